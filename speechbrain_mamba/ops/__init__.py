@@ -1,0 +1,19 @@
+"""Tensor operations of Mamba. The only place that knows that there are several backends."""
+
+from speechbrain_mamba.ops.backends import available_backends, unavailable_backends, use_backend
+from speechbrain_mamba.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.lengths import absolute_lengths, mask_frames, valid_frames
+from speechbrain_mamba.ops.selective_scan import selective_scan, selective_state_update
+
+__all__ = [
+    "absolute_lengths",
+    "available_backends",
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "mask_frames",
+    "selective_scan",
+    "selective_state_update",
+    "unavailable_backends",
+    "use_backend",
+    "valid_frames",
+]

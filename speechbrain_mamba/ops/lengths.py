@@ -1,0 +1,86 @@
+"""Valid frames of padded batches.
+
+``lengths`` are absolute numbers of valid frames, one per example. Everything that mixes frames over time takes them,
+and selects (never multiplies) by them, so that whatever stands in the padding, NaN included, reaches neither an output
+nor a gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def valid_frames(lengths: Tensor, time: int) -> Tensor:
+    """Mark the valid frames of each example.
+
+    Arguments
+    ---------
+    lengths : Tensor
+        Valid frames per example, integers (batch,).
+    time : int
+        Frames in the padded batch.
+
+    Returns
+    -------
+    Tensor
+        Boolean (batch, time), True where a frame is valid.
+
+    Example
+    -------
+    >>> valid_frames(torch.tensor([2, 3]), 3)
+    tensor([[ True,  True, False],
+            [ True,  True,  True]])
+    """
+    return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
+def mask_frames(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Replace the frames past each example's length by zeros.
+
+    Arguments
+    ---------
+    x : Tensor
+        Frames (batch, time, ...).
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,); None leaves ``x`` as it is.
+
+    Returns
+    -------
+    Tensor
+        A tensor like ``x``; the replaced frames get no gradient.
+
+    Example
+    -------
+    >>> mask_frames(torch.tensor([[1.0, float("nan")]]), torch.tensor([1]))
+    tensor([[1., 0.]])
+    """
+    if lengths is None:
+        return x
+    invalid = ~valid_frames(lengths.to(x.device), x.shape[1])
+    return x.masked_fill(invalid.reshape(invalid.shape + (1,) * (x.dim() - 2)), 0)
+
+
+def absolute_lengths(relative: Tensor | None, time: int) -> Tensor | None:
+    """Turn SpeechBrain's relative lengths into numbers of frames, rounding as SpeechBrain does.
+
+    Arguments
+    ---------
+    relative : Tensor, optional
+        Lengths relative to the longest example, floats (batch,) in [0, 1].
+    time : int
+        Frames in the padded batch.
+
+    Returns
+    -------
+    Tensor or None
+        Valid frames per example, int64 (batch,); None where ``relative`` is None.
+
+    Example
+    -------
+    >>> absolute_lengths(torch.tensor([0.5, 1.0]), 7)
+    tensor([4, 7])
+    """
+    if relative is None:
+        return None
+    return torch.round(relative * time).long().clamp(0, time)
