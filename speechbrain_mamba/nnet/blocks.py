@@ -1,0 +1,231 @@
+"""Residual blocks around Mamba layers, and stacks of them."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.ops import mask_frames
+
+
+class MambaBlock(nn.Module):
+    """A pre-norm residual block: ``x + mixer(norm(x))``.
+
+    Arguments
+    ---------
+    mixer : torch.nn.Module
+        The layer inside, such as :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+    norm : torch.nn.Module
+        Normalisation over the last axis.
+
+    Example
+    -------
+    >>> import torch
+    >>> block = MambaBlock(Mamba(8), nn.RMSNorm(8))
+    >>> block(torch.randn(2, 10, 8)).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, mixer, norm):
+        super().__init__()
+        self.mixer = mixer
+        self.norm = norm
+
+    def forward(self, x, lengths=None, state=None, return_state=False):
+        """Run the block over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model), whose frames past the length are finite.
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,).
+        state, return_state
+            As in :meth:`Mamba.forward() <speechbrain_mamba.nnet.mamba.Mamba.forward>`, for mixers that have a state.
+
+        Returns
+        -------
+        Tensor
+            Output like ``x``; and with ``return_state`` the state.
+        """
+        if state is None and not return_state:
+            return x + self.mixer(self.norm(x), lengths).to(x.dtype)
+        y, state = self.mixer(self.norm(x), lengths, state=state, return_state=True)
+        y = x + y.to(x.dtype)
+        return (y, state) if return_state else y
+
+    def step(self, x_t, state):
+        """Run the block over one frame, (batch, d_model)."""
+        y_t, state = self.mixer.step(self.norm(x_t), state)
+        return x_t + y_t.to(x_t.dtype), state
+
+
+class MambaBlocksSequential(nn.Module):
+    """A stack of Mamba blocks with a final normalisation: the mask network of Mamba-TasNet, and the intra and inter
+    models of DPMamba inside SpeechBrain's ``Dual_Path_Model`` (arXiv 2407.09732).
+
+    Arguments
+    ---------
+    n_mamba : int
+        Number of blocks.
+    bidirectional : bool
+        Whether the layers scan in both directions; otherwise the stack is causal and has a state.
+    d_model : int
+        Channels of input and output.
+    d_state : int
+        States per inner channel.
+    expand : int
+        Inner channels per channel of ``d_model``.
+    d_conv : int
+        Width of the convolution, in frames.
+    dt_rank : int or str
+        Rank of the projection to the scan's step; ``auto`` is ceil(d_model / 16).
+    conv_bias : bool
+        Whether the convolution has a bias.
+    bias : bool
+        Whether the input and output projections have one.
+    rms_norm : bool
+        RMSNorm if true, else LayerNorm.
+    norm_epsilon : float
+        Added to the mean square (or variance) by the normalisations.
+    residual_in_fp32 : bool
+        Whether the sum of the residuals is kept in float32 (float64 for float64 inputs) even where the input has a
+        shorter type.
+
+    Example
+    -------
+    >>> import torch
+    >>> stack = MambaBlocksSequential(n_mamba=2, bidirectional=True, d_model=8)
+    >>> stack(torch.randn(2, 10, 8), lengths=torch.tensor([10, 4])).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(
+        self,
+        n_mamba,
+        bidirectional,
+        d_model,
+        d_state=16,
+        expand=2,
+        d_conv=4,
+        dt_rank="auto",
+        conv_bias=True,
+        bias=False,
+        rms_norm=True,
+        norm_epsilon=1e-5,
+        residual_in_fp32=True,
+    ):
+        super().__init__()
+        layer = BiMamba if bidirectional else Mamba
+        norm = nn.RMSNorm if rms_norm else nn.LayerNorm
+        self.bidirectional = bidirectional
+        self.residual_in_fp32 = residual_in_fp32
+        self.layers = nn.ModuleList(
+            MambaBlock(
+                layer(
+                    d_model=d_model,
+                    d_state=d_state,
+                    d_conv=d_conv,
+                    expand=expand,
+                    dt_rank=dt_rank,
+                    conv_bias=conv_bias,
+                    bias=bias,
+                    out_proj_init_scale=1 / math.sqrt(n_mamba),
+                ),
+                norm(d_model, eps=norm_epsilon),
+            )
+            for _ in range(n_mamba)
+        )
+        self.norm_f = norm(d_model, eps=norm_epsilon)
+
+    def _residual(self, x):
+        return x.float() if self.residual_in_fp32 and x.dtype.itemsize < 4 else x
+
+    def forward(self, x, lengths=None, state=None, return_state=False):
+        """Run the stack over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+        state : tuple, optional
+            State to go on from, of :meth:`init_state` or an earlier call; for causal stacks.
+        return_state : bool
+            Whether to return the state after each example's last valid frame too; for causal stacks.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state.
+
+        Raises
+        ------
+        TypeError
+            When a state is asked of a bidirectional stack.
+        """
+        x = self._residual(mask_frames(x, lengths))
+        if state is None and not return_state:
+            for block in self.layers:
+                x = block(x, lengths)
+        else:
+            self._check_causal()
+            states = []
+            for block, block_state in zip(self.layers, state or [None] * len(self.layers)):
+                x, block_state = block(x, lengths, state=block_state, return_state=True)
+                states.append(block_state)
+            state = tuple(states)
+        y = mask_frames(self.norm_f(x), lengths)
+        return (y, state) if return_state else y
+
+    def init_state(self, batch_size, device=None, dtype=None):
+        """The state before the first frame; see :meth:`speechbrain_mamba.nnet.mamba.Mamba.init_state`.
+
+        Returns
+        -------
+        tuple of dict
+            One state per block.
+
+        Raises
+        ------
+        TypeError
+            When the stack is bidirectional.
+        """
+        self._check_causal()
+        return tuple(block.mixer.init_state(batch_size, device, dtype) for block in self.layers)
+
+    def step(self, x_t, state):
+        """Run a causal stack over one frame.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Input frame (batch, d_model).
+        state : tuple
+            State before the frame.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output frame (batch, d_model).
+        state : tuple
+            State after the frame.
+
+        Raises
+        ------
+        TypeError
+            When the stack is bidirectional.
+        """
+        self._check_causal()
+        x_t, states = self._residual(x_t), []
+        for block, block_state in zip(self.layers, state):
+            x_t, block_state = block.step(x_t, block_state)
+            states.append(block_state)
+        return self.norm_f(x_t), tuple(states)
+
+    def _check_causal(self):
+        if self.bidirectional:
+            raise TypeError("A bidirectional stack has no state, as it sees the future: set bidirectional to False.")

@@ -1,0 +1,328 @@
+"""Mamba layers: one direction, with a state to run step by step, and both directions.
+
+Parameters carry the names of mamba-ssm (and its bidirectional descendants), so that published weights load.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechbrain_mamba.ops import (
+    causal_conv1d,
+    causal_conv1d_update,
+    mask_frames,
+    selective_scan,
+    selective_state_update,
+)
+
+
+class DeltaProjection(nn.Linear):
+    """The projection from the low-rank step to all channels, initialised so that softplus(bias) spreads over a range.
+
+    Arguments
+    ---------
+    dt_rank : int
+        Rank of the step.
+    d_inner : int
+        Number of channels.
+    dt_min, dt_max : float
+        The steps softplus(bias) are drawn log-uniformly from this range.
+    dt_init_floor : float
+        Smallest step drawn.
+    dt_scale : float
+        Scale of the weights, which are uniform in ±dt_scale / sqrt(dt_rank).
+
+    Example
+    -------
+    >>> step = F.softplus(DeltaProjection(4, 16).bias)
+    >>> bool((step >= 0.001 - 1e-6).all() and (step <= 0.1 + 1e-6).all())
+    True
+    """
+
+    def __init__(self, dt_rank, d_inner, dt_min=0.001, dt_max=0.1, dt_init_floor=1e-4, dt_scale=1.0):
+        self.dt_min, self.dt_max, self.dt_init_floor, self.dt_scale = dt_min, dt_max, dt_init_floor, dt_scale
+        super().__init__(dt_rank, d_inner)
+
+    def reset_parameters(self):
+        """Draw weight and bias anew."""
+        bound = self.dt_scale / math.sqrt(self.in_features)
+        nn.init.uniform_(self.weight, -bound, bound)
+        low, high = math.log(self.dt_min), math.log(self.dt_max)
+        step = torch.exp(torch.rand(self.out_features) * (high - low) + low).clamp(min=self.dt_init_floor)
+        with torch.no_grad():
+            self.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+
+class ScaledLinear(nn.Linear):
+    """A linear layer whose initial weights, Kaiming-uniform(a=sqrt 5), are scaled: the end of a residual branch.
+
+    Arguments
+    ---------
+    in_features, out_features : int
+        Sizes.
+    bias : bool
+        Whether to add a bias.
+    init_scale : float
+        Factor on the initial weights.
+
+    Example
+    -------
+    >>> bool(ScaledLinear(4, 4, init_scale=0.0).weight.any())
+    False
+    """
+
+    def __init__(self, in_features, out_features, bias=True, init_scale=1.0):
+        self.init_scale = init_scale
+        super().__init__(in_features, out_features, bias=bias)
+
+    def reset_parameters(self):
+        """Draw weight and bias anew."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.weight.mul_(self.init_scale)
+
+
+class _MambaLayer(nn.Module):
+    """What the layers share: projections in and out, and for each direction of time a convolution and a scan."""
+
+    _suffixes: tuple[str, ...]
+    """What the names of each direction's parameters end in."""
+
+    def __init__(
+        self,
+        d_model,
+        d_state=16,
+        d_conv=4,
+        expand=2,
+        dt_rank="auto",
+        conv_bias=True,
+        bias=False,
+        out_proj_init_scale=1.0,
+        **dt_init,
+    ):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        for suffix in self._suffixes:
+            self._add_direction(suffix, conv_bias, dt_init)
+        self.out_proj = ScaledLinear(self.d_inner, d_model, bias=bias, init_scale=out_proj_init_scale)
+        self.reset_parameters()
+
+    def _add_direction(self, suffix: str, conv_bias: bool, dt_init: dict) -> None:
+        """Register what a scan in one direction of time needs; the names of the reverse direction carry a suffix."""
+        d_inner, d_state = self.d_inner, self.d_state
+        conv1d = nn.Conv1d(d_inner, d_inner, self.d_conv, groups=d_inner, bias=conv_bias)
+        self.register_module(f"conv1d{suffix}", conv1d)
+        self.register_module(f"x_proj{suffix}", nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False))
+        self.register_module(f"dt_proj{suffix}", DeltaProjection(self.dt_rank, d_inner, **dt_init))
+        self.register_parameter(f"A{suffix}_log", nn.Parameter(torch.empty(d_inner, d_state)))
+        self.register_parameter(f"D{suffix}", nn.Parameter(torch.empty(d_inner)))
+
+    def reset_parameters(self):
+        """Set the scan's own parameters anew; the submodules have a ``reset_parameters`` each."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters(recurse=False):
+                if name.endswith("_log"):  # S4D-real: the states decay at rates 1, 2, ..., d_state
+                    parameter.copy_(torch.arange(1, self.d_state + 1).log().expand_as(parameter))
+                else:
+                    parameter.fill_(1.0)
+
+    def _scan_arguments(self, u: Tensor, suffix: str) -> dict:
+        """What the scan takes for its input ``u``, (..., d_inner): the maps that depend on it, and its parameters."""
+        x_proj, dt_proj = getattr(self, f"x_proj{suffix}"), getattr(self, f"dt_proj{suffix}")
+        A_log = getattr(self, f"A{suffix}_log")
+        delta, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return {
+            "u": u,
+            "delta": F.linear(delta, dt_proj.weight),
+            "A": -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
+            "B": B,
+            "C": C,
+            "D": getattr(self, f"D{suffix}"),
+            "delta_bias": dt_proj.bias,
+            "delta_softplus": True,
+        }
+
+    def _convolve(self, x: Tensor, suffix: str, **options) -> Tensor | tuple[Tensor, Tensor]:
+        conv1d = getattr(self, f"conv1d{suffix}")
+        return causal_conv1d(x, conv1d.weight.squeeze(1), conv1d.bias, "silu", **options)
+
+    def _project_out(self, y: Tensor, lengths: Tensor | None) -> Tensor:
+        y = self.out_proj(y)
+        return y if self.out_proj.bias is None else mask_frames(y, lengths)
+
+
+class Mamba(_MambaLayer):
+    """A Mamba layer: gated selective scan over a short causal convolution (Gu and Dao, arXiv 2312.00752, figure 3).
+
+    It sees the past only, and can run in chunks or step by step from a state, with the same output as in one go.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of input and output.
+    d_state : int
+        States per inner channel.
+    d_conv : int
+        Width of the convolution, in frames.
+    expand : int
+        Inner channels per channel of ``d_model``.
+    dt_rank : int or str
+        Rank of the projection to the scan's step; ``auto`` is ceil(d_model / 16).
+    conv_bias : bool
+        Whether the convolution has a bias.
+    bias : bool
+        Whether the input and output projections have one.
+    out_proj_init_scale : float
+        Factor on the initial weights of the output projection; stacks of residual layers set 1 / sqrt(layers).
+    **dt_init
+        ``dt_min``, ``dt_max``, ``dt_init_floor`` and ``dt_scale`` of :class:`DeltaProjection`.
+
+    Example
+    -------
+    >>> layer = Mamba(d_model=8, d_state=4)
+    >>> x = torch.randn(2, 10, 8)
+    >>> y = layer(x, lengths=torch.tensor([7, 10]))
+    >>> y.shape
+    torch.Size([2, 10, 8])
+    >>> head, state = layer(x[:, :4], return_state=True)
+    >>> fifth, state = layer.step(x[:, 4], state)
+    >>> torch.allclose(fifth, y[:, 4], atol=1e-5)
+    True
+    """
+
+    _suffixes = ("",)
+
+    def forward(self, x, lengths=None, state=None, return_state=False):
+        """Run the layer over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+        state : dict, optional
+            State to go on from, of :meth:`init_state` or an earlier call.
+        return_state : bool
+            Whether to return the state after each example's last valid frame too.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state.
+        """
+        x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
+        state = state or {"conv": None, "ssm": None}
+        u, conv_state = self._convolve(x, "", lengths=lengths, initial_state=state["conv"], return_final_state=True)
+        y, ssm_state = selective_scan(
+            **self._scan_arguments(u, ""), z=z, lengths=lengths, initial_state=state["ssm"], return_last_state=True
+        )
+        y = self._project_out(y, lengths)
+        return (y, {"conv": conv_state, "ssm": ssm_state}) if return_state else y
+
+    def init_state(self, batch_size, device=None, dtype=None):
+        """The state before the first frame.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of examples.
+        device : torch.device, optional
+            Device; that of the parameters by default.
+        dtype : torch.dtype, optional
+            Type of the convolution's state; that of the parameters by default. The scan's state is always float32.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``conv`` (batch, d_inner, d_conv - 1) and ``ssm`` (batch, d_inner, d_state).
+        """
+        weight = self.in_proj.weight
+        device, dtype = device or weight.device, dtype or weight.dtype
+        scan_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        return {
+            "conv": torch.zeros(batch_size, self.d_inner, self.d_conv - 1, device=device, dtype=dtype),
+            "ssm": torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=scan_dtype),
+        }
+
+    def step(self, x_t, state):
+        """Run the layer over one frame.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Input frame (batch, d_model).
+        state : dict
+            State before the frame.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output frame (batch, d_model).
+        state : dict
+            State after the frame; the one given is left as it is.
+        """
+        x, z = self.in_proj(x_t).chunk(2, dim=-1)
+        u, conv_state = causal_conv1d_update(
+            x, state["conv"], self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu"
+        )
+        y, ssm_state = selective_state_update(state["ssm"], **self._scan_arguments(u, ""), z=z)
+        return self.out_proj(y), {"conv": conv_state, "ssm": ssm_state}
+
+
+class BiMamba(_MambaLayer):
+    """A bidirectional Mamba layer: two scans with parameters of their own between shared projections, averaged.
+
+    ``out_proj(0.5 * y_forward + 0.5 * y_reverse)``, each direction gated by the same ``silu(z)``: the bidirectional
+    layer of "Speech Slytherin" (arXiv 2407.09732). It has no state, as it sees the future.
+
+    Arguments
+    ---------
+    d_model, d_state, d_conv, expand, dt_rank, conv_bias, bias, out_proj_init_scale, **dt_init
+        As in :class:`Mamba`.
+
+    Example
+    -------
+    >>> layer = BiMamba(d_model=8, d_state=4)
+    >>> x, lengths = torch.randn(2, 10, 8), torch.tensor([7, 10])
+    >>> y = layer(x, lengths)
+    >>> alone = layer(x[:1, :7])
+    >>> torch.allclose(y[:1, :7], alone, atol=1e-5)
+    True
+    """
+
+    _suffixes = ("", "_b")
+
+    def forward(self, x, lengths=None):
+        """Run the layer over whole sequences.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model).
+        """
+        x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
+        forward, reverse = (
+            selective_scan(
+                **self._scan_arguments(self._convolve(x, suffix, lengths=lengths, reverse=backwards), suffix),
+                z=z,
+                lengths=lengths,
+                reverse=backwards,
+            )
+            for suffix, backwards in (("", False), ("_b", True))
+        )
+        return self._project_out(0.5 * forward + 0.5 * reverse, lengths)
