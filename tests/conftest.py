@@ -1,12 +1,21 @@
 """What all tests share."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from speechbrain.utils.importutils import LazyModule
 
 GOLDEN = Path(__file__).parent / "golden"
 HPARAMS = Path(__file__).parent.parent / "hparams"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems():
+    """Hide SpeechBrain's lazy modules from Hypothesis, which looks into all modules and would import them."""
+    for name in [name for name, module in sys.modules.items() if isinstance(module, LazyModule)]:
+        del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,13 @@ A key that is given anew replaces the old one whole. Everything else (tags, refe
 
 from __future__ import annotations
 
+import difflib
 import re
 from io import StringIO
 from pathlib import Path
 
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
@@ -48,13 +50,15 @@ def _dump(tree: CommentedMap) -> str:
     return stream.getvalue()
 
 
-def read_hparams(path):
+def read_hparams(path, overrides=None):
     """Read a hyper-parameter file with all that it includes.
 
     Arguments
     ---------
     path : str or Path
         The file.
+    overrides : str or dict, optional
+        Values to replace, as ``speechbrain.parse_arguments`` gives them; their keys have to exist.
 
     Returns
     -------
@@ -66,9 +70,18 @@ def read_hparams(path):
     FileNotFoundError
         When the file, or one that it includes, does not exist.
     ValueError
-        When a file is no mapping or includes itself.
+        When a file is no mapping or includes itself, or an override names a key that does not exist.
     """
-    return _dump(_read_tree(Path(path)))
+    tree = _read_tree(Path(path))
+    if isinstance(overrides, str):
+        overrides = YAML().load(overrides)
+    for key in overrides or {}:
+        if key not in tree:
+            near = difflib.get_close_matches(key, tree, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"{path} has no hyper-parameter '{key}' to override.{hint}")
+    recursive_update(tree, overrides or {})
+    return _dump(tree)
 
 
 def load_hparams(path, overrides=None):
@@ -76,10 +89,8 @@ def load_hparams(path, overrides=None):
 
     Arguments
     ---------
-    path : str or Path
-        The file.
-    overrides : str or dict, optional
-        Values to replace, as ``speechbrain.parse_arguments`` gives them; their keys have to exist.
+    path, overrides
+        As in :func:`read_hparams`.
 
     Returns
     -------
@@ -88,43 +99,18 @@ def load_hparams(path, overrides=None):
 
     Raises
     ------
-    FileNotFoundError
-        When the file, or one that it includes, does not exist.
-    ValueError
-        When a file is no mapping or includes itself, or an override names a key that does not exist.
+    FileNotFoundError, ValueError
+        As :func:`read_hparams`; a ValueError too when a ``!PLACEHOLDER`` was not replaced.
 
     Example
     -------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
+    >>> folder = getfixture("tmp_path")
     >>> _ = (folder / "base.yaml").write_text("lr: 0.1\\nsteps: 3")
     >>> _ = (folder / "slow.yaml").write_text("!include:base.yaml\\nlr: 0.01")
     >>> load_hparams(folder / "slow.yaml", "steps: 5")
     {'lr': 0.01, 'steps': 5}
     """
-    try:
-        return load_hyperpyyaml(read_hparams(path), overrides or {})
-    except KeyError as error:
-        key = re.match(r"Override '(.*?)' not found", str(error.args[0]))
-        if key is None:
-            raise
-        raise ValueError(f"{path} has no hyper-parameter '{key[1]}' to override.") from error
-
-
-def resolve_hparams(path, overrides=None):
-    """Read a hyper-parameter file with all that it includes and resolve its references: the record of an experiment.
-
-    Arguments
-    ---------
-    path, overrides
-        As in :func:`load_hparams`.
-
-    Returns
-    -------
-    str
-        HyperPyYAML that stands by itself.
-    """
-    return resolve_references(read_hparams(path), overrides or {}).getvalue()
+    return load_hyperpyyaml(read_hparams(path, overrides))
 
 
 def select_hparams(text, keys):

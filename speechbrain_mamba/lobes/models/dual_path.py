@@ -51,9 +51,11 @@ class DualPathModel(Dual_Path_Model):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         block = self.dual_mdl[0]
-        self._batched = isinstance(self.norm, (nn.GroupNorm, CumulativeLayerNorm)) and all(
+        takes_lengths = all(
             "lengths" in inspect.signature(model.forward).parameters for model in (block.intra_mdl, block.inter_mdl)
         )
+        masks_apply = isinstance(self.norm, (nn.GroupNorm, CumulativeLayerNorm)) and not self.use_global_pos_enc
+        self._batched = takes_lengths and masks_apply
 
     def forward(self, x, lengths=None):
         """Estimate the masks.
@@ -88,8 +90,6 @@ class DualPathModel(Dual_Path_Model):
         valid = valid_frames(lengths, time)[:, None]
         x = torch.where(valid, x, 0)
         x = self.conv1d(_normalise(self.norm, x, valid))
-        if self.use_global_pos_enc:
-            x = self.pos_enc(x.transpose(1, -1)).transpose(1, -1) + x * x.size(1) ** 0.5
         x, gap = self._Segmentation(torch.where(valid, x, 0), self.K)
         chunks = self._chunks(lengths)
         for block in self.dual_mdl:

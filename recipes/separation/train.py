@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Train and test a speech separation system: Mamba-TasNet, DPMamba or their twin SepFormer.
+
+    python recipes/separation/train.py hparams/separation/mambatasnet_M.yaml --data_folder /path/to/wsj0-mix/2speakers \
+        --base_folder_dm /path/to/wsj0/si_tr_s
+
+Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own options (``--device``,
+``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of ``python`` uses N GPUs. The
+same command given again goes on from the last checkpoint. Results: ``<output_folder>/test``.
+"""
+
+import csv
+import logging
+import time
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process
+
+from speechbrain_mamba.evaluation.separation_report import SeparationReport
+from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.utils.plots import plot_curves
+
+logger = logging.getLogger(__name__)
+
+
+class Separation(sb.Brain):
+    """Permutation-invariant training of a separator, and its test."""
+
+    def compute_forward(self, batch, stage):
+        """Separate the mixtures of a batch.
+
+        Returns the estimates and the sources, (batch, samples, speakers), the mixtures, (batch, samples), and their
+        lengths in samples.
+        """
+        batch = batch.to(self.device)
+        mix, mix_lens = batch.mix_sig
+        sources = torch.stack([batch[f"s{i + 1}_sig"].data for i in range(self.hparams.num_spks)], -1)
+        if stage == sb.Stage.TRAIN:
+            mix, sources, mix_lens = self.augment(mix, sources, mix_lens)
+        lengths = absolute_lengths(mix_lens, mix.shape[1])
+        # Equal lengths need no masks.
+        estimate = separate(
+            self.modules.encoder,
+            self.modules.masknet,
+            self.modules.decoder,
+            mix,
+            None if len(batch) == 1 else mix_lens,
+        )
+        return estimate, sources, mix, lengths
+
+    @torch.no_grad()
+    def augment(self, mix, sources, mix_lens):
+        """Perturb the speed of each source by itself, cut to the training length, and mix anew."""
+        if self.hparams.use_speedperturb:
+            perturbed = [self.hparams.speed_perturb(source) for source in sources.unbind(-1)]
+            shortest = min(source.shape[1] for source in perturbed)
+            sources = torch.stack([source[:, :shortest] for source in perturbed], -1)
+        if self.hparams.limit_training_signal_len:
+            sources, mix_lens = self.cut(sources, mix_lens)
+        sources = mask_frames(sources, absolute_lengths(mix_lens, sources.shape[1]))
+        return sources.sum(-1), sources, mix_lens
+
+    def cut(self, sources, mix_lens):
+        """Cut a batch to the training length, at a place where each example has some signal."""
+        limit, samples = self.hparams.training_signal_len, sources.shape[1]
+        if samples <= limit:
+            return sources, mix_lens
+        lengths = absolute_lengths(mix_lens, samples)
+        latest = max(0, int(lengths.min()) - limit)
+        start = int(torch.randint(latest + 1, ()))
+        return sources[:, start : start + limit], (lengths - start).clamp(max=limit) / limit
+
+    def compute_objectives(self, predictions, batch, stage):
+        """The loss of each example, (batch,): SpeechBrain's takes no lengths, so each one is cut to its own."""
+        estimate, sources, _, lengths = predictions
+        return self.example_losses(sources, estimate, lengths)
+
+    def example_losses(self, sources, estimate, lengths):
+        """Loss of estimates against sources, both (batch, samples, speakers), for each example."""
+        return torch.cat(
+            [
+                self.hparams.loss(source[None, :length], guess[None, :length])
+                for source, guess, length in zip(sources, estimate.float(), lengths.tolist())
+            ]
+        )
+
+    def fit_batch(self, batch):
+        """Train on one batch, unless no process has a usable loss for it."""
+        # What is random in a step depends on nothing but the step: a resumed run goes on as an uninterrupted one.
+        torch.manual_seed(hash((self.hparams.seed, self.epoch, self.step, getattr(self, "rank", 0))) % 2**63)
+        should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                predictions = self.compute_forward(batch, sb.Stage.TRAIN)
+                losses = self.compute_objectives(predictions, batch, sb.Stage.TRAIN)
+            kept = losses[losses > self.hparams.threshold] if self.hparams.threshold_byloss else losses
+            loss = kept.mean()  # NaN where none is left
+            usable = bool(loss < self.hparams.loss_upper_lim)
+            if not usable:
+                self.n_skipped += not bool((losses <= self.hparams.threshold).all())
+            if not self.any_process(usable):
+                return torch.tensor(float("nan"))  # not counted in the mean loss
+            # Processes wait for each other's gradients: one without a usable loss contributes zeros.
+            objective = loss if usable else sum((p * 0).sum() for p in self.modules.parameters())
+            self.scaler.scale(objective / self.grad_accumulation_factor).backward()
+        self.n_accumulated += 1
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, predictions, loss, should_step)
+        return loss.detach().cpu()
+
+    def any_process(self, flag):
+        """Whether the flag is set in any process."""
+        if not torch.distributed.is_initialized():
+            return flag
+        flag = torch.tensor(float(flag), device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def optimizers_step(self):
+        """Step with the scheduled learning rate and a clipped gradient, unless the gradient is not finite."""
+        self.hparams.lr_scheduler(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm >= 0 else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        if self.scaler.is_enabled() or torch.isfinite(norm):
+            self.scaler.step(self.optimizer)
+        else:
+            self.n_skipped += 1
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.n_accumulated = 0
+        self.optimizer_step += 1
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        # Accumulated gradients are not part of a checkpoint: wait for the step that uses them.
+        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return due and self.n_accumulated == 0
+
+    @torch.no_grad()
+    def evaluate_batch(self, batch, stage):
+        """Loss and improvement of a batch; in the test all scores of each example."""
+        with self.evaluation_ctx:
+            predictions = self.compute_forward(batch, stage)
+        losses = self.compute_objectives(predictions, batch, stage)
+        estimate, sources, mix, lengths = predictions
+        baseline = self.example_losses(sources, mix[..., None].expand_as(sources), lengths)
+        self.improvements += (baseline - losses).tolist()
+        if stage == sb.Stage.TEST and if_main_process():
+            for i, (name, length) in enumerate(zip(batch.id, lengths.tolist())):
+                self.report.add(name, mix[i, :length], sources[i, :length], estimate[i, :length].float())
+        return losses.mean().cpu()
+
+    def on_stage_start(self, stage, epoch=None):
+        """Get the counters of a stage ready."""
+        self.improvements = []
+        if stage == sb.Stage.TRAIN:
+            self.epoch, self.epoch_start = epoch, time.monotonic()
+            self.n_skipped = self.n_accumulated = 0
+            if hasattr(self.train_data, "set_epoch"):
+                self.train_data.set_epoch(epoch)
+        elif stage == sb.Stage.TEST:
+            self.report = SeparationReport(
+                Path(self.hparams.output_folder) / "test", self.hparams.sample_rate, self.hparams.n_audio_to_save
+            )
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log a stage, save a checkpoint after each epoch, write the results after the test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            if self.n_skipped:
+                logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", epoch, self.n_skipped)
+        elif stage == sb.Stage.VALID:
+            self.finish_epoch(stage_loss, epoch)
+        elif if_main_process():
+            summary = self.report.write()
+            scores = {key: value for key, value in summary.items() if value is not None}
+            self.hparams.train_logger.log_stats({"Epoch loaded": self.hparams.epoch_counter.current}, test_stats=scores)
+            self.summary = summary
+
+    def finish_epoch(self, valid_loss, epoch):
+        """Log an epoch, draw the run so far, and save a checkpoint."""
+        improvement = sum(self.improvements) / max(1, len(self.improvements))
+        lr = self.optimizer.param_groups[0]["lr"]
+        row = {
+            "epoch": epoch,
+            "lr": lr,
+            "train_si_snr": -self.train_loss,
+            "valid_si_snr": -valid_loss,
+            "valid_si_snr_i": improvement,
+            "skipped": self.n_skipped,
+            "seconds": round(time.monotonic() - self.epoch_start, 1),
+        }
+        train, valid = {"si-snr": self.train_loss}, {"si-snr": valid_loss, "si-snr_i": improvement}
+        for train_logger in self.loggers:
+            train_logger.log_stats({"epoch": epoch, "lr": lr}, train_stats=train, valid_stats=valid)
+        if if_main_process() and not self.debug:
+            rows = update_table(Path(self.hparams.output_folder) / "training.csv", row)
+            panels = {"dB": ["train_si_snr", "valid_si_snr", "valid_si_snr_i"], "learning rate": ["lr"]}
+            plot_curves(Path(self.hparams.output_folder) / "training.png", rows, "epoch", panels)
+        self.checkpointer.save_and_keep_only(meta={"si-snr": valid_loss, "epoch": epoch}, min_keys=["si-snr"])
+
+
+def update_table(path, row):
+    """Put an epoch's row into the table of a run, which may have been resumed from before it, and return the table."""
+    rows = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as table:
+            rows = [{key: float(value) for key, value in old.items()} for old in csv.DictReader(table)]
+    rows = [old for old in rows if old["epoch"] < row["epoch"]] + [row]
+    for old in rows:
+        old["epoch"] = int(old["epoch"])
+    write_csv(path, rows, list(row))
+    return rows

@@ -1,0 +1,79 @@
+"""Ready-to-use separators, from the Hugging Face Hub or a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from speechbrain.inference.separation import SepformerSeparation
+
+from speechbrain_mamba.dataio.hparams import select_hparams
+from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.utils.files import atomic_path
+
+_PRETRAINER = """
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        encoder: !ref <modules[encoder]>
+        masknet: !ref <modules[masknet]>
+        decoder: !ref <modules[decoder]>
+"""
+
+
+class SpeechSeparator(SepformerSeparation):
+    """A trained separator: SpeechBrain's ``SepformerSeparation``, for any mask network and for padded batches.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+    >>> path = "hparams/separation/mini_mambatasnet.yaml"
+    >>> export_separator(folder / "model", read_hparams(path), load_hparams(path)["modules"])
+    >>> separator = SpeechSeparator.from_hparams(source=str(folder / "model"), savedir=str(folder / "cache"))
+    >>> separator.separate_batch(torch.randn(2, 4000), torch.tensor([1.0, 0.5])).shape
+    torch.Size([2, 4000, 2])
+    """
+
+    def separate_batch(self, mix, mix_lens=None):
+        """Separate a batch of mixtures.
+
+        Arguments
+        ---------
+        mix : Tensor
+            Mixtures (batch, samples) at the rate that the separator was trained for.
+        mix_lens : Tensor, optional
+            Lengths relative to the longest mixture, (batch,) in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            Estimates (batch, samples, speakers), zero past each length.
+        """
+        mix = mix.to(self.device)
+        mix_lens = None if mix_lens is None else mix_lens.to(self.device)
+        return separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, mix_lens)
+
+
+def export_separator(folder, hparams_text, modules):
+    """Write a trained separator to a folder that ``SpeechSeparator.from_hparams`` loads, here or from the Hub.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
+    modules : dict of str to torch.nn.Module
+        ``encoder``, ``masknet`` and ``decoder``.
+    """
+    folder = Path(folder)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        text = select_hparams(hparams_text, ["num_spks", "sample_rate", "modules"]) + _PRETRAINER
+        (temporary / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        for name in SpeechSeparator.MODULES_NEEDED:
+            module = getattr(modules[name], "module", modules[name])  # inside DistributedDataParallel
+            torch.save(module.state_dict(), temporary / f"{name}.ckpt")
+        if folder.exists():
+            shutil.rmtree(folder)

@@ -1,0 +1,116 @@
+"""Pictures of training runs and of speech, as PNG files."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from speechbrain_mamba.utils.files import atomic_path
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Pictures are drawn by matplotlib, which is not installed: pip install "speechbrain_mamba[recipes]".'
+        ) from error
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    figure = Figure(figsize=size, layout="constrained")  # not pyplot: no display, no global state
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure, path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def plot_curves(path, rows, x, panels):
+    """Draw the course of a training run.
+
+    Arguments
+    ---------
+    path : str or Path
+        The PNG file to write.
+    rows : list of dict
+        The run's table, a row per epoch or so.
+    x : str
+        The column on the horizontal axis.
+    panels : dict of str to list of str
+        For each panel, by the label of its vertical axis, the columns to draw.
+
+    Raises
+    ------
+    ImportError
+        When matplotlib is not installed.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "curve.png"
+    >>> plot_curves(path, [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], "epoch", {"loss": ["loss"]})
+    >>> path.stat().st_size > 1000
+    True
+    """
+    figure, axes = _figure(1, len(panels), (5 * len(panels), 3.5))
+    for axis, (label, columns) in zip(axes[0], panels.items()):
+        for column in columns:
+            axis.plot([row[x] for row in rows], [row[column] for row in rows], marker=".", label=column)
+        axis.set_xlabel(x)
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    _save(figure, path)
+
+
+def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0):
+    """Draw the spectrograms of some signals, one below the other, on one scale of levels.
+
+    Arguments
+    ---------
+    path : str or Path
+        The PNG file to write.
+    signals : dict of str to Tensor
+        Signals (samples,) by title.
+    sample_rate : int
+        In Hz.
+    window : float
+        Length of the Hann window in seconds; it moves on by a quarter of that.
+    floor : float
+        The lowest level drawn, in dB below the highest of all signals.
+
+    Raises
+    ------
+    ImportError
+        When matplotlib is not installed.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "spectrogram.png"
+    >>> plot_spectrograms(path, {"noise": torch.randn(8000)}, sample_rate=8000)
+    >>> path.stat().st_size > 1000
+    True
+    """
+    n_fft = max(16, round(window * sample_rate))
+    levels = {}
+    for title, signal in signals.items():
+        signal = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
+        spectrum = torch.stft(signal, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
+        levels[title] = 20 * torch.log10(spectrum.abs() + 1e-8)
+    top = max(level.max().item() for level in levels.values())
+    figure, axes = _figure(len(signals), 1, (9, 1.9 * len(signals)))
+    for axis, (title, level) in zip(axes[:, 0], levels.items()):
+        image = axis.imshow(
+            level.numpy(),
+            origin="lower",
+            aspect="auto",
+            extent=(0, len(signals[title]) / sample_rate, 0, sample_rate / 2000),
+            vmin=top + floor,
+            vmax=top,
+            cmap="magma",
+        )
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_ylabel("kHz")
+    axes[-1, 0].set_xlabel("s")
+    figure.colorbar(image, ax=axes[:, 0], label="dB")
+    _save(figure, path)
