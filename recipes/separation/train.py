@@ -162,6 +162,7 @@ class Separation(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.epoch, self.epoch_start = epoch, time.monotonic()
             self.n_skipped = self.n_accumulated = 0
+            self.first_step = self.optimizer_step
             if hasattr(self.train_data, "set_epoch"):
                 self.train_data.set_epoch(epoch)
         elif stage == sb.Stage.TEST:
@@ -173,6 +174,11 @@ class Separation(sb.Brain):
         """Log a stage, save a checkpoint after each epoch, write the results after the test."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
+            if self.n_skipped and self.optimizer_step == self.first_step:
+                raise RuntimeError(
+                    f"No batch of epoch {epoch} had a finite loss: the training has diverged, or the data are not sound. "
+                    "Try a smaller lr or --precision fp32."
+                )
             if self.n_skipped:
                 logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", epoch, self.n_skipped)
         elif stage == sb.Stage.VALID:
@@ -217,3 +223,71 @@ def update_table(path, row):
         old["epoch"] = int(old["epoch"])
     write_csv(path, rows, list(row))
     return rows
+
+
+def save_experiment(hparams, text):
+    """Write down the hyper-parameters of a run, references resolved."""
+    with atomic_path(Path(hparams["output_folder"]) / "hyperparams.yaml") as temporary:
+        temporary.write_text(resolve_references(text).getvalue(), encoding="utf-8")
+
+
+def test_is_done(hparams, run_opts):
+    """Whether an earlier run with the same output folder has trained all epochs and tested."""
+    if run_opts.test_only or run_opts.debug:
+        return False
+    last = hparams["checkpointer"].find_checkpoint(max_key="epoch")
+    return (
+        last is not None
+        and last.meta["epoch"] >= hparams["N_epochs"]
+        and (Path(hparams["output_folder"]) / "test" / "summary.json").exists()
+    )
+
+
+def show_results(hparams):
+    """Print the scores of the test, and where to look and listen."""
+    folder = Path(hparams["output_folder"])
+    summary = json.loads((folder / "test" / "summary.json").read_text(encoding="utf-8"))
+    examples = sorted((folder / "test" / "examples").glob("*.png"))
+    print(f"\n{format_summary(summary)}\n\nmeans in dB over {summary['mixtures']} test mixtures: {folder / 'test'}")
+    print(f"training curves:    {folder / 'training.png'}")
+    if examples:
+        print(f"look and listen:    {examples[0]} and the .wav files beside it")
+    print(f"model to load:      {folder / 'inference'}\n")
+
+
+def main():
+    """Prepare the data, train, test."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    text = read_hparams(hparams_file, overrides)
+    hparams = load_hyperpyyaml(text)
+    if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
+        hparams["ckpt_interval_minutes"] = 0
+    sb.create_experiment_directory(hparams["output_folder"])
+    run_on_main(save_experiment, args=[hparams, text])
+    if test_is_done(hparams, run_opts):
+        logger.info("Trained and tested already: remove %s to start anew.", hparams["output_folder"])
+        run_on_main(show_results, args=[hparams])
+        return
+
+    run_on_main(prepare_data, args=[hparams])
+    train_data, valid_data, test_data = make_datasets(hparams)
+    for module in hparams["modules"].values():
+        reset_parameters(module)
+    separation = Separation(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    separation.train_data = train_data
+    separation.loggers = make_loggers(hparams)
+    options = hparams["dataloader_opts"]
+    train_loader = separation.make_dataloader(train_data, sb.Stage.TRAIN, **options, **train_options)
+    scheduler = hparams["lr_scheduler"]
+    if scheduler.n_total_steps is None:
+        steps = len(train_loader) // separation.grad_accumulation_factor
+        scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps * hparams["N_epochs"])
+    separation.fit(hparams["epoch_counter"], train_loader, valid_data, valid_loader_kwargs=options)
+    separation.evaluate(test_data, min_key="si-snr", test_loader_kwargs=options)
