@@ -1,0 +1,110 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file or a folder under a temporary name, and give it its own name once it is whole.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where the file or folder goes. Missing parent folders are made.
+
+    Yields
+    ------
+    Path
+        A name beside it, with the same suffix, that is free. It becomes ``path`` when the context ends well, and is
+        removed when the context ends with an error.
+
+    Raises
+    ------
+    OSError
+        When ``path`` cannot be replaced, for instance by a folder where a folder with files stands.
+
+    Example
+    -------
+    >>> target = getfixture("tmp_path") / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("done")
+    >>> target.read_text()
+    'done'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Mapping], fieldnames: list[str]) -> None:
+    """Write a CSV file with a header, atomically.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    rows : iterable of mappings
+        One mapping from field name to value per line.
+    fieldnames : list of str
+        The columns in order.
+
+    Raises
+    ------
+    ValueError
+        When a row has a field that is no column.
+
+    Example
+    -------
+    >>> target = getfixture("tmp_path") / "table.csv"
+    >>> write_csv(target, [{"ID": "a", "duration": 1.5}], ["ID", "duration"])
+    >>> target.read_text().split()
+    ['ID,duration', 'a,1.5']
+    """
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write a value as an indented JSON file, atomically.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    value : object
+        What :func:`json.dump` takes.
+
+    Raises
+    ------
+    TypeError
+        When ``value`` cannot be written as JSON.
+
+    Example
+    -------
+    >>> target = getfixture("tmp_path") / "value.json"
+    >>> write_json(target, {"seed": 1})
+    >>> json.loads(target.read_text())
+    {'seed': 1}
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
