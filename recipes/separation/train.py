@@ -10,18 +10,30 @@ same command given again goes on from the last checkpoint. Results: ``<output_fo
 """
 
 import csv
+import json
 import logging
+import sys
 import time
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from prepare_folder import prepare_folder
+from prepare_fsdd import prepare_fsdd
+from prepare_wsj0mix import prepare_wsj0mix
+from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_mamba.evaluation.separation_report import SeparationReport
+from speechbrain_mamba.dataio.hparams import read_hparams
+from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.dataio.mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.separation import separation_dataset
+from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
+from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
-from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.utils.files import atomic_path, write_csv
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -176,8 +188,8 @@ class Separation(sb.Brain):
             self.train_loss = stage_loss
             if self.n_skipped and self.optimizer_step == self.first_step:
                 raise RuntimeError(
-                    f"No batch of epoch {epoch} had a finite loss: the training has diverged, or the data are not sound. "
-                    "Try a smaller lr or --precision fp32."
+                    f"No batch of epoch {epoch} had a finite loss: the training has diverged. Try a smaller lr, or "
+                    "--precision fp32."
                 )
             if self.n_skipped:
                 logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", epoch, self.n_skipped)
@@ -225,6 +237,55 @@ def update_table(path, row):
     return rows
 
 
+def prepare_data(hparams):
+    """Make the manifests of a corpus, unless they are there."""
+    settings = {
+        key: hparams[key] for key in ("data_folder", "save_folder", "num_spks", "sample_rate", "dynamic_mixing")
+    }
+    sizes = {key: hparams[key] for key in ("train_mixtures", "valid_mixtures", "test_mixtures", "seed")}
+    corpus = hparams["corpus"]
+    if corpus == "wsj0mix":
+        prepare_wsj0mix(**settings, base_folder_dm=hparams["base_folder_dm"])
+    elif corpus == "fsdd":
+        prepare_fsdd(**settings, **sizes, seconds=hparams["mixture_seconds"])
+    elif corpus in ("folder", "mini"):
+        if corpus == "mini":
+            build_mini_corpus(settings["data_folder"], sample_rate=settings["sample_rate"])
+        prepare_folder(**settings, **sizes, seconds=hparams["mixture_seconds"])
+    else:
+        raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
+
+
+def make_datasets(hparams):
+    """The datasets for training, validation and test."""
+    shape = {"num_spks": hparams["num_spks"], "sample_rate": hparams["sample_rate"]}
+    folder = Path(hparams["save_folder"])
+    fixed = [
+        separation_dataset(folder / f"{split}.csv", data_root=hparams["data_folder"], **shape)
+        for split in (["valid", "test"] if hparams["dynamic_mixing"] else ["train", "valid", "test"])
+    ]
+    if not hparams["dynamic_mixing"]:
+        return fixed
+    train = dynamic_mixtures(
+        folder / "train_utterances.csv",
+        hparams["mixtures_per_epoch"],
+        seconds=hparams["mixture_seconds"],
+        seed=hparams["seed"],
+        **shape,
+    )
+    return [train, *fixed]
+
+
+def make_loggers(hparams):
+    """SpeechBrain's loggers of a run: a text file, and TensorBoard if it is asked for."""
+    loggers = [hparams["train_logger"]]
+    if hparams["tensorboard"] and if_main_process():
+        from speechbrain.utils.train_logger import TensorboardLogger
+
+        loggers.append(TensorboardLogger(Path(hparams["output_folder"]) / "tensorboard"))
+    return loggers
+
+
 def save_experiment(hparams, text):
     """Write down the hyper-parameters of a run, references resolved."""
     with atomic_path(Path(hparams["output_folder"]) / "hyperparams.yaml") as temporary:
@@ -270,7 +331,8 @@ def main():
         run_on_main(show_results, args=[hparams])
         return
 
-    run_on_main(prepare_data, args=[hparams])
+    if not hparams["skip_prep"]:
+        run_on_main(prepare_data, args=[hparams])
     train_data, valid_data, test_data = make_datasets(hparams)
     for module in hparams["modules"].values():
         reset_parameters(module)
@@ -284,10 +346,18 @@ def main():
     separation.train_data = train_data
     separation.loggers = make_loggers(hparams)
     options = hparams["dataloader_opts"]
-    train_loader = separation.make_dataloader(train_data, sb.Stage.TRAIN, **options, **train_options)
+    train_loader = separation.make_dataloader(train_data, sb.Stage.TRAIN, shuffle=True, **options)
     scheduler = hparams["lr_scheduler"]
     if scheduler.n_total_steps is None:
-        steps = len(train_loader) // separation.grad_accumulation_factor
-        scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps * hparams["N_epochs"])
+        steps = len(train_loader) // separation.grad_accumulation_factor * hparams["N_epochs"]
+        scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
     separation.fit(hparams["epoch_counter"], train_loader, valid_data, valid_loader_kwargs=options)
     separation.evaluate(test_data, min_key="si-snr", test_loader_kwargs=options)
+    run_on_main(
+        export_separator, args=[Path(hparams["output_folder"]) / "inference", text, dict(separation.modules.items())]
+    )
+    run_on_main(show_results, args=[hparams])
+
+
+if __name__ == "__main__":
+    main()
