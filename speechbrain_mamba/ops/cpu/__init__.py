@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import DTYPES
-from speechbrain_mamba.ops.cpu.conv import causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.cpu.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
 from speechbrain_mamba.ops.cpu.library import PATH, library
-from speechbrain_mamba.ops.cpu.scan import selective_scan, selective_state_update
+from speechbrain_mamba.ops.cpu.scan import bidirectional_selective_scan, selective_scan, selective_state_update
 
 __all__ = [
+    "bidirectional_causal_conv1d",
+    "bidirectional_selective_scan",
     "causal_conv1d",
     "causal_conv1d_update",
     "selective_scan",

@@ -114,6 +114,14 @@ def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, revers
     return (y, final_state) if return_final_state else y
 
 
+def bidirectional_causal_conv1d(x, weights, biases, activation, lengths):
+    """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
+    y, y_b, _ = _KERNELS.conv(
+        x, weights[0], biases[0], weights[1], biases[1], None, lengths, activation is not None, False, False
+    )
+    return y, y_b
+
+
 def causal_conv1d_update(x, state, weight, bias=None, activation=None):
     """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
     y, state = causal_conv1d(x[:, None], weight, bias, activation, initial_state=state, return_final_state=True)

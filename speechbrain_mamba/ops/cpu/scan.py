@@ -187,6 +187,16 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
     return (y, last_state) if return_last_state else y
 
 
+def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
+    """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`.
+
+    ``forward`` and ``reverse`` hold each direction's arguments by name.
+    """
+    directions = [[direction[name] for name in _DIRECTION] for direction in (forward, reverse)]
+    keep = wants_gradient(*directions[0], *directions[1], z)
+    return _KERNELS.scan(*directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep)[0]
+
+
 def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
     if not wants_gradient(state, u, delta, A, B, C, D, z, delta_bias):

@@ -43,11 +43,12 @@ INLINE vf load_channel(const float *p, int64_t channel, int64_t lanes) {
 
 /* Run `count` states over the rows of a chunk: h becomes the last state, y gains their outputs. */
 INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
-                        int64_t stride, const vf *delta, const vf *du, vf *y) {
+                        int64_t stride, const vf *delta, const vf *du, vf *y, const prefetcher *next) {
     vf state[count];
     UNROLL for (int n = 0; n < count; n++) state[n] = h[n];
     for (int64_t t = 0; t < rows; t++, B += stride, C += stride) {
         vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
+        prefetch_row(next, t);
         UNROLL for (int n = 0; n < count; n++) {
             state[n] = v_exp2(step * A[n]) * state[n] + input * B[n];
             sum[n & 1] += state[n] * C[n];
@@ -57,13 +58,14 @@ INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const
     UNROLL for (int n = 0; n < count; n++) h[n] = state[n];
 }
 
-static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A, vf *h) {
+static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A, vf *h,
+                       prefetcher *next) {
     const float *B = (const float *)s->B, *C = (const float *)s->C;
     int64_t n = 0, stride = p->pitch * W;
     for (; n + STATES_FORWARD <= p->states; n += STATES_FORWARD)
-        scan_states(STATES_FORWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y);
+        scan_states(STATES_FORWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
     for (; n < p->states; n += STATES_BACKWARD)
-        scan_states(STATES_BACKWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y);
+        scan_states(STATES_BACKWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
 }
 
 /* The step sizes of a chunk after bias and softplus. */
@@ -129,6 +131,18 @@ static void finish_chunk(const scan_plan *p, int64_t index, const walk *w, int64
     store_tile(s->y, 1, &a->y, w, step, rows, c, lanes);
 }
 
+/* What the block after this one will load: its neighbour, or the group's first one in the next chunk. */
+INLINE prefetcher next_block(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t block,
+                             int64_t c) {
+    prefetcher next = {.count = 0};
+    int last = block + 1 == p->blocks || c + W >= p->args->channels;
+    if (last) c -= (block + 1) * W, step += CHUNK;
+    prefetch_tile(&next, &d->u, w, step, c + W);
+    prefetch_tile(&next, &d->delta, w, step, c + W);
+    prefetch_tile(&next, &p->args->z, w, step, c + W);
+    return next;
+}
+
 static void scan_forward_direction(const scan_plan *p, int64_t index, const walk *w, int64_t first,
                                    const scan_scratch *s) {
     const scan_args *a = p->args;
@@ -154,7 +168,8 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
                 s->du[t] = s->delta[t] * s->u[t];
                 s->y[t] = v_zero();
             }
-            scan_chunk(p, rows, s, s->A + block * p->states, h);
+            prefetcher next = next_block(p, d, w, step, block, c);
+            scan_chunk(p, rows, s, s->A + block * p->states, h, &next);
             finish_chunk(p, index, w, step, rows, block, c, lanes, s);
         }
     }

@@ -115,6 +115,25 @@ INLINE char *address(const sequence *s, const walk *w, int64_t step, int64_t fea
     return s->data + (w->example * s->batch_stride + frame * s->time_stride + feature) * dtype_bytes[s->dtype];
 }
 
+/* Rows that will be needed next, fetched while the current ones are worked on: they lie a whole frame apart, which is
+ * further than the processor looks ahead by itself. */
+enum { AHEAD = 4 };
+typedef struct {
+    const char *row[AHEAD];
+    int64_t stride[AHEAD];
+    int count;
+} prefetcher;
+
+INLINE void prefetch_tile(prefetcher *f, const sequence *s, const walk *w, int64_t step, int64_t feature) {
+    if (!s->data || step >= w->length || step < 0) return;
+    f->row[f->count] = address(s, w, step, feature);
+    f->stride[f->count++] = w->sign * s->time_stride * dtype_bytes[s->dtype];
+}
+
+INLINE void prefetch_row(const prefetcher *f, int64_t row) {
+    for (int i = 0; i < f->count; i++) __builtin_prefetch(f->row[i] + row * f->stride[i]);
+}
+
 /* rows steps of `lanes` features into tile[0], tile[pitch], ... */
 static void load_tile(vf *restrict tile, int64_t pitch, const sequence *s, const walk *w, int64_t step, int64_t rows,
                       int64_t feature, int64_t lanes) {

@@ -34,9 +34,20 @@ INLINE void v_store(void *p, vf v) { memcpy(p, &v, sizeof v); }
 
 INLINE vf v_select(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
-/* A NaN in x stays. */
+/* Bounds; a NaN in x stays. x86 has this as one instruction, which answers its second operand to a NaN. */
+#if W == 16
+INLINE vf v_max(vf x, vf low) { return (vf)_mm512_max_ps((__m512)low, (__m512)x); }
+INLINE vf v_min(vf x, vf high) { return (vf)_mm512_min_ps((__m512)high, (__m512)x); }
+#elif W == 8
+INLINE vf v_max(vf x, vf low) { return (vf)_mm256_max_ps((__m256)low, (__m256)x); }
+INLINE vf v_min(vf x, vf high) { return (vf)_mm256_min_ps((__m256)high, (__m256)x); }
+#elif defined(__SSE__)
+INLINE vf v_max(vf x, vf low) { return (vf)_mm_max_ps((__m128)low, (__m128)x); }
+INLINE vf v_min(vf x, vf high) { return (vf)_mm_min_ps((__m128)high, (__m128)x); }
+#else
 INLINE vf v_max(vf x, vf low) { return v_select(x < low, low, x); }
 INLINE vf v_min(vf x, vf high) { return v_select(x > high, high, x); }
+#endif
 INLINE vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
 /* One level of the reduction below: lanes whose number has bit d clear hold a[l] + a[l ^ d], the others b's. */
