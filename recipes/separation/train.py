@@ -286,6 +286,12 @@ def make_loggers(hparams):
     return loggers
 
 
+def check_precision(precision):
+    """Name a precision that does not exist before anything is prepared."""
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision is '{precision}', but must be one of fp32, bf16 and fp16.")
+
+
 def save_experiment(hparams, text):
     """Write down the hyper-parameters of a run, references resolved."""
     with atomic_path(Path(hparams["output_folder"]) / "hyperparams.yaml") as temporary:
@@ -322,6 +328,7 @@ def main():
     sb.utils.distributed.ddp_init_group(run_opts)
     text = read_hparams(hparams_file, overrides)
     hparams = load_hyperpyyaml(text)
+    check_precision(run_opts.precision if "precision" in run_opts.overridden_args else hparams["precision"])
     if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
         hparams["ckpt_interval_minutes"] = 0
     sb.create_experiment_directory(hparams["output_folder"])
