@@ -431,6 +431,8 @@ def write_mixtures(sampler: MixtureSampler, count: int, folder: str | os.PathLik
     # the parameters come first and the manifest last: what is in between belongs to the parameters, and can go on
     if not stamp.is_file():
         write_json(stamp, parameters)
+    for leftover in folder.glob("*/.*.wav"):  # of a process that was killed while it wrote
+        leftover.unlink()
     write = functools.partial(_write_mixture, sampler, folder)
     rows = parallel_map(write, list(range(count)), f"Writing the mixtures {folder.name}", "mixture")
     write_csv(csv_path, rows, list(rows[0]))

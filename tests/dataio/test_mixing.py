@@ -169,7 +169,7 @@ def test_mixtures_on_disk_are_kept_completed_or_made_anew(tmp_path, utterances):
     assert write() == first
     row = read_rows(tmp_path / "out" / "test.csv")[2]
     (tmp_path / "out" / "test.csv").unlink()
-    (tmp_path / "out" / "test" / "s1" / f"{row['ID']}.wav").unlink()
+    (tmp_path / "out" / "test" / "s1" / f"{row['ID']}.wav").rename(tmp_path / "out" / "test" / "s1" / ".half.wav")
     completed = write()
     assert {path: content for path, (content, _) in completed.items()} == {
         path: content for path, (content, _) in first.items()
