@@ -86,7 +86,7 @@ class MixtureSampler:
     Raises
     ------
     ValueError
-        When there are too few speakers, or the seconds are no range.
+        When there are too few speakers, the seconds are no range, or the seed is negative.
 
     Example
     -------
@@ -120,13 +120,15 @@ class MixtureSampler:
             raise ValueError(
                 f"seconds are {tuple(seconds)}, but must be the shortest and the longest mixture, above 0."
             )
+        if seed < 0:
+            raise ValueError(f"seed is {seed}, but must be 0 or above.")
         by_speaker = defaultdict(list)
         for utterance in sorted(utterances, key=lambda utterance: (utterance.speaker, utterance.path)):
             by_speaker[utterance.speaker].append(utterance)
         self.speakers = dict(by_speaker)
         if num_spks < 1 or len(self.speakers) < num_spks:
             raise ValueError(
-                f"num_spks is {num_spks}, but the speech is of {len(self.speakers)} speakers: mixtures need that many, "
+                f"num_spks is {num_spks}, but the speech has {len(self.speakers)} speaker(s): mixtures need that many, "
                 "and at least one."
             )
         self._cache: dict[str, Tensor] = {}
@@ -427,7 +429,10 @@ def write_mixtures(sampler: MixtureSampler, count: int, folder: str | os.PathLik
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"'{folder}' holds files that are no mixtures of ours: choose another folder, or remove it.")
     # the parameters come first and the manifest last: what is in between belongs to the parameters, and can go on
-    write_json(stamp, parameters)
+    if not stamp.is_file():
+        write_json(stamp, parameters)
+    for leftover in folder.glob("*/.*.wav"):  # of a process that was killed while it wrote
+        leftover.unlink()
     write = functools.partial(_write_mixture, sampler, folder)
     rows = parallel_map(write, list(range(count)), f"Writing the mixtures {folder.name}", "mixture")
     write_csv(csv_path, rows, list(rows[0]))
