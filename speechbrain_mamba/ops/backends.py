@@ -13,12 +13,15 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_BACKEND"
 
@@ -36,6 +39,7 @@ _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrai
 
 _loaded: dict[str, ModuleType] = {}
 _reasons: dict[str, str | None] = {}
+_warned: set[str] = set()
 
 
 def _module(name: str) -> ModuleType:
@@ -50,6 +54,19 @@ def _unavailable(name: str) -> str | None:
     if name not in _reasons:
         _reasons[name] = _module(name).unavailable()
     return _reasons[name]
+
+
+@torch.compiler.assume_constant_result
+def _say_why_slow(device: str) -> None:
+    """Warn once when no faster backend than the reference can be used on a type of device."""
+    _unavailable("reference")  # loads it
+    names = _PREFERENCE.get(device, ())
+    if names and device not in _warned and all(_unavailable(name) for name in names):
+        _warned.add(device)
+        logger.warning(
+            "Mamba runs on the slow reference backend, as %s. See `python -m speechbrain_mamba doctor`.",
+            "; ".join(f"the backend '{name}' is not available: {_unavailable(name).rstrip('.')}" for name in names),
+        )
 
 
 def _check_name(name: str, source: str) -> str:
@@ -182,5 +199,5 @@ def select_backend(op: str, tensor: Tensor, arguments: dict) -> ModuleType:
     for name in _PREFERENCE.get(tensor.device.type, ()):
         if _unavailable(name) is None and _module(name).unsupported(op, tensor, arguments) is None:
             return _module(name)
-    _unavailable("reference")  # loads it
+    _say_why_slow(tensor.device.type)
     return _module("reference")

@@ -41,10 +41,10 @@ INLINE vf load_channel(const float *p, int64_t channel, int64_t lanes) {
     return p ? v_load_lanes((const char *)(p + channel), DTYPE_FLOAT32, lanes) : v_zero();
 }
 
-/* Run `count` states over the rows of a chunk: h becomes the last state, y gains their outputs. */
+/* Run `count` states, at most STATES_FORWARD, over the rows of a chunk: h becomes the last state, y gains their outputs. */
 INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
                         int64_t stride, const vf *delta, const vf *du, vf *y, const prefetcher *next) {
-    vf state[count];
+    vf state[STATES_FORWARD];
     UNROLL for (int n = 0; n < count; n++) state[n] = h[n];
     for (int64_t t = 0; t < rows; t++, B += stride, C += stride) {
         vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
