@@ -3,8 +3,8 @@
     python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
 
 Compares the native kernels, for each instruction set that the machine has, with the step loop in PyTorch (the reference
-backend), with the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and with the matrix
-products around the scan. Ratios are those of medians in one run.
+backend), with the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and with the
+matrix products around the scan. Ratios are those of medians in one run.
 """
 
 from __future__ import annotations
