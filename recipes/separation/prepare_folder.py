@@ -51,7 +51,7 @@ def prepare_folder(
     save_folder: str | os.PathLike,
     num_spks: int = 2,
     sample_rate: int = 8000,
-    seconds: tuple[float, float] = (2.0, 4.0),
+    seconds: tuple[float, float] | None = (2.0, 4.0),
     train_mixtures: int = 2000,
     valid_mixtures: int = 200,
     test_mixtures: int = 200,
@@ -71,8 +71,8 @@ def prepare_folder(
         Speakers per mixture.
     sample_rate : int
         Samples per second; the files must have this rate.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     train_mixtures, valid_mixtures, test_mixtures : int
         Mixtures to write.
     dynamic_mixing : bool
@@ -112,7 +112,14 @@ def prepare_folder(
         }
 
     settings = MixtureSettings(
-        num_spks, sample_rate, tuple(seconds), train_mixtures, valid_mixtures, test_mixtures, dynamic_mixing, seed
+        num_spks,
+        sample_rate,
+        seconds and tuple(seconds),
+        train_mixtures,
+        valid_mixtures,
+        test_mixtures,
+        dynamic_mixing,
+        seed,
     )
     source = {"data_folder": str(data_folder), "fractions": list(fractions)}
     return prepare_mixtures(save_folder, settings, source, find_splits)

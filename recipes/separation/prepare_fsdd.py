@@ -44,7 +44,7 @@ def prepare_fsdd(
     save_folder: str | os.PathLike,
     num_spks: int = 2,
     sample_rate: int = 8000,
-    seconds: tuple[float, float] = (2.0, 4.0),
+    seconds: tuple[float, float] | None = (2.0, 4.0),
     train_mixtures: int = 2000,
     valid_mixtures: int = 200,
     test_mixtures: int = 200,
@@ -63,8 +63,8 @@ def prepare_fsdd(
         Speakers per mixture.
     sample_rate : int
         Samples per second; FSDD has 8000.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     train_mixtures, valid_mixtures, test_mixtures : int
         Mixtures to write.
     dynamic_mixing : bool
@@ -100,7 +100,14 @@ def prepare_fsdd(
         return splits
 
     settings = MixtureSettings(
-        num_spks, sample_rate, tuple(seconds), train_mixtures, valid_mixtures, test_mixtures, dynamic_mixing, seed
+        num_spks,
+        sample_rate,
+        seconds and tuple(seconds),
+        train_mixtures,
+        valid_mixtures,
+        test_mixtures,
+        dynamic_mixing,
+        seed,
     )
     return prepare_mixtures(save_folder, settings, {"fsdd": str(recordings)}, find_splits)
 

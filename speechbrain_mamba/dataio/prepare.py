@@ -32,8 +32,8 @@ class MixtureSettings:
         Speakers per mixture.
     sample_rate : int
         Samples per second of the speech and of the mixtures.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     train_mixtures, valid_mixtures, test_mixtures : int
         Mixtures to write. With dynamic mixing no training mixtures are written.
     dynamic_mixing : bool
@@ -49,7 +49,7 @@ class MixtureSettings:
 
     num_spks: int = 2
     sample_rate: int = 8000
-    seconds: tuple[float, float] = (2.0, 4.0)
+    seconds: tuple[float, float] | None = (2.0, 4.0)
     train_mixtures: int = 2000
     valid_mixtures: int = 200
     test_mixtures: int = 200

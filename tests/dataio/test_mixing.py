@@ -70,6 +70,19 @@ def test_speech_is_cropped_or_joined_from_whole_utterances(tmp_path):
     assert joined == [*range(1, 1001), *range(1, 601)]
 
 
+def test_without_seconds_a_mixture_is_as_long_as_its_shortest_utterance(tmp_path):
+    lengths = {"anna": 900, "ben": 500, "cleo": 700}
+    utterances = []
+    for speaker, length in lengths.items():
+        write_audio(tmp_path / f"{speaker}.wav", torch.arange(1, length + 1, dtype=torch.int16), 8000)
+        utterances.append(Utterance(str(tmp_path / f"{speaker}.wav"), speaker, length))
+    for index in range(10):
+        mixture = MixtureSampler(utterances, 2, 8000, seconds=None).draw(index)
+        assert len(mixture.mix) == min(lengths[speaker] for speaker in mixture.speakers)
+        for source in mixture.sources:  # one piece: a ramp stays a ramp
+            assert torch.allclose(source.diff(), source.diff()[0].expand(len(source) - 1), atol=1e-4)
+
+
 def test_the_cache_changes_nothing(utterances):
     cached = MixtureSampler(utterances, 2, 8000, (0.3, 1.0), seed=3)
     uncached = MixtureSampler(utterances, 2, 8000, (0.3, 1.0), seed=3, cache_bytes=0)
