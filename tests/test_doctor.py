@@ -11,7 +11,7 @@ from speechbrain_mamba import ops
 from speechbrain_mamba.__main__ import main
 from speechbrain_mamba.doctor import report, usable_cores
 from speechbrain_mamba.ops import backends, cpu
-from speechbrain_mamba.ops.cpu.library import instruction_set, library
+from speechbrain_mamba.ops.cpu.native import instruction_set, library
 
 
 @pytest.fixture

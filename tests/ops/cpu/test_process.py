@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.library import ENVIRONMENT_VARIABLE, PATH, KernelLibrary, instruction_set, library
+from speechbrain_mamba.ops.cpu.native import ENVIRONMENT_VARIABLE, PATH, KernelLibrary, instruction_set, library
 from tests.ops.cpu.kernel_cases import INSTRUCTION_SETS, run, scan_inputs
 
 
@@ -197,6 +197,12 @@ def test_instruction_set_from_the_environment(monkeypatch):
     with pytest.raises(ValueError, match=f"{ENVIRONMENT_VARIABLE} names the instruction set 'sse9'"):
         KernelLibrary(PATH)
     library().choose(before)  # the library is loaded once, whatever the number of objects
+
+
+def test_library_from_other_sources(monkeypatch):
+    monkeypatch.setattr("speechbrain_mamba.ops.cpu.native.ABI", 0)
+    with pytest.raises(OSError, match=r"built from another version.*install the package again"):
+        KernelLibrary(PATH)
 
 
 def test_library_shares_the_threads_of_torch():
