@@ -44,9 +44,9 @@ def scan_inputs(batch: int, time: int, channels: int, state: int) -> dict[str, T
     }  # fmt: skip
 
 
-def by_backend(name: str, isa: str | None = None, **inputs: Tensor) -> Tensor:
-    """The scan by one backend and instruction set."""
-    with ops.use_backend(name), instruction_set(isa or library().instruction_set):
+def by_backend(name: str, **inputs: Tensor) -> Tensor:
+    """The scan by one backend."""
+    with ops.use_backend(name):
         return ops.selective_scan(**inputs, delta_softplus=True)
 
 
@@ -87,15 +87,23 @@ def forward_backward(function: Callable, inputs: dict[str, Tensor]) -> None:
     y.backward(torch.ones_like(y))
 
 
-def candidates(arguments: argparse.Namespace) -> dict[str, tuple[Callable, dict[str, Tensor]]]:
-    """What is compared, by name: a function and its inputs."""
+def with_instruction_set(name: str, run: Callable, *arguments) -> None:
+    """Run with one instruction set, in the backward pass too."""
+    with instruction_set(name):
+        run(*arguments)
+
+
+def candidates(arguments: argparse.Namespace, run: Callable) -> dict[str, Callable[[], None]]:
+    """What is compared, by name, each as a function that is ready to be called."""
     shape = (arguments.batch, arguments.time, arguments.channels, arguments.state)
-    inputs = scan_inputs(*shape)
-    found = {f"cpu {isa}": (partial(by_backend, "cpu", isa), inputs) for isa in library().instruction_sets}
-    found["matrix products"] = (matrix_products, product_inputs(*shape))
-    found["step loop"] = (partial(by_backend, "reference"), inputs)
+    inputs, native = scan_inputs(*shape), partial(by_backend, "cpu")
+    found = {
+        f"cpu {isa}": partial(with_instruction_set, isa, run, native, inputs) for isa in library().instruction_sets
+    }
+    found["matrix products"] = partial(run, matrix_products, product_inputs(*shape))
+    found["step loop"] = partial(run, partial(by_backend, "reference"), inputs)
     if pscan is not None:
-        found["mambapy pscan"] = (by_mambapy, inputs)
+        found["mambapy pscan"] = partial(run, by_mambapy, inputs)
     return found
 
 
@@ -115,8 +123,8 @@ def main() -> None:
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for direction in (forward, forward_backward):
-            compared = {name: partial(direction, *task) for name, task in candidates(arguments).items()}
-            summaries = {name: summarise(s) for name, s in time_in_turn(compared, arguments.rounds).items()}
+            seconds = time_in_turn(candidates(arguments, direction), arguments.rounds)
+            summaries = {name: summarise(s) for name, s in seconds.items()}
             for name, summary in summaries.items():
                 ratio = summary["median_ms"] / summaries[best]["median_ms"]
                 what = {"threads": threads, "pass": direction.__name__, "implementation": name}
