@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Threads that wait for each other sleep. By default they spin, and training stalls when another program needs a core.
-export OMP_WAIT_POLICY := PASSIVE
+# Threads that wait for each other spin for a moment only, then sleep. Where they spin for long, as they do by default,
+# training slows down many times over when another program needs a core.
+export GOMP_SPINCOUNT := 10000
 
 SOURCES := setup.cfg pyproject.toml $(wildcard setup.py) $(shell find speechbrain_mamba -name '*.[ch]')
 

@@ -1,6 +1,6 @@
 """The backends of the operations: which are available, and which one serves a call.
 
-A backend is a module with the four operations of :mod:`speechbrain_mamba.ops.reference`, and two functions that say in
+A backend is a module with the six operations of :mod:`speechbrain_mamba.ops.reference`, and two functions that say in
 words why it cannot be used on this machine (``unavailable()``) and why it cannot serve a call (``unsupported(op,
 tensor, arguments)``); both answer None when all is well.
 

@@ -4,13 +4,11 @@ the directions share."""
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.backends import select_backend
 from speechbrain_mamba.ops.causal_conv1d import check_activation, check_convolution
 from speechbrain_mamba.ops.checks import check_pair
-from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.selective_scan import check_scan
 
 Pair = tuple[Tensor, Tensor]
@@ -77,14 +75,7 @@ def bidirectional_selective_scan(
     arguments = directions[0] | {f"{name}_b": tensor for name, tensor in directions[1].items()} | {"z": z}
     backend = select_backend(op, u[0], arguments)
     with torch.autocast(u[0].device.type, enabled=False):
-        if hasattr(backend, op):
-            return backend.bidirectional_selective_scan(*directions, z, delta_softplus, lengths)
-        forward, reverse = (
-            backend.selective_scan(**direction, delta_softplus=delta_softplus, lengths=lengths, reverse=reverse)
-            for direction, reverse in zip(directions, (False, True))
-        )
-        y = 0.5 * (forward + reverse)
-        return y if z is None else y * F.silu(mask_frames(z, lengths)).to(y.dtype)
+        return backend.bidirectional_selective_scan(*directions, z, delta_softplus, lengths)
 
 
 def bidirectional_causal_conv1d(
@@ -135,10 +126,4 @@ def bidirectional_causal_conv1d(
     arguments = {"weight": weights[0], "weight_b": weights[1], "bias": biases[0], "bias_b": biases[1]}
     backend = select_backend(op, x, arguments | {"activation": activation})
     with torch.autocast(x.device.type, enabled=False):
-        if hasattr(backend, op):
-            return backend.bidirectional_causal_conv1d(x, weights, biases, activation, lengths)
-        forward, reverse = (
-            backend.causal_conv1d(x, w, b, activation, lengths=lengths, reverse=reverse)
-            for w, b, reverse in zip(weights, biases, (False, True))
-        )
-        return forward, reverse
+        return backend.bidirectional_causal_conv1d(x, weights, biases, activation, lengths)

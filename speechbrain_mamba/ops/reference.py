@@ -121,6 +121,29 @@ def selective_scan(
     return (y, state) if return_last_state else y
 
 
+def bidirectional_selective_scan(
+    forward: dict[str, Tensor | None],
+    reverse: dict[str, Tensor | None],
+    z: Tensor | None,
+    delta_softplus: bool,
+    lengths: Tensor | None,
+) -> Tensor:
+    """Both directions of a scan, averaged; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`."""
+    out_dtype = forward["u"].dtype
+    both = [
+        # rounded to the input's type at the end only
+        selective_scan(
+            **{**direction, "u": direction["u"].to(_accumulation_dtype(direction["u"]))},
+            z=z,
+            delta_softplus=delta_softplus,
+            lengths=lengths,
+            reverse=backwards,
+        )
+        for direction, backwards in ((forward, False), (reverse, True))
+    ]
+    return (0.5 * (both[0] + both[1])).to(out_dtype)
+
+
 def _activate(y: Tensor, activation: str | None) -> Tensor:
     return F.silu(y) if activation == "silu" else y
 
@@ -166,3 +189,18 @@ def causal_conv1d(
     last = end[:, None] + torch.arange(width - 1, device=x.device)
     final_state = padded.gather(1, last[..., None].expand(-1, -1, channels)).transpose(1, 2)
     return y, final_state.to(out_dtype if initial_state is None else initial_state.dtype)
+
+
+def bidirectional_causal_conv1d(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor],
+    biases: tuple[Tensor | None, Tensor | None],
+    activation: str | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Both directions of a convolution; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
+    forward, reverse = (
+        causal_conv1d(x, weight, bias, activation, lengths=lengths, reverse=backwards)
+        for weight, bias, backwards in zip(weights, biases, (False, True))
+    )
+    return forward, reverse
