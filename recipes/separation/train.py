@@ -256,7 +256,7 @@ def prepare_data(hparams):
         prepare_fsdd(**settings, **sizes, seconds=hparams["mixture_seconds"])
     elif corpus in ("folder", "mini"):
         if corpus == "mini":
-            build_mini_corpus(settings["data_folder"], sample_rate=settings["sample_rate"])
+            build_mini_corpus(settings["data_folder"], settings["sample_rate"], **hparams["mini_corpus"])
         prepare_folder(**settings, **sizes, seconds=hparams["mixture_seconds"])
     else:
         raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
