@@ -10,18 +10,30 @@ same command given again goes on from the last checkpoint. Results: ``<output_fo
 """
 
 import csv
+import json
 import logging
+import sys
 import time
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from prepare_folder import prepare_folder
+from prepare_fsdd import prepare_fsdd
+from prepare_wsj0mix import prepare_wsj0mix
+from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_mamba.evaluation.separation_report import SeparationReport
+from speechbrain_mamba.dataio.hparams import read_hparams
+from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.dataio.mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.separation import separation_dataset
+from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
+from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
-from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.utils.files import atomic_path, write_csv
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -162,6 +174,7 @@ class Separation(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.epoch, self.epoch_start = epoch, time.monotonic()
             self.n_skipped = self.n_accumulated = 0
+            self.first_step = self.optimizer_step
             if hasattr(self.train_data, "set_epoch"):
                 self.train_data.set_epoch(epoch)
         elif stage == sb.Stage.TEST:
@@ -173,6 +186,11 @@ class Separation(sb.Brain):
         """Log a stage, save a checkpoint after each epoch, write the results after the test."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
+            if self.n_skipped and self.optimizer_step == self.first_step:
+                raise RuntimeError(
+                    f"No batch of epoch {epoch} had a finite loss: the training has diverged. Try a smaller lr, or "
+                    "--precision fp32."
+                )
             if self.n_skipped:
                 logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", epoch, self.n_skipped)
         elif stage == sb.Stage.VALID:
@@ -217,3 +235,129 @@ def update_table(path, row):
         old["epoch"] = int(old["epoch"])
     write_csv(path, rows, list(row))
     return rows
+
+
+def prepare_data(hparams):
+    """Make the manifests of a corpus, unless they are there."""
+    settings = {
+        key: hparams[key] for key in ("data_folder", "save_folder", "num_spks", "sample_rate", "dynamic_mixing")
+    }
+    sizes = {key: hparams[key] for key in ("train_mixtures", "valid_mixtures", "test_mixtures", "seed")}
+    corpus = hparams["corpus"]
+    if corpus == "wsj0mix":
+        prepare_wsj0mix(**settings, base_folder_dm=hparams["base_folder_dm"])
+    elif corpus == "fsdd":
+        prepare_fsdd(**settings, **sizes, seconds=hparams["mixture_seconds"])
+    elif corpus in ("folder", "mini"):
+        if corpus == "mini":
+            build_mini_corpus(settings["data_folder"], sample_rate=settings["sample_rate"])
+        prepare_folder(**settings, **sizes, seconds=hparams["mixture_seconds"])
+    else:
+        raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
+
+
+def make_datasets(hparams):
+    """The datasets for training, validation and test."""
+    shape = {"num_spks": hparams["num_spks"], "sample_rate": hparams["sample_rate"]}
+    folder = Path(hparams["save_folder"])
+    fixed = [
+        separation_dataset(folder / f"{split}.csv", data_root=hparams["data_folder"], **shape)
+        for split in (["valid", "test"] if hparams["dynamic_mixing"] else ["train", "valid", "test"])
+    ]
+    if not hparams["dynamic_mixing"]:
+        return fixed
+    train = dynamic_mixtures(
+        folder / "train_utterances.csv",
+        hparams["mixtures_per_epoch"],
+        seconds=hparams["mixture_seconds"],
+        seed=hparams["seed"],
+        **shape,
+    )
+    return [train, *fixed]
+
+
+def make_loggers(hparams):
+    """SpeechBrain's loggers of a run: a text file, and TensorBoard if it is asked for."""
+    loggers = [hparams["train_logger"]]
+    if hparams["tensorboard"] and if_main_process():
+        from speechbrain.utils.train_logger import TensorboardLogger
+
+        loggers.append(TensorboardLogger(Path(hparams["output_folder"]) / "tensorboard"))
+    return loggers
+
+
+def save_experiment(hparams, text):
+    """Write down the hyper-parameters of a run, references resolved."""
+    with atomic_path(Path(hparams["output_folder"]) / "hyperparams.yaml") as temporary:
+        temporary.write_text(resolve_references(text).getvalue(), encoding="utf-8")
+
+
+def test_is_done(hparams, run_opts):
+    """Whether an earlier run with the same output folder has trained all epochs and tested."""
+    if run_opts.test_only or run_opts.debug:
+        return False
+    last = hparams["checkpointer"].find_checkpoint(max_key="epoch")
+    return (
+        last is not None
+        and last.meta["epoch"] >= hparams["N_epochs"]
+        and (Path(hparams["output_folder"]) / "test" / "summary.json").exists()
+    )
+
+
+def show_results(hparams):
+    """Print the scores of the test, and where to look and listen."""
+    folder = Path(hparams["output_folder"])
+    summary = json.loads((folder / "test" / "summary.json").read_text(encoding="utf-8"))
+    examples = sorted((folder / "test" / "examples").glob("*.png"))
+    print(f"\n{format_summary(summary)}\n\nmeans in dB over {summary['mixtures']} test mixtures: {folder / 'test'}")
+    print(f"training curves:    {folder / 'training.png'}")
+    if examples:
+        print(f"look and listen:    {examples[0]} and the .wav files beside it")
+    print(f"model to load:      {folder / 'inference'}\n")
+
+
+def main():
+    """Prepare the data, train, test."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    text = read_hparams(hparams_file, overrides)
+    hparams = load_hyperpyyaml(text)
+    if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
+        hparams["ckpt_interval_minutes"] = 0
+    sb.create_experiment_directory(hparams["output_folder"])
+    run_on_main(save_experiment, args=[hparams, text])
+    if test_is_done(hparams, run_opts):
+        logger.info("Trained and tested already: remove %s to start anew.", hparams["output_folder"])
+        run_on_main(show_results, args=[hparams])
+        return
+
+    if not hparams["skip_prep"]:
+        run_on_main(prepare_data, args=[hparams])
+    train_data, valid_data, test_data = make_datasets(hparams)
+    for module in hparams["modules"].values():
+        reset_parameters(module)
+    separation = Separation(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    separation.train_data = train_data
+    separation.loggers = make_loggers(hparams)
+    options = hparams["dataloader_opts"]
+    train_loader = separation.make_dataloader(train_data, sb.Stage.TRAIN, shuffle=True, **options)
+    scheduler = hparams["lr_scheduler"]
+    if scheduler.n_total_steps is None:
+        steps = len(train_loader) // separation.grad_accumulation_factor * hparams["N_epochs"]
+        scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
+    separation.fit(hparams["epoch_counter"], train_loader, valid_data, valid_loader_kwargs=options)
+    separation.evaluate(test_data, min_key="si-snr", test_loader_kwargs=options)
+    run_on_main(
+        export_separator, args=[Path(hparams["output_folder"]) / "inference", text, dict(separation.modules.items())]
+    )
+    run_on_main(show_results, args=[hparams])
+
+
+if __name__ == "__main__":
+    main()

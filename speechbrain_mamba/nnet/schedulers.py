@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils import checkpoints
 
 
@@ -61,7 +60,8 @@ class LinearWarmupCosineScheduler:
         """
         self.n_steps += 1
         lr = self.learning_rate(self.n_steps)
-        update_learning_rate(optimizer, lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         return lr
 
     def learning_rate(self, step):

@@ -24,10 +24,11 @@ ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_BACKEND"
 
 _MODULES = {
     "reference": "speechbrain_mamba.ops.reference",
+    "cpu": "speechbrain_mamba.ops.cpu",
 }
 """Every backend by name."""
 
-_PREFERENCE: dict[str, tuple[str, ...]] = {}
+_PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}
 """What is tried first on a type of device, before the reference backend, fastest first."""
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrain_mamba_backend", default=None)

@@ -9,10 +9,21 @@ from speechbrain_mamba.ops.backends import select_backend
 from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
 
 
-def _check_activation(op: str, activation: str | None) -> str | None:
+def check_activation(op: str, activation: str | None) -> str | None:
+    """Check an activation and return its one name, ``silu`` or None."""
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"{op}: activation is {activation!r}, but must be None, 'silu' or 'swish'.")
     return "silu" if activation else None
+
+
+def check_convolution(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+    """Check the arguments of a convolution named ``op``; returns the lengths, checked too."""
+    check_dims(op, "x", x, "(batch, time, channels)")
+    check_dims(op, "weight", weight, "(channels, width)")
+    (batch, time, channels), width = x.shape, weight.shape[1]
+    check_shape(op, "weight", weight, "(channels, width)", (channels, width))
+    check_shape(op, "bias", bias, "(channels,)", (channels,))
+    return check_lengths(op, lengths, batch, time, x.device)
 
 
 def causal_conv1d(
@@ -70,15 +81,12 @@ def causal_conv1d(
     tensor([2., 3., 3.])
     """
     op = "causal_conv1d"
-    check_dims(op, "x", x, "(batch, time, channels)")
-    check_dims(op, "weight", weight, "(channels, width)")
-    (batch, time, channels), width = x.shape, weight.shape[1]
-    check_shape(op, "weight", weight, "(channels, width)", (channels, width))
-    check_shape(op, "bias", bias, "(channels,)", (channels,))
-    check_shape(op, "initial_state", initial_state, "(batch, channels, width - 1)", (batch, channels, width - 1))
+    lengths = check_convolution(op, x, weight, bias, lengths)
+    state_shape = (x.shape[0], x.shape[2], weight.shape[1] - 1)
+    check_shape(op, "initial_state", initial_state, "(batch, channels, width - 1)", state_shape)
     arguments = dict(
-        weight=weight, bias=bias, activation=_check_activation(op, activation), lengths=check_lengths(op, lengths,
-        batch, time, x.device), reverse=reverse, initial_state=initial_state, return_final_state=return_final_state,
+        weight=weight, bias=bias, activation=check_activation(op, activation), lengths=lengths, reverse=reverse,
+        initial_state=initial_state, return_final_state=return_final_state,
     )  # fmt: skip
     backend = select_backend(op, x, arguments)
     with torch.autocast(x.device.type, enabled=False):
@@ -126,7 +134,7 @@ def causal_conv1d_update(
     check_shape(op, "weight", weight, "(channels, width)", (channels, width))
     check_shape(op, "bias", bias, "(channels,)", (channels,))
     check_shape(op, "state", state, "(batch, channels, width - 1)", (batch, channels, width - 1))
-    arguments = dict(state=state, weight=weight, bias=bias, activation=_check_activation(op, activation))
+    arguments = dict(state=state, weight=weight, bias=bias, activation=check_activation(op, activation))
     backend = select_backend(op, x, arguments)
     with torch.autocast(x.device.type, enabled=False):
         return backend.causal_conv1d_update(x, **arguments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,3 +37,17 @@ def check_lengths(op: str, lengths: Tensor | None, batch: int, time: int, device
         if low < 0 or high > time:
             raise ValueError(f"{op}: lengths run from {low} to {high}, but must lie in 0 to {time}, the frames given.")
     return lengths.to(device=device, dtype=torch.long)
+
+
+def check_pair(op: str, name: str, pair: Sequence[Tensor | None] | None) -> tuple[Tensor | None, Tensor | None]:
+    """Check that an argument has one tensor for each of two directions, of the same shape and both or neither None."""
+    if pair is None:
+        return None, None
+    if isinstance(pair, Tensor) or len(pair) != 2:
+        raise ValueError(f"{op}: {name} must be a pair: a tensor for the forward direction and one for the reverse.")
+    first, second = pair
+    if (first is None) != (second is None):
+        raise ValueError(f"{op}: {name} is given for one direction only, but must be given for both or neither.")
+    if first is not None:
+        check_shape(op, f"{name} of the reverse direction", second, "that of the forward direction", tuple(first.shape))
+    return first, second

@@ -9,6 +9,33 @@ from speechbrain_mamba.ops.backends import select_backend
 from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
 
 
+def check_scan(
+    op: str,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor | None:
+    """Check the arguments of a scan named ``op``; returns the lengths, checked and brought to the inputs' device."""
+    check_dims(op, "u", u, "(batch, time, channels)")
+    check_dims(op, "A", A, "(channels, state)")
+    batch, time, channels = u.shape
+    state = A.shape[1]
+    check_shape(op, "delta", delta, "(batch, time, channels)", (batch, time, channels))
+    check_shape(op, "A", A, "(channels, state)", (channels, state))
+    check_shape(op, "B", B, "(batch, time, state)", (batch, time, state))
+    check_shape(op, "C", C, "(batch, time, state)", (batch, time, state))
+    check_shape(op, "D", D, "(channels,)", (channels,))
+    check_shape(op, "z", z, "(batch, time, channels)", (batch, time, channels))
+    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
+    return check_lengths(op, lengths, batch, time, u.device)
+
+
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -84,19 +111,9 @@ def selective_scan(
     (torch.Size([2, 10, 8]), torch.Size([2, 8, 4]))
     """
     op = "selective_scan"
-    check_dims(op, "u", u, "(batch, time, channels)")
-    check_dims(op, "A", A, "(channels, state)")
-    batch, time, channels = u.shape
-    state = A.shape[1]
-    check_shape(op, "delta", delta, "(batch, time, channels)", (batch, time, channels))
-    check_shape(op, "A", A, "(channels, state)", (channels, state))
-    check_shape(op, "B", B, "(batch, time, state)", (batch, time, state))
-    check_shape(op, "C", C, "(batch, time, state)", (batch, time, state))
-    check_shape(op, "D", D, "(channels,)", (channels,))
-    check_shape(op, "z", z, "(batch, time, channels)", (batch, time, channels))
-    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
-    check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, state))
-    lengths = check_lengths(op, lengths, batch, time, u.device)
+    lengths = check_scan(op, u, delta, A, B, C, D, z, delta_bias, lengths)
+    batch, _, channels = u.shape
+    check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, A.shape[1]))
     arguments = dict(
         delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus,
         lengths=lengths, reverse=reverse, initial_state=initial_state, return_last_state=return_last_state,

@@ -1,0 +1,2 @@
+def prepare_wsj0mix(**k):
+    raise NotImplementedError

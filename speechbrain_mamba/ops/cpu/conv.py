@@ -1,0 +1,128 @@
+"""The causal convolution's kernels as torch operations, in one direction or in two over the same input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from speechbrain_mamba.ops.cpu.arguments import ABSENT, empty_gradients, parameter, pointer, readable, sequence
+from speechbrain_mamba.ops.cpu.library import library
+from speechbrain_mamba.ops.cpu.scan import LIBRARY
+
+_KERNELS = torch.ops.speechbrain_mamba_cpu
+_INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")
+_TENSORS = ", ".join(f"Tensor{'' if name in ('x', 'weight') else '?'} {name}" for name in _INPUTS)
+
+LIBRARY.define(f"conv({_TENSORS}, bool silu, bool reverse, bool final_state) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    f"conv_backward({_TENSORS}, Tensor? dy, Tensor? dy_b, Tensor? dfinal_state, bool silu, bool reverse) -> Tensor[]"
+)
+
+
+def _fields(named: dict, outputs: list[Tensor | None], final_state: Tensor | None, silu: bool,
+            reverse: bool) -> list[int]:  # fmt: skip
+    """Fields of ``conv_args``; ``outputs`` are y or its gradient for each direction."""
+    directions = 1 if named["weight_b"] is None else 2
+    fields = [*named["x"].shape, named["weight"].shape[1], silu, torch.get_num_threads(), directions]
+    fields += [pointer(named["lengths"]), *sequence(named["x"])]
+    fields += [*sequence(outputs[0]), pointer(named["weight"]), pointer(named["bias"])]
+    fields += [pointer(named["initial_state"]), pointer(final_state), reverse]
+    second = sequence(outputs[1]) if directions == 2 else ABSENT
+    return [*fields, *second, pointer(named["weight_b"]), pointer(named["bias_b"]), 0, 0, 1]
+
+
+def _prepare(inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
+    named = dict(zip(_INPUTS, inputs))
+    prepared = {name: parameter(tensor) for name, tensor in named.items() if name not in ("x", "lengths")}
+    return named | prepared | {"x": readable(named["x"])}
+
+
+def _outputs(inputs: tuple, final_state: bool) -> tuple[Tensor, Tensor, Tensor]:
+    named = dict(zip(_INPUTS, inputs))
+    x, weight, initial = named["x"], named["weight"], named["initial_state"]
+    shape = (x.shape[0], x.shape[2], weight.shape[1] - 1)
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(x.shape if named["weight_b"] is not None else 0),
+        x.new_empty(shape if final_state else 0, dtype=x.dtype if initial is None else initial.dtype),
+    )
+
+
+def _conv(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, silu, reverse, final_state = arguments
+    y, y_b, final = _outputs(inputs, final_state)
+    computed = parameter(final) if final_state else None
+    library().call("conv_forward", *_fields(_prepare(inputs), [y, y_b], computed, silu, reverse))
+    return y, y_b, final if computed is None else computed.to(final.dtype)
+
+
+def _conv_fake(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(arguments[: len(_INPUTS)], arguments[-1])
+
+
+def _differentiable(named: dict) -> list[str]:
+    return [name for name in _INPUTS if name != "lengths" and named[name] is not None]
+
+
+def _conv_backward(*arguments) -> list[Tensor]:
+    *inputs, dy, dy_b, dfinal_state, silu, reverse = arguments
+    given, named = dict(zip(_INPUTS, inputs)), _prepare(inputs)
+    dfinal_state = parameter(dfinal_state)
+    outputs = [torch.zeros_like(named["x"]) if d is None else readable(d) for d in (dy, dy_b)]
+    grads = empty_gradients(named, _differentiable(named))
+    fields = [*_fields(named, outputs, None, silu, reverse), *sequence(grads["x"])]
+    fields += [pointer(dfinal_state), *(pointer(grads.get(name)) for name in ("initial_state", "weight", "bias"))]
+    fields += [0, 0, pointer(grads.get("weight_b")), pointer(grads.get("bias_b"))]
+    library().call("conv_backward", *fields)
+    return [grad.to(given[name].dtype) for name, grad in grads.items()]
+
+
+def _conv_backward_fake(*arguments) -> list[Tensor]:
+    named = dict(zip(_INPUTS, arguments))
+    return [named[name].new_empty(named[name].shape) for name in _differentiable(named)]
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
+    *tensors, silu, reverse, _ = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.flags = silu, reverse
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
+    inputs = ctx.saved_tensors
+    if all(d is None for d in dys):
+        return (None,) * (len(inputs) + 3)
+    outputs = _KERNELS.conv_backward(*inputs, *dys, *ctx.flags)
+    grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
+    return (*(grads.get(name) for name in _INPUTS), None, None, None)
+
+
+LIBRARY.impl("conv", _conv, "CPU")
+LIBRARY.impl("conv_backward", _conv_backward, "CPU")
+torch.library.register_fake("speechbrain_mamba_cpu::conv", _conv_fake, lib=LIBRARY)
+torch.library.register_fake("speechbrain_mamba_cpu::conv_backward", _conv_backward_fake, lib=LIBRARY)
+torch.library.register_autograd("speechbrain_mamba_cpu::conv", _backward, setup_context=_setup_context, lib=LIBRARY)
+
+
+def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, reverse=False, initial_state=None,
+                  return_final_state=False):  # fmt: skip
+    """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.causal_conv1d`."""
+    y, _, final_state = _KERNELS.conv(
+        x, weight, bias, None, None, initial_state, lengths, activation is not None, reverse, return_final_state
+    )
+    return (y, final_state) if return_final_state else y
+
+
+def bidirectional_causal_conv1d(x, weights, biases, activation, lengths):
+    """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
+    y, y_b, _ = _KERNELS.conv(
+        x, weights[0], biases[0], weights[1], biases[1], None, lengths, activation is not None, False, False
+    )
+    return y, y_b
+
+
+def causal_conv1d_update(x, state, weight, bias=None, activation=None):
+    """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
+    y, state = causal_conv1d(x[:, None], weight, bias, activation, initial_state=state, return_final_state=True)
+    return y[:, 0], state

@@ -1,0 +1,118 @@
+/* What Python passes to the kernels, and what each instruction set offers.
+ *
+ * All structs consist of 8-byte fields only, so that Python writes them with one struct.pack and no padding rules.
+ * Strides count elements. The last axis of a sequence is contiguous.
+ */
+#ifndef SBM_API_H
+#define SBM_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
+
+/* A (batch, time, features) tensor; data is NULL where an optional one is absent. */
+typedef struct {
+    char *data;
+    int64_t dtype, batch_stride, time_stride;
+} sequence;
+
+/* The tensors that belong to one direction of a scan. Parameters and states are contiguous float32. */
+typedef struct {
+    sequence u, delta, B, C;
+    const float *A;             /* (channels, state) */
+    const float *D;             /* (channels,) or NULL */
+    const float *delta_bias;    /* (channels,) or NULL */
+    const float *initial_state; /* (batch, channels, state) or NULL */
+    float *last_state;          /* (batch, channels, state) or NULL */
+    float *borders;             /* (batch, chunks, state, channels rounded up to BORDER_ALIGN) or NULL */
+    int64_t reverse;
+} scan_direction;
+
+/* One scan, or two that share their gate z and are averaged. */
+typedef struct {
+    int64_t batch, time, channels, state, softplus, threads, directions;
+    const int64_t *lengths; /* (batch,) or NULL */
+    sequence z, y;
+    scan_direction direction[2];
+} scan_args;
+
+/* Gradients of one direction. The arrays of partial sums have one slab per run of tasks (see scan_plan). */
+typedef struct {
+    sequence du, ddelta, dB, dC;
+    const float *dlast_state; /* (batch, channels, state) or NULL */
+    float *dinitial_state;    /* (batch, channels, state) or NULL */
+    float *dA;                /* (channels, state) */
+    float *dD;                /* (channels,) or NULL */
+    float *ddelta_bias;       /* (channels,) or NULL */
+} scan_direction_gradients;
+
+typedef struct {
+    scan_args forward; /* y is not used */
+    sequence dy, dz;
+    scan_direction_gradients gradients[2];
+} scan_backward_args;
+
+/* One filter bank over x, or two that run in opposite directions. */
+typedef struct {
+    sequence y;                 /* output, or gradient of the output in the backward pass */
+    const float *weight;        /* (channels, width) */
+    const float *bias;          /* (channels,) or NULL */
+    const float *initial_state; /* (batch, channels, width - 1) or NULL */
+    float *final_state;         /* (batch, channels, width - 1) or NULL */
+    int64_t reverse;
+} conv_direction;
+
+typedef struct {
+    int64_t batch, time, channels, width, silu, threads, directions;
+    const int64_t *lengths; /* (batch,) or NULL */
+    sequence x;
+    conv_direction direction[2];
+} conv_args;
+
+typedef struct {
+    const float *dfinal_state; /* (batch, channels, width - 1) or NULL */
+    float *dinitial_state;     /* (batch, channels, width - 1) or NULL */
+    float *dweight;            /* (channels, width) */
+    float *dbias;              /* (channels,) or NULL */
+} conv_direction_gradients;
+
+typedef struct {
+    conv_args forward; /* y holds the outputs' gradients */
+    sequence dx;
+    conv_direction_gradients gradients[2];
+} conv_backward_args;
+
+/* One step of a scan: sequences are (batch, features), their time_stride is not used. */
+typedef struct {
+    int64_t batch, channels, state, softplus, threads;
+    sequence u, delta, B, C, z, y;
+    const float *A, *D, *delta_bias;
+    const float *state_before; /* (batch, channels, state) */
+    float *state_after;        /* (batch, channels, state) */
+} scan_step_args;
+
+/* Frames between two saved states, and the unit of work inside the kernels. Short enough for the states of a chunk to
+ * stay in the L1 cache while the backward pass recomputes them, long enough for the saved ones to weigh little:
+ * state / CHUNK values per input value. */
+#define CHUNK 32
+#define BORDER_ALIGN 16
+
+enum status { STATUS_OK = 0, STATUS_NO_MEMORY = 1 };
+
+typedef struct {
+    const char *name;
+    int (*scan_forward)(const scan_args *);
+    int (*scan_backward)(const scan_backward_args *);
+    int (*scan_step)(const scan_step_args *);
+    int (*conv_forward)(const conv_args *);
+    int (*conv_backward)(const conv_backward_args *);
+} kernel_table;
+
+extern const kernel_table kernels_portable;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define SBM_X86 1
+extern const kernel_table kernels_avx2, kernels_avx512;
+#endif
+
+#endif

@@ -1,0 +1,225 @@
+/* The selective scan, forward.
+ *
+ * W channels sit in the lanes of a vector, and their states stay in registers while time runs; B and C are then
+ * scalars for all lanes. A task is one example and a group of channel blocks. It goes through time in chunks, and
+ * through its blocks inside a chunk, so that B and C of the chunk are converted once for all blocks and rows of the
+ * inputs are read in longer runs.
+ */
+
+/* States that one pass over a chunk keeps in registers. */
+#if W == 16
+#define STATES_FORWARD 16
+#else
+#define STATES_FORWARD 8
+#endif
+/* In the backward pass, which needs more registers; its two outputs per state fill the W rows of v_reduce. */
+#define STATES_BACKWARD (W / 2)
+
+/* How a scan is cut into tasks. */
+typedef struct {
+    const scan_args *args;
+    int64_t blocks; /* per group */
+    int64_t groups; /* per example */
+    int64_t states; /* rounded up to what a pass takes, by states of which A, B, C are zero */
+    int64_t pitch;  /* vectors in a row of B or C */
+} scan_plan;
+
+/* What a thread works with: per block, and for the chunk and block at hand. */
+typedef struct {
+    vf *A, *h, *D, *bias;
+    vf *total; /* (time, blocks): the first of two directions */
+    vf *B, *C, *delta, *u, *du, *z, *y;
+} scan_scratch;
+
+/* Padded states of one block per vector; the real ones come from (channels, state). */
+INLINE void load_states(vf *states, int64_t padded, const float *p, int64_t n, int64_t lanes) {
+    for (int64_t i = 0; i < padded; i++) states[i] = v_zero();
+    if (p) load_columns(states, p, n, lanes);
+}
+
+INLINE vf load_channel(const float *p, int64_t channel, int64_t lanes) {
+    return p ? v_load_lanes((const char *)(p + channel), DTYPE_FLOAT32, lanes) : v_zero();
+}
+
+/* Run `count` states over the rows of a chunk: h becomes the last state, y gains their outputs. */
+INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
+                        int64_t stride, const vf *delta, const vf *du, vf *y, const prefetcher *next) {
+    vf state[count];
+    UNROLL for (int n = 0; n < count; n++) state[n] = h[n];
+    for (int64_t t = 0; t < rows; t++, B += stride, C += stride) {
+        vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
+        prefetch_row(next, t);
+        UNROLL for (int n = 0; n < count; n++) {
+            state[n] = v_exp2(step * A[n]) * state[n] + input * B[n];
+            sum[n & 1] += state[n] * C[n];
+        }
+        y[t] = sum[0] + sum[1];
+    }
+    UNROLL for (int n = 0; n < count; n++) h[n] = state[n];
+}
+
+static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A, vf *h,
+                       prefetcher *next) {
+    const float *B = (const float *)s->B, *C = (const float *)s->C;
+    int64_t n = 0, stride = p->pitch * W;
+    for (; n + STATES_FORWARD <= p->states; n += STATES_FORWARD)
+        scan_states(STATES_FORWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
+    for (; n < p->states; n += STATES_BACKWARD)
+        scan_states(STATES_BACKWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
+}
+
+/* The step sizes of a chunk after bias and softplus. */
+INLINE void make_steps(vf *delta, int64_t rows, vf bias, int64_t softplus) {
+    if (softplus)
+        for (int64_t t = 0; t < rows; t++) delta[t] = v_softplus(delta[t] + bias);
+    else
+        for (int64_t t = 0; t < rows; t++) delta[t] += bias;
+}
+
+INLINE float *border(const scan_args *a, const scan_direction *d, int64_t example, int64_t step, int64_t channel) {
+    int64_t channels = round_up(a->channels, BORDER_ALIGN), chunks = (a->time + CHUNK - 1) / CHUNK;
+    return d->borders + (example * chunks + step / CHUNK) * a->state * channels + channel;
+}
+
+/* The parameters of every block of a group. A takes log2(e) along, for exp2. */
+static void load_parameters(const scan_plan *p, const scan_direction *d, int64_t first, const scan_scratch *s) {
+    const scan_args *a = p->args;
+    for (int64_t block = 0, c = first; block < p->blocks && c < a->channels; block++, c += W) {
+        int64_t lanes = min_int(W, a->channels - c);
+        load_states(s->A + block * p->states, p->states, d->A + c * a->state, a->state, lanes);
+        for (int64_t n = 0; n < p->states; n++) s->A[block * p->states + n] *= LOG2_E;
+        s->D[block] = load_channel(d->D, c, lanes);
+        s->bias[block] = load_channel(d->delta_bias, c, lanes);
+    }
+}
+
+/* One example's states of a group, or their gradients, from and to (batch, channels, state); zeros from NULL. */
+static void load_group_states(const scan_plan *p, vf *states, const float *from, int64_t example, int64_t first) {
+    const scan_args *a = p->args;
+    for (int64_t block = 0, c = first; block < p->blocks && c < a->channels; block++, c += W)
+        load_states(states + block * p->states, p->states,
+                    from ? from + (example * a->channels + c) * a->state : NULL, a->state,
+                    min_int(W, a->channels - c));
+}
+
+static void store_group_states(const scan_plan *p, const vf *states, float *to, int64_t example, int64_t first) {
+    const scan_args *a = p->args;
+    for (int64_t block = 0, c = first; to && block < p->blocks && c < a->channels; block++, c += W)
+        store_columns(states + block * p->states, to + (example * a->channels + c) * a->state, a->state,
+                      min_int(W, a->channels - c));
+}
+
+/* Turn a chunk's scan outputs into the operation's: skip connection, other direction, gate. */
+static void finish_chunk(const scan_plan *p, int64_t index, const walk *w, int64_t step, int64_t rows, int64_t block,
+                         int64_t c, int64_t lanes, const scan_scratch *s) {
+    const scan_args *a = p->args;
+    vf D = s->D[block];
+    for (int64_t t = 0; t < rows; t++) s->y[t] += D * s->u[t];
+    if (a->directions == 2) {
+        vf *total = s->total + (w->first + w->sign * step) * p->blocks + block;
+        int64_t pitch = w->sign * p->blocks;
+        if (index == 0) {
+            for (int64_t t = 0; t < rows; t++) total[t * pitch] = s->y[t];
+            return;
+        }
+        for (int64_t t = 0; t < rows; t++) s->y[t] = 0.5f * (s->y[t] + total[t * pitch]);
+    }
+    if (a->z.data) {
+        load_tile(s->z, 1, &a->z, w, step, rows, c, lanes);
+        for (int64_t t = 0; t < rows; t++) s->y[t] *= s->z[t] * v_sigmoid(s->z[t]);
+    }
+    store_tile(s->y, 1, &a->y, w, step, rows, c, lanes);
+}
+
+/* What the block after this one will load: its neighbour, or the group's first one in the next chunk. */
+INLINE prefetcher next_block(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t block,
+                             int64_t c) {
+    prefetcher next = {.count = 0};
+    int last = block + 1 == p->blocks || c + W >= p->args->channels;
+    if (last) c -= (block + 1) * W, step += CHUNK;
+    prefetch_tile(&next, &d->u, w, step, c + W);
+    prefetch_tile(&next, &d->delta, w, step, c + W);
+    prefetch_tile(&next, &p->args->z, w, step, c + W);
+    return next;
+}
+
+static void scan_forward_direction(const scan_plan *p, int64_t index, const walk *w, int64_t first,
+                                   const scan_scratch *s) {
+    const scan_args *a = p->args;
+    const scan_direction *d = &a->direction[index];
+    load_parameters(p, d, first, s);
+    load_group_states(p, s->h, d->initial_state, w->example, first);
+    for (int64_t step = 0; step < w->length; step += CHUNK) {
+        int64_t rows = min_int(CHUNK, w->length - step);
+        load_features(s->B, p->pitch, &d->B, w, step, rows, a->state);
+        load_features(s->C, p->pitch, &d->C, w, step, rows, a->state);
+        for (int64_t block = 0, c = first; block < p->blocks && c < a->channels; block++, c += W) {
+            int64_t lanes = min_int(W, a->channels - c);
+            vf *h = s->h + block * p->states;
+            if (d->borders) {
+                float *saved = border(a, d, w->example, step, c);
+                int64_t pitch = round_up(a->channels, BORDER_ALIGN);
+                for (int64_t n = 0; n < a->state; n++) v_store(saved + n * pitch, h[n]);
+            }
+            load_tile(s->delta, 1, &d->delta, w, step, rows, c, lanes);
+            load_tile(s->u, 1, &d->u, w, step, rows, c, lanes);
+            make_steps(s->delta, rows, s->bias[block], a->softplus);
+            for (int64_t t = 0; t < rows; t++) {
+                s->du[t] = s->delta[t] * s->u[t];
+                s->y[t] = v_zero();
+            }
+            prefetcher next = next_block(p, d, w, step, block, c);
+            scan_chunk(p, rows, s, s->A + block * p->states, h, &next);
+            finish_chunk(p, index, w, step, rows, block, c, lanes, s);
+        }
+    }
+    store_group_states(p, s->h, d->last_state, w->example, first);
+}
+
+static scan_plan plan_scan(const scan_args *a, int64_t group_channels) {
+    scan_plan p = {.args = a};
+    p.blocks = min_int(group_channels, round_up(a->channels + (a->channels == 0), W)) / W;
+    p.groups = (a->channels + p.blocks * W - 1) / (p.blocks * W);
+    p.states = round_up(a->state, STATES_BACKWARD);
+    p.pitch = (a->state + W - 1) / W;
+    return p;
+}
+
+static size_t scan_forward_scratch(const scan_plan *p, scan_scratch *s, char *memory) {
+    cutter k = {memory, 0};
+    s->A = take(&k, p->blocks * p->states);
+    s->h = take(&k, p->blocks * p->states);
+    s->D = take(&k, p->blocks);
+    s->bias = take(&k, p->blocks);
+    s->B = take(&k, CHUNK * p->pitch);
+    s->C = take(&k, CHUNK * p->pitch);
+    s->delta = take(&k, CHUNK);
+    s->u = take(&k, CHUNK);
+    s->du = take(&k, CHUNK);
+    s->z = take(&k, CHUNK);
+    s->y = take(&k, CHUNK);
+    s->total = take(&k, p->args->directions == 2 ? p->args->time * p->blocks : 0);
+    return k.used;
+}
+
+static void scan_forward_task(const void *context, int64_t task, char *memory) {
+    const scan_plan *p = context;
+    const scan_args *a = p->args;
+    scan_scratch s;
+    scan_forward_scratch(p, &s, memory);
+    int64_t first = task % p->groups * p->blocks * W;
+    for (int64_t index = 0; index < a->directions; index++) {
+        walk w = make_walk(a->lengths, task / p->groups, a->time, a->direction[index].reverse);
+        scan_forward_direction(p, index, &w, first, &s);
+        if (index == 0) zero_padding(&a->y, &w, a->time, first, min_int(p->blocks * W, a->channels - first));
+    }
+}
+
+static int scan_forward(const scan_args *a) {
+    /* Wide groups share B and C; enough of them keep all threads busy to the end. */
+    int64_t group = 64;
+    while (group > W && a->batch * ((a->channels + group - 1) / group) < 4 * a->threads) group /= 2;
+    scan_plan p = plan_scan(a, group);
+    scan_scratch s;
+    return parallel_tasks(a->batch * p.groups, a->threads, scan_forward_scratch(&p, &s, NULL), scan_forward_task, &p);
+}

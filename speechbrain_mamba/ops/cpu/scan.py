@@ -1,0 +1,209 @@
+"""The selective scan's kernels as torch operations.
+
+One operation serves a scan in one direction and the two of a bidirectional layer, whose arguments end in ``_b``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from speechbrain_mamba.ops.cpu.arguments import empty_gradients, parameter, pointer, readable, sequence, wants_gradient
+from speechbrain_mamba.ops.cpu.library import library
+
+CHUNK = 32
+"""Frames between saved states; CHUNK in csrc/api.h."""
+BORDER_ALIGN = 16
+"""Channels of the saved states are rounded up to this; BORDER_ALIGN in csrc/api.h."""
+
+_KERNELS = torch.ops.speechbrain_mamba_cpu
+LIBRARY = torch.library.Library("speechbrain_mamba_cpu", "DEF")
+
+_DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+_INPUTS = (*_DIRECTION, *(f"{name}_b" for name in _DIRECTION), "z", "initial_state", "lengths")
+_REQUIRED = _DIRECTION[:5]
+_TENSORS = ", ".join(f"Tensor{'' if name in _REQUIRED else '?'} {name}" for name in _INPUTS)
+
+LIBRARY.define(
+    f"scan({_TENSORS}, bool softplus, bool reverse, bool last_state, bool borders) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    f"scan_backward({_TENSORS}, Tensor borders, Tensor? dy, Tensor? dlast_state, bool softplus, bool reverse)"
+    " -> Tensor[]"
+)
+LIBRARY.define(
+    "scan_step(Tensor state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z,"
+    " Tensor? delta_bias, bool softplus) -> (Tensor, Tensor)"
+)
+
+
+def _prepare(inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
+    """Inputs by name, as the kernels take them."""
+    named = dict(zip(_INPUTS, inputs))
+    for name, tensor in named.items():
+        if tensor is not None and name != "lengths":
+            sequential = tensor.dim() == 3 and name != "initial_state"
+            named[name] = readable(tensor) if sequential else parameter(tensor)
+    return named
+
+
+def _directions(named: dict) -> list[dict]:
+    """Each direction's own inputs."""
+    first = {name: named[name] for name in (*_DIRECTION, "initial_state")}
+    if named["u_b"] is None:
+        return [first]
+    return [first, {name: named[f"{name}_b"] for name in _DIRECTION} | {"initial_state": None}]
+
+
+def _forward_fields(named: dict, y: Tensor | None, last_state: Tensor | None, borders: Tensor | None, softplus: bool,
+                    reverse: bool) -> list[int]:  # fmt: skip
+    """Fields of ``scan_args``."""
+    u, directions = named["u"], _directions(named)
+    fields = [*u.shape, named["A"].shape[1], softplus, torch.get_num_threads(), len(directions)]
+    fields += [pointer(named["lengths"]), *sequence(named["z"]), *sequence(y)]
+    for index in range(2):
+        if index == len(directions):
+            fields += [0] * 23
+            continue
+        d = directions[index]
+        for name in ("u", "delta", "B", "C"):
+            fields += sequence(d[name])
+        fields += [pointer(d[name]) for name in ("A", "D", "delta_bias", "initial_state")]
+        fields += [pointer(last_state), 0 if borders is None else borders[index].data_ptr(), reverse or index == 1]
+    return fields
+
+
+def _border_shape(u: Tensor, A: Tensor, directions: int) -> tuple[int, ...]:
+    batch, time, channels = u.shape
+    return directions, batch, -(-time // CHUNK), A.shape[1], -(-channels // BORDER_ALIGN) * BORDER_ALIGN
+
+
+def _scan_outputs(inputs: tuple, last_state: bool, borders: bool) -> tuple[Tensor, Tensor, Tensor]:
+    named = dict(zip(_INPUTS, inputs))
+    u, A = named["u"], named["A"]
+    batch, _, channels = u.shape
+    shape = _border_shape(u, A, 1 if named["u_b"] is None else 2)
+    return (
+        u.new_empty(u.shape),
+        u.new_empty((batch, channels, A.shape[1]) if last_state else 0, dtype=torch.float32),
+        u.new_empty(shape if borders else 0, dtype=torch.float32),
+    )
+
+
+def _scan(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, softplus, reverse, last_state, borders = arguments
+    y, last, saved = _scan_outputs(inputs, last_state, borders)
+    named = _prepare(inputs)
+    fields = _forward_fields(named, y, last if last_state else None, saved if borders else None, softplus, reverse)
+    library().call("scan_forward", *fields)
+    return y, last, saved
+
+
+def _scan_fake(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    return _scan_outputs(arguments[: len(_INPUTS)], *arguments[-2:])
+
+
+def _differentiable(named: dict) -> list[str]:
+    """Names of the inputs that get a gradient, in the order of the backward operation's outputs."""
+    return [name for name in _INPUTS if name != "lengths" and named[name] is not None]
+
+
+def _scan_backward(*arguments) -> list[Tensor]:
+    *inputs, borders, dy, dlast_state, softplus, reverse = arguments
+    given = dict(zip(_INPUTS, inputs))
+    named = _prepare(inputs)
+    dy = torch.zeros_like(named["u"]) if dy is None else readable(dy)
+    dlast_state = parameter(dlast_state)
+    grads = empty_gradients(named, _differentiable(named))
+    fields = _forward_fields(named, None, None, borders, softplus, reverse)
+    fields += [*sequence(dy), *sequence(grads.get("z"))]
+    for suffix in ("", "_b"):
+        for name in ("u", "delta", "B", "C"):
+            fields += sequence(grads.get(name + suffix))
+        if suffix:
+            fields += [0, 0]
+        else:
+            fields += [pointer(dlast_state), pointer(grads.get("initial_state"))]
+        fields += [pointer(grads.get(name + suffix)) for name in ("A", "D", "delta_bias")]
+    library().call("scan_backward", *fields)
+    return [grad.to(given[name].dtype) for name, grad in grads.items()]
+
+
+def _scan_backward_fake(*arguments) -> list[Tensor]:
+    named = dict(zip(_INPUTS, arguments))
+    return [named[name].new_empty(named[name].shape) for name in _differentiable(named)]
+
+
+def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
+    *tensors, softplus, reverse, _, _ = inputs
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.flags = softplus, reverse
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, dy: Tensor | None, dlast_state: Tensor | None, _) -> tuple[Tensor | None, ...]:
+    *inputs, borders = ctx.saved_tensors
+    if dy is None and dlast_state is None:
+        return (None,) * (len(inputs) + 4)
+    if borders.numel() == 0:  # the forward pass was not told that gradients would be asked for
+        _, _, borders = _KERNELS.scan(*inputs, *ctx.flags, False, True)
+    outputs = _KERNELS.scan_backward(*inputs, borders, dy, dlast_state, *ctx.flags)
+    grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
+    return (*(grads.get(name) for name in _INPUTS), None, None, None, None)
+
+
+def _step(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> tuple[Tensor, Tensor]:
+    state, A, D, delta_bias = (parameter(t) for t in (state, A, D, delta_bias))
+    u, delta, B, C, z = (readable(t) for t in (u, delta, B, C, z))
+    y, after = u.new_empty(u.shape), torch.empty_like(state)
+    fields = [*u.shape, A.shape[1], softplus, torch.get_num_threads()]
+    for tensor in (u, delta, B, C, z, y):
+        fields += sequence(tensor)
+    library().call("scan_step", *fields, *(pointer(t) for t in (A, D, delta_bias, state, after)))
+    return y, after
+
+
+def _step_fake(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), state.new_empty(state.shape, dtype=torch.float32)
+
+
+LIBRARY.impl("scan", _scan, "CPU")
+LIBRARY.impl("scan_backward", _scan_backward, "CPU")
+LIBRARY.impl("scan_step", _step, "CPU")
+torch.library.register_fake("speechbrain_mamba_cpu::scan", _scan_fake, lib=LIBRARY)
+torch.library.register_fake("speechbrain_mamba_cpu::scan_backward", _scan_backward_fake, lib=LIBRARY)
+torch.library.register_fake("speechbrain_mamba_cpu::scan_step", _step_fake, lib=LIBRARY)
+torch.library.register_autograd("speechbrain_mamba_cpu::scan", _backward, setup_context=_setup_context, lib=LIBRARY)
+
+
+def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
+                   reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
+    """The selective scan; see :func:`speechbrain_mamba.ops.selective_scan`."""
+    keep = wants_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    y, last_state, _ = _KERNELS.scan(
+        u, delta, A, B, C, D, delta_bias, None, None, None, None, None, None, None, z, initial_state, lengths,
+        delta_softplus, reverse, return_last_state, keep,
+    )  # fmt: skip
+    return (y, last_state) if return_last_state else y
+
+
+def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
+    """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`.
+
+    ``forward`` and ``reverse`` hold each direction's arguments by name.
+    """
+    directions = [[direction[name] for name in _DIRECTION] for direction in (forward, reverse)]
+    keep = wants_gradient(*directions[0], *directions[1], z)
+    return _KERNELS.scan(*directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep)[0]
+
+
+def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
+    if not wants_gradient(state, u, delta, A, B, C, D, z, delta_bias):
+        return _KERNELS.scan_step(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    # A sequence of one frame, which has gradients.
+    u, delta, B, C, z = (None if t is None else t[:, None] for t in (u, delta, B, C, z))
+    y, state = selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state=state, return_last_state=True
+    )
+    return y[:, 0], state
