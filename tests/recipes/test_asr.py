@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import json
 import logging
 
@@ -165,3 +166,23 @@ def test_digit_strings(tmp_path, monkeypatch):
             rows = list(csv.DictReader(file))
         assert all(3 <= len(row["wrd"].split()) <= 7 and row["spk_id"] == "anna" for row in rows)
         assert read_audio(rows[0]["wav"]).max().item() == pytest.approx((take + 1) / 20, abs=1e-3)
+
+
+def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeypatch, capsys):
+    options = as_manifest(corpus, tmp_path / "lists", monkeypatch) | {"causal": True, "number_of_epochs": 1}
+    out = run("train_ctc", "mini_conmamba_ctc", **options, test_search={"beam_size": 2})
+    for file in out.glob("save/CKPT*/model.ckpt"):  # hardly trained: make it write something
+        weights = torch.load(file, weights_only=True)
+        weights["2.w.bias"][0] -= 10
+        weights["2.w.weight"] *= 10
+        torch.save(weights, file)
+    capsys.readouterr()
+    wav = next((corpus / "test").rglob("*.wav"))
+    run("stream", "mini_conmamba_ctc", **options, wav=wav)
+    *pieces, whole, verdict = capsys.readouterr().out.strip("\n").split("\n")
+    texts = [line.split(" s  ")[1] for line in pieces]
+    assert len(set(texts)) > 2 and verdict == "equal"
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
+    assert whole == f"{wav.name}, all at once: {texts[-1]}"
+    with pytest.raises(ValueError, match="The recogniser is not causal"):
+        run("stream", "mini_conmamba_ctc", **{**options, "causal": False}, wav=wav)
