@@ -9,6 +9,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, PlatformError
 
 CPU = Path("speechbrain_mamba/ops/cpu")
 
@@ -25,7 +26,16 @@ kernels = Extension(
 
 
 class BuildLibrary(build_ext):
-    """Names the library without Python's version, which it does not depend on."""
+    """Names the library without Python's version, which it does not depend on, and says so when it cannot be built."""
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except (CCompilerError, PlatformError):
+            self.warn(
+                "no CPU kernels were built, as no C compiler that works was found: the package works, but slowly, "
+                "on its reference backend"
+            )
 
     def get_ext_filename(self, fullname):
         return str(Path(*fullname.split("."))) + ".so"

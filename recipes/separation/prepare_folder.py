@@ -10,13 +10,19 @@ speaker, and the speakers are shared out here.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 from pathlib import Path
 
 from speechbrain_mamba.dataio.corpus import Utterance, scan_speakers
-from speechbrain_mamba.dataio.prepare import SPLITS, MixtureSettings, prepare_mixtures, split_speakers
+from speechbrain_mamba.dataio.prepare import (
+    SPLITS,
+    MixtureSettings,
+    add_mixture_options,
+    prepare_mixtures,
+    run_preparation,
+    split_speakers,
+)
 
 _SPLIT_NAMES = {"train": "train|tr", "valid": "valid|validation|val|dev|cv", "test": "test|tt|eval"}
 
@@ -45,7 +51,7 @@ def prepare_folder(
     save_folder: str | os.PathLike,
     num_spks: int = 2,
     sample_rate: int = 8000,
-    seconds: tuple[float, float] = (2.0, 4.0),
+    seconds: tuple[float, float] | None = (2.0, 4.0),
     train_mixtures: int = 2000,
     valid_mixtures: int = 200,
     test_mixtures: int = 200,
@@ -65,8 +71,8 @@ def prepare_folder(
         Speakers per mixture.
     sample_rate : int
         Samples per second; the files must have this rate.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     train_mixtures, valid_mixtures, test_mixtures : int
         Mixtures to write.
     dynamic_mixing : bool
@@ -106,7 +112,14 @@ def prepare_folder(
         }
 
     settings = MixtureSettings(
-        num_spks, sample_rate, tuple(seconds), train_mixtures, valid_mixtures, test_mixtures, dynamic_mixing, seed
+        num_spks,
+        sample_rate,
+        seconds and tuple(seconds),
+        train_mixtures,
+        valid_mixtures,
+        test_mixtures,
+        dynamic_mixing,
+        seed,
     )
     source = {"data_folder": str(data_folder), "fractions": list(fractions)}
     return prepare_mixtures(save_folder, settings, source, find_splits)
@@ -117,21 +130,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_folder", help="folder of the speech")
     parser.add_argument("save_folder", help="where the manifests and mixtures go")
-    parser.add_argument("--num_spks", type=int, default=2, help="speakers per mixture")
-    parser.add_argument("--sample_rate", type=int, default=8000, help="samples per second of the speech")
-    parser.add_argument("--seconds", type=float, nargs=2, default=(2.0, 4.0), help="shortest and longest mixture")
-    for split, count in (("train", 2000), ("valid", 200), ("test", 200)):
-        parser.add_argument(f"--{split}_mixtures", type=int, default=count, help=f"mixtures for {split}")
-    parser.add_argument("--dynamic_mixing", action="store_true", help="draw the training mixtures on the fly")
+    add_mixture_options(parser)
     parser.add_argument("--fractions", type=float, nargs=3, default=(0.8, 0.1, 0.1), help="shares of the speakers")
-    parser.add_argument("--seed", type=int, default=1234, help="seed of all draws")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        manifests = prepare_folder(**vars(parser.parse_args(arguments)))
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(1, f"{error}\n")
-    for split, path in manifests.items():
-        logging.info("%s: %s", split, path)
+    run_preparation(parser, prepare_folder, arguments)
 
 
 if __name__ == "__main__":

@@ -1,2 +1,125 @@
-def prepare_fsdd(**k):
-    raise NotImplementedError
+"""Mixtures of digit strings from the Free Spoken Digit Dataset (FSDD), 8 kHz recordings of six speakers.
+
+FSDD is a git repository of Zohar Jackson and contributors (Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0). Its
+recordings ``recordings/{digit}_{speaker}_{take}.wav`` are joined at random to strings of one speaker. As the dataset's
+authors have it, takes 0 to 4 are in the test data only; takes 5 to 7 are for validation, the others for training. All
+splits have the same speakers.
+
+    python recipes/separation/prepare_fsdd.py DATA_FOLDER SAVE_FOLDER --dynamic_mixing
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from speechbrain_mamba.dataio.corpus import Utterance, scan_speakers
+from speechbrain_mamba.dataio.prepare import (
+    SPLITS,
+    MixtureSettings,
+    add_mixture_options,
+    prepare_mixtures,
+    run_preparation,
+)
+
+_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>.+)_(?P<take>\d+)")
+
+
+def fsdd_speaker(path: Path) -> str | None:
+    """The speaker of a recording, from its name; None where the name is not FSDD's."""
+    match = _NAME.fullmatch(path.stem)
+    return match["speaker"] if match else None
+
+
+def fsdd_split(path: str | os.PathLike) -> str:
+    """The split of a recording, from its take: 0 to 4 ``test``, 5 to 7 ``valid``, others ``train``."""
+    take = int(_NAME.fullmatch(Path(path).stem)["take"])
+    return "test" if take < 5 else "valid" if take < 8 else "train"
+
+
+def prepare_fsdd(
+    data_folder: str | os.PathLike,
+    save_folder: str | os.PathLike,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    seconds: tuple[float, float] | None = (2.0, 4.0),
+    train_mixtures: int = 2000,
+    valid_mixtures: int = 200,
+    test_mixtures: int = 200,
+    dynamic_mixing: bool = False,
+    seed: int = 1234,
+) -> dict[str, Path]:
+    """Make mixtures of digit strings, with manifests.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        The dataset's folder, with ``recordings/`` in it, or that folder itself.
+    save_folder : str or Path
+        Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
+    num_spks : int
+        Speakers per mixture.
+    sample_rate : int
+        Samples per second; FSDD has 8000.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
+    train_mixtures, valid_mixtures, test_mixtures : int
+        Mixtures to write.
+    dynamic_mixing : bool
+        Draw the training mixtures on the fly: ``train_utterances.csv`` is written instead of ``train.csv``.
+    seed : int
+        The seed of all draws.
+
+    Returns
+    -------
+    dict
+        The manifests of ``train``, ``valid`` and ``test``.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such data folder.
+    ValueError
+        When the folder has no usable recording or too few speakers, a file has another sample rate or is not mono, or
+        a setting is out of range.
+    """
+    data_folder = Path(data_folder).absolute()
+    recordings = data_folder / "recordings" if (data_folder / "recordings").is_dir() else data_folder
+    if not recordings.is_dir():
+        raise FileNotFoundError(
+            f"The data folder '{data_folder}' does not exist: it should be a clone of free-spoken-digit-dataset, with "
+            "recordings/{digit}_{speaker}_{take}.wav."
+        )
+
+    def find_splits() -> dict[str, list[Utterance]]:
+        splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+        for utterance in scan_speakers(recordings, sample_rate, speaker=fsdd_speaker):
+            splits[fsdd_split(utterance.path)].append(utterance)
+        return splits
+
+    settings = MixtureSettings(
+        num_spks,
+        sample_rate,
+        seconds and tuple(seconds),
+        train_mixtures,
+        valid_mixtures,
+        test_mixtures,
+        dynamic_mixing,
+        seed,
+    )
+    return prepare_mixtures(save_folder, settings, {"fsdd": str(recordings)}, find_splits)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the preparation from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_folder", help="the clone of free-spoken-digit-dataset")
+    parser.add_argument("save_folder", help="where the manifests and mixtures go")
+    add_mixture_options(parser)
+    run_preparation(parser, prepare_fsdd, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -195,11 +195,11 @@ class Separation(sb.Brain):
                 logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", epoch, self.n_skipped)
         elif stage == sb.Stage.VALID:
             self.finish_epoch(stage_loss, epoch)
-        elif if_main_process():
-            summary = self.report.write()
+        else:
+            summary = self.report.write() if if_main_process() else {}
             scores = {key: value for key, value in summary.items() if value is not None}
+            # Called in all processes, writes in the main one.
             self.hparams.train_logger.log_stats({"Epoch loaded": self.hparams.epoch_counter.current}, test_stats=scores)
-            self.summary = summary
 
     def finish_epoch(self, valid_loss, epoch):
         """Log an epoch, draw the run so far, and save a checkpoint."""
@@ -245,7 +245,13 @@ def prepare_data(hparams):
     sizes = {key: hparams[key] for key in ("train_mixtures", "valid_mixtures", "test_mixtures", "seed")}
     corpus = hparams["corpus"]
     if corpus == "wsj0mix":
-        prepare_wsj0mix(**settings, base_folder_dm=hparams["base_folder_dm"])
+        dynamic, base_folder_dm = settings.pop("dynamic_mixing"), hparams["base_folder_dm"]
+        if dynamic and base_folder_dm is None:
+            raise ValueError(
+                "Dynamic mixing draws from clean utterances: set base_folder_dm to their folder (WSJ0's si_tr_s), or "
+                "dynamic_mixing to False."
+            )
+        prepare_wsj0mix(**settings, base_folder_dm=base_folder_dm if dynamic else None)
     elif corpus == "fsdd":
         prepare_fsdd(**settings, **sizes, seconds=hparams["mixture_seconds"])
     elif corpus in ("folder", "mini"):
@@ -279,7 +285,7 @@ def make_datasets(hparams):
 def make_loggers(hparams):
     """SpeechBrain's loggers of a run: a text file, and TensorBoard if it is asked for."""
     loggers = [hparams["train_logger"]]
-    if hparams["tensorboard"] and if_main_process():
+    if hparams["tensorboard"]:
         from speechbrain.utils.train_logger import TensorboardLogger
 
         loggers.append(TensorboardLogger(Path(hparams["output_folder"]) / "tensorboard"))

@@ -39,6 +39,7 @@ STAMP = "corpus.json"
 _VERSION = 1  # of the corpus: raised whenever the same parameters make other files
 _SILENCE_DB = -45  # relative to the utterance's peak
 _MARGIN = 0.05  # seconds kept around the speech
+_NOISE = 1e-4  # RMS of the noise floor, full scale is 1: 50 dB below the speech
 
 
 def _trim(signal: Tensor, sample_rate: int) -> Tensor:
@@ -48,7 +49,7 @@ def _trim(signal: Tensor, sample_rate: int) -> Tensor:
     return signal[max(0, int(loud[0]) - margin) : int(loud[-1]) + 1 + margin]
 
 
-def _speak(text: str, speaker: Speaker, sample_rate: int) -> Tensor:
+def _speak(text: str, speaker: Speaker, sample_rate: int, rng: np.random.Generator) -> Tensor:
     signal, _ = synthesize(
         text,
         voice=speaker.accent,
@@ -61,13 +62,16 @@ def _speak(text: str, speaker: Speaker, sample_rate: int) -> Tensor:
     signal = torchaudio.functional.resample(
         signal, speaker.played_rate, sample_rate, lowpass_filter_width=32, rolloff=0.95
     )
-    peak = signal.abs().max()
-    return _trim(signal, sample_rate) / max(1.0, float(peak) / 0.99)
+    signal = _trim(signal, sample_rate)
+    # espeak-ng pauses in digital silence, which no recording has
+    signal = signal + torch.from_numpy(rng.normal(0.0, _NOISE, len(signal))).float()
+    return signal / max(1.0, float(signal.abs().max()) / 0.99)
 
 
-def _write_speaker(task: tuple[Path, Speaker, list[list[str]], int]) -> float:
+def _write_speaker(task: tuple[Path, Speaker, list[list[str]], int, int]) -> float:
     """Write all chapters of one speaker; returns the seconds of speech."""
-    folder, speaker, chapters, sample_rate = task
+    folder, speaker, chapters, sample_rate, seed = task
+    rng = np.random.default_rng((seed, int(speaker.id)))
     torch.set_num_threads(1)
     seconds = 0.0
     for chapter, texts in enumerate(chapters, start=1):
@@ -76,7 +80,7 @@ def _write_speaker(task: tuple[Path, Speaker, list[list[str]], int]) -> float:
         place.mkdir(parents=True)
         transcripts, pronunciations = [], []
         for index, text in enumerate(texts):
-            signal = _speak(text, speaker, sample_rate)
+            signal = _speak(text, speaker, sample_rate, rng)
             write_audio(place / f"{name}-{index:04d}.wav", signal, sample_rate)
             transcripts.append(f"{name}-{index:04d} {text.upper()}\n")
             pronunciations.append(f"{name}-{index:04d} {phonemes(text, speaker.accent)}\n")
@@ -185,7 +189,12 @@ def build_mini_corpus(
 
     Example
     -------
-    >>> folder = build_mini_corpus("data/mini", sample_rate=8000)  # doctest: +SKIP
+    >>> import pytest
+    >>> _ = pytest.importorskip("espeakng_loader")
+    >>> folder = getfixture("tmp_path") / "mini"
+    >>> folder = build_mini_corpus(folder, sample_rate=8000, speakers=(1, 1, 1), sentences=2, digit_strings=1)
+    >>> sorted(path.name for path in (folder / "test").rglob("*.wav"))
+    ['300-1-0000.wav', '300-1-0001.wav', '300-2-0000.wav']
     """
     _check_counts(
         sample_rate=(sample_rate, 1000), sentences=(sentences, 1), digit_strings=(digit_strings, 0),
@@ -207,7 +216,7 @@ def build_mini_corpus(
     # depend on which process spoke what before.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     with atomic_path(folder) as temporary:
-        tasks = [(temporary, speaker, chapters, sample_rate) for speaker, chapters in zip(cast, texts)]
+        tasks = [(temporary, speaker, chapters, sample_rate, seed) for speaker, chapters in zip(cast, texts)]
         with multiprocessing.get_context(method).Pool(processes, maxtasksperchild=1) as pool:
             results = pool.imap(_write_speaker, tasks, chunksize=1)
             seconds = list(tqdm(results, total=len(tasks), desc="Building the mini corpus", unit="speaker"))

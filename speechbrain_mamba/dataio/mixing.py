@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,16 @@ class Mixture:
     speakers: tuple[str, ...]
 
 
+def _draw_audible(draw: Callable[[], Tensor], speaker: str) -> Tensor:
+    """Draw speech until some is no silence, which has no level, and bring it to an RMS of 1."""
+    for _ in range(_ATTEMPTS):
+        signal = draw()
+        rms = signal.square().mean().sqrt()
+        if rms > _QUIETEST:
+            return signal / rms
+    raise ValueError(f"The speech of speaker '{speaker}' is silent: remove the speaker from the data.")
+
+
 class MixtureSampler:
     """Draws mixtures of distinct speakers.
 
@@ -74,8 +84,8 @@ class MixtureSampler:
         Speakers per mixture.
     sample_rate : int
         Samples per second.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     seed : int
         The seed of all draws.
     level_db : float
@@ -86,7 +96,7 @@ class MixtureSampler:
     Raises
     ------
     ValueError
-        When there are too few speakers, or the seconds are no range.
+        When there are too few speakers, the seconds are no range, or the seed is negative.
 
     Example
     -------
@@ -109,24 +119,26 @@ class MixtureSampler:
         utterances: list[Utterance],
         num_spks: int,
         sample_rate: int,
-        seconds: tuple[float, float] = (2.0, 4.0),
+        seconds: tuple[float, float] | None = (2.0, 4.0),
         seed: int = 0,
         level_db: float = 5.0,
         cache_bytes: int = 2**29,
     ) -> None:
         self.num_spks, self.sample_rate, self.seed, self.level_db = num_spks, sample_rate, seed, level_db
-        self.seconds = (float(seconds[0]), float(seconds[1]))
-        if not 0 < self.seconds[0] <= self.seconds[1]:
+        self.seconds = None if seconds is None else (float(seconds[0]), float(seconds[1]))
+        if self.seconds is not None and not 0 < self.seconds[0] <= self.seconds[1]:
             raise ValueError(
                 f"seconds are {tuple(seconds)}, but must be the shortest and the longest mixture, above 0."
             )
+        if seed < 0:
+            raise ValueError(f"seed is {seed}, but must be 0 or above.")
         by_speaker = defaultdict(list)
         for utterance in sorted(utterances, key=lambda utterance: (utterance.speaker, utterance.path)):
             by_speaker[utterance.speaker].append(utterance)
         self.speakers = dict(by_speaker)
         if num_spks < 1 or len(self.speakers) < num_spks:
             raise ValueError(
-                f"num_spks is {num_spks}, but the speech is of {len(self.speakers)} speakers: mixtures need that many, "
+                f"num_spks is {num_spks}, but the speech has {len(self.speakers)} speaker(s): mixtures need that many, "
                 "and at least one."
             )
         self._cache: dict[str, Tensor] = {}
@@ -156,7 +168,7 @@ class MixtureSampler:
             "version": _VERSION,
             "num_spks": self.num_spks,
             "sample_rate": self.sample_rate,
-            "seconds": list(self.seconds),
+            "seconds": self.seconds and list(self.seconds),
             "seed": self.seed,
             "level_db": self.level_db,
             "utterances": hashlib.sha256(listing.encode()).hexdigest(),
@@ -182,13 +194,19 @@ class MixtureSampler:
                     break
         return torch.cat(pieces)
 
-    def _draw_source(self, speaker: str, samples: int, rng: np.random.Generator) -> Tensor:
-        for _ in range(_ATTEMPTS):
-            signal = self._draw_speech(speaker, samples, rng)
-            rms = signal.square().mean().sqrt()
-            if rms > _QUIETEST:
-                return signal / rms
-        raise ValueError(f"The speech of speaker '{speaker}' is silent: remove the speaker from the data.")
+    def _crop(self, utterance: Utterance, samples: int, rng: np.random.Generator) -> Tensor:
+        return self._read(utterance, int(rng.integers(utterance.samples - samples + 1)), samples)
+
+    def _draw_sources(self, speakers: list[str], rng: np.random.Generator) -> Tensor:
+        """Speech of each speaker at an RMS of 1, (speakers, samples)."""
+        if self.seconds is None:
+            chosen = [self.speakers[name][rng.integers(len(self.speakers[name]))] for name in speakers]
+            samples = min(utterance.samples for utterance in chosen)
+            draws = [functools.partial(self._crop, utterance, samples, rng) for utterance in chosen]
+        else:
+            samples = max(1, round(rng.uniform(*self.seconds) * self.sample_rate))
+            draws = [functools.partial(self._draw_speech, name, samples, rng) for name in speakers]
+        return torch.stack([_draw_audible(draw, name) for draw, name in zip(draws, speakers)])
 
     def draw(self, index: int, epoch: int = 0) -> Mixture:
         """Draw one mixture.
@@ -213,13 +231,11 @@ class MixtureSampler:
         rng = np.random.default_rng((self.seed, epoch, index))
         names = list(self.speakers)
         speakers = [names[choice] for choice in rng.choice(len(names), size=self.num_spks, replace=False)]
-        samples = max(1, round(rng.uniform(*self.seconds) * self.sample_rate))
         half = rng.uniform(0, self.level_db) / 2
         levels = torch.zeros(self.num_spks)
         levels[0] = half
         levels[1:2] = -half
-        sources = torch.stack([self._draw_source(speaker, samples, rng) for speaker in speakers])
-        sources = sources * (10 ** (levels / 20))[:, None]
+        sources = self._draw_sources(speakers, rng) * (10 ** (levels / 20))[:, None]
         loudest = max(sources.abs().max(), sources.sum(0).abs().max())
         sources = sources * (_PEAK / loudest)
         return Mixture(sources.sum(0), sources, tuple(speakers))
@@ -290,7 +306,7 @@ def dynamic_mixtures(
     count: int,
     num_spks: int,
     sample_rate: int,
-    seconds: tuple[float, float] = (2.0, 4.0),
+    seconds: tuple[float, float] | None = (2.0, 4.0),
     seed: int = 0,
 ) -> DynamicMixtures:
     """A dataset that draws mixtures on the fly ("dynamic mixing").
@@ -305,8 +321,8 @@ def dynamic_mixtures(
         Speakers per mixture.
     sample_rate : int
         Samples per second.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     seed : int
         The seed of all draws.
 
@@ -427,7 +443,10 @@ def write_mixtures(sampler: MixtureSampler, count: int, folder: str | os.PathLik
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"'{folder}' holds files that are no mixtures of ours: choose another folder, or remove it.")
     # the parameters come first and the manifest last: what is in between belongs to the parameters, and can go on
-    write_json(stamp, parameters)
+    if not stamp.is_file():
+        write_json(stamp, parameters)
+    for leftover in folder.glob("*/.*.wav"):  # of a process that was killed while it wrote
+        leftover.unlink()
     write = functools.partial(_write_mixture, sampler, folder)
     rows = parallel_map(write, list(range(count)), f"Writing the mixtures {folder.name}", "mixture")
     write_csv(csv_path, rows, list(rows[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -31,8 +32,8 @@ class MixtureSettings:
         Speakers per mixture.
     sample_rate : int
         Samples per second of the speech and of the mixtures.
-    seconds : tuple of float
-        Shortest and longest mixture.
+    seconds : tuple of float, optional
+        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     train_mixtures, valid_mixtures, test_mixtures : int
         Mixtures to write. With dynamic mixing no training mixtures are written.
     dynamic_mixing : bool
@@ -48,7 +49,7 @@ class MixtureSettings:
 
     num_spks: int = 2
     sample_rate: int = 8000
-    seconds: tuple[float, float] = (2.0, 4.0)
+    seconds: tuple[float, float] | None = (2.0, 4.0)
     train_mixtures: int = 2000
     valid_mixtures: int = 200
     test_mixtures: int = 200
@@ -122,7 +123,7 @@ def split_speakers(
     held_out = [max(num_spks, round(fraction * len(speakers))) for fraction in fractions[1:]]
     if len(speakers) - sum(held_out) < num_spks:
         raise ValueError(
-            f"The data have {len(speakers)} speakers, but training, validation and test with mixtures of {num_spks} "
+            f"The data have {len(speakers)} speaker(s), but training, validation and test with mixtures of {num_spks} "
             f"speakers need at least {3 * num_spks}, and {num_spks} of them left for training."
         )
     order = [speakers[index] for index in np.random.default_rng(seed).permutation(len(speakers))]
@@ -133,6 +134,55 @@ def split_speakers(
             utterance
         )
     return splits
+
+
+def is_prepared(save_folder: str | os.PathLike, parameters: dict) -> bool:
+    """Whether a preparation with these parameters was completed. The mark of one with others is removed.
+
+    Arguments
+    ---------
+    save_folder : str or Path
+        The preparation's output folder.
+    parameters : dict
+        All that decides the outcome, as values for JSON.
+
+    Returns
+    -------
+    bool
+        True after :func:`mark_prepared` with equal parameters.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> mark_prepared(folder, {"num_spks": 2})
+    >>> is_prepared(folder, {"num_spks": 2}), is_prepared(folder, {"num_spks": 3}), is_prepared(folder, {"num_spks": 2})
+    (True, False, False)
+    """
+    stamp = Path(save_folder) / _STAMP
+    if not stamp.is_file():
+        return False
+    if json.loads(stamp.read_text(encoding="utf-8")) != json.loads(json.dumps(parameters)):
+        stamp.unlink()
+        return False
+    logger.info("The data in %s are prepared already; remove %s to prepare them anew.", save_folder, stamp.name)
+    return True
+
+
+def mark_prepared(save_folder: str | os.PathLike, parameters: dict) -> None:
+    """Leave the mark of a completed preparation.
+
+    Arguments
+    ---------
+    save_folder : str or Path
+        The preparation's output folder.
+    parameters : dict
+        All that decides the outcome, as values for JSON.
+
+    Example
+    -------
+    See :func:`is_prepared`.
+    """
+    write_json(Path(save_folder) / _STAMP, parameters)
 
 
 def prepare_mixtures(
@@ -178,16 +228,10 @@ def prepare_mixtures(
     ['train_utterances.csv', 'valid.csv', 'test.csv']
     """
     save_folder = Path(save_folder).absolute()
-    manifests, stamp = manifest_paths(save_folder, settings.dynamic_mixing), save_folder / _STAMP
-    parameters = json.loads(json.dumps({**source, **asdict(settings)}))
-    if (
-        stamp.is_file()
-        and json.loads(stamp.read_text(encoding="utf-8")) == parameters
-        and all(path.is_file() if "utterances" in path.name else is_complete(path) for path in manifests.values())
-    ):
-        logger.info("The data in %s are prepared already; remove %s to prepare them anew.", save_folder, stamp)
+    manifests, parameters = manifest_paths(save_folder, settings.dynamic_mixing), {**source, **asdict(settings)}
+    whole = all(path.is_file() if "utterances" in path.name else is_complete(path) for path in manifests.values())
+    if whole and is_prepared(save_folder, parameters):
         return manifests
-    stamp.unlink(missing_ok=True)
     utterances = find_splits()
     counts = (settings.train_mixtures, settings.valid_mixtures, settings.test_mixtures)
     for offset, (split, count) in enumerate(zip(SPLITS, counts)):
@@ -207,5 +251,68 @@ def prepare_mixtures(
             write_utterances(manifests[split], utterances[split], settings.sample_rate)
         else:
             write_mixtures(sampler, count, save_folder / "mixtures" / split, manifests[split])
-    write_json(stamp, parameters)
+    mark_prepared(save_folder, parameters)
     return manifests
+
+
+def add_mixture_options(parser: argparse.ArgumentParser) -> None:
+    """Give a script the settings of :class:`MixtureSettings` as options.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        The script's parser.
+
+    Example
+    -------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_mixture_options(parser)
+    >>> parser.parse_args(["--num_spks", "3"]).num_spks
+    3
+    """
+    default = MixtureSettings()
+    parser.add_argument("--num_spks", type=int, default=default.num_spks, help="speakers per mixture")
+    parser.add_argument("--sample_rate", type=int, default=default.sample_rate, help="samples per second of the speech")
+    parser.add_argument(
+        "--seconds", type=float, nargs=2, default=default.seconds, help="shortest and longest mixture in seconds"
+    )
+    for split in SPLITS:
+        name = f"{split}_mixtures"
+        parser.add_argument(f"--{name}", type=int, default=getattr(default, name), help=f"mixtures for {split}")
+    parser.add_argument("--dynamic_mixing", action="store_true", help="draw the training mixtures on the fly")
+    parser.add_argument("--seed", type=int, default=default.seed, help="seed of all draws")
+
+
+def run_preparation(
+    parser: argparse.ArgumentParser, prepare: Callable[..., dict[str, Path]], arguments: list[str] | None = None
+) -> None:
+    """Run a preparation as a script: what is wrong with the data is said in one line, and what was made is listed.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        Its options have the names of the preparation's arguments.
+    prepare : callable
+        The preparation.
+    arguments : list of str, optional
+        The command line; that of the process by default.
+
+    Raises
+    ------
+    SystemExit
+        When the arguments or the data are wrong.
+
+    Example
+    -------
+    >>> parser = argparse.ArgumentParser()
+    >>> _ = parser.add_argument("save_folder")
+    >>> run_preparation(parser, lambda save_folder: {"test": Path(save_folder) / "test.csv"}, ["out"])
+    """
+    options = vars(parser.parse_args(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        manifests = prepare(**options)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
+    for split, path in manifests.items():
+        logger.info("%s: %s", split, path)

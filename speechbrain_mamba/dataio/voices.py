@@ -11,8 +11,8 @@ SPLITS = ("train", "valid", "test")
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 """espeak-ng's accents of English; ``en`` is British."""
 
-# Left out by ear and by numbers: whispers, robots, voices that clip, that are muffled, or that tremble; and of each
-# group of near-duplicates all but one. No variant speaks in two splits.
+# Left out, by their settings, pitch and spectra: whispers, robots, voices that clip or tremble; and of most
+# groups of near-duplicates all but one. No variant speaks in two splits.
 LOW_VARIANTS = {
     "train": (
         "m1", "m3", "m4", "m5", "m7", "m8", "Mike", "victor", "Denis", "adam", "edward2", "max", "Alex", "kaukovalta",

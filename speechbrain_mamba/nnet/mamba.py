@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.ops import (
+    bidirectional_causal_conv1d,
+    bidirectional_selective_scan,
     causal_conv1d,
     causal_conv1d_update,
     mask_frames,
@@ -146,12 +148,7 @@ class _MambaLayer(nn.Module):
             "C": C,
             "D": getattr(self, f"D{suffix}"),
             "delta_bias": dt_proj.bias,
-            "delta_softplus": True,
         }
-
-    def _convolve(self, x: Tensor, suffix: str, **options) -> Tensor | tuple[Tensor, Tensor]:
-        conv1d = getattr(self, f"conv1d{suffix}")
-        return causal_conv1d(x, conv1d.weight.squeeze(1), conv1d.bias, "silu", **options)
 
     def _project_out(self, y: Tensor, lengths: Tensor | None) -> Tensor:
         y = self.out_proj(y)
@@ -220,9 +217,22 @@ class Mamba(_MambaLayer):
         """
         x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
         state = state or {"conv": None, "ssm": None}
-        u, conv_state = self._convolve(x, "", lengths=lengths, initial_state=state["conv"], return_final_state=True)
+        u, conv_state = causal_conv1d(
+            x,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            "silu",
+            lengths=lengths,
+            initial_state=state["conv"],
+            return_final_state=True,
+        )
         y, ssm_state = selective_scan(
-            **self._scan_arguments(u, ""), z=z, lengths=lengths, initial_state=state["ssm"], return_last_state=True
+            **self._scan_arguments(u, ""),
+            z=z,
+            delta_softplus=True,
+            lengths=lengths,
+            initial_state=state["ssm"],
+            return_last_state=True,
         )
         y = self._project_out(y, lengths)
         return (y, {"conv": conv_state, "ssm": ssm_state}) if return_state else y
@@ -273,7 +283,7 @@ class Mamba(_MambaLayer):
         u, conv_state = causal_conv1d_update(
             x, state["conv"], self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu"
         )
-        y, ssm_state = selective_state_update(state["ssm"], **self._scan_arguments(u, ""), z=z)
+        y, ssm_state = selective_state_update(state["ssm"], **self._scan_arguments(u, ""), z=z, delta_softplus=True)
         return self.out_proj(y), {"conv": conv_state, "ssm": ssm_state}
 
 
@@ -316,13 +326,15 @@ class BiMamba(_MambaLayer):
             Output (batch, time, d_model).
         """
         x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
-        forward, reverse = (
-            selective_scan(
-                **self._scan_arguments(self._convolve(x, suffix, lengths=lengths, reverse=backwards), suffix),
-                z=z,
-                lengths=lengths,
-                reverse=backwards,
-            )
-            for suffix, backwards in (("", False), ("_b", True))
+        conv, conv_b = self.conv1d, self.conv1d_b
+        inputs = bidirectional_causal_conv1d(
+            x,
+            (conv.weight.squeeze(1), conv_b.weight.squeeze(1)),
+            None if conv.bias is None else (conv.bias, conv_b.bias),
+            "silu",
+            lengths=lengths,
         )
-        return self._project_out(0.5 * forward + 0.5 * reverse, lengths)
+        forward, reverse = (self._scan_arguments(u, suffix) for u, suffix in zip(inputs, self._suffixes))
+        both = {key: (forward[key], reverse[key]) for key in forward}
+        y = bidirectional_selective_scan(**both, z=z, delta_softplus=True, lengths=lengths)
+        return self._project_out(y, lengths)

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
 
+import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_BACKEND"
 
@@ -34,14 +37,36 @@ _PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrain_mamba_backend", default=None)
 
 
-@functools.cache
+_loaded: dict[str, ModuleType] = {}
+_reasons: dict[str, str | None] = {}
+_warned: set[str] = set()
+
+
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(_MODULES[name])
+    if name not in _loaded:
+        _loaded[name] = importlib.import_module(_MODULES[name])
+    return _loaded[name]
 
 
-@functools.cache
+# torch.compile calls this, rather than looking inside.
+@torch.compiler.assume_constant_result
 def _unavailable(name: str) -> str | None:
-    return _module(name).unavailable()
+    if name not in _reasons:
+        _reasons[name] = _module(name).unavailable()
+    return _reasons[name]
+
+
+@torch.compiler.assume_constant_result
+def _say_why_slow(device: str) -> None:
+    """Warn once when no faster backend than the reference can be used on a type of device."""
+    _unavailable("reference")  # loads it
+    names = _PREFERENCE.get(device, ())
+    if names and device not in _warned and all(_unavailable(name) for name in names):
+        _warned.add(device)
+        logger.warning(
+            "Mamba runs on the slow reference backend, as %s. See `python -m speechbrain_mamba doctor`.",
+            "; ".join(f"the backend '{name}' is not available: {_unavailable(name).rstrip('.')}" for name in names),
+        )
 
 
 def _check_name(name: str, source: str) -> str:
@@ -118,8 +143,11 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@torch.compiler.assume_constant_result
 def chosen_backend() -> str:
     """The backend that the user asked for, by :func:`use_backend` or by the environment; ``auto`` if none.
+
+    A function compiled by ``torch.compile`` keeps the choice that held when it was compiled.
 
     Returns
     -------
@@ -171,4 +199,5 @@ def select_backend(op: str, tensor: Tensor, arguments: dict) -> ModuleType:
     for name in _PREFERENCE.get(tensor.device.type, ()):
         if _unavailable(name) is None and _module(name).unsupported(op, tensor, arguments) is None:
             return _module(name)
+    _say_why_slow(tensor.device.type)
     return _module("reference")

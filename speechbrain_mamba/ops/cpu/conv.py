@@ -7,16 +7,10 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import ABSENT, empty_gradients, parameter, pointer, readable, sequence
 from speechbrain_mamba.ops.cpu.library import library
-from speechbrain_mamba.ops.cpu.scan import LIBRARY
+from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
 
-_KERNELS = torch.ops.speechbrain_mamba_cpu
 _INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")
 _TENSORS = ", ".join(f"Tensor{'' if name in ('x', 'weight') else '?'} {name}" for name in _INPUTS)
-
-LIBRARY.define(f"conv({_TENSORS}, bool silu, bool reverse, bool final_state) -> (Tensor, Tensor, Tensor)")
-LIBRARY.define(
-    f"conv_backward({_TENSORS}, Tensor? dy, Tensor? dy_b, Tensor? dfinal_state, bool silu, bool reverse) -> Tensor[]"
-)
 
 
 def _fields(named: dict, outputs: list[Tensor | None], final_state: Tensor | None, silu: bool,
@@ -93,31 +87,37 @@ def _backward(ctx, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
     if all(d is None for d in dys):
         return (None,) * (len(inputs) + 3)
-    outputs = _KERNELS.conv_backward(*inputs, *dys, *ctx.flags)
+    outputs = call("conv_backward", *inputs, *dys, *ctx.flags)
     grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
     return (*(grads.get(name) for name in _INPUTS), None, None, None)
 
 
-LIBRARY.impl("conv", _conv, "CPU")
-LIBRARY.impl("conv_backward", _conv_backward, "CPU")
-torch.library.register_fake("speechbrain_mamba_cpu::conv", _conv_fake, lib=LIBRARY)
-torch.library.register_fake("speechbrain_mamba_cpu::conv_backward", _conv_backward_fake, lib=LIBRARY)
-torch.library.register_autograd("speechbrain_mamba_cpu::conv", _backward, setup_context=_setup_context, lib=LIBRARY)
+register(
+    "conv", f"({_TENSORS}, bool silu, bool reverse, bool final_state) -> (Tensor, Tensor, Tensor)", _conv, _conv_fake
+)
+register(
+    "conv_backward",
+    f"({_TENSORS}, Tensor? dy, Tensor? dy_b, Tensor? dfinal_state, bool silu, bool reverse) -> Tensor[]",
+    _conv_backward,
+    _conv_backward_fake,
+)
+register_gradient("conv", _setup_context, _backward)
+forbid_gradient("conv_backward")
 
 
 def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, reverse=False, initial_state=None,
                   return_final_state=False):  # fmt: skip
     """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.causal_conv1d`."""
-    y, _, final_state = _KERNELS.conv(
-        x, weight, bias, None, None, initial_state, lengths, activation is not None, reverse, return_final_state
+    y, _, final_state = call(
+        "conv", x, weight, bias, None, None, initial_state, lengths, activation is not None, reverse, return_final_state
     )
     return (y, final_state) if return_final_state else y
 
 
 def bidirectional_causal_conv1d(x, weights, biases, activation, lengths):
     """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
-    y, y_b, _ = _KERNELS.conv(
-        x, weights[0], biases[0], weights[1], biases[1], None, lengths, activation is not None, False, False
+    y, y_b, _ = call(
+        "conv", x, weights[0], biases[0], weights[1], biases[1], None, lengths, activation is not None, False, False
     )
     return y, y_b
 

@@ -10,31 +10,18 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import empty_gradients, parameter, pointer, readable, sequence, wants_gradient
 from speechbrain_mamba.ops.cpu.library import library
+from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
 
 CHUNK = 32
 """Frames between saved states; CHUNK in csrc/api.h."""
 BORDER_ALIGN = 16
 """Channels of the saved states are rounded up to this; BORDER_ALIGN in csrc/api.h."""
 
-_KERNELS = torch.ops.speechbrain_mamba_cpu
-LIBRARY = torch.library.Library("speechbrain_mamba_cpu", "DEF")
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 _INPUTS = (*_DIRECTION, *(f"{name}_b" for name in _DIRECTION), "z", "initial_state", "lengths")
 _REQUIRED = _DIRECTION[:5]
 _TENSORS = ", ".join(f"Tensor{'' if name in _REQUIRED else '?'} {name}" for name in _INPUTS)
-
-LIBRARY.define(
-    f"scan({_TENSORS}, bool softplus, bool reverse, bool last_state, bool borders) -> (Tensor, Tensor, Tensor)"
-)
-LIBRARY.define(
-    f"scan_backward({_TENSORS}, Tensor borders, Tensor? dy, Tensor? dlast_state, bool softplus, bool reverse)"
-    " -> Tensor[]"
-)
-LIBRARY.define(
-    "scan_step(Tensor state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z,"
-    " Tensor? delta_bias, bool softplus) -> (Tensor, Tensor)"
-)
 
 
 def _prepare(inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
@@ -75,7 +62,7 @@ def _forward_fields(named: dict, y: Tensor | None, last_state: Tensor | None, bo
 
 def _border_shape(u: Tensor, A: Tensor, directions: int) -> tuple[int, ...]:
     batch, time, channels = u.shape
-    return directions, batch, -(-time // CHUNK), A.shape[1], -(-channels // BORDER_ALIGN) * BORDER_ALIGN
+    return directions, batch, -(-time // CHUNK), -(-channels // BORDER_ALIGN), A.shape[1], BORDER_ALIGN
 
 
 def _scan_outputs(inputs: tuple, last_state: bool, borders: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,8 +133,8 @@ def _backward(ctx, dy: Tensor | None, dlast_state: Tensor | None, _) -> tuple[Te
     if dy is None and dlast_state is None:
         return (None,) * (len(inputs) + 4)
     if borders.numel() == 0:  # the forward pass was not told that gradients would be asked for
-        _, _, borders = _KERNELS.scan(*inputs, *ctx.flags, False, True)
-    outputs = _KERNELS.scan_backward(*inputs, borders, dy, dlast_state, *ctx.flags)
+        _, _, borders = call("scan", *inputs, *ctx.flags, False, True)
+    outputs = call("scan_backward", *inputs, borders, dy, dlast_state, *ctx.flags)
     grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
     return (*(grads.get(name) for name in _INPUTS), None, None, None, None)
 
@@ -167,20 +154,36 @@ def _step_fake(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> tuple[Te
     return u.new_empty(u.shape), state.new_empty(state.shape, dtype=torch.float32)
 
 
-LIBRARY.impl("scan", _scan, "CPU")
-LIBRARY.impl("scan_backward", _scan_backward, "CPU")
-LIBRARY.impl("scan_step", _step, "CPU")
-torch.library.register_fake("speechbrain_mamba_cpu::scan", _scan_fake, lib=LIBRARY)
-torch.library.register_fake("speechbrain_mamba_cpu::scan_backward", _scan_backward_fake, lib=LIBRARY)
-torch.library.register_fake("speechbrain_mamba_cpu::scan_step", _step_fake, lib=LIBRARY)
-torch.library.register_autograd("speechbrain_mamba_cpu::scan", _backward, setup_context=_setup_context, lib=LIBRARY)
+register(
+    "scan",
+    f"({_TENSORS}, bool softplus, bool reverse, bool last_state, bool borders) -> (Tensor, Tensor, Tensor)",
+    _scan,
+    _scan_fake,
+)
+register(
+    "scan_backward",
+    f"({_TENSORS}, Tensor borders, Tensor? dy, Tensor? dlast_state, bool softplus, bool reverse) -> Tensor[]",
+    _scan_backward,
+    _scan_backward_fake,
+)
+register(
+    "scan_step",
+    "(Tensor state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
+    " bool softplus) -> (Tensor, Tensor)",
+    _step,
+    _step_fake,
+)
+register_gradient("scan", _setup_context, _backward)
+forbid_gradient("scan_backward")
+forbid_gradient("scan_step")
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
                    reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
     """The selective scan; see :func:`speechbrain_mamba.ops.selective_scan`."""
     keep = wants_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    y, last_state, _ = _KERNELS.scan(
+    y, last_state, _ = call(
+"scan",
         u, delta, A, B, C, D, delta_bias, None, None, None, None, None, None, None, z, initial_state, lengths,
         delta_softplus, reverse, return_last_state, keep,
     )  # fmt: skip
@@ -194,13 +197,13 @@ def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
     """
     directions = [[direction[name] for name in _DIRECTION] for direction in (forward, reverse)]
     keep = wants_gradient(*directions[0], *directions[1], z)
-    return _KERNELS.scan(*directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep)[0]
+    return call("scan", *directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep)[0]
 
 
 def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
     if not wants_gradient(state, u, delta, A, B, C, D, z, delta_bias):
-        return _KERNELS.scan_step(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        return call("scan_step", state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     # A sequence of one frame, which has gradients.
     u, delta, B, C, z = (None if t is None else t[:, None] for t in (u, delta, B, C, z))
     y, state = selective_scan(

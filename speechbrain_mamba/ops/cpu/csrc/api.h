@@ -25,7 +25,7 @@ typedef struct {
     const float *delta_bias;    /* (channels,) or NULL */
     const float *initial_state; /* (batch, channels, state) or NULL */
     float *last_state;          /* (batch, channels, state) or NULL */
-    float *borders;             /* (batch, chunks, state, channels rounded up to BORDER_ALIGN) or NULL */
+    float *borders;             /* (batch, chunks, channels / BORDER_ALIGN, state, BORDER_ALIGN) or NULL */
     int64_t reverse;
 } scan_direction;
 

@@ -40,7 +40,7 @@ INLINE float *frame_sums(const scan_backward_plan *p, int64_t index, int64_t gro
 
 /* The chunk's states and decays again; states[0] is the border, y gains the outputs. */
 INLINE void recompute_states(int64_t rows, const vf *A, const float *B, const float *C, int64_t stride,
-                             const backward_scratch *s) {
+                             const backward_scratch *s, const prefetcher *next) {
     enum { N = STATES_BACKWARD };
     const vf *delta = s->forward.delta, *du = s->forward.du;
     vf *y = s->forward.y, *decays = s->decays, *states = s->states, h[N];
@@ -48,6 +48,7 @@ INLINE void recompute_states(int64_t rows, const vf *A, const float *B, const fl
     for (int64_t t = 0; t < rows; t++, B += stride, C += stride) {
         vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
         states += N;
+        prefetch_row(next, t);
         UNROLL for (int n = 0; n < N; n++) {
             vf decay = v_exp2(step * A[n]);
             h[n] = decay * h[n] + input * B[n];
@@ -156,20 +157,40 @@ static void store_chunk(const scan_backward_plan *p, int64_t index, const walk *
     if (p->plan.args->z.data) store_gate(p, index, w, step, rows, block, c, lanes, s);
 }
 
+/* What the block after this one will load: its neighbour, or the group's first one in the chunk before. */
+INLINE prefetcher next_block_back(const scan_backward_plan *p, int64_t index, const walk *w, int64_t step,
+                                  int64_t block, int64_t c) {
+    const scan_args *a = p->plan.args;
+    const scan_direction *d = &a->direction[index];
+    prefetcher next = {.count = 0};
+    int last = block + 1 == p->plan.blocks || c + W >= a->channels;
+    if (last) c -= (block + 1) * W, step -= CHUNK;
+    if (step < 0) return next;
+    prefetch_tile(&next, &d->u, w, step, c + W);
+    prefetch_tile(&next, &d->delta, w, step, c + W);
+    prefetch_tile(&next, &a->z, w, step, c + W);
+    prefetch_tile(&next, &p->args->dy, w, step, c + W);
+    next.row[next.count] = (const char *)border(a, d, w->example, step, c + W);
+    next.stride[next.count++] = BORDER_ALIGN * sizeof(float);
+    return next;
+}
+
 /* One block's way back through one chunk. */
 static void scan_back_chunk(const scan_backward_plan *p, int64_t index, const walk *w, int64_t step, int64_t rows,
                             int64_t block, int64_t c, const backward_scratch *s) {
     const scan_args *a = p->plan.args;
     int64_t lanes = min_int(W, a->channels - c), stride = p->plan.pitch * W;
-    int64_t pitch = round_up(a->channels, BORDER_ALIGN), own = block * p->plan.states;
+    int64_t own = block * p->plan.states;
     const float *B = (const float *)s->forward.B, *C = (const float *)s->forward.C;
     const float *saved = border(a, &a->direction[index], w->example, step, c);
+    prefetcher next = next_block_back(p, index, w, step, block, c);
     load_chunk(p, index, w, step, rows, block, c, lanes, s);
     for (int64_t pass = 0; pass < p->passes; pass++) {
         int64_t n = pass * STATES_BACKWARD;
         for (int64_t i = 0; i < STATES_BACKWARD; i++)
-            s->states[i] = n + i < a->state ? v_load(saved + (n + i) * pitch) : v_zero();
-        recompute_states(rows, s->forward.A + own + n, B + n, C + n, stride, s);
+            s->states[i] = n + i < a->state ? v_load(saved + (n + i) * BORDER_ALIGN) : v_zero();
+        recompute_states(rows, s->forward.A + own + n, B + n, C + n, stride, s, &next);
+        next.count = 0;
         walk_back(rows, s->forward.A + own + n, B + n, C + n, stride, s->carry + own + n, s->dA + own + n,
                   s->dBC + pass, p->passes, s);
     }
@@ -302,7 +323,8 @@ static void reduce_parameters(const scan_backward_plan *p, int64_t index) {
 
 static int scan_backward(const scan_backward_args *args) {
     const scan_args *a = &args->forward;
-    scan_backward_plan p = {.plan = plan_scan(a, 32), .args = args};
+    /* By shapes alone: wide groups where there are many examples to share out, and less to add up at the end. */
+    scan_backward_plan p = {.plan = plan_scan(a, a->batch * a->channels >= 2048 ? 64 : 32), .args = args};
     p.runs = min_int(a->batch, EXAMPLE_RUNS);
     p.passes = p.plan.states / STATES_BACKWARD;
     int64_t frames = a->directions * p.plan.groups * a->batch * a->time * p.passes * W;

@@ -41,10 +41,10 @@ INLINE vf load_channel(const float *p, int64_t channel, int64_t lanes) {
     return p ? v_load_lanes((const char *)(p + channel), DTYPE_FLOAT32, lanes) : v_zero();
 }
 
-/* Run `count` states over the rows of a chunk: h becomes the last state, y gains their outputs. */
+/* Run `count` states, at most STATES_FORWARD, over the rows of a chunk: h becomes the last state, y gains their outputs. */
 INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
                         int64_t stride, const vf *delta, const vf *du, vf *y, const prefetcher *next) {
-    vf state[count];
+    vf state[STATES_FORWARD];
     UNROLL for (int n = 0; n < count; n++) state[n] = h[n];
     for (int64_t t = 0; t < rows; t++, B += stride, C += stride) {
         vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
@@ -76,9 +76,11 @@ INLINE void make_steps(vf *delta, int64_t rows, vf bias, int64_t softplus) {
         for (int64_t t = 0; t < rows; t++) delta[t] += bias;
 }
 
+/* Where the states before a chunk are kept: a block's lie together, each as a row of BORDER_ALIGN channels. */
 INLINE float *border(const scan_args *a, const scan_direction *d, int64_t example, int64_t step, int64_t channel) {
     int64_t channels = round_up(a->channels, BORDER_ALIGN), chunks = (a->time + CHUNK - 1) / CHUNK;
-    return d->borders + (example * chunks + step / CHUNK) * a->state * channels + channel;
+    return d->borders + (example * chunks + step / CHUNK) * a->state * channels +
+           channel / BORDER_ALIGN * BORDER_ALIGN * a->state + channel % BORDER_ALIGN;
 }
 
 /* The parameters of every block of a group. A takes log2(e) along, for exp2. */
@@ -158,8 +160,7 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
             vf *h = s->h + block * p->states;
             if (d->borders) {
                 float *saved = border(a, d, w->example, step, c);
-                int64_t pitch = round_up(a->channels, BORDER_ALIGN);
-                for (int64_t n = 0; n < a->state; n++) v_store(saved + n * pitch, h[n]);
+                for (int64_t n = 0; n < a->state; n++) v_store(saved + n * BORDER_ALIGN, h[n]);
             }
             load_tile(s->delta, 1, &d->delta, w, step, rows, c, lanes);
             load_tile(s->u, 1, &d->u, w, step, rows, c, lanes);

@@ -1,0 +1,128 @@
+"""How fast the selective scan is, beside other implementations and the matrix products of the same layer.
+
+    python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
+
+Compares the native kernels, for each instruction set that the machine has, with the step loop in PyTorch (the reference
+backend), with the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and with the
+matrix products around the scan. Ratios are those of medians in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timing import summarise, time_in_turn, write_table
+from torch import Tensor
+
+from speechbrain_mamba import ops
+from speechbrain_mamba.ops.cpu.library import instruction_set, library
+
+try:
+    from mambapy.pscan import pscan
+except ImportError:
+    pscan = None
+
+RANK = 16
+"""Of the projection that makes the step sizes, as in the layers of Mamba-TasNet M."""
+
+
+def scan_inputs(batch: int, time: int, channels: int, state: int) -> dict[str, Tensor]:
+    """Inputs of a scan as a layer makes them: slices of the projections' outputs."""
+    xz = torch.randn(batch, time, 2 * channels)
+    projected = torch.randn(batch, time, RANK + 2 * state)
+    u, z = xz.chunk(2, -1)
+    _, B, C = projected.split([RANK, state, state], -1)
+    return {
+        "u": u, "delta": torch.randn(batch, time, channels) - 3,
+        "A": -torch.arange(1.0, state + 1).repeat(channels, 1), "B": B, "C": C, "D": torch.ones(channels), "z": z,
+        "delta_bias": torch.zeros(channels),
+    }  # fmt: skip
+
+
+def by_backend(name: str, isa: str | None = None, **inputs: Tensor) -> Tensor:
+    """The scan by one backend and instruction set."""
+    with ops.use_backend(name), instruction_set(isa or library().instruction_set):
+        return ops.selective_scan(**inputs, delta_softplus=True)
+
+
+def by_mambapy(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
+    """The same scan by the parallel scan of mambapy, as its Mamba block calls it."""
+    delta = F.softplus(delta + delta_bias)
+    decay = torch.exp(delta.unsqueeze(-1) * A)
+    states = pscan(decay, delta.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1))
+    y = (states @ C.unsqueeze(-1)).squeeze(3) + D * u
+    return y * F.silu(z)
+
+
+def matrix_products(x: Tensor, in_proj: Tensor, x_proj: Tensor, dt_proj: Tensor, out_proj: Tensor) -> Tensor:
+    """The products of one layer in one direction, each with an input of the right width."""
+    inner = F.linear(x, in_proj)[..., : x_proj.shape[1]]
+    step = F.linear(F.linear(inner, x_proj)[..., :RANK], dt_proj)
+    return F.linear(step, out_proj)
+
+
+def product_inputs(batch: int, time: int, channels: int, state: int) -> dict[str, Tensor]:
+    """Inputs and weights of the layer's matrix products; the model is half as wide as the scan."""
+    width = channels // 2
+    shapes = {"in_proj": (2 * channels, width), "x_proj": (RANK + 2 * state, channels), "dt_proj": (channels, RANK)}
+    shapes["out_proj"] = (width, channels)
+    return {"x": torch.randn(batch, time, width)} | {k: torch.randn(s) / s[1] ** 0.5 for k, s in shapes.items()}
+
+
+def forward(function: Callable, inputs: dict[str, Tensor]) -> None:
+    """Run without gradients."""
+    with torch.no_grad():
+        function(**inputs)
+
+
+def forward_backward(function: Callable, inputs: dict[str, Tensor]) -> None:
+    """Run with gradients of all inputs."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
+    y = function(**leaves)
+    y.backward(torch.ones_like(y))
+
+
+def candidates(arguments: argparse.Namespace) -> dict[str, tuple[Callable, dict[str, Tensor]]]:
+    """What is compared, by name: a function and its inputs."""
+    shape = (arguments.batch, arguments.time, arguments.channels, arguments.state)
+    inputs = scan_inputs(*shape)
+    found = {f"cpu {isa}": (partial(by_backend, "cpu", isa), inputs) for isa in library().instruction_sets}
+    found["matrix products"] = (matrix_products, product_inputs(*shape))
+    found["step loop"] = (partial(by_backend, "reference"), inputs)
+    if pscan is not None:
+        found["mambapy pscan"] = (by_mambapy, inputs)
+    return found
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--time", type=int, default=4000)
+    parser.add_argument("--channels", type=int, default=512)
+    parser.add_argument("--state", type=int, default=16)
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--csv", type=Path, help="where to write the table")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    rows, best = [], f"cpu {library().instruction_sets[0]}"
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        for direction in (forward, forward_backward):
+            compared = {name: partial(direction, *task) for name, task in candidates(arguments).items()}
+            summaries = {name: summarise(s) for name, s in time_in_turn(compared, arguments.rounds).items()}
+            for name, summary in summaries.items():
+                ratio = summary["median_ms"] / summaries[best]["median_ms"]
+                what = {"threads": threads, "pass": direction.__name__, "implementation": name}
+                rows.append(what | summary | {f"times_{best.replace(' ', '_')}": ratio})
+    write_table(rows, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()

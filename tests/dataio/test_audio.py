@@ -1,0 +1,90 @@
+"""Reading and writing audio, and what is said about bad files."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info, read_audio, write_audio
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_what_is_written_is_read(tmp_path, suffix):
+    signal = torch.linspace(-0.9, 0.9, 1000)
+    write_audio(tmp_path / f"ramp{suffix}", signal, 16000)
+    read = read_audio(tmp_path / f"ramp{suffix}", 16000)
+    assert read.dtype == torch.float32
+    torch.testing.assert_close(read, signal, atol=1 / 32768, rtol=0)
+    assert audio_info(tmp_path / f"ramp{suffix}").seconds == 1000 / 16000
+
+
+def test_a_part_is_the_part_of_the_whole(tmp_path):
+    write_audio(tmp_path / "noise.wav", torch.randn(500) / 10, 8000)
+    whole = read_audio(tmp_path / "noise.wav")
+    assert torch.equal(read_audio(tmp_path / "noise.wav", start=100, frames=50), whole[100:150])
+    assert torch.equal(read_audio(tmp_path / "noise.wav", start=450), whole[450:])
+
+
+@pytest.mark.parametrize(("start", "frames"), [(500, -1), (-1, 10), (400, 101), (0, 0)])
+def test_a_part_outside_of_the_file_is_an_error(tmp_path, start, frames):
+    write_audio(tmp_path / "noise.wav", torch.zeros(500), 8000)
+    with pytest.raises(ValueError, match=r"noise.wav' has 500 samples"):
+        read_audio(tmp_path / "noise.wav", start=start, frames=frames)
+
+
+def test_integers_are_written_as_they_are(tmp_path):
+    samples = torch.tensor([-32768, -1, 0, 1, 32767], dtype=torch.int16)
+    write_audio(tmp_path / "int.wav", samples, 8000)
+    assert torch.equal(read_audio(tmp_path / "int.wav") * 32768, samples.float())
+
+
+def bad_file(folder, kind):
+    path = folder / f"{kind}.wav"
+    if kind == "stereo":
+        soundfile.write(path, np.zeros((100, 2)), 8000)
+    elif kind == "empty":
+        soundfile.write(path, np.zeros(0), 8000)
+    elif kind == "nothing":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is not audio")
+    elif kind == "rate":
+        soundfile.write(path, np.zeros(100), 16000)
+    elif kind in ("nan", "inf"):
+        soundfile.write(path, np.array([0.0, float(kind)]), 8000, subtype="FLOAT")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("missing", FileNotFoundError, "does not exist"),
+        ("nothing", UnreadableAudioError, "cannot be read"),
+        ("text", UnreadableAudioError, "cannot be read"),
+        ("empty", UnreadableAudioError, "is empty"),
+        ("nan", UnreadableAudioError, "NaN or infinite"),
+        ("inf", UnreadableAudioError, "NaN or infinite"),
+        ("stereo", ValueError, "2 channels, but must be mono"),
+        ("rate", ValueError, "16000 Hz, but 8000 Hz are wanted: resample it, or change sample_rate"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, kind, error, words):
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(error, match=words) as caught:
+        read_audio(path, 8000)
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value, UnreadableAudioError) == (error is UnreadableAudioError)
+
+
+def test_a_truncated_flac_is_unreadable(tmp_path):
+    path = tmp_path / "cut.flac"
+    write_audio(path, torch.randn(20000) / 10, 8000)
+    path.write_bytes(path.read_bytes()[:-10000])
+    with pytest.raises(UnreadableAudioError, match=r"cut\.flac"):
+        read_audio(path)
+
+
+def test_samples_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        write_audio(tmp_path / "nan.wav", torch.tensor([0.0, float("nan")]), 8000)
+    assert list(tmp_path.iterdir()) == []
