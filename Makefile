@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+
+# Threads that wait for each other sleep. By default they spin, and training stalls when another program needs a core.
+export OMP_WAIT_POLICY := PASSIVE
+
 SOURCES := setup.cfg pyproject.toml $(wildcard setup.py) $(shell find speechbrain_mamba -name '*.[ch]')
 
 .PHONY: demo test lint clean

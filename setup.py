@@ -33,8 +33,8 @@ class BuildLibrary(build_ext):
             super().build_extension(ext)
         except (CCompilerError, PlatformError):
             self.warn(
-                "no CPU kernels were built, as no C compiler that works was found: the package works, but slowly, "
-                "on its reference backend"
+                "no CPU kernels were built, as no C compiler that works was found: speechbrain_mamba works, but "
+                "slowly, on its reference backend"
             )
 
     def get_ext_filename(self, fullname):

@@ -1,10 +1,10 @@
-"""How fast the selective scan is, beside other implementations and the matrix products of the same layer.
+"""How fast the selective scan is, beside other implementations.
 
     python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
 
-Compares the native kernels, for each instruction set that the machine has, with the step loop in PyTorch (the reference
-backend), with the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and with the
-matrix products around the scan. Ratios are those of medians in one run.
+Compares the native kernels, for each instruction set that the machine has, with the step loop in PyTorch (the
+reference backend), the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and the
+matrix products of the same layer. Ratios are those of medians in one run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from timing import summarise, time_in_turn, write_table
 from torch import Tensor
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.library import instruction_set, library
+from speechbrain_mamba.ops.cpu.native import instruction_set, library
 
 try:
     from mambapy.pscan import pscan

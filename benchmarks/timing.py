@@ -31,9 +31,8 @@ def time_in_turn(
     """
     repeats = {}
     for name, function in candidates.items():
-        function()
         start = time.perf_counter()
-        function()
+        function()  # warms up, too
         repeats[name] = max(1, min(20, int(budget / (time.perf_counter() - start))))
     seconds = {name: [] for name in candidates}
     for _ in range(rounds):

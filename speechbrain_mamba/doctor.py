@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from speechbrain_mamba import __version__, ops
-from speechbrain_mamba.ops.cpu.library import PATH, library
+from speechbrain_mamba.ops.cpu.native import PATH, library
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "mamba-ssm", "causal-conv1d")
 

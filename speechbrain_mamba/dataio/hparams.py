@@ -7,6 +7,7 @@ takes over every key of the other file and states only what differs::
     experiment_name: mambatasnet_M
     n_mamba: 32
 
+Several files are included as ``!include:one.yaml+two.yaml``, the later ones over the earlier ones.
 A key that is given anew replaces the old one whole. Everything else (tags, references, overrides) is HyperPyYAML's.
 """
 
@@ -38,10 +39,11 @@ def _read_tree(path: Path, seen: tuple[Path, ...] = ()) -> CommentedMap:
     tag = tree.tag.value or ""
     if not tag.startswith(_INCLUDE):
         return tree
-    base = _read_tree(path.parent / tag[len(_INCLUDE) :], (*seen, path))
-    for key, value in tree.items():
-        base[key] = value
-    return base
+    merged, *others = [_read_tree(path.parent / name, (*seen, path)) for name in tag[len(_INCLUDE) :].split("+")]
+    for other in (*others, tree):
+        for key, value in other.items():
+            merged[key] = value
+    return merged
 
 
 def _dump(tree: CommentedMap) -> str:

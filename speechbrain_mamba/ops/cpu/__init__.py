@@ -6,7 +6,7 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import DTYPES
 from speechbrain_mamba.ops.cpu.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
-from speechbrain_mamba.ops.cpu.library import PATH, library
+from speechbrain_mamba.ops.cpu.native import PATH, library
 from speechbrain_mamba.ops.cpu.scan import bidirectional_selective_scan, selective_scan, selective_state_update
 
 __all__ = [

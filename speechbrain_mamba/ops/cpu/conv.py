@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import ABSENT, empty_gradients, parameter, pointer, readable, sequence
-from speechbrain_mamba.ops.cpu.library import library
+from speechbrain_mamba.ops.cpu.native import library
 from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
 
 _INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")

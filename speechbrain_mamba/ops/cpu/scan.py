@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import empty_gradients, parameter, pointer, readable, sequence, wants_gradient
-from speechbrain_mamba.ops.cpu.library import library
+from speechbrain_mamba.ops.cpu.native import library
 from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
-
-CHUNK = 32
-"""Frames between saved states; CHUNK in csrc/api.h."""
-BORDER_ALIGN = 16
-"""Channels of the saved states are rounded up to this; BORDER_ALIGN in csrc/api.h."""
-
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 _INPUTS = (*_DIRECTION, *(f"{name}_b" for name in _DIRECTION), "z", "initial_state", "lengths")
@@ -61,8 +55,9 @@ def _forward_fields(named: dict, y: Tensor | None, last_state: Tensor | None, bo
 
 
 def _border_shape(u: Tensor, A: Tensor, directions: int) -> tuple[int, ...]:
-    batch, time, channels = u.shape
-    return directions, batch, -(-time // CHUNK), -(-channels // BORDER_ALIGN), A.shape[1], BORDER_ALIGN
+    """Shape of the states before each chunk of frames."""
+    (batch, time, channels), chunk, align = u.shape, library().chunk, library().border_align
+    return directions, batch, -(-time // chunk), -(-channels // align), A.shape[1], align
 
 
 def _scan_outputs(inputs: tuple, last_state: bool, borders: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.library import library
+from speechbrain_mamba.ops.cpu.native import library
 
 INSTRUCTION_SETS = library().instruction_sets
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.library import instruction_set
+from speechbrain_mamba.ops.cpu.native import instruction_set
 from tests.ops.cpu.kernel_cases import INSTRUCTION_SETS, check_against_reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.library import ENVIRONMENT_VARIABLE, PATH, KernelLibrary, instruction_set, library
+from speechbrain_mamba.ops.cpu.native import ENVIRONMENT_VARIABLE, PATH, KernelLibrary, instruction_set, library
 from tests.ops.cpu.kernel_cases import INSTRUCTION_SETS, run, scan_inputs
 
 
@@ -54,7 +54,7 @@ class Scans(Dataset):
     def __getitem__(self, index):
         torch.set_num_threads(2)
         with ops.use_backend("cpu"):
-            return ops.bidirectional_selective_scan(**bidirectional_inputs(1, 40, 70, 16), delta_softplus=True)[0]
+            return ops.bidirectional_selective_scan(**bidirectional_inputs(1, 150, 200, 16), delta_softplus=True)[0]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -70,7 +70,7 @@ def test_workers_of_a_data_loader(method):
 
 def test_child_of_a_fork_with_gradients():
     torch.set_num_threads(2)
-    inputs = bidirectional_inputs(2, 40, 70, 16)
+    inputs = bidirectional_inputs(1, 150, 200, 16)
     expected = run(ops.bidirectional_selective_scan, inputs, delta_softplus=True)
 
     def child():
@@ -124,6 +124,34 @@ def test_function_transforms(layer_inputs):
         torch.testing.assert_close(result, expected)
 
 
+class ScanLayer(torch.nn.Module):
+    """A scan with its own decay."""
+
+    def __init__(self, A: torch.Tensor):
+        super().__init__()
+        self.A = torch.nn.Parameter(A.clone())
+
+    def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """The loss for the inputs with the layer's decay in place of theirs."""
+        return small_loss(*inputs[:2], self.A, *inputs[3:])
+
+
+def test_distributed_data_parallel(layer_inputs, tmp_path):
+    layer = ScanLayer(layer_inputs[2])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        torch.nn.parallel.DistributedDataParallel(layer)(layer_inputs).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(layer.A.grad, gradients(small_loss, layer_inputs)[2])
+
+
+def test_functional_call(layer_inputs):
+    layer, other = ScanLayer(layer_inputs[2]), layer_inputs[2] * 2
+    result = torch.func.functional_call(layer, {"A": other}, (layer_inputs,))
+    torch.testing.assert_close(result, ScanLayer(other)(layer_inputs))
+
+
 def test_autocast(layer_inputs):
     """A projection makes bfloat16, the scan keeps its input's type, and float32 parameters get float32 gradients."""
     u, delta, A, B, C, D, z, delta_bias, weight = (t.requires_grad_() for t in layer_inputs)
@@ -169,6 +197,12 @@ def test_instruction_set_from_the_environment(monkeypatch):
     with pytest.raises(ValueError, match=f"{ENVIRONMENT_VARIABLE} names the instruction set 'sse9'"):
         KernelLibrary(PATH)
     library().choose(before)  # the library is loaded once, whatever the number of objects
+
+
+def test_library_from_other_sources(monkeypatch):
+    monkeypatch.setattr("speechbrain_mamba.ops.cpu.native.ABI", 0)
+    with pytest.raises(OSError, match=r"built from another version.*install the package again"):
+        KernelLibrary(PATH)
 
 
 def test_library_shares_the_threads_of_torch():

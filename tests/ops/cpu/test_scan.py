@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.library import instruction_set
+from speechbrain_mamba.ops.cpu.native import instruction_set
 from tests.ops.cpu.kernel_cases import INSTRUCTION_SETS, check_against_reference, scan_inputs
 
 OPTIONAL = ("D", "z", "delta_bias", "initial_state")

@@ -9,6 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
+ * installation may have kept. */
+#define SBM_ABI 1
+
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
 /* A (batch, time, features) tensor; data is NULL where an optional one is absent. */

@@ -98,10 +98,14 @@ static void conv_forward_task(const void *context, int64_t task, char *memory) {
     }
 }
 
+INLINE int64_t conv_threads(const conv_args *a) {
+    return worthwhile_threads(a->threads, a->directions * a->batch * a->time * a->channels, 1024 * W);
+}
+
 static int conv_forward(const conv_args *a) {
     conv_plan p = {.args = a, .pieces = (a->time + PIECE - 1) / PIECE};
     if (p.pieces == 0) p.pieces = 1; /* for the final state */
-    return parallel_tasks(a->batch * p.pieces, a->threads, (size_t)(2 * (PIECE + a->width)) * sizeof(vf),
+    return parallel_tasks(a->batch * p.pieces, conv_threads(a), (size_t)(2 * (PIECE + a->width)) * sizeof(vf),
                           conv_forward_task, &p);
 }
 
@@ -234,7 +238,7 @@ static int conv_backward(const conv_backward_args *args) {
     memset(memory, 0, (size_t)vectors * sizeof(vf));
     p.sums = memory;
     conv_scratch s;
-    int status = parallel_tasks(p.runs, a->threads, conv_backward_scratch(a, &s, NULL), conv_backward_task, &p);
+    int status = parallel_tasks(p.runs, conv_threads(a), conv_backward_scratch(a, &s, NULL), conv_backward_task, &p);
     for (int64_t index = 0; index < a->directions; index++)
         reduce_filters(&p, index, (char *)((vf *)memory + vectors));
     free(memory);

@@ -3,6 +3,10 @@
 
 #include "api.h"
 
+int sbm_abi(void) { return SBM_ABI; }
+int sbm_chunk(void) { return CHUNK; }
+int sbm_border_align(void) { return BORDER_ALIGN; }
+
 static const kernel_table *chosen = &kernels_portable;
 
 static int runs_here(const kernel_table *kernels) {

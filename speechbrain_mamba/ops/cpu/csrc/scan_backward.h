@@ -334,11 +334,12 @@ static int scan_backward(const scan_backward_args *args) {
     p.frames = (float *)memory;
     p.channels = p.frames + frames;
     backward_scratch s;
-    int status = parallel_tasks(p.runs * p.plan.groups, a->threads,
+    int64_t threads = scan_threads(a);
+    int status = parallel_tasks(p.runs * p.plan.groups, threads,
                                 (size_t)a->directions * scan_backward_scratch(&p, &s, NULL), scan_backward_task, &p);
     int64_t pieces = (a->time + FRAMES_PER_TASK - 1) / FRAMES_PER_TASK;
     if (status == STATUS_OK && a->channels > 0)
-        status = parallel_tasks(a->directions * a->batch * pieces, a->threads,
+        status = parallel_tasks(a->directions * a->batch * pieces, threads,
                                 (size_t)(p.passes + 2 * p.plan.pitch) * sizeof(vf), reduce_frames_task, &p);
     for (int64_t index = 0; index < a->directions; index++) reduce_parameters(&p, index);
     free(memory);

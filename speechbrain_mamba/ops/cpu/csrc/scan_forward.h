@@ -216,11 +216,19 @@ static void scan_forward_task(const void *context, int64_t task, char *memory) {
     }
 }
 
+/* State updates of one thread in some 20 us. */
+#define UPDATES_PER_THREAD (8192 * W)
+
+INLINE int64_t scan_threads(const scan_args *a) {
+    int64_t updates = a->directions * a->batch * a->time * a->channels * a->state;
+    return worthwhile_threads(a->threads, updates, UPDATES_PER_THREAD);
+}
+
 static int scan_forward(const scan_args *a) {
     /* Wide groups share B and C; enough of them keep all threads busy to the end. */
-    int64_t group = 64;
-    while (group > W && a->batch * ((a->channels + group - 1) / group) < 4 * a->threads) group /= 2;
+    int64_t group = 64, threads = scan_threads(a);
+    while (group > W && a->batch * ((a->channels + group - 1) / group) < 4 * threads) group /= 2;
     scan_plan p = plan_scan(a, group);
     scan_scratch s;
-    return parallel_tasks(a->batch * p.groups, a->threads, scan_forward_scratch(&p, &s, NULL), scan_forward_task, &p);
+    return parallel_tasks(a->batch * p.groups, threads, scan_forward_scratch(&p, &s, NULL), scan_forward_task, &p);
 }

@@ -51,7 +51,6 @@ static void scan_step_task(const void *context, int64_t task, char *memory) {
 
 static int scan_step(const scan_step_args *a) {
     int64_t runs = (a->channels + CHANNELS_PER_TASK - 1) / CHANNELS_PER_TASK, vectors = (a->state + W - 1) / W;
-    /* Threads cost more than the first 32 thousand states. */
-    int64_t threads = a->batch * a->channels * a->state < 32768 ? 1 : a->threads;
+    int64_t threads = worthwhile_threads(a->threads, a->batch * a->channels * a->state, UPDATES_PER_THREAD / 4);
     return parallel_tasks(a->batch * runs, threads, (size_t)(2 * vectors) * sizeof(vf), scan_step_task, a);
 }

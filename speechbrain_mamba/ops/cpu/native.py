@@ -14,6 +14,8 @@ import torch
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
+ABI = 1
+"""SBM_ABI in csrc/api.h, which the structs written here follow."""
 KERNELS = ("scan_forward", "scan_backward", "scan_step", "conv_forward", "conv_backward")
 
 
@@ -25,10 +27,23 @@ class KernelLibrary:
     path : Path
         The shared library.
 
+    Attributes
+    ----------
+    chunk : int
+        Frames between the states that a forward pass keeps for the backward pass.
+    border_align : int
+        Channels of kept states come in groups of this many.
+    instruction_sets : list of str
+        Those that this machine can run, best first.
+    instruction_set : str
+        The one in use.
+    shares_torch_threads : bool
+        Whether the kernels run on the threads of torch, rather than on some of their own.
+
     Raises
     ------
     OSError
-        When it cannot be loaded.
+        When it cannot be loaded, or was built from other sources than these.
     ValueError
         When the environment variable ``SPEECHBRAIN_MAMBA_CPU_ISA`` names an instruction set that this machine lacks.
     """
@@ -36,6 +51,10 @@ class KernelLibrary:
     def __init__(self, path: Path):
         # CDLL releases the interpreter's lock during calls.
         self._library = ctypes.CDLL(str(path))
+        if not hasattr(self._library, "sbm_abi") or self._library.sbm_abi() != ABI:
+            raise OSError(f"{path} was built from another version of its sources: install the package again.")
+        self.chunk: int = self._library.sbm_chunk()
+        self.border_align: int = self._library.sbm_border_align()
         self._library.sbm_instruction_set.restype = ctypes.c_char_p
         self._functions = {}
         for name in KERNELS:

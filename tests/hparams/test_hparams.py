@@ -1,0 +1,58 @@
+"""Every hyper-parameter file loads, and its models work; and files build on one another as they say."""
+
+import pytest
+import torch
+
+from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+from speechbrain_mamba.lobes.models.separation import separate
+from tests.conftest import HPARAMS
+
+FILES = [path for path in sorted(HPARAMS.rglob("*.yaml")) if path.parent.name != "base"]
+SEPARATION = [path for path in FILES if path.parent.name == "separation"]
+
+
+@pytest.mark.parametrize("path", SEPARATION, ids=lambda path: path.stem)
+def test_separation_models_are_built(path):
+    hparams = load_hparams(path, {"data_folder": "unused", "output_folder": "unused"})
+    modules = hparams["modules"]
+    if sum(p.numel() for module in modules.values() for p in module.parameters()) < 3e6:
+        with torch.no_grad():
+            estimate = separate(modules["encoder"], modules["masknet"], modules["decoder"], torch.randn(1, 2000))
+        assert estimate.shape == (1, 2000, hparams["num_spks"])
+    assert hparams["experiment_name"] == path.stem
+
+
+def test_every_base_is_built_upon():
+    bases = {path.name for path in HPARAMS.rglob("base/*.yaml")}
+    first_lines = [path.read_text().splitlines()[0] for path in HPARAMS.rglob("*.yaml")]
+    included = [line.removeprefix("!include:").split("+") for line in first_lines if line.startswith("!include:")]
+    assert bases == {name.split("/")[-1] for names in included for name in names}
+
+
+def test_later_files_replace_what_earlier_ones_say(tmp_path):
+    (tmp_path / "a.yaml").write_text("x: 1\ny: 1\nz: 1")
+    (tmp_path / "b.yaml").write_text("y: 2\nz: 2")
+    (tmp_path / "c.yaml").write_text("!include:a.yaml+b.yaml\nz: 3")
+    assert load_hparams(tmp_path / "c.yaml") == {"x": 1, "y": 2, "z": 3}
+
+
+def test_overrides_reach_what_refers_to_them():
+    hparams = load_hparams(HPARAMS / "separation" / "mambatasnet_XS.yaml", "data_folder: x\nn_mamba: 1\nlr: 0.5")
+    assert len(hparams["MaskNet"].mamba_net.layers) == 1
+    assert hparams["lr_scheduler"].lr_initial == 0.5
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no hyper-parameter file"):
+        read_hparams(tmp_path / "none.yaml")
+    (tmp_path / "a.yaml").write_text("!include:b.yaml\nx: 1")
+    with pytest.raises(FileNotFoundError, match=r"b\.yaml that .*a\.yaml includes"):
+        read_hparams(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("!include:a.yaml\nx: 1")
+    with pytest.raises(ValueError, match=r"includes itself: a\.yaml -> b\.yaml -> a\.yaml"):
+        read_hparams(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("- 1")
+    with pytest.raises(ValueError, match="is not a mapping"):
+        read_hparams(tmp_path / "c.yaml")
+    with pytest.raises(ValueError, match="'data_folder' is a !PLACEHOLDER"):
+        load_hparams(HPARAMS / "separation" / "mambatasnet_M.yaml")

@@ -1,0 +1,61 @@
+"""What the doctor says."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from speechbrain_mamba import ops
+from speechbrain_mamba.__main__ import main
+from speechbrain_mamba.doctor import report, usable_cores
+from speechbrain_mamba.ops import backends, cpu
+from speechbrain_mamba.ops.cpu.native import instruction_set, library
+
+
+@pytest.fixture
+def _no_library(monkeypatch, tmp_path):
+    """As if the package had been installed without a compiler."""
+    monkeypatch.setattr(cpu, "PATH", tmp_path / "missing.so")
+    monkeypatch.setattr("speechbrain_mamba.doctor.PATH", tmp_path / "missing.so")
+    monkeypatch.setattr(backends, "_reasons", {})
+    monkeypatch.setattr(backends, "_warned", set())
+
+
+def test_report_names_the_instruction_set_and_threads(capsys):
+    main(["doctor"])
+    text = capsys.readouterr().out
+    assert f"{torch.get_num_threads()} on {usable_cores()} usable cores" in text
+    assert library().instruction_set in text
+
+
+def test_advice_for_a_slow_instruction_set():
+    with instruction_set("portable"):
+        slow = "which is faster" in report()
+    assert slow == (library().instruction_sets[0] != "portable")
+
+
+def test_advice_for_the_number_of_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(usable_cores() + 1)
+    try:
+        assert f"no more than {usable_cores()} threads" in report()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_no_library")
+def test_without_the_library_the_reference_serves_and_says_so_once(caplog):
+    assert "Install a C compiler" in report()
+    assert "was not built" in ops.unavailable_backends()["cpu"]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            ops.causal_conv1d(torch.ones(1, 3, 1), torch.ones(1, 2))
+    assert [record.message for record in caplog.records if "slow reference backend" in record.message] == [
+        "Mamba runs on the slow reference backend, as the backend 'cpu' is not available: the native library was not "
+        "built; install the package again where there is a C compiler (gcc or clang). "
+        "See `python -m speechbrain_mamba doctor`."
+    ]
+    with pytest.raises(ValueError, match="not available here"), ops.use_backend("cpu"):
+        pass
