@@ -175,7 +175,7 @@ def prepare_manifests(hparams):
     if not hparams["skip_prep"]:
         options = {"data_folder": hparams["data_folder"], "sample_rate": hparams["sample_rate"]}
         if corpus in ("librispeech", "mini"):
-            if corpus == "mini":
+            if corpus == "mini" and not Path(hparams["data_folder"]).joinpath("corpus.json").is_file():
                 run_on_main(
                     build_mini_corpus, args=[hparams["data_folder"]], kwargs={"sample_rate": hparams["sample_rate"]}
                 )
