@@ -175,10 +175,9 @@ def prepare_manifests(hparams):
     if not hparams["skip_prep"]:
         options = {"data_folder": hparams["data_folder"], "sample_rate": hparams["sample_rate"]}
         if corpus in ("librispeech", "mini"):
-            if corpus == "mini" and not Path(hparams["data_folder"]).joinpath("corpus.json").is_file():
-                run_on_main(
-                    build_mini_corpus, args=[hparams["data_folder"]], kwargs={"sample_rate": hparams["sample_rate"]}
-                )
+            if corpus == "mini":
+                settings = {"sample_rate": hparams["sample_rate"], **hparams["mini_corpus"]}
+                run_on_main(build_mini_corpus, args=[hparams["data_folder"]], kwargs=settings)
             run_on_main(prepare_librispeech, kwargs={**options, "save_folder": folder, "splits": splits})
         elif corpus == "fsdd":
             run_on_main(prepare_fsdd_digits, kwargs={**options, "save_folder": folder, "seed": hparams["seed"]})
