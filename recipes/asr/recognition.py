@@ -39,12 +39,12 @@ class Recognition(sb.Brain):
         augmented copies.
         """
         wavs, wav_lens = batch.sig
-        if stage == sb.Stage.TRAIN and hasattr(self.hparams, "wav_augment"):
+        if stage == sb.Stage.TRAIN and getattr(self.hparams, "wav_augment", None) is not None:
             wavs, wav_lens = self.hparams.wav_augment(wavs, wav_lens)
             replicate = [self.hparams.wav_augment.replicate_labels(labels) for labels in replicate]
         feats, feat_lens = compute_padded_features(self.hparams.compute_features, wavs, wav_lens)
         feats = self.modules.normalize(feats, feat_lens, epoch=self.hparams.epoch_counter.current)
-        if stage == sb.Stage.TRAIN and hasattr(self.hparams, "fea_augment"):
+        if stage == sb.Stage.TRAIN and getattr(self.hparams, "fea_augment", None) is not None:
             feats, feat_lens = self.hparams.fea_augment(feats, feat_lens)
             replicate = [self.hparams.fea_augment.replicate_labels(labels) for labels in replicate]
         # the plain module knows the lengths, the one in self.modules may be wrapped for several GPUs
