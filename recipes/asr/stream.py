@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Recognise a file as if it were being spoken: fed in pieces to a causal recogniser with CTC, it prints growing text.
+
+    python recipes/asr/train_ctc.py hparams/asr/mini_conmamba_ctc.yaml --causal True --experiment_name mini_causal
+    python recipes/asr/stream.py hparams/asr/mini_conmamba_ctc.yaml --causal True --experiment_name mini_causal \
+        --wav data/mini_corpus_16k/test/300/1/300-1-0000.wav
+
+The options are those that the recogniser was trained with. In the end the text is compared with what the same model
+recognises of the whole file at once.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+
+from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.hparams import read_hparams
+from speechbrain_mamba.dataio.tokenizer import load_tokenizer
+from speechbrain_mamba.lobes.models.streaming_frontend import StreamingFrontEnd
+
+
+class StreamingRecogniser:
+    """Greedy CTC over a stream: text grows by what each piece adds."""
+
+    def __init__(self, hparams, tokenizer, chunk_size):
+        self.modules, self.tokenizer, self.blank = hparams["modules"], tokenizer, hparams["blank_index"]
+        self.frontend = StreamingFrontEnd(
+            hparams["compute_features"], self.modules["normalize"], self.modules["CNN"]
+        ).eval()
+        self.context = self.modules["Transformer"].make_streaming_context(DynChunkTrainConfig(chunk_size))
+        self.tokens, self.last = [], self.blank
+
+    @torch.no_grad()
+    def add(self, wav, is_last=False):
+        """Take a piece, (1, samples), and return the text so far."""
+        frames = [self.frontend(wav)] + ([self.frontend.finish()] if is_last else [])
+        src = torch.cat(frames, 1)
+        if src.shape[1]:
+            encoder_out = self.modules["Transformer"].encode_streaming(src, self.context)
+            for token in self.modules["ctc_lin"](encoder_out)[0].argmax(-1).tolist():
+                if token not in (self.blank, self.last):
+                    self.tokens.append(token)
+                self.last = token
+        return self.tokenizer.decode(self.tokens)
+
+
+@torch.no_grad()
+def recognise_whole(hparams, tokenizer, wav):
+    """The text of a whole waveform, (1, samples)."""
+    modules = hparams["modules"]
+    src = modules["CNN"](modules["normalize"](hparams["compute_features"](wav)))
+    log_probs = modules["ctc_lin"](modules["Transformer"].encode(src)).log_softmax(-1)
+    tokens = sb.decoders.ctc_greedy_decode(log_probs, torch.ones(1), hparams["blank_index"])
+    return tokenizer.decode(tokens[0])
+
+
+def load(hparams_file, overrides):
+    """A recogniser that has been trained, with the mean of its best checkpoints' weights."""
+    hparams = load_hyperpyyaml(read_hparams(hparams_file, overrides))
+    if not hparams["causal"]:
+        raise ValueError(
+            "The recogniser is not causal, it has to hear all before it writes: train one with --causal True."
+        )
+    checkpoints = hparams["checkpointer"].find_checkpoints(min_key="WER")
+    if not checkpoints:
+        raise FileNotFoundError(f"There is no checkpoint in '{hparams['save_folder']}': train the recogniser first.")
+    hparams["checkpointer"].load_checkpoint(checkpoints[0])
+    hparams["model"].load_state_dict(average_checkpoints(checkpoints, recoverable_name="model"))
+    for module in hparams["modules"].values():
+        module.eval()
+    folder = hparams["tokenizer_folder"] or hparams["save_folder"]
+    return hparams, load_tokenizer(folder, hparams["output_neurons"], hparams["save_folder"])
+
+
+def main():
+    """Read the command line, recognise, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wav", required=True, help="the file")
+    parser.add_argument("--milliseconds", type=int, default=320, help="length of a piece")
+    arguments, rest = parser.parse_known_args(sys.argv[1:])
+    hparams_file, _, overrides = sb.parse_arguments(rest)
+    hparams, tokenizer = load(hparams_file, overrides)
+    rate = hparams["sample_rate"]
+    wav = read_audio(arguments.wav, rate)[None]
+    pieces = wav.split(max(1, rate * arguments.milliseconds // 1000), 1)
+    recogniser = StreamingRecogniser(hparams, tokenizer, chunk_size=8)
+    heard = 0
+    for index, piece in enumerate(pieces):
+        heard += piece.shape[1]
+        text = recogniser.add(piece, is_last=index == len(pieces) - 1)
+        print(f"{heard / rate:6.2f} s  {text}")
+    whole = recognise_whole(hparams, tokenizer, wav)
+    print(f"{Path(arguments.wav).name}, all at once: {whole}\n{'equal' if whole == text else 'DIFFERENT'}")
+
+
+if __name__ == "__main__":
+    main()

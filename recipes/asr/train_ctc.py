@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Train and test a recogniser with CTC: ConMamba, or its twin Conformer.
+
+    python recipes/asr/train_ctc.py hparams/asr/conmamba_ctc.yaml --data_folder /path/to/LibriSpeech
+
+Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own options (``--device``,
+``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of ``python`` uses N GPUs. The
+same command given again goes on from the last checkpoint. Results: ``<output_folder>/test``.
+"""
+
+import sys
+
+import speechbrain as sb
+from recognition import Recognition, make_datasets, show_results, start
+from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
+
+
+class CTCRecognition(Recognition):
+    """Training on the CTC loss; greedy search in validation, beam search in the test."""
+
+    def compute_forward(self, batch, stage):
+        """Log-probabilities of the tokens, (batch, frames, tokens), their relative lengths, the labels and theirs."""
+        batch = batch.to(self.device)
+        src, lens, labels = self.encode(batch, stage, batch.tokens)
+        encoder_out, _ = self.modules.Transformer(src, None, lens)
+        return self.modules.ctc_lin(encoder_out).float().log_softmax(-1), lens, *labels
+
+    def compute_objectives(self, predictions, batch, stage):
+        """The CTC loss; out of training errors are counted too."""
+        log_probs, lens, tokens, token_lens = predictions
+        if stage == sb.Stage.VALID:
+            self.report_words(batch, ctc_greedy_decode(log_probs, lens, self.hparams.blank_index))
+        elif stage == sb.Stage.TEST:
+            self.report_words(batch, [hypotheses[0].text for hypotheses in self.search(log_probs, lens)])
+        return self.hparams.ctc_cost(log_probs, tokens, lens, token_lens)
+
+
+def main():
+    """Prepare the data, train, test."""
+    hparams, run_opts = start(sys.argv[1:])
+    tokenizer, datasets = make_datasets(hparams)
+    recognition = CTCRecognition(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    recognition.tokenizer = tokenizer
+    vocabulary = [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
+    recognition.search = CTCBeamSearcher(**hparams["test_search"], vocab_list=vocabulary)
+    show_results(hparams, recognition.run(hparams, datasets))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A bidirectional Mamba layer that can look into the future within chunks only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechbrain_mamba.nnet.mamba import BiMamba
+from speechbrain_mamba.ops import causal_conv1d, mask_frames, selective_scan
+
+
+class ChunkedBiMamba(BiMamba):
+    """:class:`~speechbrain_mamba.nnet.mamba.BiMamba` that can run chunk by chunk, with the same weights.
+
+    With a chunk size the forward direction scans the whole sequence, and the reverse direction each chunk by itself. A
+    chunk then depends on itself and the past alone, and the past is summed up in a state of constant size.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As :class:`~speechbrain_mamba.nnet.mamba.BiMamba`.
+
+    Example
+    -------
+    >>> layer = ChunkedBiMamba(d_model=8, d_state=4)
+    >>> x = torch.randn(2, 10, 8)
+    >>> y = layer(x, chunk_size=4)
+    >>> _, state = layer(x[:, :4], chunk_size=4, return_state=True)
+    >>> rest = layer(x[:, 4:], chunk_size=4, state=state)
+    >>> torch.allclose(rest, y[:, 4:], atol=1e-5)
+    True
+    """
+
+    def forward(self, x, lengths=None, chunk_size=None, state=None, return_state=False):
+        """Run the layer over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+        chunk_size : int, optional
+            Frames per chunk; without it the reverse direction scans the whole sequence too.
+        state : dict, optional
+            State to go on from, of an earlier call that ended with a whole chunk.
+        return_state : bool
+            Whether to return the forward direction's state after each example's last valid frame too.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state, as of
+            :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+        """
+        if chunk_size is None and state is None and not return_state:
+            return super().forward(x, lengths)
+        x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
+        forward, state = self._scan(x, z, lengths, "", state or {"conv": None, "ssm": None})
+        reverse = self._reverse_in_chunks(x, z, lengths, chunk_size or x.shape[1])
+        y = self._project_out(0.5 * forward + 0.5 * reverse, lengths)
+        return (y, state) if return_state else y
+
+    def _reverse_in_chunks(self, x: Tensor, z: Tensor, lengths: Tensor | None, chunk_size: int) -> Tensor:
+        batch, time, _ = x.shape
+        n_chunks = -(-time // chunk_size)
+        if lengths is None:
+            lengths = torch.full((batch,), time, device=x.device)
+        first = chunk_size * torch.arange(n_chunks, device=x.device)
+        lengths = (lengths.to(x.device)[:, None] - first).clamp(0, chunk_size).flatten()
+        x, z = (F.pad(a, (0, 0, 0, -time % chunk_size)).reshape(batch * n_chunks, chunk_size, -1) for a in (x, z))
+        y, _ = self._scan(x, z, lengths, "_b", {"conv": None, "ssm": None}, reverse=True)
+        return y.reshape(batch, n_chunks * chunk_size, -1)[:, :time]
+
+    def _scan(self, x: Tensor, z: Tensor, lengths: Tensor | None, suffix: str, state: dict, reverse: bool = False):
+        """Convolution and scan of one direction, from a state; returns the gated output and the state after it."""
+        conv1d = getattr(self, f"conv1d{suffix}")
+        u, conv_state = causal_conv1d(
+            x,
+            conv1d.weight.squeeze(1),
+            conv1d.bias,
+            "silu",
+            lengths=lengths,
+            reverse=reverse,
+            initial_state=state["conv"],
+            return_final_state=True,
+        )
+        y, ssm_state = selective_scan(
+            **self._scan_arguments(u, suffix),
+            z=z,
+            delta_softplus=True,
+            lengths=lengths,
+            reverse=reverse,
+            initial_state=state["ssm"],
+            return_last_state=True,
+        )
+        return y, {"conv": conv_state, "ssm": ssm_state}

@@ -1,0 +1,225 @@
+"""SpeechBrain's convolutions for recognition, made right for padded batches and streams: same arguments and weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.models import convolution
+from speechbrain.lobes.models.transformer import Conformer
+from speechbrain.nnet.CNN import Conv2d
+from torch import Tensor
+
+from speechbrain_mamba.ops import absolute_lengths, mask_frames
+
+
+class ConvolutionModule(Conformer.ConvolutionModule):
+    """The convolution module of Conformer (arXiv 2005.08100, section 2.2) with lengths, chunks and a state.
+
+    SpeechBrain's own masks the output only, so that the padding's frames, which the bias before the convolution makes
+    non-zero, reach the last valid ones. Here no frame past the length is ever seen.
+
+    Arguments
+    ---------
+    input_size : int
+        Channels of input and output.
+    kernel_size : int
+        Width of the depthwise convolution, in frames; odd unless ``causal``.
+    bias : bool
+        Whether the convolutions and the linear layer have a bias.
+    activation : type
+        Module after the depthwise convolution.
+    dropout : float
+        Dropout rate at the output.
+    causal : bool
+        Whether a frame sees no later frames.
+
+    Raises
+    ------
+    ValueError
+        When a kernel that looks both ways is not odd.
+
+    Example
+    -------
+    >>> module = ConvolutionModule(8, kernel_size=5)
+    >>> x = torch.randn(2, 10, 8)
+    >>> y = module(x, lengths=torch.tensor([10, 6]))
+    >>> torch.allclose(y[1:, :6], module(x[1:, :6]), atol=1e-6)
+    True
+    """
+
+    def __init__(self, input_size, kernel_size=31, bias=True, activation=Conformer.Swish, dropout=0.0, causal=False):
+        if not causal and kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {kernel_size}, but a convolution that looks both ways needs an odd one.")
+        super().__init__(input_size, kernel_size, bias, activation, dropout, causal)
+
+    def forward(self, x, lengths=None, chunk_size=None, state=None, return_state=False):
+        """Run the module over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, input_size).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+        chunk_size : int, optional
+            Frames per chunk. A frame sees earlier ones in all chunks, and later ones in its own chunk only: the dynamic
+            chunk convolution of arXiv 2304.09325. Without it, or where the module is causal, chunks play no part.
+        state : Tensor, optional
+            State to go on from, of an earlier call: the frames left of ``x`` before the depthwise convolution, (batch,
+            input_size, padding).
+        return_state : bool
+            Whether to return the state after each example's last valid frame too. It serves chunked and causal
+            modules; the others would have to wait for later frames.
+
+        Returns
+        -------
+        Tensor
+            Output like ``x``; and with ``return_state`` the state.
+        """
+        time = x.shape[1]
+        x = self.bottleneck(self.layer_norm(x).transpose(1, 2))
+        x = mask_frames(x.transpose(1, 2), lengths).transpose(1, 2)
+        left = x.new_zeros(*x.shape[:2], self.padding) if state is None else state.to(x.dtype)
+        x = torch.cat([left, x], -1)
+        if self.causal:
+            y = self._convolve(x)
+        elif chunk_size is None:
+            y = self._convolve(F.pad(x, (0, self.padding)))
+        else:
+            y = self._convolve_chunks(x, time, chunk_size)
+        y = mask_frames(self.after_conv(y.transpose(1, 2)), lengths)
+        return (y, self._last_frames(x, lengths)) if return_state else y
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return F.conv1d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups)
+
+    def _convolve_chunks(self, x: Tensor, time: int, chunk_size: int) -> Tensor:
+        """Convolve (batch, channels, padding + time), each chunk beside the frames before it and zeros after it."""
+        batch, channels = x.shape[:2]
+        x = F.pad(x, (0, -time % chunk_size)).unfold(2, self.padding + chunk_size, chunk_size)
+        x = F.pad(x, (0, self.padding)).transpose(1, 2).flatten(0, 1)
+        y = self._convolve(x).unflatten(0, (batch, -1)).transpose(1, 2)
+        return y.reshape(batch, channels, -1)[..., :time]
+
+    def _last_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The last valid frames of (batch, channels, padding + time), as many as the convolution looks back."""
+        if lengths is None:
+            return x[..., x.shape[-1] - self.padding :]
+        index = lengths.to(x.device)[:, None, None] + torch.arange(self.padding, device=x.device)
+        return x.gather(2, index.expand(-1, x.shape[1], -1))
+
+
+class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
+    """SpeechBrain's ``ConvolutionFrontEnd`` (strided convolutions over time and frequency) with lengths.
+
+    SpeechBrain's own reflects the end of the padded batch, and lets the last valid frames of shorter examples see their
+    padding. Given ``wav_lens``, each example is reflected at its own end, as it is when it is alone.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As ``speechbrain.lobes.models.convolution.ConvolutionFrontEnd``.
+
+    Example
+    -------
+    >>> frontend = ConvolutionFrontEnd((8, 10, 80), 2, 1, (64, 32), (3, 3), (2, 2), residuals=(False, False)).eval()
+    >>> feats, wav_lens = torch.randn(2, 201, 80), torch.tensor([1.0, 101 / 201])
+    >>> y = frontend(feats, wav_lens)
+    >>> y.shape, absolute_lengths(frontend.output_lens(wav_lens, 201), y.shape[1])
+    (torch.Size([2, 51, 20, 32]), tensor([51, 26]))
+    >>> torch.allclose(y[1:, :26], frontend(feats[1:, :101]), atol=1e-5)
+    True
+    """
+
+    def forward(self, x, wav_lens=None):
+        """Run the convolutions.
+
+        Arguments
+        ---------
+        x : Tensor
+            Features (batch, time, features).
+        wav_lens : Tensor, optional
+            Lengths of the features relative to the longest example, floats (batch,) in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            Output (batch, less time, less features, channels), zero past each length if ``wav_lens`` are given.
+
+        Raises
+        ------
+        ValueError
+            When there are fewer frames than a convolution reflects, or lengths are given where the convolutions are not
+            2-dimensional ones that reflect.
+        """
+        lengths = absolute_lengths(wav_lens, x.shape[1])
+        x = mask_frames(x, lengths)
+        for block in self.values():
+            x, lengths = self._run_block(block, x, lengths)
+        return mask_frames(x, lengths)
+
+    def output_lens(self, wav_lens, time):
+        """The lengths of the output relative to its longest, to hand on to the encoder.
+
+        The number of output frames is not in proportion to that of the input, as each convolution rounds up: 101 of
+        2001 frames give 26 of 501, of which the relative length of the input would count 25 only.
+
+        Arguments
+        ---------
+        wav_lens : Tensor, optional
+            Lengths of the features relative to the longest example, floats (batch,).
+        time : int
+            Frames of the padded features.
+
+        Returns
+        -------
+        Tensor or None
+            Relative lengths of the output, floats (batch,); None where ``wav_lens`` is None.
+        """
+        if wav_lens is None:
+            return None
+        lengths = absolute_lengths(wav_lens, time)
+        for block in self.values():
+            for layer in block.convs.values():
+                if isinstance(layer, Conv2d):
+                    lengths, time = _after_stride(lengths, layer), _after_stride(time, layer)
+        return lengths / time
+
+    def _run_block(self, block, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        shortcut = x
+        for layer in block.convs.values():
+            if isinstance(layer, Conv2d):
+                _check_frames(x, layer)
+                x, lengths = _convolve_padded(x, lengths, layer)
+            elif lengths is not None and "Conv" in type(layer).__name__:
+                raise ValueError(f"wav_lens are given, but {type(layer).__name__} knows no lengths: use Conv2d.")
+            else:
+                x = layer(x)
+        if block.reduce_conv:
+            x = block.drop(x + block.reduce_conv(shortcut))
+        return x, lengths
+
+
+def _after_stride(frames, conv: Conv2d):
+    """The frames that a convolution makes of a number of frames, an int or integers (batch,)."""
+    return (frames + conv.stride[-1] - 1) // conv.stride[-1]
+
+
+def _check_frames(x: Tensor, conv: Conv2d) -> None:
+    border = conv.kernel_size[-1] // 2
+    if conv.padding == "same" and conv.padding_mode == "reflect" and x.shape[1] <= border:
+        raise ValueError(f"A convolution has {x.shape[1]} frames, but needs more than the {border} that it reflects.")
+
+
+def _convolve_padded(x: Tensor, lengths: Tensor | None, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
+    """Convolve, with the reflection of each example's last frames after its own end."""
+    if lengths is None:
+        return conv(x), None
+    if conv.padding != "same" or conv.padding_mode != "reflect" or conv.dilation[-1] != 1:
+        raise ValueError("wav_lens are given, but the convolutions do not pad by reflection to the same size.")
+    border, frames = conv.kernel_size[-1] // 2, x.shape[1]
+    ends = lengths.to(x.device)[:, None]
+    time = torch.arange(frames + border, device=x.device)
+    source = torch.where(time < ends, time, 2 * (ends - 1) - time).clamp(0, frames - 1)
+    x = x[torch.arange(x.shape[0], device=x.device)[:, None], source]
+    return conv(x)[:, : _after_stride(frames, conv)], _after_stride(lengths, conv)

@@ -1,0 +1,43 @@
+"""From waveforms to what a recogniser's encoder takes, with exact lengths all the way."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from speechbrain_mamba.ops import absolute_lengths, mask_frames
+
+
+def compute_padded_features(compute_features: nn.Module, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute features of a padded batch, and their lengths.
+
+    The number of frames is not in proportion to that of samples, as there is one more than whole hops: the relative
+    lengths of the waveforms would cut off an example's last frame, or count one of padding.
+
+    Arguments
+    ---------
+    compute_features : torch.nn.Module
+        SpeechBrain's ``Fbank``, whose frames are centred.
+    wavs : Tensor
+        Waveforms (batch, samples).
+    wav_lens : Tensor
+        Lengths relative to the longest, floats (batch,) in [0, 1].
+
+    Returns
+    -------
+    feats : Tensor
+        Features (batch, frames, features).
+    feat_lens : Tensor
+        Their lengths relative to the longest, floats (batch,).
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain.lobes.features import Fbank
+    >>> feats, feat_lens = compute_padded_features(Fbank(), torch.randn(2, 32000), torch.tensor([1.0, 0.5]))
+    >>> feats.shape, absolute_lengths(feat_lens, feats.shape[1])
+    (torch.Size([2, 201, 40]), tensor([201, 101]))
+    """
+    lengths = absolute_lengths(wav_lens, wavs.shape[1])
+    feats = compute_features(mask_frames(wavs, lengths))
+    hop = compute_features.compute_STFT.hop_length
+    return feats, (lengths // hop + 1) / feats.shape[1]

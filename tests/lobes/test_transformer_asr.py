@@ -1,0 +1,190 @@
+"""TransformerASR with ConMamba and Mamba, and as SpeechBrain's own."""
+
+import pytest
+import torch
+from speechbrain.lobes.models.transformer import TransformerASR as speechbrain_asr
+from speechbrain.lobes.models.transformer.TransformerASR import EncoderWrapper
+from speechbrain.nnet.containers import LengthsCapableSequential
+from speechbrain.nnet.linear import Linear
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+
+from speechbrain_mamba.lobes.models.convolution import ConvolutionFrontEnd
+from speechbrain_mamba.lobes.models.transformer_asr import TransformerASR
+from tests.errors import relative_error
+
+SIZE = dict(
+    tgt_vocab=20, input_size=24, d_model=16, nhead=2, num_encoder_layers=2, num_decoder_layers=2, d_ffn=24, dropout=0.0,
+    normalize_before=True, causal=False,
+)  # fmt: skip
+MAMBA = {
+    "encoder_module": "conmamba",
+    "kernel_size": 9,
+    "attention_type": "RelPosMHAXL",
+    "mamba_config": {"d_state": 4},
+}
+
+
+def conmamba(**options):
+    return TransformerASR(**{**SIZE, **MAMBA, **options})
+
+
+@pytest.mark.parametrize(
+    "encoder_module, attention_type",
+    [
+        (encoder, attention)
+        for encoder in ("transformer", "conformer")
+        for attention in ("RelPosMHAXL", "RoPEMHA", "regularMHA")
+    ]
+    + [("branchformer", "RelPosMHAXL"), ("branchformer", "hypermixing")],
+)
+def test_speechbrains_choices_are_speechbrains(encoder_module, attention_type):
+    options = {**SIZE, "encoder_module": encoder_module, "attention_type": attention_type, "csgu_linear_units": 32}
+    torch.manual_seed(1)
+    theirs = speechbrain_asr.TransformerASR(**options).eval()
+    torch.manual_seed(1)
+    ours = TransformerASR(**options).eval()
+    src, tgt, wav_len = torch.randn(2, 30, 6, 4), torch.randint(1, 20, (2, 7)), torch.tensor([1.0, 0.5])
+    for a, b in zip(ours(src, tgt, wav_len), theirs(src, tgt, wav_len)):
+        assert torch.equal(a, b)
+    memory = theirs.encode(src, wav_len)
+    assert torch.equal(ours.encode(src, wav_len), memory)
+    assert torch.equal(ours.decode(tgt, memory)[0], theirs.decode(tgt, memory)[0])
+
+
+def test_positional_arguments_are_speechbrains():
+    net = TransformerASR(
+        20, 24, 16, 2, 1, 1, 24, 0.0, torch.nn.GELU, "fixed_abs_sine", True, 9, True, "conmamba", causal=False
+    )
+    assert type(net.encoder).__name__ == "ConmambaEncoder"
+    assert type(net.decoder).__name__ == "TransformerDecoder"
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("decoder_module", ["transformer", "mamba"])
+def test_short_and_long_utterance_in_a_batch(training, decoder_module):
+    """1 s and 20 s from features to logits: 101 and 2001 frames, 26 and 501 for the encoder."""
+    frontend = ConvolutionFrontEnd((8, 10, 24), 2, 1, (4, 4), (3, 3), (2, 2), residuals=(False, False), dropout=0.0)
+    net = conmamba(decoder_module=decoder_module)
+    ctc_lin, seq_lin = (Linear(input_size=16, n_neurons=20) for _ in range(2))
+    modules = torch.nn.ModuleList([frontend, net, ctc_lin, seq_lin]).train(training)
+    lengths, target_lengths = [101, 2001], [4, 9]
+    feats, tgt = torch.randn(2, 2001, 24), torch.randint(1, 20, (2, 9))
+    feats[0, 101:], tgt[0, 4:] = float("nan"), 0
+
+    def logits(feats, tgt, wav_lens=None):
+        src = frontend(feats, wav_lens)
+        encoder_out, decoder_out = net(src, tgt, frontend.output_lens(wav_lens, feats.shape[1]))
+        return ctc_lin(encoder_out), seq_lin(decoder_out)
+
+    ctc, seq = logits(feats, tgt, torch.tensor(lengths) / 2001)
+    for i, (length, target_length, frames) in enumerate(zip(lengths, target_lengths, (26, 501))):
+        ctc_alone, seq_alone = logits(feats[i : i + 1, :length], tgt[i : i + 1, :target_length])
+        assert ctc_alone.shape[1] == frames
+        assert relative_error(ctc[i : i + 1, :frames], ctc_alone) < 1e-4
+        assert relative_error(seq[i : i + 1, :target_length], seq_alone) < 1e-4
+    (ctc[0, :26].sum() + ctc[1].sum() + seq.sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in modules.parameters() if p.grad is not None)
+
+
+def test_nan_in_the_padding_reaches_nothing():
+    net = conmamba(decoder_module="mamba")
+    src, tgt, wav_len = torch.randn(2, 30, 24), torch.randint(1, 20, (2, 7)), torch.tensor([1.0, 0.5])
+    src[1, 15:] = float("nan")
+    encoder_out, decoder_out = net(src, tgt, wav_len)
+    (encoder_out.sum() + decoder_out.sum()).backward()
+    assert not encoder_out[1, 15:].any()
+    assert torch.isfinite(encoder_out).all() and torch.isfinite(decoder_out).all()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("decoder_module", ["transformer", "mamba"])
+@pytest.mark.parametrize("encoder_module", ["conmamba", "conformer"])
+def test_decode_is_forward(encoder_module, decoder_module):
+    config = (
+        {} if (encoder_module, decoder_module) == ("conformer", "transformer") else {"mamba_config": {"d_state": 4}}
+    )
+    options = {**SIZE, "attention_type": "RelPosMHAXL", "encoder_module": encoder_module, **config}
+    net = TransformerASR(**options, decoder_module=decoder_module).eval()
+    src, tgt, wav_len = torch.randn(2, 30, 24), torch.randint(1, 20, (2, 7)), torch.tensor([1.0, 0.5])
+    encoder_out, decoder_out = net(src, tgt, wav_len)
+    assert relative_error(net.encode(src, wav_len), encoder_out) < 1e-6
+    decoded, _ = net.decode(tgt, encoder_out, torch.tensor([30, 15]))
+    assert relative_error(decoded, decoder_out) < 1e-5
+    if decoder_module == "mamba":
+        state = net.init_decoder_state(encoder_out, torch.tensor([30, 15]))
+        for i in range(7):
+            predicted, state = net.decode_step(tgt[:, i], state)
+            assert relative_error(predicted, decoder_out[:, i]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "attention_type, encoding", [("RelPosMHAXL", None), ("regularMHA", "fixed_abs_sine"), ("regularMHA", None)]
+)
+@pytest.mark.parametrize("causal", [True, False])
+def test_stream_equals_offline(attention_type, encoding, causal):
+    net = conmamba(
+        attention_type=attention_type, positional_encoding=encoding, causal=causal, decoder_module="mamba"
+    ).eval()
+    config = DynChunkTrainConfig(8, 1)
+    src = torch.randn(2, 37, 6, 4)
+    offline = net.encode(src, dynchunktrain_config=config)
+    wrapper = EncoderWrapper(net)
+    context = wrapper.make_streaming_context(config)
+    pieces = [wrapper.forward_streaming(piece, context) for piece in src.split(8, 1)]
+    assert relative_error(torch.cat(pieces, 1), offline) < 1e-4
+    if causal:
+        assert relative_error(net.encode(src), offline) < 1e-5
+
+
+def test_encoder_in_a_sequential_gets_lengths():
+    net = conmamba().eval()
+    encoder = LengthsCapableSequential(input_shape=(None, None, 24), transformer_encoder=EncoderWrapper(net))
+    src, wav_lens = torch.randn(2, 30, 24), torch.tensor([1.0, 0.5])
+    assert relative_error(encoder(src, wav_lens), net.encode(src, wav_lens)) < 1e-6
+
+
+def test_encoder_alone():
+    net = conmamba(num_decoder_layers=0, output_hidden_states=True)
+    encoder_out, hidden, decoder_out = net(torch.randn(2, 30, 24), None)
+    assert encoder_out.shape == (2, 30, 16) and len(hidden) == 3 and decoder_out is None
+
+
+def test_mamba_keeps_its_initialisation():
+    net = conmamba(decoder_module="mamba")
+    layers = [m for layer in net.decoder.layers for m in (layer.self_mamba, layer.cross_mamba)]
+    for layer in [*layers, *(layer.mamba for layer in net.encoder.layers)]:
+        assert torch.allclose(layer.A_log.exp(), torch.arange(1.0, 5.0).expand(32, 4))
+        assert layer.in_proj.weight.abs().max() <= 1 / 16**0.5
+    weight = net.encoder.layers[0].ffn_module1[1].ffn[0].weight.detach()
+    assert weight.std() == pytest.approx((2 / (16 + 24)) ** 0.5, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"encoder_module": "conmmba"}, "encoder_module is 'conmmba', but must be one of 'transformer', 'conformer'"),
+        ({"decoder_module": "lstm"}, "decoder_module is 'lstm', but must be one of 'transformer', 'mamba'"),
+        ({"encoder_module": "conformer"}, "mamba_config is given, but encoder_module is 'conformer'"),
+        ({"normalize_before": False}, "normalize_before is False"),
+        ({"positional_encoding": "rotary"}, "positional_encoding is 'rotary'"),
+        ({"attention_type": "flash"}, "attention_type is 'flash'"),
+    ],
+)
+def test_option_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        conmamba(**options)
+
+
+def test_too_many_positions():
+    net = conmamba(attention_type="regularMHA", max_length=20)
+    with pytest.raises(ValueError, match="The source has 30 positions, but max_length is 20"):
+        net.encode(torch.randn(1, 30, 24))
+    net = conmamba(max_length=20)
+    assert net.encode(torch.randn(1, 30, 24)).shape == (1, 30, 16)
+    with pytest.raises(ValueError, match="The target has 21 positions, but max_length is 20"):
+        net(torch.randn(1, 30, 24), torch.ones(1, 21, dtype=torch.long))
+
+
+def test_transformer_decoder_has_no_state():
+    with pytest.raises(TypeError, match="A Transformer decoder has no state"):
+        conmamba().init_decoder_state(torch.randn(1, 30, 16))

@@ -1,0 +1,188 @@
+"""The recognition recipes from end to end, on a tiny corpus."""
+
+import csv
+import importlib
+import itertools
+import json
+import logging
+
+import pytest
+import torch
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
+
+from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from tests.conftest import HPARAMS
+
+RECIPE = HPARAMS.parent / "recipes" / "asr"
+TINY = {
+    "d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "number_of_epochs": 2, "avg_checkpoints": 2,
+    "num_buckets": 2, "character_coverage": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return build_mini_corpus(
+        tmp_path_factory.mktemp("corpus") / "mini", speakers=(2, 1, 1), sentences=6, digit_strings=2,
+        distinct_sentences=60, processes=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a recipe's script with a hyper-parameter file and options; its output folder is returned."""
+    monkeypatch.syspath_prepend(RECIPE)
+    # SpeechBrain's handlers would outlive the streams that pytest lends a test
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
+
+    def call(script, hparams, **options):
+        options = {"output_folder": tmp_path / "out", "save_folder": tmp_path / "out/save", **TINY, **options}
+        command = [str(script), str(HPARAMS / "asr" / f"{hparams}.yaml")]
+        for key, value in options.items():
+            command += [f"--{key}", json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
+        monkeypatch.setattr("sys.argv", command)
+        importlib.import_module(script).main()
+        return tmp_path / "out"
+
+    return call
+
+
+def as_manifest(corpus, folder, monkeypatch):
+    """The corpus as CSV manifests of one's own, and the number of its characters with SentencePiece's three."""
+    monkeypatch.syspath_prepend(RECIPE)
+    prepare = importlib.import_module("prepare_librispeech").prepare_librispeech
+    files = prepare(corpus, folder, {"train": ["train"], "valid": ["valid"], "test": ["test"]})
+    with open(files["train"], newline="") as file:
+        characters = set("".join(row["wrd"] for row in csv.DictReader(file)))
+    return {
+        "corpus": "manifest", "data_folder": folder, "train_splits": ["train.csv"], "dev_splits": ["valid.csv"],
+        "test_splits": ["test.csv"], "output_neurons": len(characters) + 3,
+    }  # fmt: skip
+
+
+def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys):
+    options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
+    options["test_search"] = {"beam_size": 5}
+    out = run("train_ctc", "mini_conmamba_ctc", **options)
+    summary = json.loads((out / "test/test.csv/summary.json").read_text())
+    assert summary["utterances"] == 8 and summary["wer"] > 0 and summary["cer"] > 0
+    assert "%WER" in (out / "test/test.csv/wer.txt").read_text()
+    assert len((out / "test/test.csv/results.csv").read_text().splitlines()) == 9
+    assert (out / "training.png").stat().st_size > 1000
+    assert "8 utterances" in capsys.readouterr().out
+
+    run("train_ctc", "mini_conmamba_ctc", **{**options, "number_of_epochs": 3})
+    with open(out / "training.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+
+
+def test_s2s_with_language_model(run, corpus, tmp_path, monkeypatch):
+    options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
+    options |= {"num_decoder_layers": 1, "valid_search_interval": 2, "valid_beam_size": 2, "test_beam_size": 3}
+    options |= {"token_type": "char", "max_decode_ratio": 0.3}
+    (tmp_path / "lm").mkdir()
+    small = dict(d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=0, d_ffn=16, normalize_before=False)
+    lm = TransformerLM(vocab=options["output_neurons"], **small, activation=torch.nn.GELU)
+    torch.save(lm.state_dict(), tmp_path / "lm/lm.ckpt")
+    text = (HPARAMS / "asr/mini_conmambamamba_s2s.yaml").read_text()
+    text = (
+        text.replace("!include:", f"!include:{HPARAMS}/asr/")
+        + f"""
+lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
+    vocab: !ref <output_neurons>
+    d_model: {small["d_model"]}
+    nhead: {small["nhead"]}
+    num_encoder_layers: 1
+    num_decoder_layers: 0
+    d_ffn: {small["d_ffn"]}
+    activation: !ref <activation>
+    normalize_before: False
+"""
+    )
+    hparams = tmp_path / "with_lm.yaml"
+    hparams.write_text(text)
+    out = run("train_s2s", hparams.with_suffix(""), **options, lm_folder=tmp_path / "lm")
+    assert json.loads((out / "test/test.csv/summary.json").read_text())["utterances"] == 8
+    with open(out / "training.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["WER"] == "nan" and float(rows[1]["WER"]) > 0 and float(rows[1]["ACC"]) > 0
+
+    other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
+    torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
+    with pytest.raises(ValueError, match="it is of another vocabulary than the"):
+        run("train_s2s", hparams.with_suffix(""), **options, lm_folder=tmp_path / "lm")
+
+
+def test_tokenizer_alone_and_given_to_another_run(run, corpus, tmp_path, monkeypatch, capsys):
+    options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
+    out = run("train_tokenizer", "mini_conmamba_ctc", **options)
+    assert "tokens, " in capsys.readouterr().out
+    (tmp_path / "tokenizer").mkdir()
+    (out / "save/tokenizer.ckpt").rename(tmp_path / "tokenizer/tokenizer.ckpt")
+    options |= {"tokenizer_folder": tmp_path / "tokenizer", "output_neurons": 12}
+    with pytest.raises(ValueError, match="tokens, but output_neurons is 12"):
+        run("train_ctc", "mini_conmamba_ctc", **options)
+
+
+def test_preparation_is_kept_and_names_what_is_wrong(corpus, tmp_path, monkeypatch, caplog):
+    monkeypatch.syspath_prepend(RECIPE)
+    prepare = importlib.import_module("prepare_librispeech").prepare_librispeech
+    chapter = tmp_path / "data/part/7/1"
+    write_audio(chapter / "7-1-0000.flac", torch.rand(1600), sample_rate=16000)
+    (chapter / "7-1-0001.wav").write_text("no audio")
+    (chapter / "7-1.trans.txt").write_text("7-1-0000 HELLO THERE\n7-1-0001 GOOD\n7-1-0002 GONE\n")
+    with caplog.at_level(logging.WARNING):
+        files = prepare(tmp_path / "data", tmp_path / "lists", {"test": ["part"]})
+    assert "7-1-0001" in caplog.text and "names '7-1-0002', of which there is no audio" in caplog.text
+    with open(files["test"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["ID"], row["wrd"], row["spk_id"], float(row["duration"])) for row in rows] == [
+        ("7-1-0000", "HELLO THERE", "7", 0.1)
+    ]
+    before = files["test"].stat().st_mtime_ns
+    prepare(tmp_path / "data", tmp_path / "lists", {"test": ["part"]})
+    assert files["test"].stat().st_mtime_ns == before
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*train-clean-100"):
+        prepare(tmp_path / "data", tmp_path / "lists")
+    (tmp_path / "data/empty").mkdir()
+    with pytest.raises(ValueError, match="has no transcribed speech"):
+        prepare(tmp_path / "data", tmp_path / "lists", {"test": ["empty"]})
+
+
+def test_digit_strings(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    prepare = importlib.import_module("prepare_fsdd_digits").prepare_fsdd_digits
+    with pytest.raises(FileNotFoundError, match=r"has no files like 7_jackson_32\.wav"):
+        prepare(tmp_path, tmp_path / "out")
+    for digit in range(10):
+        for take in (0, 5, 10):
+            signal = torch.full((80 * (digit + 1),), (take + 1) / 20)
+            write_audio(tmp_path / f"recordings/{digit}_anna_{take}.wav", signal, sample_rate=8000)
+    files = prepare(tmp_path, tmp_path / "out", counts=(3, 2, 2))
+    for split, take in (("train", 10), ("valid", 5), ("test", 0)):
+        with open(files[split], newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert all(3 <= len(row["wrd"].split()) <= 7 and row["spk_id"] == "anna" for row in rows)
+        assert read_audio(rows[0]["wav"]).max().item() == pytest.approx((take + 1) / 20, abs=1e-3)
+
+
+def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeypatch, capsys):
+    options = as_manifest(corpus, tmp_path / "lists", monkeypatch) | {"causal": True, "number_of_epochs": 1}
+    out = run("train_ctc", "mini_conmamba_ctc", **options, test_search={"beam_size": 2})
+    for file in out.glob("save/CKPT*/model.ckpt"):  # hardly trained: make it write something
+        weights = torch.load(file, weights_only=True)
+        weights["2.w.bias"][0] -= 10
+        weights["2.w.weight"] *= 10
+        torch.save(weights, file)
+    capsys.readouterr()
+    wav = next((corpus / "test").rglob("*.wav"))
+    run("stream", "mini_conmamba_ctc", **options, wav=wav)
+    *pieces, whole, verdict = capsys.readouterr().out.strip("\n").split("\n")
+    texts = [line.split(" s  ")[1] for line in pieces]
+    assert len(set(texts)) > 2 and verdict == "equal"
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
+    assert whole == f"{wav.name}, all at once: {texts[-1]}"
+    with pytest.raises(ValueError, match="The recogniser is not causal"):
+        run("stream", "mini_conmamba_ctc", **{**options, "causal": False}, wav=wav)
