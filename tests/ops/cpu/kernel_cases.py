@@ -11,6 +11,8 @@ from speechbrain_mamba.ops.cpu.native import library
 INSTRUCTION_SETS = library().instruction_sets
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest error relative to a tensor's largest value; half precision rounds outputs and gradients."""
+SUMS = ("A", "D", "delta_bias", "weight", "bias")
+"""Gradients that are sums over batch and time, whose terms may cancel: they get ten times the tolerance."""
 
 
 def weights(*shape: int) -> Tensor:
@@ -77,4 +79,4 @@ def check_against_reference(op, inputs: dict, **options) -> None:
         expected = run(op, inputs, torch.float64, **options)
     tolerance = max(TOLERANCE[t.dtype] for t in flat)
     errors = relative_errors(results, expected)
-    assert max(errors.values()) < tolerance, errors
+    assert all(error < tolerance * (10 if name.rstrip("01") in SUMS else 1) for name, error in errors.items()), errors
