@@ -54,7 +54,7 @@ def scan_by_hand(u, delta, A, B, C, D, z, delta_bias, length, reverse):
     return y
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.booleans(), st.data())
 def test_scan_is_the_recurrence(batch, time, channels, state, reverse, data):
     x = scan_inputs(batch, time, channels, state)
@@ -107,12 +107,13 @@ def test_gradients_are_right():
     assert torch.autograd.gradcheck(convolve, conv)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 2**16))
 def test_chunks_and_steps_equal_one_go(first, second, seed):
-    x = scan_inputs(2, first + second, 3, 4, torch.float32, seed)
-    weight = torch.randn(3, 4)
-    state_of = {"scan": torch.randn(2, 3, 4), "conv": torch.randn(2, 3, 3)}
+    x = scan_inputs(2, first + second, 3, 4, torch.float64, seed)
+    x["delta"], x["delta_bias"] = x["delta"].abs(), x["delta_bias"].abs()  # states that decay
+    weight = torch.randn(3, 4, dtype=torch.float64)
+    state_of = {"scan": torch.randn(2, 3, 4).double(), "conv": torch.randn(2, 3, 3).double()}
 
     def split(part):
         return {key: value[:, part] if value.dim() == 3 else value for key, value in x.items()}
