@@ -12,8 +12,8 @@ SEPARATION = [path for path in FILES if path.parent.name == "separation"]
 
 
 @pytest.mark.parametrize("path", SEPARATION, ids=lambda path: path.stem)
-def test_separation_models_are_built(path):
-    hparams = load_hparams(path, {"data_folder": "unused", "output_folder": "unused"})
+def test_separation_models_are_built(path, tmp_path):
+    hparams = load_hparams(path, {"data_folder": "unused", "output_folder": str(tmp_path)})
     modules = hparams["modules"]
     if sum(p.numel() for module in modules.values() for p in module.parameters()) < 3e6:
         with torch.no_grad():
