@@ -46,7 +46,8 @@ def _conv(*arguments) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, silu, reverse, final_state = arguments
     y, y_b, final = _outputs(inputs, final_state)
     computed = parameter(final) if final_state else None
-    library().call("conv_forward", *_fields(_prepare(inputs), [y, y_b], computed, silu, reverse))
+    named = _prepare(inputs)  # its copies have to outlive the call: the kernel is given their addresses
+    library().call("conv_forward", *_fields(named, [y, y_b], computed, silu, reverse))
     return y, y_b, final if computed is None else computed.to(final.dtype)
 
 
