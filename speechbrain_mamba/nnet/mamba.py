@@ -330,4 +330,7 @@ class BiMamba(_MambaLayer):
         xz = self.in_proj(mask_frames(x, lengths))
         forward, reverse = (self._direction(suffix) for suffix in self._suffixes)
         pairs = {name: (forward[name], reverse[name]) for name in forward}
-        return self._project_out(bidirectional_mamba_inner(xz, **pairs, lengths=lengths), lengths)
+        out_proj = self.out_proj
+        return bidirectional_mamba_inner(
+            xz, **pairs, out_proj_weight=out_proj.weight, out_proj_bias=out_proj.bias, lengths=lengths
+        )

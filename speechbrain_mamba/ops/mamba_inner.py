@@ -1,4 +1,4 @@
-"""What a bidirectional Mamba layer does between its projections, as one operation.
+"""What a bidirectional Mamba layer does after its input projection, as one operation.
 
 A backend that has it fuses it, and recomputes in the backward pass what the composition of convolution, projections and
 scan would have to keep.
@@ -15,6 +15,7 @@ from torch import Tensor
 from speechbrain_mamba.ops.backends import select_backend
 from speechbrain_mamba.ops.bidirectional import Pair
 from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_pair, check_shape
+from speechbrain_mamba.ops.lengths import mask_frames
 
 _OP = "bidirectional_mamba_inner"
 
@@ -28,10 +29,12 @@ def bidirectional_mamba_inner(
     delta_bias: Pair,
     A: Pair,
     D: Pair,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None = None,
     *,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    r"""Everything of a bidirectional Mamba layer but its first and last projection (arXiv 2407.09732, figure 2).
+    r"""Everything of a bidirectional Mamba layer but its input projection (arXiv 2407.09732, figure 2).
 
     With :math:`x, z` the halves of ``xz``, for each direction :math:`u = \mathrm{silu}(\mathrm{conv}(x))`, the step's
     low-rank factor, B and C are ``u @ x_proj_weight.T``, the step is that factor times ``dt_proj_weight``, and
@@ -40,8 +43,9 @@ def bidirectional_mamba_inner(
 
         y = \tfrac{1}{2} (\mathrm{scan}(u) + \mathrm{scan}_\mathrm{reverse}(u))\, \mathrm{silu}(z)
 
-    The matrix products are computed in the dtype of ``xz``; ``A``, ``D``, ``delta_bias`` and the states stay in float32
-    (float64 for float64 inputs). A pure function, differentiable in every tensor.
+    goes through the output projection. The matrix products are computed in the dtype of ``xz``; ``A``, ``D``,
+    ``delta_bias`` and the states stay in float32 (float64 for float64 inputs). A pure function, differentiable in
+    every tensor.
 
     Arguments
     ---------
@@ -61,6 +65,10 @@ def bidirectional_mamba_inner(
         State matrices, diagonal, usually negative, (channels, state).
     D : tuple of two Tensors
         Skip connections, (channels,).
+    out_proj_weight : Tensor
+        Output projection, shared by the directions, (d_model, channels).
+    out_proj_bias : Tensor, optional
+        Its bias, (d_model,).
     lengths : Tensor, optional
         Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, whatever
         they hold.
@@ -68,7 +76,7 @@ def bidirectional_mamba_inner(
     Returns
     -------
     Tensor
-        Output (batch, time, channels), dtype of ``xz``.
+        Output (batch, time, d_model), dtype of ``xz``.
 
     Raises
     ------
@@ -84,8 +92,9 @@ def bidirectional_mamba_inner(
     >>> bidirectional_mamba_inner(
     ...     torch.randn(3, 9, 2 * channels), pair(channels, 4), pair(channels), pair(dt_rank + 2 * state, channels),
     ...     pair(channels, dt_rank), pair(channels), (-torch.ones(channels, state),) * 2, pair(channels),
+    ...     torch.rand(6, channels),
     ... ).shape
-    torch.Size([3, 9, 8])
+    torch.Size([3, 9, 6])
     """
     pairs = {
         "conv_weight": conv_weight,
@@ -98,15 +107,27 @@ def bidirectional_mamba_inner(
     }
     pairs = {name: check_pair(_OP, name, pair) for name, pair in pairs.items()}
     directions = tuple({name: pair[i] for name, pair in pairs.items()} for i in range(2))
-    lengths = _check(xz, directions[0], lengths)
+    lengths = _check(xz, directions[0], out_proj_weight, out_proj_bias, lengths)
     arguments = directions[0] | {f"{name}_b": tensor for name, tensor in directions[1].items()}
+    arguments |= {"out_proj_weight": out_proj_weight, "out_proj_bias": out_proj_bias}
     backend = select_backend(_OP, xz, arguments)
     fused = getattr(backend, _OP, None)
     with torch.autocast(xz.device.type, enabled=False):
-        return fused(xz, *directions, lengths) if fused else _compose(backend, xz, directions, lengths)
+        if fused:
+            y = fused(xz, *directions, out_proj_weight, out_proj_bias, lengths)
+        else:
+            y = _compose(backend, xz, directions, lengths)
+            y = F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
+    return y if out_proj_bias is None else mask_frames(y, lengths)
 
 
-def _check(xz: Tensor, direction: dict[str, Tensor | None], lengths: Tensor | None) -> Tensor | None:
+def _check(
+    xz: Tensor,
+    direction: dict[str, Tensor | None],
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor | None:
     """Check one direction's arguments; returns the lengths, checked and brought to the input's device."""
     check_dims(_OP, "xz", xz, "(batch, time, 2 * channels)")
     check_dims(_OP, "A", direction["A"], "(channels, state)")
@@ -123,11 +144,15 @@ def _check(xz: Tensor, direction: dict[str, Tensor | None], lengths: Tensor | No
     )
     for name in ("conv_bias", "delta_bias", "D"):
         check_shape(_OP, name, direction[name], "(channels,)", (channels,))
+    check_dims(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)")
+    d_model = out_proj_weight.shape[0]
+    check_shape(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)", (d_model, channels))
+    check_shape(_OP, "out_proj_bias", out_proj_bias, "(d_model,)", (d_model,))
     return check_lengths(_OP, lengths, batch, time, xz.device)
 
 
 def _compose(backend: ModuleType, xz: Tensor, directions: tuple[dict, dict], lengths: Tensor | None) -> Tensor:
-    """The layer from a backend's own convolution and scan: the definition of what fused ones compute."""
+    """The gated scans from a backend's own convolution and scan: the definition of what fused ones compute."""
     x, z = xz.chunk(2, dim=-1)
     weights, biases = (tuple(direction[name] for direction in directions) for name in ("conv_weight", "conv_bias"))
     inputs = backend.bidirectional_causal_conv1d(x, weights, biases, "silu", lengths)

@@ -11,7 +11,8 @@ from speechbrain_mamba.ops.cpu.native import library
 INSTRUCTION_SETS = library().instruction_sets
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest error relative to a tensor's largest value; half precision rounds outputs and gradients."""
-SUMS = ("A", "D", "delta_bias", "weight", "bias", "conv_weight", "conv_bias", "x_proj_weight", "dt_proj_weight")
+SUMS = ("A", "D", "delta_bias", "weight", "bias", "conv_weight", "conv_bias")
+SUMS += ("x_proj_weight", "dt_proj_weight", "out_proj_weight", "out_proj_bias")
 """Gradients that are sums over batch and time, whose terms may cancel: they get ten times the tolerance."""
 
 

@@ -28,6 +28,8 @@ def inner_inputs(batch: int, time: int, channels: int, state: int, dt_rank: int,
         "delta_bias": pair(channels),
         "A": tuple(-w.exp() for w in pair(channels, state)),
         "D": pair(channels),
+        "out_proj_weight": torch.randn(6, channels) / channels**0.5,
+        "out_proj_bias": torch.randn(6),
     }
 
 
@@ -39,8 +41,9 @@ def inner_cases(draw) -> tuple[dict, torch.Tensor | None]:
     channels, state = draw(st.integers(1, 40)), draw(st.just(16) | st.integers(1, 20))
     inputs = inner_inputs(batch, time, channels, state, draw(st.integers(1, 5)), draw(st.integers(1, 5)))
     inputs["xz"] = inputs["xz"].to(draw(st.sampled_from(DTYPES)))
-    if draw(st.booleans()):
-        inputs["conv_bias"] = None
+    for name in ("conv_bias", "out_proj_bias"):
+        if draw(st.booleans()):
+            inputs[name] = None
     length = st.sampled_from((0, 1, time)) | st.integers(0, time)
     lengths = draw(st.none() | st.lists(length, min_size=batch, max_size=batch))
     return inputs, None if lengths is None else torch.tensor(lengths)
@@ -50,24 +53,23 @@ def inner_cases(draw) -> tuple[dict, torch.Tensor | None]:
 @given(case=inner_cases())
 def test_layer_agrees_with_the_reference(case):
     inputs, lengths = case
-    options = {"lengths": lengths}
-    if inputs["conv_bias"] is None:
-        options["conv_bias"] = inputs.pop("conv_bias")
-    check_against_reference(ops.bidirectional_mamba_inner, inputs, roundings=4, **options)
+    absent = {name: inputs.pop(name) for name in list(inputs) if inputs[name] is None}
+    check_against_reference(ops.bidirectional_mamba_inner, inputs, roundings=4, lengths=lengths, **absent)
 
 
 def test_frozen_parameters_get_no_gradient_and_the_others_the_same():
     torch.manual_seed(0)
     inputs = inner_inputs(2, 50, 20, 16, 2)
+    projection = {name: inputs.pop(name) for name in ("out_proj_weight", "out_proj_bias")}
     grads = []
     for frozen in (False, True):
         leaves = {"xz": inputs["xz"].clone().requires_grad_()}
         for name, pair in inputs.items():
-            if name != "xz":
-                wanted = not frozen or name == "D"
+            wanted = not frozen or name == "D"
+            if isinstance(pair, tuple):
                 leaves[name] = tuple(t.clone().requires_grad_(wanted) for t in pair)
         with ops.use_backend("cpu"):
-            ops.bidirectional_mamba_inner(**leaves).square().sum().backward()
+            ops.bidirectional_mamba_inner(**leaves, **projection).square().sum().backward()
         grads.append((leaves["xz"].grad, *(t.grad for t in leaves["D"])))
         assert (leaves["A"][0].grad is None) == frozen
     for one, other in zip(*grads):
@@ -78,7 +80,7 @@ def test_frozen_parameters_get_no_gradient_and_the_others_the_same():
 def test_nothing_leaks_out_of_the_padding(dtype):
     torch.manual_seed(0)
     inputs, lengths = inner_inputs(3, 70, 20, 16, 2), [70, 0, 3]
-    xz, gradient = inputs.pop("xz").to(dtype), torch.randn(3, 70, 20).to(dtype)
+    xz, gradient = inputs.pop("xz").to(dtype), torch.randn(3, 70, 6).to(dtype)
     for i, length in enumerate(lengths):
         xz[i, length:] = gradient[i, length:] = torch.nan
     xz.requires_grad_()
@@ -104,7 +106,7 @@ def test_empty_inputs(shape):
     with ops.use_backend("cpu"):
         y = ops.bidirectional_mamba_inner(**inputs)
         y.sum().backward()
-    assert y.shape == shape
+    assert y.shape == (*shape[:2], 6)
     assert inputs["xz"].grad.shape == inputs["xz"].shape
 
 
