@@ -21,7 +21,6 @@ from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.speech_features import compute_padded_features
 from speechbrain_mamba.utils.files import atomic_path, write_csv
-from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -123,19 +122,14 @@ class Recognition(sb.Brain):
     def run(self, hparams, datasets):
         """Train, and test on each test set; returns the results by test set."""
         train, valid, tests = datasets
-        loader = self.make_dataloader(
-            train,
-            sb.Stage.TRAIN,
-            batch_sampler=batch_sampler(train, hparams, hparams["max_batch_length_train"]),
-            num_workers=hparams["num_workers"],
-        )
-        scheduler = hparams["lr_scheduler"]
-        if getattr(scheduler, "n_total_steps", 0) is None:
-            scheduler.n_total_steps = hparams["number_of_epochs"] * -(-len(loader) // self.grad_accumulation_factor)
         self.fit(
             hparams["epoch_counter"],
-            loader,
+            train,
             valid,
+            train_loader_kwargs={
+                "batch_sampler": batch_sampler(train, hparams, hparams["max_batch_length_train"]),
+                "num_workers": hparams["num_workers"],
+            },
             valid_loader_kwargs={"batch_sampler": batch_sampler(valid, hparams, hparams["max_batch_length_valid"])},
         )
         self.summaries = {}
@@ -235,7 +229,6 @@ def save_experiment(hparams, text):
 
 def start(arguments):
     """Read the command line and the hyper-parameters, and get the output folder ready."""
-    keep_freed_memory()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     text = read_hparams(hparams_file, overrides)
