@@ -169,7 +169,7 @@ def test_a_prompt_longer_than_the_model_takes_is_named(batch):
     model = make_model("mamba")
     model.max_prompt_frames = 8
     inputs = {name: t for name, t in batch.items() if not name.startswith("code")}
-    with pytest.raises(ValueError, match="9 frames, but the model takes 8"):
+    with pytest.raises(ValueError, match="9 frames, but the model takes at most 8"):
         model.generate(**inputs, max_frames=3)
 
 
