@@ -96,12 +96,12 @@ def test_tokens_of_another_codec_are_named(codec, codes, words):
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path, codec):
-    with pytest.raises(FileNotFoundError, match="has no codec.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no codec\.json"):
         load_codec(tmp_path)
     save_codec(codec, tmp_path)
     with pytest.raises(ValueError, match="has 1 to 3"):
         load_codec(tmp_path, 4)
-    with pytest.raises(ValueError, match="takes \\(batch, samples\\)"):
+    with pytest.raises(ValueError, match=r"takes \(batch, samples\)"):
         codec.encode(torch.zeros(1, 0))
 
 
