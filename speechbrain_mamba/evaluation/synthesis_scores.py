@@ -48,8 +48,8 @@ def time_warp(distances: np.ndarray) -> list[tuple[int, int]]:
 
 
 def mel_cepstral_distortion(estimate: Tensor, reference: Tensor, sample_rate: int, n_coefficients: int = 13) -> float:
-    """Mel-cepstral distortion after time warping, in dB (Kubichek, 1993): 0 for equal sounds, some 4 to 8 for good
-    speech. Loudness, the first coefficient, does not count.
+    """Mel-cepstral distortion after time warping, in dB (Kubichek, 1993): 0 for equal sounds. Loudness, the first
+    coefficient, does not count. Compare only what was measured with the same bands and window.
 
     Arguments
     ---------
