@@ -11,6 +11,11 @@ from torchaudio.transforms import MelSpectrogram
 from speechbrain_mamba.ops import mask_frames
 
 
+FLOOR = 1e-3
+"""Amplitudes of bands below it, 60 dB under full scale, count as silence: what digital silence becomes must not matter
+more than speech."""
+
+
 class MultiScaleMelLoss(nn.Module):
     """Distance of mel spectrograms at several resolutions (EnCodec, arXiv 2210.13438, section 3.4).
 
@@ -54,7 +59,7 @@ class MultiScaleMelLoss(nn.Module):
         distances = []
         reconstruction, wavs = mask_frames(reconstruction, lengths), mask_frames(wavs, lengths)
         for transform in self.transforms:
-            ours, theirs = (transform(x.float()).clamp(min=1e-5).log10() for x in (reconstruction, wavs))
+            ours, theirs = (transform(x.float()).clamp(min=FLOOR).log10() for x in (reconstruction, wavs))
             difference = ours - theirs
             root = (difference.square().mean(1) + 1e-12).sqrt() - 1e-6
             distances.append(difference.abs().mean() + root.mean())

@@ -24,3 +24,9 @@ def test_gradients_are_finite_where_both_are_silent():
     sound = (0.1 * torch.randn(1, 4000)).requires_grad_()
     MultiScaleMelLoss(8000)(sound, torch.zeros(1, 4000)).backward()
     assert sound.grad.isfinite().all() and sound.grad.abs().sum() > 0
+
+
+def test_what_is_too_soft_to_hear_counts_as_silence():
+    loss, silence = MultiScaleMelLoss(8000), torch.zeros(1, 4000)
+    assert loss(1e-5 * torch.randn(1, 4000), silence) == 0
+    assert loss(1e-1 * torch.randn(1, 4000), silence) > 0.5

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Turn transcribed speech into the tokens that train.py trains on.
+
+    python recipes/tts/prepare_tokens.py MANIFEST_FOLDER TOKEN_FOLDER --codec encodec_24khz
+
+The manifest folder has ``train.csv``, ``valid.csv`` and ``test.csv`` (or ``.json``) with the columns ID, duration
+(seconds), wav and wrd (the text), and if at hand spk_id and language (an espeak-ng language such as de). A run that was
+killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechbrain_mamba.codecs import load_codec
+from speechbrain_mamba.dataio.phonemes import KINDS
+from speechbrain_mamba.dataio.tokenize_speech import tokenize_speech
+
+SPLITS = ("train", "valid", "test")
+
+
+def find_manifests(folder):
+    """The manifest of each split, ``.csv`` before ``.json``."""
+    manifests = {}
+    for split in SPLITS:
+        found = [Path(folder) / f"{split}{suffix}" for suffix in (".csv", ".json")]
+        found = [path for path in found if path.is_file()]
+        if not found:
+            raise FileNotFoundError(f"'{folder}' has no {split}.csv and no {split}.json: give the folder of manifests.")
+        manifests[split] = found[0]
+    return manifests
+
+
+def main(arguments=None):
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest_folder", help="folder of train, valid and test manifests")
+    parser.add_argument("token_folder", help="where the tokens go")
+    parser.add_argument("--codec", default="encodec_24khz", help="encodec_24khz, a folder or a Hub id")
+    parser.add_argument("--n_codebooks", type=int, help="codebooks to use; all, of encodec_24khz 8, by default")
+    parser.add_argument("--kind", choices=KINDS, default="ipa", help="what the text is turned into")
+    parser.add_argument("--language", default="en-us", help="espeak-ng language of texts without one")
+    parser.add_argument("--data_root", help="what $data_root stands for in the manifests")
+    parser.add_argument("--device", default="cpu", help="where the codec runs")
+    options = parser.parse_args(arguments)
+    codec = load_codec(options.codec, options.n_codebooks)
+    counts = tokenize_speech(
+        find_manifests(options.manifest_folder), options.token_folder, codec, options.codec, options.kind,
+        options.language, options.data_root, options.device,
+    )  # fmt: skip
+    print(", ".join(f"{split}: {count} utterances" for split, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()
