@@ -4,7 +4,6 @@ import csv
 import logging
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -25,12 +24,16 @@ from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
 
+WORST_IN_MEAN = 1.25
+"""How many times the best checkpoint's error rate one may have to take part in the mean: those from early in a short
+training pull the mean away from where the later ones agree."""
+
 
 class Recognition(sb.Brain):
     """A recogniser up to its encoder. Subclasses add losses and searches."""
 
-    best_by: ClassVar = {"min_key": "WER"}
-    """Which checkpoints are kept, and averaged for the test: ``min_key`` or ``max_key`` with the name of a score."""
+    best_by = "WER"
+    """The score, the less the better, by which checkpoints are kept and averaged for the test."""
 
     def encode(self, batch, stage, replicate=()):
         """Encode a batch, augmented in training.
@@ -105,37 +108,44 @@ class Recognition(sb.Brain):
         self.checkpointer.save_and_keep_only(
             meta={**scores, "epoch": epoch},
             num_to_keep=self.hparams.avg_checkpoints,
-            **{f"{key}s": [score] for key, score in self.best_by.items()},
+            min_keys=[self.best_by],
         )
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load the best checkpoint, and then the mean of the best ones' weights."""
         super().on_evaluate_start(max_key, min_key)
-        checkpoints = self.checkpointer.find_checkpoints(
-            max_key=max_key, min_key=min_key, max_num_checkpoints=self.hparams.avg_checkpoints
-        )
+        checkpoints = best_checkpoints(self.checkpointer, min_key, self.hparams.avg_checkpoints)
         if checkpoints:
             weights = average_checkpoints(checkpoints, recoverable_name="model")
             self.hparams.model.load_state_dict(weights, strict=True)
-            logger.info("Testing the mean of %d checkpoints.", len(checkpoints))
+            epochs = ", ".join(str(checkpoint.meta["epoch"]) for checkpoint in checkpoints)
+            logger.info("Testing the mean of the checkpoints of these epochs: %s.", epochs)
 
     def run(self, hparams, datasets):
         """Train, and test on each test set; returns the results by test set."""
         train, valid, tests = datasets
+        sampler, scheduler = batch_sampler(train, hparams, hparams["max_batch_length_train"]), hparams["lr_scheduler"]
+        if getattr(scheduler, "n_total_steps", 0) is None:
+            steps = len(sampler) // self.grad_accumulation_factor * hparams["number_of_epochs"]
+            scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
         self.fit(
             hparams["epoch_counter"],
             train,
             valid,
-            train_loader_kwargs={
-                "batch_sampler": batch_sampler(train, hparams, hparams["max_batch_length_train"]),
-                "num_workers": hparams["num_workers"],
-            },
+            train_loader_kwargs={"batch_sampler": sampler, "num_workers": hparams["num_workers"]},
             valid_loader_kwargs={"batch_sampler": batch_sampler(valid, hparams, hparams["max_batch_length_valid"])},
         )
         self.summaries = {}
         for self.test_name, test in tests.items():
-            self.evaluate(test, **self.best_by, test_loader_kwargs={"batch_size": 1})
+            self.evaluate(test, min_key=self.best_by, test_loader_kwargs={"batch_size": 1})
         return self.summaries
+
+
+def best_checkpoints(checkpointer, score, count):
+    """The checkpoints with the lowest score, at most so many, and none that is much worse than the best."""
+    checkpoints = checkpointer.find_checkpoints(min_key=score, max_num_checkpoints=count)
+    worst = min((checkpoint.meta[score] for checkpoint in checkpoints), default=0) * WORST_IN_MEAN
+    return [checkpoint for checkpoint in checkpoints if checkpoint.meta[score] <= worst]
 
 
 def update_table(path, row):

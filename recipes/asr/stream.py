@@ -67,7 +67,7 @@ def load(hparams_file, overrides):
         raise ValueError(
             "The recogniser is not causal, it has to hear all before it writes: train one with --causal True."
         )
-    checkpoints = hparams["checkpointer"].find_checkpoints(min_key="WER")
+    checkpoints = best_checkpoints(hparams["checkpointer"], "WER", hparams["avg_checkpoints"])
     if not checkpoints:
         raise FileNotFoundError(f"There is no checkpoint in '{hparams['save_folder']}': train the recogniser first.")
     hparams["checkpointer"].load_checkpoint(checkpoints[0])

@@ -11,7 +11,6 @@ checkpoint. Results: ``<output_folder>/test``.
 """
 
 import sys
-from typing import ClassVar
 
 import speechbrain as sb
 import torch
@@ -26,7 +25,7 @@ from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 class S2SRecognition(Recognition):
     """Training on the decoder's and the CTC loss, search with both."""
 
-    best_by: ClassVar = {"max_key": "ACC"}
+    best_by = "TER"
 
     def compute_forward(self, batch, stage):
         """Log-probabilities of CTC and decoder, the encoder's output and its relative lengths, and the labels."""
@@ -39,7 +38,7 @@ class S2SRecognition(Recognition):
         return p_ctc, p_seq, encoder_out, lens, labels
 
     def compute_objectives(self, predictions, batch, stage):
-        """Both losses, weighted; out of training the decoder's accuracy, and the search's errors where there is one."""
+        """Both losses, weighted; out of training the decoder's errors, and the search's errors where there is one."""
         p_ctc, p_seq, encoder_out, lens, (tokens, token_lens, tokens_eos, eos_lens) = predictions
         if stage != sb.Stage.TRAIN:
             self.accuracy.append(p_seq, tokens_eos, eos_lens)
@@ -61,9 +60,10 @@ class S2SRecognition(Recognition):
         self.accuracy = AccuracyStats()
 
     def stage_scores(self):
-        """The accuracy in percent, and the error rates, not a number where there was no search."""
+        """The tokens that the decoder gets wrong after the right ones, in percent, and the search's error rates, which
+        are no numbers where there was no search."""
         rates = super().stage_scores() if self.report.rows else {"WER": float("nan"), "CER": float("nan")}
-        return {"ACC": 100 * self.accuracy.summarize(), **rates}
+        return {"TER": 100 * (1 - self.accuracy.summarize()), **rates}
 
 
 def load_language_model(hparams, device):
