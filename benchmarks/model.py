@@ -22,6 +22,7 @@ from timing import summarise, time_in_turn, write_table
 
 from speechbrain_mamba.dataio.hparams import load_hparams
 from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.utils.memory import keep_freed_memory
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "separation"
 MODELS = ("mambatasnet_M", "matrix products of it", "sepformer")
@@ -98,6 +99,7 @@ def main():
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     if arguments.measure:
+        keep_freed_memory()
         print(json.dumps(measure(arguments.measure, arguments.seconds, arguments.rounds)))
         return
     rows = []

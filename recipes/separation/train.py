@@ -34,6 +34,7 @@ from speechbrain_mamba.lobes.models.separation import separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -324,6 +325,7 @@ def show_results(hparams):
 
 def main():
     """Prepare the data, train, test."""
+    keep_freed_memory()
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
     text = read_hparams(hparams_file, overrides)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.ops import (
-    bidirectional_causal_conv1d,
-    bidirectional_selective_scan,
+    bidirectional_mamba_inner,
     causal_conv1d,
     causal_conv1d_update,
     mask_frames,
+    scan_arguments,
     selective_scan,
     selective_state_update,
 )
@@ -40,7 +39,7 @@ class DeltaProjection(nn.Linear):
 
     Example
     -------
-    >>> step = F.softplus(DeltaProjection(4, 16).bias)
+    >>> step = nn.functional.softplus(DeltaProjection(4, 16).bias)
     >>> bool((step >= 0.001 - 1e-6).all() and (step <= 0.1 + 1e-6).all())
     True
     """
@@ -135,20 +134,23 @@ class _MambaLayer(nn.Module):
                 else:
                     parameter.fill_(1.0)
 
-    def _scan_arguments(self, u: Tensor, suffix: str) -> dict:
-        """What the scan takes for its input ``u``, (..., d_inner): the maps that depend on it, and its parameters."""
-        x_proj, dt_proj = getattr(self, f"x_proj{suffix}"), getattr(self, f"dt_proj{suffix}")
+    def _direction(self, suffix: str) -> dict[str, Tensor | None]:
+        """The parameters of one direction, as the operations take them."""
+        conv1d, dt_proj = getattr(self, f"conv1d{suffix}"), getattr(self, f"dt_proj{suffix}")
         A_log = getattr(self, f"A{suffix}_log")
-        delta, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return {
-            "u": u,
-            "delta": F.linear(delta, dt_proj.weight),
-            "A": -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
-            "B": B,
-            "C": C,
-            "D": getattr(self, f"D{suffix}"),
+            "conv_weight": conv1d.weight.squeeze(1),
+            "conv_bias": conv1d.bias,
+            "x_proj_weight": getattr(self, f"x_proj{suffix}").weight,
+            "dt_proj_weight": dt_proj.weight,
             "delta_bias": dt_proj.bias,
+            "A": -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
+            "D": getattr(self, f"D{suffix}"),
         }
+
+    def _scan_arguments(self, u: Tensor, suffix: str) -> dict[str, Tensor]:
+        """What the scan takes for its input ``u``, (..., d_inner): the maps that depend on it, and its parameters."""
+        return scan_arguments(u, **self._direction(suffix))
 
     def _project_out(self, y: Tensor, lengths: Tensor | None) -> Tensor:
         y = self.out_proj(y)
@@ -325,16 +327,10 @@ class BiMamba(_MambaLayer):
         Tensor
             Output (batch, time, d_model).
         """
-        x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
-        conv, conv_b = self.conv1d, self.conv1d_b
-        inputs = bidirectional_causal_conv1d(
-            x,
-            (conv.weight.squeeze(1), conv_b.weight.squeeze(1)),
-            None if conv.bias is None else (conv.bias, conv_b.bias),
-            "silu",
-            lengths=lengths,
+        xz = self.in_proj(mask_frames(x, lengths))
+        forward, reverse = (self._direction(suffix) for suffix in self._suffixes)
+        pairs = {name: (forward[name], reverse[name]) for name in forward}
+        out_proj = self.out_proj
+        return bidirectional_mamba_inner(
+            xz, **pairs, out_proj_weight=out_proj.weight, out_proj_bias=out_proj.bias, lengths=lengths
         )
-        forward, reverse = (self._scan_arguments(u, suffix) for u, suffix in zip(inputs, self._suffixes))
-        both = {key: (forward[key], reverse[key]) for key in forward}
-        y = bidirectional_selective_scan(**both, z=z, delta_softplus=True, lengths=lengths)
-        return self._project_out(y, lengths)

@@ -4,16 +4,19 @@ from speechbrain_mamba.ops.backends import available_backends, unavailable_backe
 from speechbrain_mamba.ops.bidirectional import bidirectional_causal_conv1d, bidirectional_selective_scan
 from speechbrain_mamba.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from speechbrain_mamba.ops.lengths import absolute_lengths, mask_frames, valid_frames
+from speechbrain_mamba.ops.mamba_inner import bidirectional_mamba_inner, scan_arguments
 from speechbrain_mamba.ops.selective_scan import selective_scan, selective_state_update
 
 __all__ = [
     "absolute_lengths",
     "available_backends",
     "bidirectional_causal_conv1d",
+    "bidirectional_mamba_inner",
     "bidirectional_selective_scan",
     "causal_conv1d",
     "causal_conv1d_update",
     "mask_frames",
+    "scan_arguments",
     "selective_scan",
     "selective_state_update",
     "unavailable_backends",

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import DTYPES
 from speechbrain_mamba.ops.cpu.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.cpu.inner import bidirectional_mamba_inner
 from speechbrain_mamba.ops.cpu.native import PATH, library
 from speechbrain_mamba.ops.cpu.scan import bidirectional_selective_scan, selective_scan, selective_state_update
 
 __all__ = [
     "bidirectional_causal_conv1d",
+    "bidirectional_mamba_inner",
     "bidirectional_selective_scan",
     "causal_conv1d",
     "causal_conv1d_update",

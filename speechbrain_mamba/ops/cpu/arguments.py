@@ -42,6 +42,8 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def empty_gradients(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """Contiguous memory for the gradients of some inputs."""
-    return {name: torch.empty_like(inputs[name], memory_format=torch.contiguous_format) for name in names}
+def gradient_memory(inputs: dict[str, Tensor], names: list[str], into: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Memory for the gradients of some inputs: that of ``into``, else contiguous new."""
+    into = into or {}
+    new = (name for name in names if name not in into)
+    return into | {name: torch.empty_like(inputs[name], memory_format=torch.contiguous_format) for name in new}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.cpu.arguments import ABSENT, empty_gradients, parameter, pointer, readable, sequence
+from speechbrain_mamba.ops.cpu.arguments import ABSENT, gradient_memory, parameter, pointer, readable, sequence
 from speechbrain_mamba.ops.cpu.native import library
 from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
 
@@ -25,14 +25,12 @@ def _fields(named: dict, outputs: list[Tensor | None], final_state: Tensor | Non
     return [*fields, *second, pointer(named["weight_b"]), pointer(named["bias_b"]), 0, 0, 1]
 
 
-def _prepare(inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
-    named = dict(zip(_INPUTS, inputs))
+def _prepare(named: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
     prepared = {name: parameter(tensor) for name, tensor in named.items() if name not in ("x", "lengths")}
     return named | prepared | {"x": readable(named["x"])}
 
 
-def _outputs(inputs: tuple, final_state: bool) -> tuple[Tensor, Tensor, Tensor]:
-    named = dict(zip(_INPUTS, inputs))
+def _outputs(named: dict, final_state: bool) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, initial = named["x"], named["weight"], named["initial_state"]
     shape = (x.shape[0], x.shape[2], weight.shape[1] - 1)
     return (
@@ -42,34 +40,47 @@ def _outputs(inputs: tuple, final_state: bool) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _conv(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    *inputs, silu, reverse, final_state = arguments
-    y, y_b, final = _outputs(inputs, final_state)
+def conv_forward(given: dict, silu: bool, reverse: bool, final_state: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve inputs given by name; returns the outputs of one or two directions and the final state, empty ones where
+    there is none."""
+    given = dict.fromkeys(_INPUTS) | given
+    y, y_b, final = _outputs(given, final_state)
     computed = parameter(final) if final_state else None
-    named = _prepare(inputs)  # its copies have to outlive the call: the kernel is given their addresses
+    named = _prepare(given)  # its copies have to outlive the call: the kernel is given their addresses
     library().call("conv_forward", *_fields(named, [y, y_b], computed, silu, reverse))
     return y, y_b, final if computed is None else computed.to(final.dtype)
 
 
+def _conv(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    return conv_forward(dict(zip(_INPUTS, arguments)), *arguments[len(_INPUTS) :])
+
+
 def _conv_fake(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(arguments[: len(_INPUTS)], arguments[-1])
+    return _outputs(dict(zip(_INPUTS, arguments)), arguments[-1])
 
 
 def _differentiable(named: dict) -> list[str]:
     return [name for name in _INPUTS if name != "lengths" and named[name] is not None]
 
 
-def _conv_backward(*arguments) -> list[Tensor]:
-    *inputs, dy, dy_b, dfinal_state, silu, reverse = arguments
-    given, named = dict(zip(_INPUTS, inputs)), _prepare(inputs)
+def conv_backward(given: dict, dy: Tensor | None, dy_b: Tensor | None, dfinal_state: Tensor | None, silu: bool,
+                  reverse: bool, into: dict | None = None) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients by name, of inputs given by name; ``into`` has memory for some of them."""
+    given = dict.fromkeys(_INPUTS) | given
+    named = _prepare(given)
     dfinal_state = parameter(dfinal_state)
     outputs = [torch.zeros_like(named["x"]) if d is None else readable(d) for d in (dy, dy_b)]
-    grads = empty_gradients(named, _differentiable(named))
+    names = _differentiable(named)
+    grads = gradient_memory(named, names, into)
     fields = [*_fields(named, outputs, None, silu, reverse), *sequence(grads["x"])]
     fields += [pointer(dfinal_state), *(pointer(grads.get(name)) for name in ("initial_state", "weight", "bias"))]
     fields += [0, 0, pointer(grads.get("weight_b")), pointer(grads.get("bias_b"))]
     library().call("conv_backward", *fields)
-    return [grad.to(given[name].dtype) for name, grad in grads.items()]
+    return {name: grads[name].to(given[name].dtype) for name in names}
+
+
+def _conv_backward(*arguments) -> list[Tensor]:
+    return list(conv_backward(dict(zip(_INPUTS, arguments)), *arguments[len(_INPUTS) :]).values())
 
 
 def _conv_backward_fake(*arguments) -> list[Tensor]:

@@ -14,7 +14,7 @@ import torch
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
-ABI = 1
+ABI = 2
 """SBM_ABI in csrc/api.h, which the structs written here follow."""
 KERNELS = ("scan_forward", "scan_backward", "scan_step", "conv_forward", "conv_backward")
 

@@ -1,6 +1,8 @@
 """The selective scan's kernels as torch operations.
 
-One operation serves a scan in one direction and the two of a bidirectional layer, whose arguments end in ``_b``.
+One operation serves a scan in one direction and the two of a bidirectional layer, whose arguments end in ``_b``. The
+kernels can also multiply the steps out of a low-rank factor, which takes the place of ``delta`` where there is a
+``delta_weight``: :func:`scan_forward` and :func:`scan_backward` are for the layer that has it.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.cpu.arguments import empty_gradients, parameter, pointer, readable, sequence, wants_gradient
+from speechbrain_mamba.ops.cpu.arguments import gradient_memory, parameter, pointer, readable, sequence, wants_gradient
 from speechbrain_mamba.ops.cpu.native import library
 from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
 
@@ -18,9 +20,9 @@ _REQUIRED = _DIRECTION[:5]
 _TENSORS = ", ".join(f"Tensor{'' if name in _REQUIRED else '?'} {name}" for name in _INPUTS)
 
 
-def _prepare(inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
+def _prepare(given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
     """Inputs by name, as the kernels take them."""
-    named = dict(zip(_INPUTS, inputs))
+    named = dict.fromkeys((*_INPUTS, "delta_weight", "delta_weight_b")) | given
     for name, tensor in named.items():
         if tensor is not None and name != "lengths":
             sequential = tensor.dim() == 3 and name != "initial_state"
@@ -30,10 +32,11 @@ def _prepare(inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
 
 def _directions(named: dict) -> list[dict]:
     """Each direction's own inputs."""
-    first = {name: named[name] for name in (*_DIRECTION, "initial_state")}
+    names = (*_DIRECTION, "delta_weight")
+    first = {name: named[name] for name in (*names, "initial_state")}
     if named["u_b"] is None:
         return [first]
-    return [first, {name: named[f"{name}_b"] for name in _DIRECTION} | {"initial_state": None}]
+    return [first, {name: named[f"{name}_b"] for name in names} | {"initial_state": None}]
 
 
 def _forward_fields(named: dict, y: Tensor | None, last_state: Tensor | None, borders: Tensor | None, softplus: bool,
@@ -44,11 +47,12 @@ def _forward_fields(named: dict, y: Tensor | None, last_state: Tensor | None, bo
     fields += [pointer(named["lengths"]), *sequence(named["z"]), *sequence(y)]
     for index in range(2):
         if index == len(directions):
-            fields += [0] * 23
+            fields += [0] * 25
             continue
         d = directions[index]
         for name in ("u", "delta", "B", "C"):
             fields += sequence(d[name])
+        fields += [pointer(d["delta_weight"]), d["delta"].shape[2]]
         fields += [pointer(d[name]) for name in ("A", "D", "delta_bias", "initial_state")]
         fields += [pointer(last_state), 0 if borders is None else borders[index].data_ptr(), reverse or index == 1]
     return fields
@@ -60,11 +64,10 @@ def _border_shape(u: Tensor, A: Tensor, directions: int) -> tuple[int, ...]:
     return directions, batch, -(-time // chunk), -(-channels // align), A.shape[1], align
 
 
-def _scan_outputs(inputs: tuple, last_state: bool, borders: bool) -> tuple[Tensor, Tensor, Tensor]:
-    named = dict(zip(_INPUTS, inputs))
+def _scan_outputs(named: dict, last_state: bool, borders: bool) -> tuple[Tensor, Tensor, Tensor]:
     u, A = named["u"], named["A"]
     batch, _, channels = u.shape
-    shape = _border_shape(u, A, 1 if named["u_b"] is None else 2)
+    shape = _border_shape(u, A, 1 if named.get("u_b") is None else 2)
     return (
         u.new_empty(u.shape),
         u.new_empty((batch, channels, A.shape[1]) if last_state else 0, dtype=torch.float32),
@@ -72,31 +75,46 @@ def _scan_outputs(inputs: tuple, last_state: bool, borders: bool) -> tuple[Tenso
     )
 
 
-def _scan(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    *inputs, softplus, reverse, last_state, borders = arguments
-    y, last, saved = _scan_outputs(inputs, last_state, borders)
-    named = _prepare(inputs)
+def scan_forward(given: dict, softplus: bool, reverse: bool, last_state: bool, borders: bool):
+    """Scan inputs given by name.
+
+    Returns
+    -------
+    tuple of three Tensors
+        Outputs, last states and states at the borders of chunks; empty ones where they are not asked for.
+    """
+    y, last, saved = _scan_outputs(given, last_state, borders)
+    named = _prepare(given)  # its copies have to outlive the call: the kernel is given their addresses
     fields = _forward_fields(named, y, last if last_state else None, saved if borders else None, softplus, reverse)
     library().call("scan_forward", *fields)
     return y, last, saved
 
 
+def _scan(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    return scan_forward(dict(zip(_INPUTS, arguments)), *arguments[len(_INPUTS) :])
+
+
 def _scan_fake(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    return _scan_outputs(arguments[: len(_INPUTS)], *arguments[-2:])
+    return _scan_outputs(dict(zip(_INPUTS, arguments)), *arguments[-2:])
 
 
 def _differentiable(named: dict) -> list[str]:
     """Names of the inputs that get a gradient, in the order of the backward operation's outputs."""
-    return [name for name in _INPUTS if name != "lengths" and named[name] is not None]
+    return [name for name in _INPUTS if name != "lengths" and named.get(name) is not None]
 
 
-def _scan_backward(*arguments) -> list[Tensor]:
-    *inputs, borders, dy, dlast_state, softplus, reverse = arguments
-    given = dict(zip(_INPUTS, inputs))
-    named = _prepare(inputs)
+def scan_backward(given: dict, borders: Tensor, dy: Tensor | None, dlast_state: Tensor | None, softplus: bool,
+                  reverse: bool, into: dict | None = None) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients by name, of inputs given by name; ``into`` has memory for some of them.
+
+    Where there is a ``delta_weight``, the gradient of ``delta`` is that of the steps multiplied out.
+    """
+    named = _prepare(given)
     dy = torch.zeros_like(named["u"]) if dy is None else readable(dy)
     dlast_state = parameter(dlast_state)
-    grads = empty_gradients(named, _differentiable(named))
+    like = named | {f"delta{s}": named[f"u{s}"] for s in ("", "_b")}
+    names = _differentiable(named)
+    grads = gradient_memory(like, names, into)
     fields = _forward_fields(named, None, None, borders, softplus, reverse)
     fields += [*sequence(dy), *sequence(grads.get("z"))]
     for suffix in ("", "_b"):
@@ -108,7 +126,11 @@ def _scan_backward(*arguments) -> list[Tensor]:
             fields += [pointer(dlast_state), pointer(grads.get("initial_state"))]
         fields += [pointer(grads.get(name + suffix)) for name in ("A", "D", "delta_bias")]
     library().call("scan_backward", *fields)
-    return [grad.to(given[name].dtype) for name, grad in grads.items()]
+    return {name: grads[name].to(given[name].dtype) for name in names}
+
+
+def _scan_backward(*arguments) -> list[Tensor]:
+    return list(scan_backward(dict(zip(_INPUTS, arguments)), *arguments[len(_INPUTS) :]).values())
 
 
 def _scan_backward_fake(*arguments) -> list[Tensor]:

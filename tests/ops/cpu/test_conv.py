@@ -27,7 +27,8 @@ def conv_cases(draw) -> tuple[dict, dict]:
     if draw(st.booleans()):
         inputs["bias"] = torch.randn(channels)
     if draw(st.booleans()):
-        inputs["initial_state"] = torch.randn(batch, channels, width - 1)
+        state = torch.randn(batch, width - 1, channels).transpose(1, 2)  # the kernel gets a copy
+        inputs["initial_state"] = state.to(draw(st.sampled_from(DTYPES)))
     length = st.sampled_from((0, 1, time)) | st.integers(0, time)
     lengths = draw(st.none() | st.lists(length, min_size=batch, max_size=batch))
     return inputs, {

@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 1
+#define SBM_ABI 2
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -24,6 +24,8 @@ typedef struct {
 /* The tensors that belong to one direction of a scan. Parameters and states are contiguous float32. */
 typedef struct {
     sequence u, delta, B, C;
+    const float *delta_weight;  /* (channels, delta_rank) or NULL; where it is given, the steps before bias and softplus */
+    int64_t delta_rank;         /* are its products with `delta`, which is then (batch, time, delta_rank) */
     const float *A;             /* (channels, state) */
     const float *D;             /* (channels,) or NULL */
     const float *delta_bias;    /* (channels,) or NULL */
@@ -43,7 +45,7 @@ typedef struct {
 
 /* Gradients of one direction. The arrays of partial sums have one slab per run of tasks (see scan_plan). */
 typedef struct {
-    sequence du, ddelta, dB, dC;
+    sequence du, ddelta, dB, dC; /* ddelta is that of the steps, (batch, time, channels), in any case */
     const float *dlast_state; /* (batch, channels, state) or NULL */
     float *dinitial_state;    /* (batch, channels, state) or NULL */
     float *dA;                /* (channels, state) */

@@ -95,7 +95,7 @@ static void load_chunk(const scan_backward_plan *p, int64_t index, const walk *w
     const scan_args *a = p->plan.args;
     const scan_direction *d = &a->direction[index];
     const scan_scratch *f = &s->forward;
-    load_tile(f->delta, 1, &d->delta, w, step, rows, c, lanes);
+    load_steps(&p->plan, d, w, step, rows, block, c, lanes, f);
     load_tile(f->u, 1, &d->u, w, step, rows, c, lanes);
     load_tile(s->dy, 1, &p->args->dy, w, step, rows, c, lanes);
     if (a->softplus)
@@ -167,7 +167,7 @@ INLINE prefetcher next_block_back(const scan_backward_plan *p, int64_t index, co
     if (last) c -= (block + 1) * W, step -= CHUNK;
     if (step < 0) return next;
     prefetch_tile(&next, &d->u, w, step, c + W);
-    prefetch_tile(&next, &d->delta, w, step, c + W);
+    if (!p->plan.rank) prefetch_tile(&next, &d->delta, w, step, c + W);
     prefetch_tile(&next, &a->z, w, step, c + W);
     prefetch_tile(&next, &p->args->dy, w, step, c + W);
     next.row[next.count] = (const char *)border(a, d, w->example, step, c + W);
@@ -202,12 +202,11 @@ static void scan_back_example(const scan_backward_plan *p, int64_t index, const 
     const scan_args *a = p->plan.args;
     const scan_direction *d = &a->direction[index];
     const scan_direction_gradients *g = &p->args->gradients[index];
-    int64_t first = group * p->plan.blocks * W, N = a->state;
+    int64_t first = group * p->plan.blocks * W;
     load_group_states(&p->plan, s->carry, g->dlast_state, w->example, first);
     for (int64_t step = (w->length - 1) / CHUNK * CHUNK; step >= 0 && step < w->length; step -= CHUNK) {
         int64_t rows = min_int(CHUNK, w->length - step);
-        load_features(s->forward.B, p->plan.pitch, &d->B, w, step, rows, N);
-        load_features(s->forward.C, p->plan.pitch, &d->C, w, step, rows, N);
+        load_shared(&p->plan, d, w, step, rows, &s->forward);
         memset(s->dBC, 0, (size_t)(rows * p->passes) * sizeof(vf));
         for (int64_t block = 0, c = first; block < p->plan.blocks && c < a->channels; block++, c += W)
             scan_back_chunk(p, index, w, step, rows, block, c, s);

@@ -22,13 +22,15 @@ typedef struct {
     int64_t groups; /* per example */
     int64_t states; /* rounded up to what a pass takes, by states of which A, B, C are zero */
     int64_t pitch;  /* vectors in a row of B or C */
+    int64_t rank;   /* of the steps' factor, 0 where the steps themselves are given */
+    int64_t factor_pitch;
 } scan_plan;
 
 /* What a thread works with: per block, and for the chunk and block at hand. */
 typedef struct {
-    vf *A, *h, *D, *bias;
+    vf *A, *h, *D, *bias, *weight;
     vf *total; /* (time, blocks): the first of two directions */
-    vf *B, *C, *delta, *u, *du, *z, *y;
+    vf *B, *C, *factor, *delta, *u, *du, *z, *y;
 } scan_scratch;
 
 /* Padded states of one block per vector; the real ones come from (channels, state). */
@@ -68,6 +70,34 @@ static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, 
         scan_states(STATES_BACKWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
 }
 
+/* What all blocks of a chunk share: B, C and the factor of the steps. */
+static void load_shared(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t rows,
+                        const scan_scratch *s) {
+    load_features(s->B, p->pitch, &d->B, w, step, rows, p->args->state);
+    load_features(s->C, p->pitch, &d->C, w, step, rows, p->args->state);
+    load_features(s->factor, p->factor_pitch, &d->delta, w, step, rows, p->rank);
+}
+
+/* A chunk's steps before bias and softplus, loaded or multiplied out, four frames for each load of a weight. */
+static void load_steps(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t rows,
+                       int64_t block, int64_t c, int64_t lanes, const scan_scratch *s) {
+    if (!p->rank) {
+        load_tile(s->delta, 1, &d->delta, w, step, rows, c, lanes);
+        return;
+    }
+    const vf *weight = s->weight + block * p->rank;
+    int64_t pitch = p->factor_pitch * W;
+    for (int64_t t = 0; t < CHUNK && t < rows; t += 4) {
+        const float *factor = (const float *)s->factor + t * pitch;
+        vf sum[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+        for (int64_t r = 0; r < p->rank; r++) {
+            vf column = weight[r];
+            UNROLL for (int i = 0; i < 4; i++) sum[i] += column * factor[i * pitch + r];
+        }
+        UNROLL for (int i = 0; i < 4; i++) s->delta[t + i] = sum[i];
+    }
+}
+
 /* The step sizes of a chunk after bias and softplus. */
 INLINE void make_steps(vf *delta, int64_t rows, vf bias, int64_t softplus) {
     if (softplus)
@@ -92,6 +122,7 @@ static void load_parameters(const scan_plan *p, const scan_direction *d, int64_t
         for (int64_t n = 0; n < p->states; n++) s->A[block * p->states + n] *= LOG2_E;
         s->D[block] = load_channel(d->D, c, lanes);
         s->bias[block] = load_channel(d->delta_bias, c, lanes);
+        if (p->rank) load_columns(s->weight + block * p->rank, d->delta_weight + c * p->rank, p->rank, lanes);
     }
 }
 
@@ -140,7 +171,7 @@ INLINE prefetcher next_block(const scan_plan *p, const scan_direction *d, const 
     int last = block + 1 == p->blocks || c + W >= p->args->channels;
     if (last) c -= (block + 1) * W, step += CHUNK;
     prefetch_tile(&next, &d->u, w, step, c + W);
-    prefetch_tile(&next, &d->delta, w, step, c + W);
+    if (!p->rank) prefetch_tile(&next, &d->delta, w, step, c + W);
     prefetch_tile(&next, &p->args->z, w, step, c + W);
     return next;
 }
@@ -153,8 +184,7 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
     load_group_states(p, s->h, d->initial_state, w->example, first);
     for (int64_t step = 0; step < w->length; step += CHUNK) {
         int64_t rows = min_int(CHUNK, w->length - step);
-        load_features(s->B, p->pitch, &d->B, w, step, rows, a->state);
-        load_features(s->C, p->pitch, &d->C, w, step, rows, a->state);
+        load_shared(p, d, w, step, rows, s);
         for (int64_t block = 0, c = first; block < p->blocks && c < a->channels; block++, c += W) {
             int64_t lanes = min_int(W, a->channels - c);
             vf *h = s->h + block * p->states;
@@ -162,7 +192,7 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
                 float *saved = border(a, d, w->example, step, c);
                 for (int64_t n = 0; n < a->state; n++) v_store(saved + n * BORDER_ALIGN, h[n]);
             }
-            load_tile(s->delta, 1, &d->delta, w, step, rows, c, lanes);
+            load_steps(p, d, w, step, rows, block, c, lanes, s);
             load_tile(s->u, 1, &d->u, w, step, rows, c, lanes);
             make_steps(s->delta, rows, s->bias[block], a->softplus);
             for (int64_t t = 0; t < rows; t++) {
@@ -183,6 +213,8 @@ static scan_plan plan_scan(const scan_args *a, int64_t group_channels) {
     p.groups = (a->channels + p.blocks * W - 1) / (p.blocks * W);
     p.states = round_up(a->state, STATES_BACKWARD);
     p.pitch = (a->state + W - 1) / W;
+    p.rank = a->direction[0].delta_weight ? a->direction[0].delta_rank : 0;
+    p.factor_pitch = (p.rank + W - 1) / W;
     return p;
 }
 
@@ -192,8 +224,10 @@ static size_t scan_forward_scratch(const scan_plan *p, scan_scratch *s, char *me
     s->h = take(&k, p->blocks * p->states);
     s->D = take(&k, p->blocks);
     s->bias = take(&k, p->blocks);
+    s->weight = take(&k, p->blocks * p->rank);
     s->B = take(&k, CHUNK * p->pitch);
     s->C = take(&k, CHUNK * p->pitch);
+    s->factor = take(&k, CHUNK * p->factor_pitch);
     s->delta = take(&k, CHUNK);
     s->u = take(&k, CHUNK);
     s->du = take(&k, CHUNK);
