@@ -20,6 +20,7 @@ from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.speech_features import compute_padded_features
 from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -239,6 +240,7 @@ def save_experiment(hparams, text):
 
 def start(arguments):
     """Read the command line and the hyper-parameters, and get the output folder ready."""
+    keep_freed_memory()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     text = read_hparams(hparams_file, overrides)
