@@ -22,7 +22,8 @@ class CTCRecognition(Recognition):
         """Log-probabilities of the tokens, (batch, frames, tokens), their relative lengths, the labels and theirs."""
         batch = batch.to(self.device)
         src, lens, labels = self.encode(batch, stage, batch.tokens)
-        encoder_out, _ = self.modules.Transformer(src, None, lens)
+        chunks = self.hparams.dynchunktrain_config_sampler(stage) if self.hparams.streaming else None
+        encoder_out = self.modules.Encoder(src, lens, dynchunktrain_config=chunks)
         return self.modules.ctc_lin(encoder_out).float().log_softmax(-1), lens, *labels
 
     def compute_objectives(self, predictions, batch, stage):
