@@ -31,7 +31,7 @@ training pull the mean away from where the later ones agree."""
 
 
 class Recognition(sb.Brain):
-    """A recogniser up to its encoder. Subclasses add losses and searches."""
+    """A recogniser up to its encoder. Subclasses add losses, and searches by ``make_searches(hparams)``."""
 
     best_by = "WER"
     """The score, the less the better, by which checkpoints are kept and averaged for the test."""
@@ -224,8 +224,7 @@ def make_datasets(hparams):
 
     datasets = {}
     for name, part in items.items():
-        if name == "train":
-            part = select_usable(part, tokenizer, "training utterances", frames)
+        part = select_usable(part, tokenizer, f"utterances of {name}", frames if name == "train" else None)
         datasets[name] = recognition_dataset(
             part, tokenizer, rate, **shape, speed_perturb=hparams["speed_perturb"] if name == "train" else None
         )
@@ -248,6 +247,22 @@ def start(arguments):
     sb.create_experiment_directory(hparams["output_folder"])
     run_on_main(save_experiment, args=[hparams, text])
     return hparams, run_opts
+
+
+def train_and_test(recognition_class, arguments):
+    """Do all that a recipe's command line asks for: prepare the data, train, test, show the results."""
+    hparams, run_opts = start(arguments)
+    tokenizer, datasets = make_datasets(hparams)
+    recognition = recognition_class(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    recognition.tokenizer = tokenizer
+    recognition.make_searches(hparams)
+    show_results(hparams, recognition.run(hparams, datasets))
 
 
 def show_results(hparams, summaries):

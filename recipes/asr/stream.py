@@ -5,8 +5,9 @@
     python recipes/asr/stream.py hparams/asr/mini_conmamba_ctc_streaming.yaml \
         --wav data/mini_speech_16k/test/300/1/300-1-0000.wav
 
-The recogniser hears chunk by chunk (``streaming: True``) or frame by frame (``causal: True``); options are given as they
-were for its training. In the end the text is compared with what the same model recognises of the whole file at once.
+The recogniser hears chunk by chunk (``streaming: True``) or frame by frame (``causal: True``); options are given as
+they were for its training. In the end the text is compared with what the same model recognises of the whole file at
+once.
 """
 
 import argparse

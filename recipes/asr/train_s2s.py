@@ -14,7 +14,7 @@ import sys
 
 import speechbrain as sb
 import torch
-from recognition import Recognition, make_datasets, show_results, start
+from recognition import Recognition, train_and_test
 from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMScorer
 from speechbrain.utils.Accuracy import AccuracyStats
 from speechbrain.utils.distributed import run_on_main
@@ -65,6 +65,12 @@ class S2SRecognition(Recognition):
         rates = super().stage_scores() if self.report.rows else {"WER": float("nan"), "CER": float("nan")}
         return {"TER": 100 * (1 - self.accuracy.summarize()), **rates}
 
+    def make_searches(self, hparams):
+        """Beam searches for validation, and for the test with the language model if there is one."""
+        language_model = load_language_model(hparams, self.device)
+        self.valid_search = make_search(hparams, hparams["valid_beam_size"])
+        self.test_search = make_search(hparams, hparams["test_beam_size"], hparams["test_temperature"], language_model)
+
 
 def load_language_model(hparams, device):
     """The language model of ``lm_folder``, or None."""
@@ -99,22 +105,7 @@ def make_search(hparams, beam_size, temperature=1.0, language_model=None):
 
 def main():
     """Prepare the data, train, test."""
-    hparams, run_opts = start(sys.argv[1:])
-    tokenizer, datasets = make_datasets(hparams)
-    recognition = S2SRecognition(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    recognition.tokenizer = tokenizer
-    language_model = load_language_model(hparams, recognition.device)
-    recognition.valid_search = make_search(hparams, hparams["valid_beam_size"])
-    recognition.test_search = make_search(
-        hparams, hparams["test_beam_size"], hparams["test_temperature"], language_model
-    )
-    show_results(hparams, recognition.run(hparams, datasets))
+    train_and_test(S2SRecognition, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
 
 RECIPE = HPARAMS.parent / "recipes" / "asr"
@@ -61,10 +62,22 @@ def as_manifest(corpus, folder, monkeypatch):
     }  # fmt: skip
 
 
-def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys):
+def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys, caplog):
     options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
     options["test_search"] = {"beam_size": 5}
-    out = run("train_ctc", "mini_conmamba_ctc", **options)
+    for name in ("train", "test"):
+        with open(tmp_path / f"lists/{name}.csv", "a") as file:
+            file.write("dumb,1.0,none.wav,,x\nsilent,0.0,none.wav,GOOD,x\n")
+            file.write("hasty,0.05,none.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
+    with caplog.at_level(logging.WARNING):
+        out = run("train_ctc", "mini_conmamba_ctc", **options)
+    for message in (
+        "utterances of train with an empty transcript: dumb.",
+        "utterances of train with no audio: silent.",
+        "utterances of train with fewer frames than their transcript needs for CTC: hasty.",
+        "Left out 1 of 10 utterances of test.csv with no audio: silent.",
+    ):
+        assert message in caplog.text
     summary = json.loads((out / "test/test.csv/summary.json").read_text())
     assert summary["utterances"] == 8 and summary["wer"] > 0 and summary["cer"] > 0
     assert "%WER" in (out / "test/test.csv/wer.txt").read_text()
@@ -76,6 +89,17 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     with open(out / "training.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+
+
+def test_the_mean_is_of_good_checkpoints_only(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    best_checkpoints = importlib.import_module("recognition").best_checkpoints
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": torch.nn.Linear(1, 1)})
+    for epoch, wer in enumerate((50.0, 10.0, 11.0, 10.5), start=1):
+        checkpointer.save_checkpoint(meta={"WER": wer, "epoch": epoch})
+    checkpointer.save_checkpoint(meta={"epoch": 5})  # amid an epoch, without a score
+    assert [c.meta["epoch"] for c in best_checkpoints(checkpointer, "WER", 2)] == [2, 4]
+    assert [c.meta["epoch"] for c in best_checkpoints(checkpointer, "WER", 9)] == [2, 4, 3]
 
 
 def test_s2s_with_language_model(run, corpus, tmp_path, monkeypatch):
