@@ -72,6 +72,10 @@ def load(hparams_file, overrides):
         raise ValueError(
             "The recogniser has to hear all before it writes: train one with --streaming True, or with --causal True."
         )
+    if hparams["encoder_module"] != "conmamba":
+        raise ValueError(
+            f"encoder_module is '{hparams['encoder_module']}', which has no state of constant size: stream with conmamba."
+        )
     checkpoints = best_checkpoints(hparams["checkpointer"], "WER", hparams["avg_checkpoints"])
     if not checkpoints:
         raise FileNotFoundError(f"There is no checkpoint in '{hparams['save_folder']}': train the recogniser first.")

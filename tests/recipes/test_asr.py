@@ -211,3 +211,5 @@ def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeyp
     assert whole == f"{wav.name}, all at once: {texts[-1]}"
     with pytest.raises(ValueError, match="The recogniser has to hear all before it writes"):
         run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
+    with pytest.raises(ValueError, match="encoder_module is 'conformer', which has no state of constant size"):
+        run("stream", "mini_conformer_ctc", **options, wav=wav)
