@@ -74,7 +74,7 @@ def load(hparams_file, overrides):
         )
     if hparams["encoder_module"] != "conmamba":
         raise ValueError(
-            f"encoder_module is '{hparams['encoder_module']}', which has no state of constant size: stream with conmamba."
+            f"encoder_module is '{hparams['encoder_module']}', which has no state of constant size: use conmamba."
         )
     checkpoints = best_checkpoints(hparams["checkpointer"], "WER", hparams["avg_checkpoints"])
     if not checkpoints:
