@@ -1,0 +1,1 @@
+from speechbrain_mamba.ops.triton import interpreter
