@@ -159,12 +159,16 @@ class _Gradients:
         def new(*size: int) -> Tensor:
             return u.new_empty(size, dtype=torch.float32)
 
-        self.du, self.ddelta = (u.new_empty((launch.directions, *u.shape)) for _ in range(2))
+        self.du = u.new_empty((launch.directions, *u.shape))
+        steps = u if launch.ranks else named["delta"]  # multiplied out, they have no tensor of their own
+        self.ddelta = torch.empty_like(self.du, dtype=steps.dtype)
         self.maps = new(blocks, *shape, launch.time, 2 * launch.states)
         self.dA = new(*chunk, launch.states, launch.channels)
         self.dD, self.dbias = new(*chunk, launch.channels), new(*chunk, launch.channels)
         z, initial = named["z"], named["initial_state"]
-        self.dz = None if z is None else into.get("z", z.new_empty(z.shape) if "z" not in into else None)
+        self.dz = into.get("z")
+        if self.dz is None and z is not None:
+            self.dz = z.new_empty(z.shape)
         self.y = u.new_empty(u.shape) if output else None
         self.initial = None if initial is None else torch.empty_like(initial)
 
