@@ -12,7 +12,7 @@ from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, regis
 
 _INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")
 _TENSORS = ", ".join(f"Tensor{'' if name in ('x', 'weight') else '?'} {name}" for name in _INPUTS)
-_TILE, _BACKWARD_TILE = (32, 64), (16, 64)
+_TILE, _BACKWARD_TILE = (32, 64), (16, 32)
 """Frames and channels of a program."""
 
 
@@ -25,7 +25,7 @@ def _prepare(given: dict) -> dict[str, Tensor | None]:
 def _constants(named: dict, silu: bool, reverse: bool, tile: tuple[int, int]) -> dict:
     return {
         "SILU": silu, "DIRECTIONS": 1 if named["weight_b"] is None else 2, "REVERSE": reverse,
-        "WIDTH": named["weight"].shape[1], "BLOCK_T": tile[0], "BLOCK_C": tile[1], "num_warps": 2,
+        "WIDTH": named["weight"].shape[1], "BLOCK_T": tile[0], "BLOCK_C": tile[1], "num_warps": 4,
     }  # fmt: skip
 
 

@@ -68,7 +68,8 @@ class Plan:
 
 @cache
 def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    """Multiprocessors of a GPU; where kernels are only compiled or interpreted, as many as an H100 has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 def plan(device: torch.device, batch: int, time: int, channels: int, states: int, ranks: int) -> Plan:

@@ -14,7 +14,7 @@ from speechbrain_mamba.ops.triton import INTERPRETED, conv, plan
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 RUNS = INTERPRETED or torch.cuda.is_available()
-LONGEST, WIDEST, MOST_STATES = (26, 40, 10) if INTERPRETED else (700, 300, 100)
+LONGEST, WIDEST, MOST_STATES = (18, 36, 8) if INTERPRETED else (700, 300, 100)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest error relative to a tensor's largest value; half precision rounds outputs and gradients."""
 OVER_TIME = ("u", "delta", "B", "C", "z")

@@ -34,7 +34,7 @@ def _several_chunks(monkeypatch):
     shorten_chunks(monkeypatch)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_scan_agrees_with_the_reference(seed):
     torch.manual_seed(seed)
     batch, time, softplus = size(2), size(LONGEST), pick(True, False)
@@ -54,10 +54,10 @@ def test_states_that_several_warps_share(states):
     check(ops.selective_scan, scan_inputs(1, 6, 3, states), delta_softplus=True, return_last_state=True)
 
 
-@pytest.mark.parametrize(("gated", "lengths"), [(True, None), (False, [19, 0, 9]), (True, [19, 1, 8])])
+@pytest.mark.parametrize(("gated", "lengths"), [(True, None), (False, [11, 0, 9]), (True, [11, 1, 8])])
 def test_bidirectional_scan_agrees_with_the_reference(gated, lengths):
     torch.manual_seed(0)
-    forward, reverse = scan_inputs(3, 19, 7, 3), scan_inputs(3, 19, 7, 3)
+    forward, reverse = scan_inputs(3, 11, 7, 3), scan_inputs(3, 11, 7, 3)
     inputs = {name: (forward[name], reverse[name]) for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")}
     if gated:
         inputs["z"] = forward["z"]
@@ -65,7 +65,7 @@ def test_bidirectional_scan_agrees_with_the_reference(gated, lengths):
     check(ops.bidirectional_selective_scan, inputs, delta_softplus=True, lengths=lengths)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_convolution_agrees_with_the_reference(seed):
     torch.manual_seed(seed)
     batch, time, channels, width = size(3), size(LONGEST), size(WIDEST), pick(4, size(6))
@@ -89,7 +89,7 @@ def test_bidirectional_convolution_agrees_with_the_reference(lengths):
     check(ops.bidirectional_causal_conv1d, inputs, activation="silu", lengths=lengths)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_layer_agrees_with_the_reference(seed):
     torch.manual_seed(seed)
     batch, time = size(2), size(LONGEST)
@@ -105,16 +105,16 @@ def test_layer_agrees_with_the_reference(seed):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_layer_in_half_precision_agrees_with_the_reference(dtype):
     torch.manual_seed(0)
-    inputs = inner_inputs(2, 20, 12, 16, 3)
+    inputs = inner_inputs(1, 14, 12, 16, 3)
     inputs["xz"] = inputs["xz"].to(dtype)
-    check(ops.bidirectional_mamba_inner, inputs, factor=4, lengths=torch.tensor([20, 13]))
+    check(ops.bidirectional_mamba_inner, inputs, factor=4, lengths=torch.tensor([13]))
 
 
 def test_nothing_leaks_out_of_the_padding():
     """NaN in the padding of inputs and of the output's gradient reaches nothing."""
     torch.manual_seed(0)
-    inputs, lengths = inner_inputs(3, 20, 6, 4, 2), [20, 0, 3]
-    xz, gradient = inputs.pop("xz").to(DEVICE), torch.randn(3, 20, 6).to(DEVICE)
+    inputs, lengths = inner_inputs(3, 10, 4, 4, 2), [10, 0, 3]
+    xz, gradient = inputs.pop("xz").to(DEVICE), torch.randn(3, 10, 6).to(DEVICE)
     inputs = {n: tuple(s.to(DEVICE) for s in t) if isinstance(t, tuple) else t.to(DEVICE) for n, t in inputs.items()}
     for i, length in enumerate(lengths):
         xz[i, length:] = gradient[i, length:] = torch.nan
@@ -156,10 +156,10 @@ def test_steps_agree_with_the_sequence():
 def test_extreme_steps_and_decays_stay_right_in_every_element():
     """Steps from 1e-6 to 1e3 times decays from 0 to -1e3; all terms are positive, so that nothing cancels."""
     torch.manual_seed(0)
-    delta = torch.logspace(-6, 3, 64)[torch.randint(0, 64, (1, 24, 8))]
+    delta = torch.logspace(-6, 3, 64)[torch.randint(0, 64, (1, 12, 8))]
     raw = torch.where(delta > 20, delta, torch.log(torch.expm1(delta.double())).float())
     A = -torch.cat([torch.zeros(1), torch.logspace(-6, 3, 7)]).repeat(8, 1)
-    u, B, C = (torch.rand(1, 24, 8) + 0.1 for _ in range(3))
+    u, B, C = (torch.rand(1, 12, 8) + 0.1 for _ in range(3))
     inputs = [t.to(DEVICE).requires_grad_() for t in (u, raw, A, B, C)]
     with ops.use_backend("triton"):
         y = ops.selective_scan(*inputs, delta_softplus=True)
@@ -186,7 +186,7 @@ def test_empty_inputs(shape):
 
 def test_equal_calls_give_equal_bits():
     torch.manual_seed(0)
-    inputs = {name: t.to(DEVICE).requires_grad_() for name, t in scan_inputs(2, 20, 5, 3).items()}
+    inputs = {name: t.to(DEVICE).requires_grad_() for name, t in scan_inputs(1, 12, 5, 3).items()}
     runs = []
     with ops.use_backend("triton"):
         for _ in range(2):
@@ -197,7 +197,7 @@ def test_equal_calls_give_equal_bits():
 
 def test_a_compiled_layer_and_transformed_gradients_agree_with_eager_ones():
     torch.manual_seed(0)
-    inputs = inner_inputs(2, 17, 5, 3, 2)
+    inputs = inner_inputs(1, 9, 3, 2, 2)
     inputs = {n: tuple(s.to(DEVICE) for s in t) if isinstance(t, tuple) else t.to(DEVICE) for n, t in inputs.items()}
     xz = inputs.pop("xz")
 
