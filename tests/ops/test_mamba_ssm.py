@@ -1,4 +1,4 @@
-"""The adapters to mamba-ssm and causal-conv1d, on stand-ins with their interfaces; on a GPU with them, on themselves."""
+"""The adapters to mamba-ssm and causal-conv1d, on stand-ins with the interfaces of these packages."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
 def chunk_gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias, bias_b, weight, weight_b, z, lengths,
                            dy, chunk_states, initial, borders, chunk_gradients, chunk_sums,
                            batch, time, channels, states, ranks, chunk, chunks,
-                           first_chunk, slab, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
+                           first_chunk, slab, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time,
+                           y_batch, y_time,
                            SOFTPLUS: tl.constexpr, RANK: tl.constexpr, DIRECTIONS: tl.constexpr,
                            REVERSE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr,
                            SUBCHUNK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
@@ -112,12 +113,14 @@ def chunk_gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias,
     if DIRECTIONS == 2:
         if direction == 0:
             _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, None, borders, chunk_gradients,
-                            chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states, ranks,
+                            chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states,
+                            ranks,
                             u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
                             SOFTPLUS, RANK, False, True, ROWS, SUBCHUNK, UNROLL)  # fmt: skip
         else:
             _chunk_gradient(u_b, delta_b, A_b, B_b, C_b, bias_b, weight_b, z, dy, chunk_states, None, borders,
-                            chunk_gradients, chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels,
+                            chunk_gradients, chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r,
+                            channels,
                             states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time,
                             y_batch, y_time, SOFTPLUS, RANK, True, True, ROWS, SUBCHUNK, UNROLL)  # fmt: skip
     else:
@@ -150,7 +153,8 @@ def _gate_gradient(dy, z, dz, y, at_dy, at_z, at_dz, at_y, own, c, mask, HALF: t
 @triton.jit(do_not_specialize=["direction", "batch", "time", "chunk", "chunks", "first_chunk", "slab"])
 def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders, leaving, dlast, du, ddelta, dmaps,
                      dz, y, dA, dD, dbias, dinitial, direction, batch, time, channels, states, ranks, chunk, chunks,
-                     first_chunk, slab, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
+                     first_chunk, slab, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch,
+                     y_time,
                      du_batch, du_time, dz_batch, dz_time, o_batch, o_time,
                      SOFTPLUS: tl.constexpr, RANK: tl.constexpr, REVERSE: tl.constexpr, HALF: tl.constexpr,
                      BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr,
@@ -255,7 +259,7 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
     store_tile(dA + at * states * channels, dA_sum, n, c, channels, 1, states, mask_c, ROWS)
     tl.store(dD + at * channels + c, dD_sum, mask=mask_c)
     tl.store(dbias + at * channels + c, dbias_sum, mask=mask_c)
-    if dinitial is not None:
+    if dinitial is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if k == (chunks - 1 if REVERSE else 0):
             store_tile(dinitial + b * channels * states, g, n, c, 1, states, states, mask_c, ROWS)
     clear(du + start * du_time, du_time, c, channels, count, frames)

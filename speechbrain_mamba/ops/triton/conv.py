@@ -12,7 +12,7 @@ from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, regis
 
 _INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")
 _TENSORS = ", ".join(f"Tensor{'' if name in ('x', 'weight') else '?'} {name}" for name in _INPUTS)
-_TILE, _BACKWARD_TILE = (32, 64), (16, 32)
+_TILE, _BACKWARD_TILE = (32, 64), (8, 64)
 """Frames and channels of a program."""
 
 

@@ -61,7 +61,7 @@ def _forward(x, weight, bias, initial, y, final, b, tile, length, time, c, chann
     frame = tl.where(position < length, length - 1 - position, position) if REVERSE else position
     mask = (position < time)[:, None] & (c < channels)[None, :]
     tl.store(y + b * y_batch + frame[:, None] * y_time + c[None, :], out.to(y.dtype.element_ty), mask=mask)
-    if final is not None:
+    if final is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if tile == 0:
             for k in tl.static_range(WIDTH - 1):
                 last = length - (WIDTH - 1) + k + tl.zeros((1,), tl.int64)
@@ -127,7 +127,7 @@ def _backward(x, weight, bias, initial, dy, dfinal, dweight, dbias, dinitial, at
         taken = _inputs(x, initial, b, position - (WIDTH - 1 - k), length, c, channels, x_batch, x_time, REVERSE, WIDTH)
         tl.store(dweight + (at * WIDTH + k) * channels + c, tl.sum(own * taken, 0), mask=c < channels)
     tl.store(dbias + at * channels + c, tl.sum(own, 0), mask=c < channels)
-    if dinitial is not None:
+    if dinitial is not None:  # noqa: SIM102 - known at compilation, unlike the next
         mask = ((position < 0) & (position > -WIDTH))[:, None] & (c < channels)[None, :]
         state = dinitial + (b * channels + c[None, :]) * (WIDTH - 1) + (position + WIDTH - 1)[:, None]
         tl.store(state, dx, mask=mask)

@@ -80,9 +80,7 @@ def _chunk_state(u, delta, A, B, bias, weight, b, start, count, n, c, r, channel
                  UNROLL: tl.constexpr):  # fmt: skip
     """The last state of a chunk whose first is zero, and the sum of its steps."""
     mask_c = c < channels
-    A_tile, bias_row, weight_tile = scan_parameters(
-        A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS
-    )
+    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
     first, sign = origin(start, count, REVERSE)
     u += b * u_batch + first * u_time
     delta += b * d_batch + first * d_time
@@ -226,7 +224,7 @@ def _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, la
                 gate = tl.load(z + at_frame * z_time + c, mask=mask, other=0.0).to(tl.float32)
                 out *= gate * sigmoid(gate)
             tl.store(y + at_frame * y_time + c, out.to(y.dtype.element_ty), mask=mask)
-    if last is not None:
+    if last is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if k == (0 if REVERSE else chunks - 1):
             store_tile(last + b * channels * states, h, n, c, 1, states, states, mask_c, ROWS)
 

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.triton.conv import conv_backward, conv_forward
-from speechbrain_mamba.ops.triton.operations import asks_for_gradient, call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.triton.operations import (
+    asks_for_gradient,
+    call,
+    forbid_gradient,
+    register,
+    register_gradient,
+)
 from speechbrain_mamba.ops.triton.plan import plan
 from speechbrain_mamba.ops.triton.scan import scan_backward, scan_forward
 
@@ -80,7 +86,9 @@ def _inner_fake(*arguments) -> tuple[Tensor, Tensor]:
     return out, xz.new_empty(kept, dtype=torch.float32)
 
 
-def _matrix_products(named: dict, us: tuple[Tensor, Tensor], projected: Tensor, d: dict[str, Tensor]) -> dict[str, Tensor]:
+def _matrix_products(
+    named: dict, us: tuple[Tensor, Tensor], projected: Tensor, d: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Gradients of the projections to steps, B and C; that of their input is added to that of the scan's input."""
     ranks, dtype, grads = named["dt_proj_weight"].shape[1], us[0].dtype, {}
     for i, suffix in enumerate(_SUFFIXES):
@@ -106,9 +114,7 @@ def _inner_backward(*arguments) -> list[Tensor]:
     dx, dz = dxz.chunk(2, dim=-1)
     scan_inputs, projected = _scan_inputs(named)
     dy = dout @ named["out_proj_weight"].to(dout.dtype)
-    d = scan_backward(
-        scan_inputs, states if states.numel() else None, dy, None, True, False, {"z": dz}, output=True
-    )
+    d = scan_backward(scan_inputs, states if states.numel() else None, dy, None, True, False, {"z": dz}, output=True)
     del dy
     if lengths is not None:  # whatever stands in the padding
         valid = torch.arange(xz.shape[1], device=xz.device) < lengths[:, None]

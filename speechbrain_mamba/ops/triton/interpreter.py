@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs kernels in NumPy where there is no GPU: set ``TRITON_INTERPRET=1`` before the import.
+"""The interpreter of Triton, which runs kernels in NumPy without a GPU: set ``TRITON_INTERPRET=1`` before the import.
 
 It is for tests only, and thousands of times slower than anything else.
 """

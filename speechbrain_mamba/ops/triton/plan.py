@@ -1,4 +1,4 @@
-"""How a scan is cut into blocks: of channels for the threads, of frames for the chunks that are scanned side by side."""
+"""How a scan is cut: into blocks of channels for the threads, and chunks of frames that are scanned side by side."""
 
 from __future__ import annotations
 

@@ -119,9 +119,7 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
     attributes = {(i,): [["tt.divisibility", 16]] for i in launch.aligned}
     constants = {(i,): value for i, value in launch.constants}
     source = ASTSource(launch.kernel, dict(launch.signature), constants, attributes)
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": launch.warps}
-    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": launch.warps})
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")

@@ -14,7 +14,13 @@ from torch import Tensor
 from speechbrain_mamba.ops.triton.arguments import frames, on_device, parameter, strides
 from speechbrain_mamba.ops.triton.backward_kernels import chunk_gradients_kernel, gradients_kernel
 from speechbrain_mamba.ops.triton.forward_kernels import chunk_states_kernel, outputs_kernel, pass_states_kernel
-from speechbrain_mamba.ops.triton.operations import asks_for_gradient, call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.triton.operations import (
+    asks_for_gradient,
+    call,
+    forbid_gradient,
+    register,
+    register_gradient,
+)
 from speechbrain_mamba.ops.triton.plan import Plan, plan
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -206,7 +212,9 @@ def scan_backward(given: dict, states: Tensor | None, dy: Tensor | None, dlast: 
             slab = min(p.slab, p.chunks - first)
             _run_chunk_gradients(launch, states, dy, borders, None, None, first, slab)
             for i, suffix in enumerate(_SUFFIXES[: launch.directions]):
-                own = (named[name + suffix] for name in ("u", "delta", "A", "B", "C", "D", "delta_bias", "delta_weight"))
+                own = (
+                    named[name + suffix] for name in ("u", "delta", "A", "B", "C", "D", "delta_bias", "delta_weight")
+                )
                 gradients_kernel[(triton.cdiv(launch.channels, constants["BLOCK_C"]) * slab * launch.batch,)](
                     *own, named["z"], named["lengths"], dy, borders, leaving, dlast, out.du[i], out.ddelta[i],
                     out.maps, out.dz, out.y, out.dA, out.dD, out.dbias, out.initial, i, *launch.sizes(), first, slab,

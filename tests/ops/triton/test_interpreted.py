@@ -1,4 +1,4 @@
-"""Runs the kernels' tests without a GPU, by Triton's interpreter, which has to be chosen before kernels are imported."""
+"""Runs the kernels' tests without a GPU, in Triton's interpreter, to be chosen before kernels are imported."""
 
 from __future__ import annotations
 

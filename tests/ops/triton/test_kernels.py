@@ -93,7 +93,7 @@ def test_bidirectional_convolution_agrees_with_the_reference(lengths):
 def test_layer_agrees_with_the_reference(seed):
     torch.manual_seed(seed)
     batch, time = size(2), size(LONGEST)
-    inputs = inner_inputs(batch, time, size(12), size(MOST_STATES), size(5), size(4))
+    inputs = inner_inputs(batch, time, 4 + size(8), 2 + size(MOST_STATES), size(5), size(4))
     absent = {}
     for name in ("conv_bias", "out_proj_bias"):
         if pick(True, False):
