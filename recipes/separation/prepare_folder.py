@@ -49,15 +49,8 @@ def _split_folders(data_folder: Path) -> dict[str, list[Path]] | None:
 def prepare_folder(
     data_folder: str | os.PathLike,
     save_folder: str | os.PathLike,
-    num_spks: int = 2,
-    sample_rate: int = 8000,
-    seconds: tuple[float, float] | None = (2.0, 4.0),
-    train_mixtures: int = 2000,
-    valid_mixtures: int = 200,
-    test_mixtures: int = 200,
-    dynamic_mixing: bool = False,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    seed: int = 1234,
+    **settings,
 ) -> dict[str, Path]:
     """Turn a folder of clean speech into mixtures with manifests.
 
@@ -67,20 +60,10 @@ def prepare_folder(
         The speech: ``speaker/**/*.wav`` or ``.flac``, or folders for training, validation and test with that inside.
     save_folder : str or Path
         Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
-    num_spks : int
-        Speakers per mixture.
-    sample_rate : int
-        Samples per second; the files must have this rate.
-    seconds : tuple of float, optional
-        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
-    train_mixtures, valid_mixtures, test_mixtures : int
-        Mixtures to write.
-    dynamic_mixing : bool
-        Draw the training mixtures on the fly: ``train_utterances.csv`` is written instead of ``train.csv``.
     fractions : tuple of float
         Shares of the speakers in training, validation and test, where the data are not divided.
-    seed : int
-        The seed of all draws.
+    **settings
+        Those of :class:`~speechbrain_mamba.dataio.prepare.MixtureSettings`; the files must have its ``sample_rate``.
 
     Returns
     -------
@@ -102,25 +85,18 @@ def prepare_folder(
             "train, valid and test with that inside."
         )
 
+    settings = MixtureSettings(**settings)
+    rate = settings.sample_rate
+
     def find_splits() -> dict[str, list[Utterance]]:
         divided = _split_folders(data_folder)
         if divided is None:
-            return split_speakers(scan_speakers(data_folder, sample_rate), tuple(fractions), num_spks, seed)
+            return split_speakers(scan_speakers(data_folder, rate), tuple(fractions), settings.num_spks, settings.seed)
         return {
-            split: [utterance for folder in folders for utterance in scan_speakers(folder, sample_rate)]
+            split: [utterance for folder in folders for utterance in scan_speakers(folder, rate)]
             for split, folders in divided.items()
         }
 
-    settings = MixtureSettings(
-        num_spks,
-        sample_rate,
-        seconds and tuple(seconds),
-        train_mixtures,
-        valid_mixtures,
-        test_mixtures,
-        dynamic_mixing,
-        seed,
-    )
     source = {"data_folder": str(data_folder), "fractions": list(fractions)}
     return prepare_mixtures(save_folder, settings, source, find_splits)
 

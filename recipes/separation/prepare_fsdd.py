@@ -42,14 +42,7 @@ def fsdd_split(path: str | os.PathLike) -> str:
 def prepare_fsdd(
     data_folder: str | os.PathLike,
     save_folder: str | os.PathLike,
-    num_spks: int = 2,
-    sample_rate: int = 8000,
-    seconds: tuple[float, float] | None = (2.0, 4.0),
-    train_mixtures: int = 2000,
-    valid_mixtures: int = 200,
-    test_mixtures: int = 200,
-    dynamic_mixing: bool = False,
-    seed: int = 1234,
+    **settings,
 ) -> dict[str, Path]:
     """Make mixtures of digit strings, with manifests.
 
@@ -59,18 +52,8 @@ def prepare_fsdd(
         The dataset's folder, with ``recordings/`` in it, or that folder itself.
     save_folder : str or Path
         Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
-    num_spks : int
-        Speakers per mixture.
-    sample_rate : int
-        Samples per second; FSDD has 8000.
-    seconds : tuple of float, optional
-        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
-    train_mixtures, valid_mixtures, test_mixtures : int
-        Mixtures to write.
-    dynamic_mixing : bool
-        Draw the training mixtures on the fly: ``train_utterances.csv`` is written instead of ``train.csv``.
-    seed : int
-        The seed of all draws.
+    **settings
+        Those of :class:`~speechbrain_mamba.dataio.prepare.MixtureSettings`; FSDD has a ``sample_rate`` of 8000.
 
     Returns
     -------
@@ -93,22 +76,14 @@ def prepare_fsdd(
             "recordings/{digit}_{speaker}_{take}.wav."
         )
 
+    settings = MixtureSettings(**settings)
+
     def find_splits() -> dict[str, list[Utterance]]:
         splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-        for utterance in scan_speakers(recordings, sample_rate, speaker=fsdd_speaker):
+        for utterance in scan_speakers(recordings, settings.sample_rate, speaker=fsdd_speaker):
             splits[fsdd_split(utterance.path)].append(utterance)
         return splits
 
-    settings = MixtureSettings(
-        num_spks,
-        sample_rate,
-        seconds and tuple(seconds),
-        train_mixtures,
-        valid_mixtures,
-        test_mixtures,
-        dynamic_mixing,
-        seed,
-    )
     return prepare_mixtures(save_folder, settings, {"fsdd": str(recordings)}, find_splits)
 
 

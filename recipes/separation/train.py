@@ -9,7 +9,6 @@ Every hyper-parameter of the file can be replaced on the command line, SpeechBra
 same command given again goes on from the last checkpoint. Results: ``<output_folder>/test``.
 """
 
-import csv
 import json
 import logging
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 from prepare_folder import prepare_folder
 from prepare_fsdd import prepare_fsdd
 from prepare_wsj0mix import prepare_wsj0mix
@@ -33,9 +32,8 @@ from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation import separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
-from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
-from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
 
@@ -219,23 +217,9 @@ class Separation(sb.Brain):
         for train_logger in self.loggers:
             train_logger.log_stats({"epoch": epoch, "lr": lr}, train_stats=train, valid_stats=valid)
         if if_main_process() and not self.debug:
-            rows = update_table(Path(self.hparams.output_folder) / "training.csv", row)
             panels = {"dB": ["train_si_snr", "valid_si_snr", "valid_si_snr_i"], "learning rate": ["lr"]}
-            plot_curves(Path(self.hparams.output_folder) / "training.png", rows, "epoch", panels)
+            record_epoch(self.hparams.output_folder, row, panels)
         self.checkpointer.save_and_keep_only(meta={"si-snr": valid_loss, "epoch": epoch}, min_keys=["si-snr"])
-
-
-def update_table(path, row):
-    """Put an epoch's row into the table of a run, which may have been resumed from before it, and return the table."""
-    rows = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as table:
-            rows = [{key: float(value) for key, value in old.items()} for old in csv.DictReader(table)]
-    rows = [old for old in rows if old["epoch"] < row["epoch"]] + [row]
-    for old in rows:
-        old["epoch"] = int(old["epoch"])
-    write_csv(path, rows, list(row))
-    return rows
 
 
 def prepare_data(hparams):
@@ -293,12 +277,6 @@ def make_loggers(hparams):
     return loggers
 
 
-def save_experiment(hparams, text):
-    """Write down the hyper-parameters of a run, references resolved."""
-    with atomic_path(Path(hparams["output_folder"]) / "hyperparams.yaml") as temporary:
-        temporary.write_text(resolve_references(text).getvalue(), encoding="utf-8")
-
-
 def test_is_done(hparams, run_opts):
     """Whether an earlier run with the same output folder has trained all epochs and tested."""
     if run_opts.test_only or run_opts.debug:
@@ -333,7 +311,7 @@ def main():
     if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
         hparams["ckpt_interval_minutes"] = 0
     sb.create_experiment_directory(hparams["output_folder"])
-    run_on_main(save_experiment, args=[hparams, text])
+    run_on_main(save_hparams, args=[hparams["output_folder"], text])
     if test_is_done(hparams, run_opts):
         logger.info("Trained and tested already: remove %s to start anew.", hparams["output_folder"])
         run_on_main(show_results, args=[hparams])

@@ -56,6 +56,10 @@ class MixtureSettings:
     dynamic_mixing: bool = False
     seed: int = 1234
 
+    def __post_init__(self):
+        if self.seconds is not None:
+            object.__setattr__(self, "seconds", tuple(self.seconds))
+
 
 def manifest_paths(save_folder: str | os.PathLike, dynamic_mixing: bool) -> dict[str, Path]:
     """Where the manifests of a preparation are.

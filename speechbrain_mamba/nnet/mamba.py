@@ -148,9 +148,26 @@ class _MambaLayer(nn.Module):
             "D": getattr(self, f"D{suffix}"),
         }
 
-    def _scan_arguments(self, u: Tensor, suffix: str) -> dict[str, Tensor]:
-        """What the scan takes for its input ``u``, (..., d_inner): the maps that depend on it, and its parameters."""
-        return scan_arguments(u, **self._direction(suffix))
+    def _scan(
+        self, x: Tensor, z: Tensor, lengths: Tensor | None, suffix: str = "", state: dict | None = None, reverse=False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Convolution and scan of one direction, from a state; returns the gated output and the state after it."""
+        state = state or {"conv": None, "ssm": None}
+        direction = self._direction(suffix)
+        options = {"lengths": lengths, "reverse": reverse}
+        weight, bias = direction["conv_weight"], direction["conv_bias"]
+        u, conv = causal_conv1d(
+            x, weight, bias, "silu", initial_state=state["conv"], return_final_state=True, **options
+        )
+        y, ssm = selective_scan(
+            **scan_arguments(u, **direction),
+            z=z,
+            delta_softplus=True,
+            initial_state=state["ssm"],
+            return_last_state=True,
+            **options,
+        )
+        return y, {"conv": conv, "ssm": ssm}
 
     def _project_out(self, y: Tensor, lengths: Tensor | None) -> Tensor:
         y = self.out_proj(y)
@@ -218,26 +235,9 @@ class Mamba(_MambaLayer):
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
         x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
-        state = state or {"conv": None, "ssm": None}
-        u, conv_state = causal_conv1d(
-            x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            "silu",
-            lengths=lengths,
-            initial_state=state["conv"],
-            return_final_state=True,
-        )
-        y, ssm_state = selective_scan(
-            **self._scan_arguments(u, ""),
-            z=z,
-            delta_softplus=True,
-            lengths=lengths,
-            initial_state=state["ssm"],
-            return_last_state=True,
-        )
+        y, state = self._scan(x, z, lengths, state=state)
         y = self._project_out(y, lengths)
-        return (y, {"conv": conv_state, "ssm": ssm_state}) if return_state else y
+        return (y, state) if return_state else y
 
     def init_state(self, batch_size, device=None, dtype=None):
         """The state before the first frame.
@@ -282,10 +282,10 @@ class Mamba(_MambaLayer):
             State after the frame; the one given is left as it is.
         """
         x, z = self.in_proj(x_t).chunk(2, dim=-1)
-        u, conv_state = causal_conv1d_update(
-            x, state["conv"], self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu"
-        )
-        y, ssm_state = selective_state_update(state["ssm"], **self._scan_arguments(u, ""), z=z, delta_softplus=True)
+        direction = self._direction("")
+        u, conv_state = causal_conv1d_update(x, state["conv"], direction["conv_weight"], direction["conv_bias"], "silu")
+        arguments = scan_arguments(u, **direction)
+        y, ssm_state = selective_state_update(state["ssm"], **arguments, z=z, delta_softplus=True)
         return self.out_proj(y), {"conv": conv_state, "ssm": ssm_state}
 
 

@@ -56,3 +56,14 @@ def test_bad_files(tmp_path):
         read_hparams(tmp_path / "c.yaml")
     with pytest.raises(ValueError, match="'data_folder' is a !PLACEHOLDER"):
         load_hparams(HPARAMS / "separation" / "mambatasnet_M.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "ar", "nar"), [("valle", 153.8, 160.4), ("vallm", 158.2, 169.3), ("vallm_hybrid", 170.8, 181.9)]
+)
+def test_codec_language_models_have_as_many_parameters_as_their_files_say(name, ar, nar):
+    path = HPARAMS / "tts" / f"{name}.yaml"
+    hparams = load_hparams(path, {"token_folder": "unused"})
+    for part, millions in {"ar": ar, "nar": nar}.items():
+        assert round(sum(p.numel() for p in hparams[part].parameters()) / 1e6, 1) == millions
+        assert f"{millions} M" in path.read_text()

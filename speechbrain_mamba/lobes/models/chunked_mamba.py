@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.nnet.mamba import BiMamba
-from speechbrain_mamba.ops import causal_conv1d, mask_frames, selective_scan
+from speechbrain_mamba.ops import mask_frames
 
 
 class ChunkedBiMamba(BiMamba):
@@ -57,7 +57,7 @@ class ChunkedBiMamba(BiMamba):
         if chunk_size is None and state is None and not return_state:
             return super().forward(x, lengths)
         x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
-        forward, state = self._scan(x, z, lengths, "", state or {"conv": None, "ssm": None})
+        forward, state = self._scan(x, z, lengths, state=state)
         reverse = self._reverse_in_chunks(x, z, lengths, chunk_size or x.shape[1])
         y = self._project_out(0.5 * forward + 0.5 * reverse, lengths)
         return (y, state) if return_state else y
@@ -70,29 +70,5 @@ class ChunkedBiMamba(BiMamba):
         first = chunk_size * torch.arange(n_chunks, device=x.device)
         lengths = (lengths.to(x.device)[:, None] - first).clamp(0, chunk_size).flatten()
         x, z = (F.pad(a, (0, 0, 0, -time % chunk_size)).reshape(batch * n_chunks, chunk_size, -1) for a in (x, z))
-        y, _ = self._scan(x, z, lengths, "_b", {"conv": None, "ssm": None}, reverse=True)
+        y, _ = self._scan(x, z, lengths, "_b", reverse=True)
         return y.reshape(batch, n_chunks * chunk_size, -1)[:, :time]
-
-    def _scan(self, x: Tensor, z: Tensor, lengths: Tensor | None, suffix: str, state: dict, reverse: bool = False):
-        """Convolution and scan of one direction, from a state; returns the gated output and the state after it."""
-        conv1d = getattr(self, f"conv1d{suffix}")
-        u, conv_state = causal_conv1d(
-            x,
-            conv1d.weight.squeeze(1),
-            conv1d.bias,
-            "silu",
-            lengths=lengths,
-            reverse=reverse,
-            initial_state=state["conv"],
-            return_final_state=True,
-        )
-        y, ssm_state = selective_scan(
-            **self._scan_arguments(u, suffix),
-            z=z,
-            delta_softplus=True,
-            lengths=lengths,
-            reverse=reverse,
-            initial_state=state["ssm"],
-            return_last_state=True,
-        )
-        return y, {"conv": conv_state, "ssm": ssm_state}

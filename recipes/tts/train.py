@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Train a codec language model for speech synthesis: VALL-M, its twin VALL-E, or the hybrid of both.
+
+    python recipes/tts/train.py hparams/tts/vallm.yaml --token_folder /path/to/tokens
+
+The token folder is what one of the ``prepare_*.py`` wrote. Both models are trained together, or one of them by
+``--train_parts '[ar]'``. Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own
+options (``--device``, ``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of
+``python`` uses N GPUs. The same command given again goes on from the last checkpoint.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.distributed import if_main_process, run_on_main
+
+from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
+from speechbrain_mamba.dataio.hparams import read_hparams
+from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.ops import absolute_lengths, valid_frames
+from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
+from speechbrain_mamba.utils.files import write_json
+from speechbrain_mamba.utils.memory import keep_freed_memory
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("ar", "nar")
+SHORTEST_PROMPT, LONGEST_PROMPT = 0.125, 0.5
+"""Share of an utterance that is taken for its prompt in the training of the non-autoregressive model."""
+
+
+class CodecLanguageModelling(sb.Brain):
+    """Training of both models on the tokens that come next."""
+
+    def compute_forward(self, batch, stage):
+        """Logits (batch, frames, tokens) and targets (batch, frames), -1 in padding, of each part that is trained."""
+        batch = batch.to(self.device)
+        (phonemes, phoneme_lens), (codes, code_lens) = batch.phonemes, batch.codes
+        phoneme_lengths = absolute_lengths(phoneme_lens, phonemes.shape[1])
+        code_lengths = absolute_lengths(code_lens, codes.shape[1])
+        outputs = {}
+        if "ar" in self.hparams.train_parts:
+            logits = self.modules.ar(phonemes, phoneme_lengths, codes[..., 0], code_lengths)
+            outputs["ar"] = logits, end_at(codes[..., 0], code_lengths, self.hparams.codebook_size)
+        if "nar" in self.hparams.train_parts:
+            prompts = self.prompt_lengths(code_lengths, stage)
+            target_stage = self.target_stage(len(prompts), stage)
+            prompt, speech = split_prompt(codes, prompts)
+            lengths = code_lengths - prompts
+            logits = self.modules.nar(phonemes, phoneme_lengths, prompt, prompts, speech, lengths, target_stage)
+            targets = speech.gather(2, target_stage[:, None, None].expand(-1, speech.shape[1], 1))[..., 0]
+            outputs["nar"] = logits, targets.masked_fill(~valid_frames(lengths, speech.shape[1]), -1)
+        return outputs
+
+    def prompt_lengths(self, code_lengths, stage):
+        """Frames of each utterance that are its prompt: random in training, a quarter otherwise."""
+        share = torch.full(code_lengths.shape, 0.25, device=self.device)
+        if stage == sb.Stage.TRAIN:
+            share = SHORTEST_PROMPT + (LONGEST_PROMPT - SHORTEST_PROMPT) * torch.rand_like(share)
+        most = round(self.hparams.prompt_seconds * self.frame_rate)
+        return (code_lengths * share).long().clamp(1, most)
+
+    def target_stage(self, batch_size, stage):
+        """The codebook that each example shall predict: random in training, else all of them in turn."""
+        books = self.hparams.n_codebooks
+        if stage == sb.Stage.TRAIN:
+            return torch.randint(1, books, (batch_size,), device=self.device)
+        return torch.arange(self.n_examples, self.n_examples + batch_size, device=self.device) % (books - 1) + 1
+
+    def compute_objectives(self, outputs, batch, stage):
+        """The mean of the parts' cross-entropies; out of training the share of right tokens is counted."""
+        losses = []
+        for part, (logits, targets) in outputs.items():
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1)
+            losses.append(loss)
+            valid = targets >= 0
+            right = (logits.argmax(-1) == targets) & valid
+            count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
+            count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
+        self.n_examples += len(batch)
+        return sum(losses) / len(losses)
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the learning rate of the step to come."""
+        if should_step:
+            self.hparams.lr_scheduler(self.optimizer)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Get the counters of a stage ready."""
+        self.counts, self.n_examples = {}, 0
+        if stage == sb.Stage.TRAIN:
+            self.epoch_start = time.monotonic()
+
+    def stage_scores(self):
+        """Cross-entropy in nats and right tokens in percent, of each part."""
+        scores = {}
+        for part, (right, loss, count) in self.counts.items():
+            scores |= {f"{part}_loss": float(loss / count), f"{part}_accuracy": float(100 * right / count)}
+        return scores
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log a stage, and save a checkpoint after each epoch."""
+        if stage == sb.Stage.TRAIN:
+            self.train_scores = self.stage_scores()
+        elif stage == sb.Stage.VALID:
+            self.finish_epoch(stage_loss, epoch)
+        elif if_main_process():
+            scores = self.stage_scores()
+            self.hparams.train_logger.log_stats({"test": True}, test_stats=scores)
+            write_json(Path(self.hparams.output_folder) / "test" / "prediction.json", scores)
+
+    def finish_epoch(self, valid_loss, epoch):
+        """Log an epoch, draw the run so far, and save a checkpoint."""
+        scores, lr = self.stage_scores(), self.optimizer.param_groups[0]["lr"]
+        stats = {"train_stats": self.train_scores, "valid_stats": scores}
+        self.hparams.train_logger.log_stats({"epoch": epoch, "lr": lr, "steps": self.optimizer_step}, **stats)
+        if if_main_process() and not self.debug:
+            row = {"epoch": epoch, "lr": lr}
+            row |= {f"train_{name}": value for name, value in self.train_scores.items()}
+            row |= {f"valid_{name}": value for name, value in scores.items()}
+            row["seconds"] = round(time.monotonic() - self.epoch_start, 1)
+            losses = [name for name in row if name.endswith("_loss")]
+            shares = [name for name in row if name.endswith("_accuracy")]
+            panels = {"nats": losses, "% right": shares, "learning rate": ["lr"]}
+            record_epoch(self.hparams.output_folder, row, panels)
+        self.checkpointer.save_and_keep_only(meta={"loss": valid_loss, "epoch": epoch}, min_keys=["loss"])
+
+
+def end_at(tokens, lengths, end):
+    """Targets (batch, frames + 1) of tokens (batch, frames): the end after each one's length, and -1 past it."""
+    targets = F.pad(tokens, (0, 1)).scatter(1, lengths[:, None], end)
+    return targets.masked_fill(~valid_frames(lengths + 1, targets.shape[1]), -1)
+
+
+def split_prompt(codes, prompts):
+    """Codes (batch, frames, codebooks) in two: as many frames as each example's prompt has, and the rest, moved to the
+    front; what is past their lengths is of no account."""
+    frames = torch.arange(codes.shape[1], device=codes.device)
+    index = (frames + prompts[:, None]).clamp(max=codes.shape[1] - 1)[..., None].expand_as(codes)
+    return codes, codes.gather(1, index)
+
+
+def batch_sampler(dataset, hparams):
+    """Batches of utterances of similar length, with at most so many frames in each."""
+    return DynamicBatchSampler(
+        dataset,
+        hparams["max_batch_frames"],
+        hparams["num_buckets"],
+        length_func=lambda item: item["frames"],
+        batch_ordering="random",
+        max_batch_ex=hparams["max_batch_ex"],
+        seed=hparams["seed"],
+    )
+
+
+def make_datasets(hparams):
+    """The datasets for training, validation and test, and the frames per second of their codec."""
+    folder = Path(hparams["token_folder"])
+    inventory = len(TextTokenizer.load(folder / "text.json"))
+    if inventory > hparams["n_phonemes"]:
+        raise ValueError(
+            f"text.json has {inventory} symbols: set n_phonemes, which is {hparams['n_phonemes']}, to more."
+        )
+    datasets = []
+    for split in ("train", "valid", "test"):
+        items, codes, facts = read_tokens(folder, split)
+        for name in ("n_codebooks", "codebook_size"):
+            if getattr(facts, name) != hparams[name]:
+                raise ValueError(
+                    f"The tokens in '{folder}' have a {name} of {getattr(facts, name)}, but the hyper-parameters say "
+                    f"{hparams[name]}: set {name}, or prepare tokens of another codec."
+                )
+        longest = hparams["max_seconds"] * facts.frame_rate if split == "train" else float("inf")
+        usable = {key: item for key, item in items.items() if 2 <= item["frames"] <= longest and item["phonemes"]}
+        if len(usable) < len(items):
+            out = [key for key in items if key not in usable]
+            logger.warning(
+                "%d of %d utterances for %s are left out, as they are shorter than 2 frames, longer than max_seconds or"
+                " have no text: %s%s",
+                len(out), len(items), split, ", ".join(out[:5]), ", ..." if len(out) > 5 else ".",
+            )  # fmt: skip
+        if not usable:
+            raise ValueError(f"None of the {len(items)} utterances for {split} in '{folder}' can be used.")
+        datasets.append(token_dataset(usable, codes))
+    return datasets, facts.frame_rate
+
+
+def main():
+    """Train, and measure on the test set."""
+    keep_freed_memory()
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    text = read_hparams(hparams_file, overrides)
+    hparams = load_hyperpyyaml(text)
+    parts = hparams["train_parts"]
+    if not parts or any(part not in PARTS for part in parts):
+        raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
+    sb.create_experiment_directory(hparams["output_folder"])
+    run_on_main(save_hparams, args=[hparams["output_folder"], text])
+
+    (train, valid, test), frame_rate = make_datasets(hparams)
+    brain = CodecLanguageModelling(
+        modules={part: hparams["modules"][part] for part in parts},
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.frame_rate = frame_rate
+    options = {"num_workers": hparams["num_workers"]}
+    loader = brain.make_dataloader(train, sb.Stage.TRAIN, batch_sampler=batch_sampler(train, hparams), **options)
+    scheduler = hparams["lr_scheduler"]
+    if scheduler.num_training_steps is None:
+        scheduler.num_training_steps = hparams["number_of_epochs"] * -(-len(loader) // brain.grad_accumulation_factor)
+    valid_sampler, test_sampler = batch_sampler(valid, hparams), batch_sampler(test, hparams)
+    brain.fit(hparams["epoch_counter"], loader, valid, valid_loader_kwargs={"batch_sampler": valid_sampler})
+    brain.evaluate(test, min_key="loss", test_loader_kwargs={"batch_sampler": test_sampler})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Neural audio codecs: waveforms to tokens and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from speechbrain_mamba.codecs.encodec import EnCodec, codec_settings, pretrained_encodec
+from speechbrain_mamba.dataio.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.files import atomic_path
+
+__all__ = ["EnCodec", "load_codec", "pretrained_encodec", "save_codec"]
+
+SETTINGS, WEIGHTS, PUBLISHED = "codec.json", "codec.ckpt", "encodec_24khz"
+
+
+def save_codec(codec, folder):
+    """Write a codec to a folder that :func:`load_codec` loads, here or from the Hub.
+
+    Arguments
+    ---------
+    codec : EnCodec
+        The codec.
+    folder : str or Path
+        Where it goes; an earlier one there is replaced, file by file.
+    """
+    with atomic_path(Path(folder) / WEIGHTS) as temporary:
+        torch.save(codec.state_dict(), temporary)
+    with atomic_path(Path(folder) / SETTINGS) as temporary:
+        temporary.write_text(json.dumps(codec_settings(codec), indent=2), encoding="utf-8")
+
+
+def load_codec(source, n_codebooks=None):
+    """Load a codec.
+
+    Arguments
+    ---------
+    source : str or Path
+        ``encodec_24khz`` for the published EnCodec, whose weights its package downloads; a folder with the file of its
+        weights; or a folder or Hub id with what :func:`save_codec` wrote.
+    n_codebooks : int, optional
+        How many of its codebooks to use; by default all, of the published EnCodec 8, which are 6 kbit/s.
+
+    Returns
+    -------
+    EnCodec
+        The codec, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no codec, or its weights cannot be had.
+    ValueError
+        For more codebooks than it has.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> save_codec(EnCodec(8000, (4, 4), n_codebooks=2, codebook_size=16, dimension=8, n_filters=2), folder)
+    >>> load_codec(folder, n_codebooks=1).n_codebooks
+    1
+    """
+    if str(source) == PUBLISHED:
+        return pretrained_encodec(n_codebooks or 8)
+    if Path(source).is_dir() and any(Path(source).glob(f"{PUBLISHED}-*.th")):
+        return pretrained_encodec(n_codebooks or 8, Path(source))
+    settings = json.loads(fetch_pretrained(source, SETTINGS).read_text(encoding="utf-8"))
+    codec = EnCodec(**settings)
+    codec.load_state_dict(torch.load(fetch_pretrained(source, WEIGHTS), map_location="cpu", weights_only=True))
+    if n_codebooks is not None:
+        if not 1 <= n_codebooks <= codec.n_codebooks:
+            raise ValueError(f"n_codebooks is {n_codebooks}, but the codec in '{source}' has 1 to {codec.n_codebooks}.")
+        codec.n_codebooks = n_codebooks
+    return codec.eval()

@@ -1,0 +1,198 @@
+"""Speech as codec tokens on disk: one file of tokens, one table of utterances and one of facts per split."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_mamba.utils.files import atomic_path, write_csv
+
+COLUMNS = ["ID", "duration", "spk_id", "language", "wrd", "wav", "phonemes", "first_frame", "frames"]
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """What has to be known of token files to use them."""
+
+    codec: str
+    """Which codec made them, such as its folder or id."""
+
+    sample_rate: int
+    """Of its waveforms, in Hz."""
+
+    frame_rate: float
+    """Frames per second."""
+
+    n_codebooks: int
+    """Tokens per frame."""
+
+    codebook_size: int
+    """Each token is below it."""
+
+    def check(self, codec) -> None:
+        """Raise a ValueError unless a codec has the same rates and codebooks."""
+        for name in ("sample_rate", "frame_rate", "n_codebooks", "codebook_size"):
+            wanted, has = getattr(self, name), getattr(codec, name)
+            if wanted != has:
+                raise ValueError(
+                    f"The tokens were made by '{self.codec}' with a {name} of {wanted}, but the codec given has {has}: "
+                    "use the codec of the tokens, or prepare them anew."
+                )
+
+
+def _paths(folder: str | os.PathLike, split: str) -> tuple[Path, Path, Path]:
+    return tuple(Path(folder) / f"{split}.{suffix}" for suffix in ("codes.bin", "csv", "json"))
+
+
+def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dict], facts: TokenFacts) -> int:
+    """Write the tokens of a split: 16 bits each, and the table last, so that a split is there whole or not at all.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the files go.
+    split : str
+        Their name.
+    utterances : iterable of dict
+        ``ID``, ``spk_id``, ``wrd`` (the text), ``phonemes`` (list of int), ``codes`` (integers (frames, codebooks)),
+        and if at hand ``language``, ``wav`` and ``duration`` in seconds.
+    facts : TokenFacts
+        What the tokens are.
+
+    Returns
+    -------
+    int
+        How many utterances were written.
+
+    Raises
+    ------
+    ValueError
+        For codes of another shape or size than the facts say.
+    """
+    codes_path, table_path, facts_path = _paths(folder, split)
+    rows, first, checksum = [], 0, 0
+    with atomic_path(codes_path) as temporary, open(temporary, "wb") as file:
+        for utterance in utterances:
+            codes = np.asarray(utterance["codes"])
+            wrong = codes.ndim != 2 or codes.shape[1] != facts.n_codebooks
+            if wrong or (codes.size and (codes.min() < 0 or codes.max() >= facts.codebook_size)):
+                raise ValueError(
+                    f"The codes of '{utterance['ID']}' have shape {codes.shape}, but must be (frames, "
+                    f"{facts.n_codebooks}) and from 0 to {facts.codebook_size - 1}."
+                )
+            data = codes.astype("<u2").tobytes()
+            file.write(data)
+            checksum = zlib.crc32(data, checksum)
+            row = {name: utterance.get(name, "") for name in COLUMNS}
+            row |= {"first_frame": first, "frames": len(codes), "phonemes": " ".join(map(str, utterance["phonemes"]))}
+            row["duration"] = utterance.get("duration", len(codes) / facts.frame_rate)
+            rows.append(row)
+            first += len(codes)
+    with atomic_path(facts_path) as temporary:
+        temporary.write_text(json.dumps({**asdict(facts), "frames": first, "crc32": checksum}, indent=1), "utf-8")
+    write_csv(table_path, rows, COLUMNS)
+    return len(rows)
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict], np.ndarray, TokenFacts]:
+    """Open the tokens of a split.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the files are.
+    split : str
+        Their name.
+
+    Returns
+    -------
+    items : dict of str to dict
+        Utterances by id, with numbers as numbers and ``phonemes`` as a list of int.
+    codes : numpy.ndarray
+        Tokens of all (frames, codebooks), in memory only where they are read.
+    facts : TokenFacts
+        What they are.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is missing.
+    ValueError
+        When the tokens are not those that were written: truncated or changed.
+    """
+    codes_path, table_path, facts_path = _paths(folder, split)
+    for path in (codes_path, table_path, facts_path):
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no '{path}': prepare the data first, or again.")
+    written = json.loads(facts_path.read_text(encoding="utf-8"))
+    frames, checksum = written.pop("frames"), written.pop("crc32")
+    facts = TokenFacts(**written)
+    size, wanted = codes_path.stat().st_size, frames * facts.n_codebooks * 2
+    if size != wanted:
+        raise ValueError(f"'{codes_path}' has {size} bytes instead of {wanted}, it was cut off: prepare the data anew.")
+    if _checksum(codes_path) != checksum:
+        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare the data anew.")
+    shape = (frames, facts.n_codebooks)
+    codes = np.memmap(codes_path, "<u2", "r", shape=shape) if frames else np.zeros(shape, "<u2")
+    with open(table_path, newline="", encoding="utf-8") as table:
+        items = {row.pop("ID"): row for row in csv.DictReader(table)}
+    for item in items.values():
+        item["duration"] = float(item["duration"])
+        item |= {name: int(item[name]) for name in ("first_frame", "frames")}
+        item["phonemes"] = [int(phoneme) for phoneme in item["phonemes"].split()]
+    return items, codes, facts
+
+
+def token_dataset(items: dict[str, dict], codes: np.ndarray) -> DynamicItemDataset:
+    """The dataset of some utterances.
+
+    Arguments
+    ---------
+    items, codes
+        As of :func:`read_tokens`; any part of the items.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)); the
+        items' ``frames`` are there for samplers.
+
+    Example
+    -------
+    >>> facts = TokenFacts("a codec", sample_rate=8000, frame_rate=50.0, n_codebooks=2, codebook_size=16)
+    >>> utterance = {"ID": "a", "spk_id": "s", "wrd": "one", "phonemes": [3, 1], "codes": [[5, 1], [7, 0], [2, 2]]}
+    >>> folder = getfixture("tmp_path")
+    >>> write_tokens(folder, "train", [utterance], facts)
+    1
+    >>> items, codes, _ = read_tokens(folder, "train")
+    >>> token_dataset(items, codes)[0]["codes"].T
+    tensor([[5, 7, 2],
+            [1, 0, 2]])
+    """
+
+    def slice_codes(first_frame: int, frames: int) -> torch.Tensor:
+        return torch.from_numpy(codes[first_frame : first_frame + frames].astype(np.int64))
+
+    dataset = DynamicItemDataset(items)
+    dataset.add_dynamic_item(slice_codes, takes=["first_frame", "frames"], provides="codes")
+    dataset.add_dynamic_item(torch.LongTensor, takes="phonemes", provides="phoneme_ids")
+    dataset.set_output_keys({"id": "id", "phonemes": "phoneme_ids", "codes": "codes"})
+    return dataset

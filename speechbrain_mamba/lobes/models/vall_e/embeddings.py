@@ -1,0 +1,75 @@
+"""Embeddings of phonemes and codec tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoids(positions: Tensor, d_model: int) -> Tensor:
+    """Sinusoidal position encodings (Vaswani et al., arXiv 1706.03762, section 3.5) of any positions.
+
+    Arguments
+    ---------
+    positions : Tensor
+        Positions (...), counted from 0.
+    d_model : int
+        Channels, even.
+
+    Returns
+    -------
+    Tensor
+        Encodings (..., d_model): all sines, then all cosines.
+
+    Example
+    -------
+    >>> sinusoids(torch.arange(2), 4)
+    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
+            [0.8415, 0.0100, 0.5403, 0.9999]])
+    """
+    half = d_model // 2
+    rates = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / half))
+    angles = positions[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class TokenEmbedding(nn.Module):
+    """Tokens, as vectors to which their positions may be added with a learned weight.
+
+    Arguments
+    ---------
+    n_tokens : int
+        Number of tokens.
+    d_model : int
+        Channels, even where positions are added.
+    positions : bool
+        Whether to add the positions.
+    dropout : float
+        Dropout rate.
+
+    Example
+    -------
+    >>> TokenEmbedding(40, 8)(torch.randint(40, (2, 10))).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, n_tokens, d_model, positions=True, dropout=0.0):
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, d_model)
+        self.position_weight = nn.Parameter(torch.ones(1)) if positions else None
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
+
+    def forward(self, tokens, first=0):
+        """Embed tokens, integers (batch, time), the first of which is at ``first``, an int or integers (batch,)."""
+        return self.place(self.embedding(tokens), first)
+
+    def place(self, x, first=0):
+        """Add the positions to (batch, time, d_model), the first of which is at ``first``."""
+        if self.position_weight is not None:
+            steps = torch.arange(x.shape[1], device=x.device)
+            positions = steps + (first[:, None] if isinstance(first, Tensor) else first)
+            x = x + self.position_weight * sinusoids(positions, x.shape[2]).to(x.dtype)
+        return self.dropout(x)

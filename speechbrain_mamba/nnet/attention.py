@@ -1,0 +1,184 @@
+"""Attention with a prefix that all frames see, and a cache to go on step by step."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechbrain_mamba.ops import valid_frames
+
+GROWTH = 256
+"""Frames that a cache gets room for when it is full."""
+
+
+class _Attention(nn.Module):
+    """The projections that both kinds share."""
+
+    def __init__(self, d_model, nhead, dropout=0.0):
+        super().__init__()
+        if d_model % nhead:
+            raise ValueError(f"d_model is {d_model}, which nhead, {nhead}, does not divide.")
+        self.nhead, self.dropout = nhead, dropout
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
+
+    def _attend(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attention of the frames of x, (batch, time, d_model), to keys that mask, (batch, 1, 1 or time, keys), has."""
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(self._heads(self.q_proj(x)), key, value, mask, dropout)
+        return self.out_proj(y.transpose(1, 2).flatten(-2))
+
+
+class PrefixAttention(_Attention):
+    """Multi-head self-attention, causal but for a prefix that all frames see whole, or over everything.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of input and output.
+    nhead : int
+        Number of heads.
+    dropout : float
+        Dropout rate of the attention weights.
+    causal : bool
+        Whether frames after the prefix see no later ones.
+
+    Raises
+    ------
+    ValueError
+        When the heads do not divide the channels.
+
+    Example
+    -------
+    >>> layer = PrefixAttention(d_model=8, nhead=2).eval()
+    >>> x, lengths, prefix = torch.randn(2, 10, 8), torch.tensor([9, 6]), torch.tensor([3, 4])
+    >>> y, cache = layer(x, lengths, prefix, return_state=True)
+    >>> y.shape
+    torch.Size([2, 10, 8])
+    >>> next_frame, cache = layer.step(torch.randn(2, 8), cache)
+    """
+
+    def __init__(self, d_model, nhead, dropout=0.0, causal=True):
+        super().__init__(d_model, nhead, dropout)
+        self.causal = causal
+
+    def forward(self, x, lengths, prefix_lengths, return_state=False):
+        """Run the layer over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model), finite.
+        lengths : Tensor
+            Valid frames per example, at least 1, integers (batch,).
+        prefix_lengths : Tensor
+            Frames of the prefix, integers (batch,).
+        return_state : bool
+            Whether to return a cache to go on from; for causal layers.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the cache.
+        """
+        key, value = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        valid = valid_frames(lengths, x.shape[1])
+        y = self._attend(x, key, value, self._mask(valid, prefix_lengths))
+        return (y, {"key": key, "value": value, "valid": valid, "used": x.shape[1]}) if return_state else y
+
+    def _mask(self, valid: Tensor, prefix_lengths: Tensor) -> Tensor:
+        if not self.causal:
+            return valid[:, None, None]
+        time = valid.shape[1]
+        earlier = torch.ones(time, time, dtype=torch.bool, device=valid.device).tril()
+        inside = valid_frames(prefix_lengths, time)
+        seen = earlier | (inside[:, :, None] & inside[:, None])
+        return (seen & valid[:, None])[:, None]
+
+    def step(self, x_t, state):
+        """Run the layer over one frame.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Input frame (batch, d_model).
+        state : dict
+            Cache before the frame. Its memory goes over to the one returned: use it no more.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output frame (batch, d_model).
+        state : dict
+            Cache after the frame.
+        """
+        x, used = x_t[:, None], state["used"]
+        if used == state["key"].shape[2]:
+            state = {name: _grow(cache, 1 if name == "valid" else 2) for name, cache in state.items() if name != "used"}
+        state["key"][:, :, used : used + 1] = self._heads(self.k_proj(x))
+        state["value"][:, :, used : used + 1] = self._heads(self.v_proj(x))
+        state["valid"][:, used] = True
+        seen = used + 1
+        mask = state["valid"][:, None, None, :seen]
+        y = self._attend(x, state["key"][:, :, :seen], state["value"][:, :, :seen], mask)
+        return y[:, 0], state | {"used": seen}
+
+
+def _grow(cache: Tensor, axis: int) -> Tensor:
+    room = list(cache.shape)
+    room[axis] = GROWTH
+    return torch.cat([cache, cache.new_zeros(room)], axis)
+
+
+class PrefixCrossAttention(_Attention):
+    """Multi-head attention of all frames to those of the prefix alone, whose keys and values do not grow with time.
+
+    Arguments
+    ---------
+    d_model, nhead, dropout
+        As in :class:`PrefixAttention`.
+
+    Raises
+    ------
+    ValueError
+        When the heads do not divide the channels.
+
+    Example
+    -------
+    >>> layer = PrefixCrossAttention(d_model=8, nhead=2)
+    >>> layer(torch.randn(2, 10, 8), torch.tensor([3, 4]), prefix_time=4).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def forward(self, x, prefix_lengths, prefix_time, return_state=False):
+        """Run the layer over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model), finite.
+        prefix_lengths : Tensor
+            Frames of the prefix, at least 1, integers (batch,).
+        prefix_time : int
+            No prefix is longer.
+        return_state : bool
+            Whether to return what :meth:`step` needs.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state.
+        """
+        prefix = x[:, :prefix_time]
+        key, value = self._heads(self.k_proj(prefix)), self._heads(self.v_proj(prefix))
+        valid = valid_frames(prefix_lengths, prefix_time)
+        y = self._attend(x, key, value, valid[:, None, None])
+        return (y, {"key": key, "value": value, "valid": valid}) if return_state else y
+
+    def step(self, x_t, state):
+        """Run the layer over one frame; arguments and results as of :meth:`PrefixAttention.step`, but for a state that
+        stays as it is."""
+        return self._attend(x_t[:, None], state["key"], state["value"], state["valid"][:, None, None])[:, 0], state

@@ -1,0 +1,130 @@
+"""The synthesis recipe from end to end, on tokens made up."""
+
+import csv
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, write_tokens
+from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from tests.conftest import HPARAMS
+
+RECIPE = HPARAMS.parent / "recipes" / "tts" / "train.py"
+TINY = {
+    "n_phonemes": 12, "n_codebooks": 3, "codebook_size": 16, "num_layers": 1, "d_model": 32, "d_ffn": 32, "nhead": 2,
+    "attention_interval": 1, "dropout": 0.0, "number_of_epochs": 2, "num_workers": 0, "num_buckets": 1,
+    "max_batch_frames": 200, "n_warmup_steps": 5, "lr": 0.01, "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """The recipe as a module."""
+    spec = importlib.util.spec_from_file_location("tts_train", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """Speech that says each phoneme for three frames, by tokens that follow from it."""
+    rng = np.random.default_rng(0)
+    facts = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=3, codebook_size=16)
+    TextTokenizer(list("abcdefghij"), "characters").save(tmp_path / "tokens" / "text.json")
+    for split, count in {"train": 40, "valid": 6, "test": 6}.items():
+        utterances = []
+        for i in range(count):
+            phonemes = rng.integers(10, size=rng.integers(2, 6))
+            codes = np.stack([phonemes, phonemes + 3, 15 - phonemes], 1).repeat(3, 0)
+            utterances.append({"ID": f"{split}{i}", "spk_id": "a", "wrd": "", "phonemes": phonemes, "codes": codes})
+        write_tokens(tmp_path / "tokens", split, utterances, facts)
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def run(recipe, tokens, monkeypatch, tmp_path):
+    """Run the recipe with a hyper-parameter file and options; its output folder is returned."""
+    # SpeechBrain's handlers would outlive the streams that pytest lends a test
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
+
+    def call(name, **options):
+        options = {"token_folder": tokens, "output_folder": tmp_path / "out", **TINY, **options}
+        command = ["train.py", str(HPARAMS / "tts" / f"{name}.yaml")]
+        for key, value in options.items():
+            command += [f"--{key}", json.dumps(value) if isinstance(value, list) else str(value)]
+        monkeypatch.setattr("sys.argv", command)
+        recipe.main()
+        return tmp_path / "out"
+
+    return call
+
+
+def table(out) -> list[dict]:
+    """The course of the training."""
+    with open(out / "training.csv", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("name", ["valle", "vallm", "vallm_hybrid"])
+def test_models_learn_what_follows_from_the_text(run, name):
+    out = run(name, number_of_epochs=4)
+    rows = table(out)
+    assert rows[-1]["valid_nar_accuracy"] > 50  # by chance 6
+    assert rows[-1]["valid_ar_loss"] < 2  # by chance 2.8
+    assert (out / "training.png").stat().st_size > 1000
+    scores = json.loads((out / "test" / "prediction.json").read_text())
+    assert scores["nar_accuracy"] > 50
+
+
+def test_a_resumed_run_has_the_schedule_of_an_uninterrupted_one(run, tmp_path):
+    run("vallm", output_folder=tmp_path / "whole")
+    path = next((tmp_path / "whole" / "save").glob("CKPT*/lr_scheduler.ckpt"))
+    steps = torch.load(path, weights_only=True)["num_training_steps"]
+    run("vallm", number_of_epochs=1, n_total_steps=steps)
+    whole, resumed = table(tmp_path / "whole"), table(run("vallm", n_total_steps=steps))
+    for key in ("epoch", "lr"):
+        assert [row[key] for row in resumed] == [row[key] for row in whole]
+
+
+@pytest.mark.parametrize("part", ["ar", "nar"])
+def test_one_part_alone(run, part):
+    rows = table(run("vallm", train_parts=[part]))
+    assert {key.split("_")[1] for key in rows[0] if key.startswith("valid_")} == {part}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n_codebooks": 4}, "n_codebooks of 3, but the hyper-parameters say 4"),
+        ({"codebook_size": 1024}, "codebook_size of 16, but the hyper-parameters say 1024"),
+        ({"n_phonemes": 9}, "has 10 symbols: set n_phonemes, which is 9"),
+        ({"train_parts": ["asr"]}, "train_parts is"),
+        ({"max_seconds": 0.02}, "None of the 40 utterances for train"),
+    ],
+)
+def test_what_does_not_fit_is_named(run, options, words):
+    with pytest.raises(ValueError, match=words):
+        run("vallm", **options)
+
+
+def test_targets_end_after_the_last_token(recipe):
+    targets = recipe.end_at(torch.tensor([[3, 4, 5], [6, 0, 0]]), torch.tensor([3, 1]), 9)
+    assert targets.tolist() == [[3, 4, 5, 9], [6, 9, -1, -1]]
+
+
+def test_a_prompt_and_the_rest_are_the_whole(recipe):
+    codes = torch.arange(12).reshape(2, 6, 1)
+    prompt, speech = recipe.split_prompt(codes, torch.tensor([2, 1]))
+    assert prompt[0, :2, 0].tolist() + speech[0, :4, 0].tolist() == list(range(6))
+    assert prompt[1, :1, 0].tolist() + speech[1, :5, 0].tolist() == list(range(6, 12))
+
+
+def test_damaged_tokens_stop_the_training(run, tokens):
+    (tokens / "valid.codes.bin").write_bytes(b"1234")
+    with pytest.raises(ValueError, match="it was cut off"):
+        run("vallm")
+    assert read_tokens(tokens, "train")[0]
