@@ -127,7 +127,7 @@ def _backward(x, weight, bias, initial, dy, dfinal, dweight, dbias, dinitial, at
         taken = _inputs(x, initial, b, position - (WIDTH - 1 - k), length, c, channels, x_batch, x_time, REVERSE, WIDTH)
         tl.store(dweight + (at * WIDTH + k) * channels + c, tl.sum(own * taken, 0), mask=c < channels)
     tl.store(dbias + at * channels + c, tl.sum(own, 0), mask=c < channels)
-    if dinitial is not None:  # noqa: SIM102 - known at compilation, unlike the next
+    if dinitial is not None:
         mask = ((position < 0) & (position > -WIDTH))[:, None] & (c < channels)[None, :]
         state = dinitial + (b * channels + c[None, :]) * (WIDTH - 1) + (position + WIDTH - 1)[:, None]
         tl.store(state, dx, mask=mask)
