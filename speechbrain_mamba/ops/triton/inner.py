@@ -10,14 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.operations import asks_for_gradient
 from speechbrain_mamba.ops.triton.conv import conv_backward, conv_forward
-from speechbrain_mamba.ops.triton.operations import (
-    asks_for_gradient,
-    call,
-    forbid_gradient,
-    register,
-    register_gradient,
-)
+from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, register, register_gradient
 from speechbrain_mamba.ops.triton.plan import plan
 from speechbrain_mamba.ops.triton.scan import scan_backward, scan_forward
 

@@ -11,16 +11,11 @@ import torch
 import triton
 from torch import Tensor
 
+from speechbrain_mamba.ops.operations import asks_for_gradient
 from speechbrain_mamba.ops.triton.arguments import frames, on_device, parameter, strides
 from speechbrain_mamba.ops.triton.backward_kernels import chunk_gradients_kernel, gradients_kernel
 from speechbrain_mamba.ops.triton.forward_kernels import chunk_states_kernel, outputs_kernel, pass_states_kernel
-from speechbrain_mamba.ops.triton.operations import (
-    asks_for_gradient,
-    call,
-    forbid_gradient,
-    register,
-    register_gradient,
-)
+from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, register, register_gradient
 from speechbrain_mamba.ops.triton.plan import Plan, plan
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
