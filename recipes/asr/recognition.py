@@ -1,12 +1,11 @@
 """What the recipes of this folder share: data, features, schedule, logs and reports."""
 
-import csv
 import logging
 import time
 from pathlib import Path
 
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 from prepare_fsdd_digits import prepare_fsdd_digits
 from prepare_librispeech import prepare_librispeech
 from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -19,9 +18,8 @@ from speechbrain_mamba.dataio.recognition import encoder_frames, read_transcript
 from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.speech_features import compute_padded_features
-from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
-from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +101,8 @@ class Recognition(sb.Brain):
         if if_main_process() and not self.debug:
             row = {"epoch": epoch, "lr": lr, "train_loss": self.train_loss, "valid_loss": valid_loss, **scores}
             row["seconds"] = round(time.monotonic() - self.epoch_start, 1)
-            rows = update_table(Path(self.hparams.output_folder) / "training.csv", row)
             panels = {"loss": ["train_loss", "valid_loss"], "%": list(scores), "learning rate": ["lr"]}
-            plot_curves(Path(self.hparams.output_folder) / "training.png", rows, "epoch", panels)
+            record_epoch(self.hparams.output_folder, row, panels)
         self.checkpointer.save_and_keep_only(
             meta={**scores, "epoch": epoch},
             num_to_keep=self.hparams.avg_checkpoints,
@@ -147,19 +144,6 @@ def best_checkpoints(checkpointer, score, count):
     checkpoints = checkpointer.find_checkpoints(min_key=score, max_num_checkpoints=count)
     worst = min((checkpoint.meta[score] for checkpoint in checkpoints), default=0) * WORST_IN_MEAN
     return [checkpoint for checkpoint in checkpoints if checkpoint.meta[score] <= worst]
-
-
-def update_table(path, row):
-    """Put an epoch's row into the table of a run, which may have been resumed from before it, and return the table."""
-    rows = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as table:
-            rows = [{key: float(value or "nan") for key, value in old.items()} for old in csv.DictReader(table)]
-    rows = [old for old in rows if old["epoch"] < row["epoch"]] + [row]
-    for old in rows:
-        old["epoch"] = int(old["epoch"])
-    write_csv(path, rows, list(row))
-    return rows
 
 
 def batch_sampler(dataset, hparams, seconds):
@@ -231,12 +215,6 @@ def make_datasets(hparams):
     return tokenizer, (datasets.pop("train"), datasets.pop("valid"), datasets)
 
 
-def save_experiment(hparams, text):
-    """Write down the hyper-parameters of a run, references resolved."""
-    with atomic_path(Path(hparams["output_folder"]) / "hyperparams.yaml") as temporary:
-        temporary.write_text(resolve_references(text).getvalue(), encoding="utf-8")
-
-
 def start(arguments):
     """Read the command line and the hyper-parameters, and get the output folder ready."""
     keep_freed_memory()
@@ -245,7 +223,7 @@ def start(arguments):
     text = read_hparams(hparams_file, overrides)
     hparams = load_hyperpyyaml(text)
     sb.create_experiment_directory(hparams["output_folder"])
-    run_on_main(save_experiment, args=[hparams, text])
+    run_on_main(save_hparams, args=[hparams["output_folder"], text])
     return hparams, run_opts
 
 
