@@ -10,7 +10,6 @@ from torchaudio.transforms import MelSpectrogram
 
 from speechbrain_mamba.ops import mask_frames
 
-
 FLOOR = 1e-3
 """Amplitudes of bands below it, 60 dB under full scale, count as silence: what digital silence becomes must not matter
 more than speech."""
