@@ -1,7 +1,5 @@
 """Strings of digits from FSDD, the Free Spoken Digit Dataset: takes of one speaker, one after the other."""
 
-import json
-import logging
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -12,11 +10,9 @@ import torchaudio.functional
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.corpus import parallel_map
+from speechbrain_mamba.dataio.prepare import is_prepared, mark_prepared
 from speechbrain_mamba.dataio.recognition import write_transcripts
 from speechbrain_mamba.dataio.sentences import DIGITS
-from speechbrain_mamba.utils.files import write_json
-
-logger = logging.getLogger(__name__)
 
 TAKES = {"train": range(10, 50), "valid": range(5, 10), "test": range(5)}
 FSDD_RATE = 8000
@@ -71,10 +67,8 @@ def prepare_fsdd_digits(data_folder, save_folder, sample_rate=8000, seed=1234, c
     """
     save_folder = Path(save_folder).absolute()
     manifests = {split: save_folder / f"{split}.csv" for split in TAKES}
-    stamp = save_folder / "fsdd.prepared.json"
-    settings = {"data_folder": str(Path(data_folder).absolute()), "sample_rate": sample_rate, "seed": seed,
-                "counts": list(counts)}  # fmt: skip
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
+    settings = {"fsdd": str(Path(data_folder).absolute()), "sample_rate": sample_rate, "seed": seed, "counts": counts}
+    if all(path.is_file() for path in manifests.values()) and is_prepared(save_folder, settings):
         return manifests
     takes, rng = find_takes(data_folder), np.random.default_rng(seed)
     for split, count in zip(TAKES, counts):
@@ -93,5 +87,5 @@ def prepare_fsdd_digits(data_folder, save_folder, sample_rate=8000, seed=1234, c
                     "spk_id": speaker}  # fmt: skip
 
         write_transcripts(manifests[split], parallel_map(write, drawn, f"Writing digits for {split}", "string"))
-    write_json(stamp, settings)
+    mark_prepared(save_folder, settings)
     return manifests

@@ -4,7 +4,6 @@ import csv
 import logging
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -21,16 +20,21 @@ from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.speech_features import compute_padded_features
 from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
 
+WORST_IN_MEAN = 1.25
+"""How many times the best checkpoint's error rate one may have to take part in the mean: those from early in a short
+training pull the mean away from where the later ones agree."""
+
 
 class Recognition(sb.Brain):
-    """A recogniser up to its encoder. Subclasses add losses and searches."""
+    """A recogniser up to its encoder. Subclasses add losses, and searches by ``make_searches(hparams)``."""
 
-    best_by: ClassVar = {"min_key": "WER"}
-    """Which checkpoints are kept, and averaged for the test: ``min_key`` or ``max_key`` with the name of a score."""
+    best_by = "WER"
+    """The score, the less the better, by which checkpoints are kept and averaged for the test."""
 
     def encode(self, batch, stage, replicate=()):
         """Encode a batch, augmented in training.
@@ -105,37 +109,44 @@ class Recognition(sb.Brain):
         self.checkpointer.save_and_keep_only(
             meta={**scores, "epoch": epoch},
             num_to_keep=self.hparams.avg_checkpoints,
-            **{f"{key}s": [score] for key, score in self.best_by.items()},
+            min_keys=[self.best_by],
         )
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load the best checkpoint, and then the mean of the best ones' weights."""
         super().on_evaluate_start(max_key, min_key)
-        checkpoints = self.checkpointer.find_checkpoints(
-            max_key=max_key, min_key=min_key, max_num_checkpoints=self.hparams.avg_checkpoints
-        )
+        checkpoints = best_checkpoints(self.checkpointer, min_key, self.hparams.avg_checkpoints)
         if checkpoints:
             weights = average_checkpoints(checkpoints, recoverable_name="model")
             self.hparams.model.load_state_dict(weights, strict=True)
-            logger.info("Testing the mean of %d checkpoints.", len(checkpoints))
+            epochs = ", ".join(str(checkpoint.meta["epoch"]) for checkpoint in checkpoints)
+            logger.info("Testing the mean of the checkpoints of these epochs: %s.", epochs)
 
     def run(self, hparams, datasets):
         """Train, and test on each test set; returns the results by test set."""
         train, valid, tests = datasets
+        sampler, scheduler = batch_sampler(train, hparams, hparams["max_batch_length_train"]), hparams["lr_scheduler"]
+        if getattr(scheduler, "n_total_steps", 0) is None:
+            steps = len(sampler) // self.grad_accumulation_factor * hparams["number_of_epochs"]
+            scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
         self.fit(
             hparams["epoch_counter"],
             train,
             valid,
-            train_loader_kwargs={
-                "batch_sampler": batch_sampler(train, hparams, hparams["max_batch_length_train"]),
-                "num_workers": hparams["num_workers"],
-            },
+            train_loader_kwargs={"batch_sampler": sampler, "num_workers": hparams["num_workers"]},
             valid_loader_kwargs={"batch_sampler": batch_sampler(valid, hparams, hparams["max_batch_length_valid"])},
         )
         self.summaries = {}
         for self.test_name, test in tests.items():
-            self.evaluate(test, **self.best_by, test_loader_kwargs={"batch_size": 1})
+            self.evaluate(test, min_key=self.best_by, test_loader_kwargs={"batch_size": 1})
         return self.summaries
+
+
+def best_checkpoints(checkpointer, score, count):
+    """The checkpoints with the lowest score, at most so many, and none that is much worse than the best."""
+    checkpoints = checkpointer.find_checkpoints(min_key=score, max_num_checkpoints=count)
+    worst = min((checkpoint.meta[score] for checkpoint in checkpoints), default=0) * WORST_IN_MEAN
+    return [checkpoint for checkpoint in checkpoints if checkpoint.meta[score] <= worst]
 
 
 def update_table(path, row):
@@ -213,8 +224,7 @@ def make_datasets(hparams):
 
     datasets = {}
     for name, part in items.items():
-        if name == "train":
-            part = select_usable(part, tokenizer, "training utterances", frames)
+        part = select_usable(part, tokenizer, f"utterances of {name}", frames if name == "train" else None)
         datasets[name] = recognition_dataset(
             part, tokenizer, rate, **shape, speed_perturb=hparams["speed_perturb"] if name == "train" else None
         )
@@ -229,6 +239,7 @@ def save_experiment(hparams, text):
 
 def start(arguments):
     """Read the command line and the hyper-parameters, and get the output folder ready."""
+    keep_freed_memory()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     text = read_hparams(hparams_file, overrides)
@@ -236,6 +247,22 @@ def start(arguments):
     sb.create_experiment_directory(hparams["output_folder"])
     run_on_main(save_experiment, args=[hparams, text])
     return hparams, run_opts
+
+
+def train_and_test(recognition_class, arguments):
+    """Do all that a recipe's command line asks for: prepare the data, train, test, show the results."""
+    hparams, run_opts = start(arguments)
+    tokenizer, datasets = make_datasets(hparams)
+    recognition = recognition_class(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    recognition.tokenizer = tokenizer
+    recognition.make_searches(hparams)
+    show_results(hparams, recognition.run(hparams, datasets))
 
 
 def show_results(hparams, summaries):

@@ -11,7 +11,7 @@ same command given again goes on from the last checkpoint. Results: ``<output_fo
 import sys
 
 import speechbrain as sb
-from recognition import Recognition, make_datasets, show_results, start
+from recognition import Recognition, train_and_test
 from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
 
 
@@ -22,7 +22,8 @@ class CTCRecognition(Recognition):
         """Log-probabilities of the tokens, (batch, frames, tokens), their relative lengths, the labels and theirs."""
         batch = batch.to(self.device)
         src, lens, labels = self.encode(batch, stage, batch.tokens)
-        encoder_out, _ = self.modules.Transformer(src, None, lens)
+        chunks = self.hparams.dynchunktrain_config_sampler(stage) if self.hparams.streaming else None
+        encoder_out = self.modules.Encoder(src, lens, dynchunktrain_config=chunks)
         return self.modules.ctc_lin(encoder_out).float().log_softmax(-1), lens, *labels
 
     def compute_objectives(self, predictions, batch, stage):
@@ -34,22 +35,15 @@ class CTCRecognition(Recognition):
             self.report_words(batch, [hypotheses[0].text for hypotheses in self.search(log_probs, lens)])
         return self.hparams.ctc_cost(log_probs, tokens, lens, token_lens)
 
+    def make_searches(self, hparams):
+        """Beam search for the test."""
+        vocabulary = [self.tokenizer.id_to_piece(token) for token in range(self.tokenizer.vocab_size())]
+        self.search = CTCBeamSearcher(**hparams["test_search"], vocab_list=vocabulary)
+
 
 def main():
     """Prepare the data, train, test."""
-    hparams, run_opts = start(sys.argv[1:])
-    tokenizer, datasets = make_datasets(hparams)
-    recognition = CTCRecognition(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    recognition.tokenizer = tokenizer
-    vocabulary = [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
-    recognition.search = CTCBeamSearcher(**hparams["test_search"], vocab_list=vocabulary)
-    show_results(hparams, recognition.run(hparams, datasets))
+    train_and_test(CTCRecognition, sys.argv[1:])
 
 
 if __name__ == "__main__":

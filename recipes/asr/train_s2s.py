@@ -11,11 +11,10 @@ checkpoint. Results: ``<output_folder>/test``.
 """
 
 import sys
-from typing import ClassVar
 
 import speechbrain as sb
 import torch
-from recognition import Recognition, make_datasets, show_results, start
+from recognition import Recognition, train_and_test
 from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMScorer
 from speechbrain.utils.Accuracy import AccuracyStats
 from speechbrain.utils.distributed import run_on_main
@@ -26,7 +25,7 @@ from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 class S2SRecognition(Recognition):
     """Training on the decoder's and the CTC loss, search with both."""
 
-    best_by: ClassVar = {"max_key": "ACC"}
+    best_by = "TER"
 
     def compute_forward(self, batch, stage):
         """Log-probabilities of CTC and decoder, the encoder's output and its relative lengths, and the labels."""
@@ -39,7 +38,7 @@ class S2SRecognition(Recognition):
         return p_ctc, p_seq, encoder_out, lens, labels
 
     def compute_objectives(self, predictions, batch, stage):
-        """Both losses, weighted; out of training the decoder's accuracy, and the search's errors where there is one."""
+        """Both losses, weighted; out of training the decoder's errors, and the search's errors where there is one."""
         p_ctc, p_seq, encoder_out, lens, (tokens, token_lens, tokens_eos, eos_lens) = predictions
         if stage != sb.Stage.TRAIN:
             self.accuracy.append(p_seq, tokens_eos, eos_lens)
@@ -61,9 +60,16 @@ class S2SRecognition(Recognition):
         self.accuracy = AccuracyStats()
 
     def stage_scores(self):
-        """The accuracy in percent, and the error rates, not a number where there was no search."""
+        """The tokens that the decoder gets wrong after the right ones, in percent, and the search's error rates, which
+        are no numbers where there was no search."""
         rates = super().stage_scores() if self.report.rows else {"WER": float("nan"), "CER": float("nan")}
-        return {"ACC": 100 * self.accuracy.summarize(), **rates}
+        return {"TER": 100 * (1 - self.accuracy.summarize()), **rates}
+
+    def make_searches(self, hparams):
+        """Beam searches for validation, and for the test with the language model if there is one."""
+        language_model = load_language_model(hparams, self.device)
+        self.valid_search = make_search(hparams, hparams["valid_beam_size"])
+        self.test_search = make_search(hparams, hparams["test_beam_size"], hparams["test_temperature"], language_model)
 
 
 def load_language_model(hparams, device):
@@ -99,22 +105,7 @@ def make_search(hparams, beam_size, temperature=1.0, language_model=None):
 
 def main():
     """Prepare the data, train, test."""
-    hparams, run_opts = start(sys.argv[1:])
-    tokenizer, datasets = make_datasets(hparams)
-    recognition = S2SRecognition(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    recognition.tokenizer = tokenizer
-    language_model = load_language_model(hparams, recognition.device)
-    recognition.valid_search = make_search(hparams, hparams["valid_beam_size"])
-    recognition.test_search = make_search(
-        hparams, hparams["test_beam_size"], hparams["test_temperature"], language_model
-    )
-    show_results(hparams, recognition.run(hparams, datasets))
+    train_and_test(S2SRecognition, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -161,10 +161,11 @@ def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[in
 
 
 def select_usable(items: dict, tokenizer, what: str, frames: Callable[[dict], int] | None = None) -> dict:
-    """Leave out the utterances that a recogniser cannot learn from, and say in a warning which and why.
+    """Leave out the utterances that a recogniser cannot learn from, and say in a warning how many, which and why.
 
-    These are utterances without audio, with an empty transcript, with characters that the tokenizer does not know, and,
-    for CTC, with fewer frames than their transcript needs: one per token, and one between equal neighbours.
+    These are utterances without audio, with an empty transcript, and for training with characters that the tokenizer
+    does not know, or with fewer frames than CTC needs for their transcript: one per token, and one between equal
+    neighbours.
 
     Arguments
     ---------
@@ -175,7 +176,8 @@ def select_usable(items: dict, tokenizer, what: str, frames: Callable[[dict], in
     what : str
         What the warning calls the utterances.
     frames : callable, optional
-        Tells the encoder's frames from an utterance; without it lengths are not looked at.
+        Tells the encoder's frames from an utterance, for training. Without it, characters and lengths are not looked
+        at: in a test these are the recogniser's errors.
 
     Returns
     -------
@@ -206,7 +208,7 @@ def select_usable(items: dict, tokenizer, what: str, frames: Callable[[dict], in
             reason = "no audio"
         elif not item["wrd"].strip():
             reason = "an empty transcript"
-        elif tokenizer.unk_id() in tokens:
+        elif frames is not None and tokenizer.unk_id() in tokens:
             reason = "characters that the tokenizer does not know"
         elif frames is not None and frames(item) < len(tokens) + repeats:
             reason = "fewer frames than their transcript needs for CTC"

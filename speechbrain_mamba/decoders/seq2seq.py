@@ -129,8 +129,7 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     Arguments
     ---------
     modules : list of torch.nn.Module
-        A :class:`~speechbrain_mamba.lobes.models.transformer_asr.TransformerASR` with a Mamba decoder, and the linear
-        layer to the tokens.
+        As in :class:`S2SMambaBeamSearcher`.
     temperature : float
         Of sampling; 0 takes the most probable token.
     **kwargs
@@ -145,15 +144,11 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     -------
     >>> from speechbrain.nnet.linear import Linear
     >>> from speechbrain_mamba.lobes.models.transformer_asr import TransformerASR
-    >>> net = TransformerASR(
-    ...     tgt_vocab=20, input_size=24, d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=1, d_ffn=32,
-    ...     normalize_before=True, causal=False, encoder_module="conmamba", decoder_module="mamba",
-    ... ).eval()
-    >>> searcher = S2SMambaGreedySearcher(
-    ...     modules=[net, Linear(input_size=16, n_neurons=20)], bos_index=1, eos_index=2,
-    ...     min_decode_ratio=0.0, max_decode_ratio=1.0,
-    ... )
-    >>> hyps, lengths, scores, log_probs = searcher(net.encode(torch.randn(2, 10, 24)), torch.ones(2))
+    >>> sizes = dict(tgt_vocab=9, input_size=24, d_model=8, nhead=1)
+    >>> net = TransformerASR(**sizes, normalize_before=True, decoder_module="mamba")
+    >>> ends = dict(bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0)
+    >>> searcher = S2SMambaGreedySearcher(modules=[net.eval(), Linear(input_size=8, n_neurons=9)], **ends)
+    >>> hyps, lengths, scores, log_probs = searcher(torch.randn(2, 10, 8), torch.ones(2))
     >>> len(hyps)
     2
     """

@@ -28,10 +28,12 @@ ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_BACKEND"
 _MODULES = {
     "reference": "speechbrain_mamba.ops.reference",
     "cpu": "speechbrain_mamba.ops.cpu",
+    "triton": "speechbrain_mamba.ops.triton",
+    "mamba_ssm": "speechbrain_mamba.ops.mamba_ssm",
 }
 """Every backend by name."""
 
-_PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}
+_PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}
 """What is tried first on a type of device, before the reference backend, fastest first."""
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrain_mamba_backend", default=None)

@@ -8,6 +8,7 @@ from speechbrain_mamba.lobes.models.separation import separate
 from tests.conftest import HPARAMS
 
 FILES = [path for path in sorted(HPARAMS.rglob("*.yaml")) if path.parent.name != "base"]
+RECOGNITION = [path for path in FILES if path.parent.name == "asr"]
 SEPARATION = [path for path in FILES if path.parent.name == "separation"]
 
 
@@ -20,6 +21,23 @@ def test_separation_models_are_built(path, tmp_path):
             estimate = separate(modules["encoder"], modules["masknet"], modules["decoder"], torch.randn(1, 2000))
         assert estimate.shape == (1, 2000, hparams["num_spks"])
     assert hparams["experiment_name"] == path.stem
+
+
+@pytest.mark.parametrize("path", RECOGNITION, ids=lambda path: path.stem)
+def test_recognition_models_are_built(path, tmp_path):
+    small = {"d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1}
+    small |= {} if "ctc" in path.stem else {"num_decoder_layers": 1}
+    hparams = load_hparams(path, {"data_folder": "unused", "output_folder": str(tmp_path), **small})
+    assert hparams["experiment_name"] == path.stem
+    with torch.no_grad():
+        src = hparams["CNN"](hparams["compute_features"](torch.randn(1, hparams["sample_rate"])))
+        if "ctc" in path.stem:
+            chunks = hparams["chunk_config"] if hparams["streaming"] else None
+            encoder_out = hparams["Encoder"](src, dynchunktrain_config=chunks)
+        else:
+            encoder_out, decoder_out = hparams["Transformer"](src, torch.tensor([[1, 5, 6]]))
+            assert hparams["seq_lin"](decoder_out).shape == (1, 3, hparams["output_neurons"])
+        assert hparams["ctc_lin"](encoder_out).shape == (1, 26, hparams["output_neurons"])
 
 
 def test_every_base_is_built_upon():

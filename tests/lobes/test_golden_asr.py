@@ -24,7 +24,10 @@ PUBLISHED_TWINS = {"conformer_small": 13.3e6, "conformer_large": 109.1e6, "confo
 
 def load_modules(name, **overrides):
     text = read_hparams(HPARAMS / "asr" / f"{name}.yaml", overrides)
-    return torch.nn.ModuleDict(load_hyperpyyaml(select_hparams(text, ["modules"]))["modules"]).eval()
+    hparams = load_hyperpyyaml(select_hparams(text, ["modules", "Transformer"]))
+    # CTC has the Transformer in SpeechBrain's EncoderWrapper
+    modules = {key: module for key, module in hparams["modules"].items() if key != "Encoder"}
+    return torch.nn.ModuleDict({**modules, "Transformer": hparams["Transformer"]}).eval()
 
 
 @pytest.mark.parametrize("name", MANIFEST)

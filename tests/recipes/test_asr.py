@@ -12,6 +12,7 @@ from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
 
 RECIPE = HPARAMS.parent / "recipes" / "asr"
@@ -61,10 +62,22 @@ def as_manifest(corpus, folder, monkeypatch):
     }  # fmt: skip
 
 
-def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys):
+def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys, caplog):
     options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
     options["test_search"] = {"beam_size": 5}
-    out = run("train_ctc", "mini_conmamba_ctc", **options)
+    for name in ("train", "test"):
+        with open(tmp_path / f"lists/{name}.csv", "a") as file:
+            file.write("dumb,1.0,none.wav,,x\nsilent,0.0,none.wav,GOOD,x\n")
+            file.write("hasty,0.05,none.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
+    with caplog.at_level(logging.WARNING):
+        out = run("train_ctc", "mini_conmamba_ctc", **options)
+    for message in (
+        "utterances of train with an empty transcript: dumb.",
+        "utterances of train with no audio: silent.",
+        "utterances of train with fewer frames than their transcript needs for CTC: hasty.",
+        "Left out 1 of 10 utterances of test.csv with no audio: silent.",
+    ):
+        assert message in caplog.text
     summary = json.loads((out / "test/test.csv/summary.json").read_text())
     assert summary["utterances"] == 8 and summary["wer"] > 0 and summary["cer"] > 0
     assert "%WER" in (out / "test/test.csv/wer.txt").read_text()
@@ -76,6 +89,17 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     with open(out / "training.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+
+
+def test_the_mean_is_of_good_checkpoints_only(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    best_checkpoints = importlib.import_module("recognition").best_checkpoints
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": torch.nn.Linear(1, 1)})
+    for epoch, wer in enumerate((50.0, 10.0, 11.0, 10.5), start=1):
+        checkpointer.save_checkpoint(meta={"WER": wer, "epoch": epoch})
+    checkpointer.save_checkpoint(meta={"epoch": 5})  # amid an epoch, without a score
+    assert [c.meta["epoch"] for c in best_checkpoints(checkpointer, "WER", 2)] == [2, 4]
+    assert [c.meta["epoch"] for c in best_checkpoints(checkpointer, "WER", 9)] == [2, 4, 3]
 
 
 def test_s2s_with_language_model(run, corpus, tmp_path, monkeypatch):
@@ -107,7 +131,7 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
     assert json.loads((out / "test/test.csv/summary.json").read_text())["utterances"] == 8
     with open(out / "training.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert rows[0]["WER"] == "nan" and float(rows[1]["WER"]) > 0 and float(rows[1]["ACC"]) > 0
+    assert rows[0]["WER"] == "nan" and float(rows[1]["WER"]) > 0 and 0 < float(rows[1]["TER"]) < 100
 
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
@@ -168,8 +192,9 @@ def test_digit_strings(tmp_path, monkeypatch):
         assert read_audio(rows[0]["wav"]).max().item() == pytest.approx((take + 1) / 20, abs=1e-3)
 
 
-def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeypatch, capsys):
-    options = as_manifest(corpus, tmp_path / "lists", monkeypatch) | {"causal": True, "number_of_epochs": 1}
+@pytest.mark.parametrize("kind", ["causal", "streaming"])
+def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeypatch, capsys, kind):
+    options = as_manifest(corpus, tmp_path / "lists", monkeypatch) | {kind: True, "number_of_epochs": 1}
     out = run("train_ctc", "mini_conmamba_ctc", **options, test_search={"beam_size": 2})
     for file in out.glob("save/CKPT*/model.ckpt"):  # hardly trained: make it write something
         weights = torch.load(file, weights_only=True)
@@ -184,5 +209,7 @@ def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeyp
     assert len(set(texts)) > 2 and verdict == "equal"
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert whole == f"{wav.name}, all at once: {texts[-1]}"
-    with pytest.raises(ValueError, match="The recogniser is not causal"):
-        run("stream", "mini_conmamba_ctc", **{**options, "causal": False}, wav=wav)
+    with pytest.raises(ValueError, match="The recogniser has to hear all before it writes"):
+        run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
+    with pytest.raises(ValueError, match="encoder_module is 'conformer', which has no state of constant size"):
+        run("stream", "mini_conformer_ctc", **options, wav=wav)

@@ -518,39 +518,13 @@ class MambaDecoder(nn.Module):
         return self.norm(x), nothing, nothing
 
     def consume(self, memory, lengths=None):
-        """The state before the first target, as of each layer's :meth:`MambaDecoderLayer.consume`.
-
-        Arguments
-        ---------
-        memory : Tensor
-            Output of the encoder (batch, memory time, d_model).
-        lengths : Tensor, optional
-            Valid frames of each memory, integers (batch,).
-
-        Returns
-        -------
-        tuple of dict
-            One state per layer.
-        """
+        """The states of all layers before the first target: a tuple with that of each layer's
+        :meth:`MambaDecoderLayer.consume`, which takes the same arguments."""
         return tuple(layer.consume(memory, lengths) for layer in self.layers)
 
     def step(self, x_t, state):
-        """Run the decoder over one target.
-
-        Arguments
-        ---------
-        x_t : Tensor
-            Target (batch, d_model).
-        state : tuple
-            State before it.
-
-        Returns
-        -------
-        y_t : Tensor
-            Output (batch, d_model).
-        state : tuple
-            State after it; the one given is left as it is.
-        """
+        """Run the decoder over one target, as :meth:`MambaDecoderLayer.step` does with one layer; the state is that of
+        :meth:`consume`."""
         states = []
         for layer, layer_state in zip(self.layers, state):
             x_t, layer_state = layer.step(x_t, layer_state)

@@ -217,9 +217,16 @@ def _convolve_padded(x: Tensor, lengths: Tensor | None, conv: Conv2d) -> tuple[T
         return conv(x), None
     if conv.padding != "same" or conv.padding_mode != "reflect" or conv.dilation[-1] != 1:
         raise ValueError("wav_lens are given, but the convolutions do not pad by reflection to the same size.")
-    border, frames = conv.kernel_size[-1] // 2, x.shape[1]
-    ends = lengths.to(x.device)[:, None]
-    time = torch.arange(frames + border, device=x.device)
-    source = torch.where(time < ends, time, 2 * (ends - 1) - time).clamp(0, frames - 1)
-    x = x[torch.arange(x.shape[0], device=x.device)[:, None], source]
+    frames = x.shape[1]
+    x = _reflect_ends(x, lengths, conv.kernel_size[-1] // 2)
     return conv(x)[:, : _after_stride(frames, conv)], _after_stride(lengths, conv)
+
+
+def _reflect_ends(x: Tensor, lengths: Tensor, border: int) -> Tensor:
+    """Append frames to (batch, time, ...), and put the reflection of each example's last ones after its own end."""
+    x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, border))
+    example = torch.arange(x.shape[0], device=x.device)[:, None]
+    beyond = lengths.to(x.device)[:, None] + torch.arange(border, device=x.device)
+    mirrored = (2 * (lengths.to(x.device)[:, None] - 1) - beyond).clamp(min=0)
+    # out of place: only these few frames take part in the gradient's scattering
+    return x.index_put((example, beyond), x[example, mirrored])

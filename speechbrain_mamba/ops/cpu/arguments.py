@@ -37,11 +37,6 @@ def pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd will ask for the gradient of any of these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def gradient_memory(inputs: dict[str, Tensor], names: list[str], into: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """Memory for the gradients of some inputs: that of ``into``, else contiguous new."""
     into = into or {}

@@ -1,89 +1,9 @@
-"""How a kernel becomes a torch operation: schema, implementation, shapes for compilation, gradient.
+"""The operations of the native kernels."""
 
-``torch.library.register_autograd`` would do the same in one line, but spends 0.15 ms of each call on looking its schema
-up: more than the kernels take on short inputs.
-"""
+from speechbrain_mamba.ops.operations import Operations
 
-from __future__ import annotations
+_operations = Operations("cpu", ("CPU",))
+call, register = _operations.call, _operations.register
+register_gradient, forbid_gradient = _operations.register_gradient, _operations.forbid_gradient
 
-from collections.abc import Callable
-
-import torch
-
-NAMESPACE = "speechbrain_mamba_cpu"
-LIBRARY = torch.library.Library(NAMESPACE, "DEF")
-KERNELS = torch.ops.speechbrain_mamba_cpu
-
-
-def _asks_for_gradient(arguments: tuple) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in arguments)
-
-
-def register(name: str, schema: str, implementation: Callable, fake: Callable) -> None:
-    """Define an operation that autograd does not see through.
-
-    Arguments
-    ---------
-    name : str
-        Its name in ``torch.ops.speechbrain_mamba_cpu``.
-    schema : str
-        Its arguments and outputs, in torch's notation.
-    implementation : callable
-        The operation on CPU tensors.
-    fake : callable
-        The same arguments to empty outputs of the right shapes.
-    """
-    LIBRARY.define(f"{name}{schema}")
-    LIBRARY.impl(name, implementation, "CPU")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
-
-
-_functions: dict[str, type[torch.autograd.Function]] = {}
-
-
-def call(name: str, *arguments):
-    """Call an operation by name.
-
-    Where a gradient is wanted, its autograd function is applied right here: transformations like ``torch.func.grad``
-    know such functions, but not one inside an operation. A compiler has to see the operation as a whole.
-    """
-    if not torch.compiler.is_compiling() and _asks_for_gradient(arguments):
-        return _functions[name].apply(*arguments)
-    return getattr(KERNELS, name)(*arguments)
-
-
-def register_gradient(name: str, setup_context: Callable, backward: Callable) -> None:
-    """Give an operation its gradient; the arguments are those of a ``torch.autograd.Function``."""
-    operation = getattr(KERNELS, name).default
-
-    def below_autograd(*arguments):
-        with torch._C._AutoDispatchBelowAutograd():
-            outputs = operation(*arguments)
-        return tuple(outputs) if isinstance(outputs, list) else outputs
-
-    function = type(
-        f"{name}_function",
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(below_autograd),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(backward),
-        },
-    )
-    _functions[name] = function
-
-    def implementation(*arguments):
-        return function.apply(*arguments) if _asks_for_gradient(arguments) else below_autograd(*arguments)
-
-    LIBRARY.impl(name, implementation, "Autograd")
-
-
-def forbid_gradient(name: str) -> None:
-    """Let an operation refuse to be differentiated, rather than silently cut the graph."""
-
-    def backward(ctx, *gradients):
-        raise NotImplementedError(
-            "The backend 'cpu' has first derivatives only: compute second ones inside use_backend('reference')."
-        )
-
-    register_gradient(name, lambda ctx, inputs, output: None, backward)
+__all__ = ["call", "forbid_gradient", "register", "register_gradient"]

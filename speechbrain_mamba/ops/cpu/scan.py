@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.cpu.arguments import gradient_memory, parameter, pointer, readable, sequence, wants_gradient
+from speechbrain_mamba.ops.cpu.arguments import gradient_memory, parameter, pointer, readable, sequence
 from speechbrain_mamba.ops.cpu.native import library
 from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.operations import asks_for_gradient
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 _INPUTS = (*_DIRECTION, *(f"{name}_b" for name in _DIRECTION), "z", "initial_state", "lengths")
@@ -198,7 +199,7 @@ forbid_gradient("scan_step")
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
                    reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
     """The selective scan; see :func:`speechbrain_mamba.ops.selective_scan`."""
-    keep = wants_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    keep = asks_for_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
     y, last_state, _ = call(
 "scan",
         u, delta, A, B, C, D, delta_bias, None, None, None, None, None, None, None, z, initial_state, lengths,
@@ -213,13 +214,13 @@ def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
     ``forward`` and ``reverse`` hold each direction's arguments by name.
     """
     directions = [[direction[name] for name in _DIRECTION] for direction in (forward, reverse)]
-    keep = wants_gradient(*directions[0], *directions[1], z)
+    keep = asks_for_gradient(*directions[0], *directions[1], z)
     return call("scan", *directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep)[0]
 
 
 def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
-    if not wants_gradient(state, u, delta, A, B, C, D, z, delta_bias):
+    if not asks_for_gradient(state, u, delta, A, B, C, D, z, delta_bias):
         return call("scan_step", state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     # A sequence of one frame, which has gradients.
     u, delta, B, C, z = (None if t is None else t[:, None] for t in (u, delta, B, C, z))

@@ -1,0 +1,88 @@
+"""Registers and spills of every Triton kernel that the models use, compiled for GPUs that need not be there.
+
+    python benchmarks/compile_kernels.py --csv results/kernels.csv
+
+Shapes are those of the hparams: layers of 256 to 1024 channels with 16 states in bfloat16 and float32, trained and
+used, in both directions (one operation for the layer) and in one (decoders).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timing import write_table
+
+from speechbrain_mamba.ops import triton as backend
+from speechbrain_mamba.ops.triton.resources import ARCHITECTURES, launches_of, resources
+
+FRAMES = 4000
+
+
+def layer(channels: int, dtype: torch.dtype) -> None:
+    """Forward and backward pass of a bidirectional layer; dt_rank is a thirty-second of the channels."""
+    states, rank = 16, channels // 32
+
+    def direction() -> dict:
+        shapes = {
+            "conv_weight": (channels, 4), "conv_bias": (channels,), "x_proj_weight": (rank + 2 * states, channels),
+            "dt_proj_weight": (channels, rank), "delta_bias": (channels,), "A": (channels, states), "D": (channels,),
+        }  # fmt: skip
+        return {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
+
+    xz = torch.zeros(1, FRAMES, 2 * channels, dtype=dtype)
+    out = torch.zeros(channels // 2, channels)
+    for lengths in (None, torch.tensor([FRAMES])):
+        backend.bidirectional_mamba_inner(xz, direction(), direction(), out, None, lengths).sum().backward()
+
+
+def causal(channels: int, dtype: torch.dtype) -> None:
+    """Forward and backward pass of a causal layer's operations, and one step with its states."""
+    states = 16
+    x, z = torch.zeros(1, FRAMES, 2 * channels, dtype=dtype, requires_grad=True).chunk(2, -1)
+    maps = torch.zeros(1, FRAMES, channels // 32 + 2 * states, dtype=dtype)
+    B, C = maps[..., channels // 32 :].chunk(2, -1)
+    weight, vector, A = torch.zeros(channels, 4), torch.zeros(channels), torch.zeros(channels, states)
+    u, conv_state = backend.causal_conv1d(x, weight, vector, "silu", return_final_state=True)
+    y, state = backend.selective_scan(u, x, A, B, C, vector, z, vector, True, return_last_state=True)
+    y.sum().backward()
+    with torch.no_grad():
+        frame = x[:, 0]
+        backend.causal_conv1d_update(frame, conv_state, weight, vector, "silu")
+        backend.selective_state_update(state, frame, frame, A, B[:, 0], C[:, 0], vector, z[:, 0], vector, True)
+
+
+CASES: dict[str, Callable] = {"layer": layer, "causal": causal}
+
+
+def main() -> None:
+    """Compile and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--channels", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--csv", type=Path, help="where to write the table")
+    arguments = parser.parse_args()
+    rows, seen = [], []
+    for case in arguments.cases:
+        for channels in arguments.channels:
+            for dtype in arguments.dtypes:
+                for launch in launches_of(lambda: CASES[case](channels, getattr(torch, dtype))):  # noqa: B023
+                    if launch in seen:
+                        continue
+                    seen.append(launch)
+                    for architecture in arguments.architectures:
+                        start = time.perf_counter()
+                        used = resources(launch, architecture)
+                        what = {"case": case, "channels": channels, "dtype": dtype, "kernel": launch.name}
+                        seconds = time.perf_counter() - start
+                        rows.append(what | {"architecture": f"sm_{architecture}"} | used | {"seconds": seconds})
+    write_table(rows, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()

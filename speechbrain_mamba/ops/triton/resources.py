@@ -1,0 +1,134 @@
+"""What kernels take of a GPU that need not be there: registers, spills and shared memory, from the compiled code.
+
+Compiled are the very launches that an operation makes, recorded instead of run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+ARCHITECTURES = (80, 89, 90)
+"""Compute capabilities: A100, L40, H100."""
+_DTYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments that decide how it is compiled.
+
+    Arguments
+    ---------
+    kernel : JITFunction
+        The kernel.
+    signature : tuple
+        Name and type of each argument, ``constexpr`` for a constant.
+    constants : tuple
+        Position and value of each constant.
+    aligned : tuple of int
+        Positions of pointers and integers that 16 divides.
+    warps : int
+        Warps of a program.
+    """
+
+    kernel: JITFunction
+    signature: tuple
+    constants: tuple
+    aligned: tuple[int, ...]
+    warps: int
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return self.kernel.fn.__name__
+
+
+def _launch(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
+    values = dict(zip(kernel.arg_names, args)) | {k: v for k, v in kwargs.items() if k in kernel.arg_names}
+    signature, constants, aligned = [], [], []
+    for i, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        special = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1 and special):
+            signature.append((parameter.name, "constexpr"))
+            constants.append((i, value))
+        elif isinstance(value, Tensor):
+            signature.append((parameter.name, _DTYPES[value.dtype]))
+            if value.data_ptr() % 16 == 0:
+                aligned.append(i)
+        else:
+            signature.append((parameter.name, "i32" if -(2**31) <= value < 2**31 else "i64"))
+            if value % 16 == 0 and special:
+                aligned.append(i)
+    return Launch(kernel, tuple(signature), tuple(constants), tuple(aligned), kwargs.get("num_warps", 4))
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Record launches of kernels, each once, in place of running them."""
+    launches: list[Launch] = []
+    run = JITFunction.run
+
+    def record(self, *args, grid, warmup, **kwargs):
+        launch = _launch(self, args, kwargs)
+        if launch not in launches:
+            launches.append(launch)
+
+    JITFunction.run = record
+    try:
+        yield launches
+    finally:
+        JITFunction.run = run
+
+
+def launches_of(function: Callable[[], object]) -> list[Launch]:
+    """The launches that a function makes, on CPU tensors whose results are void."""
+    with recorded() as launches:
+        function()
+    return launches
+
+
+def resources(launch: Launch, architecture: int) -> dict[str, int]:
+    """Compile a launch.
+
+    Arguments
+    ---------
+    launch : Launch
+        What is compiled.
+    architecture : int
+        Compute capability, such as 90.
+
+    Returns
+    -------
+    dict of str to int
+        ``registers`` per thread, ``spill_bytes`` per thread, ``shared_bytes`` per program and ``code_bytes``.
+    """
+    attributes = {(i,): [["tt.divisibility", 16]] for i in launch.aligned}
+    constants = {(i,): value for i, value in launch.constants}
+    source = ASTSource(launch.kernel, dict(launch.signature), constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": launch.warps})
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.cubin")
+        Path(path).write_bytes(compiled.asm["cubin"])
+        report = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", report)}
+    return {
+        "registers": found["REG"],
+        "spill_bytes": found["STACK"] + found["LOCAL"],
+        "shared_bytes": found["SHARED"],
+        "code_bytes": len(compiled.asm["cubin"]),
+    }
