@@ -7,6 +7,9 @@ The token folder is what one of the ``prepare_*.py`` wrote. Both models are trai
 ``--train_parts '[ar]'``. Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own
 options (``--device``, ``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of
 ``python`` uses N GPUs. The same command given again goes on from the last checkpoint.
+
+In the end, when both models were trained, test sentences are spoken into ``test/``, and ``inference/`` gets what
+:class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
 """
 
 import logging
@@ -27,6 +30,7 @@ from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
 from speechbrain_mamba.evaluation.synthesis_test import speak_test_set
+from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.vall_e import VallE
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
@@ -289,6 +293,8 @@ def main():
     brain.evaluate(test, min_key="loss", test_loader_kwargs={"batch_sampler": test_sampler})
     if codec is not None:
         run_on_main(speak_test, args=[hparams, codec, tokenizer, brain.device])
+        folder, modules = Path(hparams["output_folder"]) / "inference", dict(brain.modules.items())
+        run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.conftest import HPARAMS
 pytest.importorskip("encodec", reason="the package encodec is not installed")
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
+from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 
 RECIPE = HPARAMS.parent / "recipes" / "tts" / "train.py"
 TINY = {
@@ -115,6 +116,9 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tokens, tmp_path)
         assert info.seconds == float(row["duration"]) <= 0.6
         assert row["finished"] == "True" or info.seconds == 0.6
         assert row["reference"] == f"test{number}.wav"
+    synthesizer = SpeechSynthesizer.from_hparams(source=str(out / "inference"), savedir=str(tmp_path / "cache"))
+    speech = synthesizer.synthesize_batch(["abc"], torch.randn(1, 1600), prompt_texts=["def"])
+    assert 0 < int(speech.lengths[0]) <= 0.6 * 8000
 
 
 def test_a_codec_that_does_not_fit_stops_before_the_training(run, tmp_path):
