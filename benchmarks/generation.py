@@ -54,30 +54,43 @@ def clock(device: str) -> float:
 
 
 @torch.no_grad()
-def measure(model, frames: int, arguments) -> dict:
-    """Prefill so many frames, and time the next ones."""
+def prefill(model, frames: int, arguments):
+    """Take in phonemes and so many frames; returns the logits and state after them, and the seconds that it took."""
     batch, device = arguments.batch_size, arguments.device
     n_phonemes = max(1, round(PHONEMES_PER_FRAME * frames))
     phonemes = torch.randint(model.n_phonemes, (batch, n_phonemes), device=device)
     codes = torch.randint(model.codebook_size, (batch, frames), device=device)
-    lengths = (torch.full((batch,), length, device=device) for length in (n_phonemes, frames))
+    phoneme_lengths, lengths = (torch.full((batch,), length, device=device) for length in (n_phonemes, frames))
     start = clock(device)
-    logits, state = model.start(phonemes, next(lengths), codes, next(lengths))
-    prefill = clock(device) - start
-    seconds = []
-    for step in range(arguments.steps + 2):
-        tokens = logits[:, : model.codebook_size].argmax(-1)
-        start = clock(device)
-        logits, state = model.step(tokens, state)
-        if step >= 2:  # the first ones find cold caches, and make room in KV caches
-            seconds.append(clock(device) - start)
-    return {
-        "frames": frames,
-        "prefill_ms": 1e3 * prefill,
-        "median_ms_per_frame": 1e3 * statistics.median(seconds),
-        "fastest_ms_per_frame": 1e3 * min(seconds),
-        "state_mb": size(state) / 1e6,
-    }
+    logits, state = model.start(phonemes, phoneme_lengths, codes, lengths)
+    return logits, state, clock(device) - start
+
+
+@torch.no_grad()
+def measure(model, arguments) -> list[dict]:
+    """Prefill each number of frames, and time the next ones: in turn, so that what else the machine does hits all."""
+    prefill(model, min(arguments.frames), arguments)  # warm-up
+    logits, states, prefilled = {}, {}, {}
+    for frames in arguments.frames:
+        logits[frames], states[frames], prefilled[frames] = prefill(model, frames, arguments)
+    seconds = {frames: [] for frames in arguments.frames}
+    for step in range(arguments.steps + 1):
+        for frames in arguments.frames:
+            tokens = logits[frames][:, : model.codebook_size].argmax(-1)
+            start = clock(arguments.device)
+            logits[frames], states[frames] = model.step(tokens, states[frames])
+            if step:  # the first one makes room in KV caches
+                seconds[frames].append(clock(arguments.device) - start)
+    return [
+        {
+            "frames": frames,
+            "prefill_ms": 1e3 * prefilled[frames],
+            "median_ms_per_frame": 1e3 * statistics.median(seconds[frames]),
+            "fastest_ms_per_frame": 1e3 * min(seconds[frames]),
+            "state_mb": size(states[frames]) / 1e6,
+        }
+        for frames in arguments.frames
+    ]
 
 
 def main():
@@ -88,10 +101,8 @@ def main():
         text = select_hparams(read_hparams(path, {"token_folder": "unused"}), ["ar"])
         model = load_hyperpyyaml(text)["ar"].to(arguments.device).eval()
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
-        measure(model, min(arguments.frames), arguments)  # warm-up
-        for frames in arguments.frames:
-            row = {"model": path.stem, "parameters_m": parameters, "batch_size": arguments.batch_size}
-            rows.append(row | measure(model, frames, arguments) | {"device": arguments.device})
+        facts = {"model": path.stem, "parameters_m": parameters, "batch_size": arguments.batch_size}
+        rows += [facts | row | {"device": arguments.device} for row in measure(model, arguments)]
     write_table(rows, arguments.csv)
 
 
