@@ -76,6 +76,12 @@ class EnCodec(nn.Module):
         sizes = {"dimension": dimension, "n_filters": n_filters, "ratios": list(ratios), "lstm": lstm, "causal": True}
         quantizer = ResidualVectorQuantizer(dimension, n_codebooks, codebook_size)
         self._adopt(SEANetEncoder(**sizes), SEANetDecoder(**sizes), quantizer, sample_rate, n_codebooks)
+        # torch's initial convolutions leave a third of the variance: after twenty of them nothing would be heard any
+        # more, and the codec would learn to be silent
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("weight_g"):
+                    parameter.mul_(math.sqrt(3))
 
     def _adopt(self, encoder, decoder, quantizer, sample_rate: int, n_codebooks: int) -> None:
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer

@@ -120,3 +120,12 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     with pytest.raises(FileNotFoundError, match="train a codec with"):
         load_codec("encodec_24khz")
+
+
+def test_a_new_codec_does_not_swallow_the_sound():
+    torch.manual_seed(0)
+    codec = EnCodec(8000, (5, 4, 4, 2), n_codebooks=4, codebook_size=256, dimension=64, n_filters=8, lstm=1)
+    wavs = 0.1 * torch.randn(2, 8000)
+    encoded = codec.encoder(wavs[:, None])
+    assert encoded.std(2).mean() > 0.02
+    assert codec.decoder(encoded).std() > 0.02
