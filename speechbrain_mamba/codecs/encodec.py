@@ -276,11 +276,11 @@ def pretrained_encodec(n_codebooks: int | None = 8, repository=None) -> EnCodec:
 
 
 def codec_settings(codec: EnCodec) -> dict[str, int | Sequence[int]]:
-    """The arguments that make a codec of the same size."""
+    """The arguments that make a codec of the same size, with the codebooks that are not in use, too."""
     return {
         "sample_rate": codec.sample_rate,
         "ratios": list(codec.decoder.ratios),
-        "n_codebooks": codec.n_codebooks,
+        "n_codebooks": codec.quantizer.n_q,
         "codebook_size": codec.codebook_size,
         "dimension": codec.encoder.dimension,
         "n_filters": codec.encoder.n_filters,

@@ -57,6 +57,14 @@ def test_a_saved_codec_is_the_same_when_loaded(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.ckpt", "codec.json"]
 
 
+def test_a_codec_with_codebooks_that_are_not_in_use_is_saved_whole(codec, tmp_path):
+    save_codec(codec, tmp_path / "whole")
+    save_codec(load_codec(tmp_path / "whole", 2), tmp_path / "part")
+    wavs = torch.randn(2, 800)
+    assert torch.equal(load_codec(tmp_path / "part", 2).encode(wavs)[0], codec.encode(wavs)[0][..., :2])
+    assert load_codec(tmp_path / "part").n_codebooks == 3
+
+
 def test_published_weights_are_wrapped_with_any_number_of_codebooks(tmp_path):
     model = encodec.EncodecModel._get_model([1.5, 24.0])
     codec = EnCodec.from_encodec(model, 8)
