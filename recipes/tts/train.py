@@ -7,6 +7,9 @@ The token folder is what one of the ``prepare_*.py`` wrote. Both models are trai
 ``--train_parts '[ar]'``. Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own
 options (``--device``, ``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of
 ``python`` uses N GPUs. The same command given again goes on from the last checkpoint.
+
+In the end, when both models were trained, test sentences are spoken into ``test/``, and ``inference/`` gets what
+:class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
 """
 
 import logging
@@ -21,9 +24,14 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
+from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.evaluation.synthesis_test import speak_test_set
+from speechbrain_mamba.inference.synthesis import export_synthesizer
+from speechbrain_mamba.lobes.models.vall_e import VallE
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
@@ -32,6 +40,7 @@ from speechbrain_mamba.utils.memory import keep_freed_memory
 logger = logging.getLogger(__name__)
 
 PARTS = ("ar", "nar")
+PROMPTS = ("utterance", "speaker")
 SHORTEST_PROMPT, LONGEST_PROMPT = 0.125, 0.5
 """Share of an utterance that is taken for its prompt in the training of the non-autoregressive model."""
 
@@ -50,7 +59,7 @@ class CodecLanguageModelling(sb.Brain):
             logits = self.modules.ar(phonemes, phoneme_lengths, codes[..., 0], code_lengths)
             outputs["ar"] = logits, end_at(codes[..., 0], code_lengths, self.hparams.codebook_size)
         if "nar" in self.hparams.train_parts:
-            prompts = self.prompt_lengths(code_lengths, stage)
+            prompts = self.prompt_lengths(batch, code_lengths, stage)
             target_stage = self.target_stage(len(prompts), stage)
             prompt, speech = split_prompt(codes, prompts)
             lengths = code_lengths - prompts
@@ -59,8 +68,11 @@ class CodecLanguageModelling(sb.Brain):
             outputs["nar"] = logits, targets.masked_fill(~valid_frames(lengths, speech.shape[1]), -1)
         return outputs
 
-    def prompt_lengths(self, code_lengths, stage):
-        """Frames of each utterance that are its prompt: random in training, a quarter otherwise."""
+    def prompt_lengths(self, batch, code_lengths, stage):
+        """Frames of each example that are its prompt: those of the utterance in front, or where there is none a random
+        share in training, a quarter otherwise."""
+        if self.hparams.prompts == "speaker":
+            return batch.prompt_frames.to(self.device)
         share = torch.full(code_lengths.shape, 0.25, device=self.device)
         if stage == sb.Stage.TRAIN:
             share = SHORTEST_PROMPT + (LONGEST_PROMPT - SHORTEST_PROMPT) * torch.rand_like(share)
@@ -142,9 +154,9 @@ def end_at(tokens, lengths, end):
 def split_prompt(codes, prompts):
     """Codes (batch, frames, codebooks) in two: as many frames as each example's prompt has, and the rest, moved to the
     front; what is past their lengths is of no account."""
-    frames = torch.arange(codes.shape[1], device=codes.device)
-    index = (frames + prompts[:, None]).clamp(max=codes.shape[1] - 1)[..., None].expand_as(codes)
-    return codes, codes.gather(1, index)
+    frames = torch.arange(codes.shape[1] - int(prompts.min()), device=codes.device)
+    index = (frames + prompts[:, None]).clamp(max=codes.shape[1] - 1)[..., None].expand(-1, -1, codes.shape[2])
+    return codes[:, : int(prompts.max())], codes.gather(1, index)
 
 
 def batch_sampler(dataset, hparams):
@@ -160,36 +172,88 @@ def batch_sampler(dataset, hparams):
     )
 
 
-def make_datasets(hparams):
-    """The datasets for training, validation and test, and the frames per second of their codec."""
+def read_split(hparams, split):
+    """What of a split can be used: items by id, and prompts for them; the codes of all, and facts about them."""
     folder = Path(hparams["token_folder"])
-    inventory = len(TextTokenizer.load(folder / "text.json"))
-    if inventory > hparams["n_phonemes"]:
+    items, codes, facts = read_tokens(folder, split)
+    for name in ("n_codebooks", "codebook_size"):
+        if getattr(facts, name) != hparams[name]:
+            raise ValueError(
+                f"The tokens in '{folder}' have a {name} of {getattr(facts, name)}, but the hyper-parameters say "
+                f"{hparams[name]}: set {name}, or prepare tokens of another codec."
+            )
+    longest = hparams["max_seconds"] * facts.frame_rate if split == "train" else float("inf")
+    usable = {key: item for key, item in items.items() if 2 <= item["frames"] <= longest and item["phonemes"]}
+    prompts = VoicePrompts(usable, hparams["prompt_seconds"] * facts.frame_rate)
+    reasons = "are shorter than 2 frames, longer than max_seconds or have no text"
+    if hparams["prompts"] == "speaker":
+        usable = {key: item for key, item in usable.items() if key in prompts}
+        reasons += ", or their speaker says nothing else within prompt_seconds"
+    if len(usable) < len(items):
+        out = [key for key in items if key not in usable]
+        logger.warning(
+            "%d of %d utterances for %s are left out, as they %s: %s%s",
+            len(out), len(items), split, reasons, ", ".join(out[:5]), ", ..." if len(out) > 5 else ".",
+        )  # fmt: skip
+    if not usable:
+        raise ValueError(f"None of the {len(items)} utterances for {split} in '{folder}' can be used: they {reasons}.")
+    return usable, prompts, codes, facts
+
+
+def load_tokenizer(hparams):
+    """The inventory of the tokens' phonemes."""
+    tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / "text.json")
+    if len(tokenizer) > hparams["n_phonemes"]:
         raise ValueError(
-            f"text.json has {inventory} symbols: set n_phonemes, which is {hparams['n_phonemes']}, to more."
+            f"text.json has {len(tokenizer)} symbols: set n_phonemes, which is {hparams['n_phonemes']}, to more."
         )
-    datasets = []
-    for split in ("train", "valid", "test"):
-        items, codes, facts = read_tokens(folder, split)
-        for name in ("n_codebooks", "codebook_size"):
-            if getattr(facts, name) != hparams[name]:
-                raise ValueError(
-                    f"The tokens in '{folder}' have a {name} of {getattr(facts, name)}, but the hyper-parameters say "
-                    f"{hparams[name]}: set {name}, or prepare tokens of another codec."
-                )
-        longest = hparams["max_seconds"] * facts.frame_rate if split == "train" else float("inf")
-        usable = {key: item for key, item in items.items() if 2 <= item["frames"] <= longest and item["phonemes"]}
-        if len(usable) < len(items):
-            out = [key for key in items if key not in usable]
-            logger.warning(
-                "%d of %d utterances for %s are left out, as they are shorter than 2 frames, longer than max_seconds or"
-                " have no text: %s%s",
-                len(out), len(items), split, ", ".join(out[:5]), ", ..." if len(out) > 5 else ".",
-            )  # fmt: skip
-        if not usable:
-            raise ValueError(f"None of the {len(items)} utterances for {split} in '{folder}' can be used.")
-        datasets.append(token_dataset(usable, codes))
-    return datasets, facts.frame_rate
+    return tokenizer
+
+
+def make_dataset(hparams, split, tokenizer):
+    """The dataset of a split, and the frames per second of its codec."""
+    items, prompts, codes, facts = read_split(hparams, split)
+    if hparams["prompts"] == "utterance":
+        return token_dataset(items, codes), facts.frame_rate
+    # prompts come from the whole split, the utterances to say from what has one
+    dataset = prompted_dataset(prompts.items, codes, prompts, tokenizer, fixed=split != "train")
+    return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), facts.frame_rate
+
+
+def load_test_codec(hparams):
+    """The codec to listen to the test with, or None where nothing is to be heard; before the training, as it may be
+    missing."""
+    if not hparams["n_test_utterances"] or set(hparams["train_parts"]) != set(PARTS):
+        return None
+    _, _, facts = read_tokens(hparams["token_folder"], "test")
+    codec = load_codec(hparams["codec"] or facts.codec, facts.n_codebooks)
+    facts.check(codec)
+    return codec
+
+
+@torch.no_grad()
+def speak_test(hparams, codec, tokenizer, device):
+    """Say what test utterances say, each in the voice of another utterance of its speaker, and write down how it went.
+
+    The first ``n_test_utterances`` that have a prompt are said, with the models as they are.
+    """
+    items, prompts, codes, facts = read_split({**hparams, "prompts": "speaker"}, "test")
+    model = VallE(hparams["ar"], hparams["nar"]).to(device).eval()
+    chosen = dict(list(items.items())[: hparams["n_test_utterances"]])
+    rows = speak_test_set(
+        model,
+        codec.to(device),
+        chosen,
+        {item["id"]: item["codes"] for item in token_dataset(prompts.items, codes)},
+        tokenizer,
+        prompts,
+        Path(hparams["output_folder"]) / "test",
+        round(hparams["max_seconds"] * facts.frame_rate),
+        hparams["sampler"],
+        hparams["test_batch_size"],
+    )
+    unfinished = sum(not row["finished"] for row in rows)
+    logger.info("%d test utterances were spoken, %d of which did not end by themselves.", len(rows), unfinished)
 
 
 def main():
@@ -200,12 +264,17 @@ def main():
     text = read_hparams(hparams_file, overrides)
     hparams = load_hyperpyyaml(text)
     parts = hparams["train_parts"]
+    if hparams["prompts"] not in PROMPTS:
+        raise ValueError(f"prompts is '{hparams['prompts']}', but must be one of {', '.join(PROMPTS)}.")
     if not parts or any(part not in PARTS for part in parts):
         raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
     sb.create_experiment_directory(hparams["output_folder"])
     run_on_main(save_hparams, args=[hparams["output_folder"], text])
 
-    (train, valid, test), frame_rate = make_datasets(hparams)
+    codec, tokenizer = load_test_codec(hparams), load_tokenizer(hparams)
+    (train, frame_rate), (valid, _), (test, _) = (
+        make_dataset(hparams, split, tokenizer) for split in ("train", "valid", "test")
+    )
     brain = CodecLanguageModelling(
         modules={part: hparams["modules"][part] for part in parts},
         opt_class=hparams["optimizer"],
@@ -222,6 +291,10 @@ def main():
     valid_sampler, test_sampler = batch_sampler(valid, hparams), batch_sampler(test, hparams)
     brain.fit(hparams["epoch_counter"], loader, valid, valid_loader_kwargs={"batch_sampler": valid_sampler})
     brain.evaluate(test, min_key="loss", test_loader_kwargs={"batch_sampler": test_sampler})
+    if codec is not None:
+        run_on_main(speak_test, args=[hparams, codec, tokenizer, brain.device])
+        folder, modules = Path(hparams["output_folder"]) / "inference", dict(brain.modules.items())
+        run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
 
 
 if __name__ == "__main__":

@@ -76,6 +76,12 @@ class EnCodec(nn.Module):
         sizes = {"dimension": dimension, "n_filters": n_filters, "ratios": list(ratios), "lstm": lstm, "causal": True}
         quantizer = ResidualVectorQuantizer(dimension, n_codebooks, codebook_size)
         self._adopt(SEANetEncoder(**sizes), SEANetDecoder(**sizes), quantizer, sample_rate, n_codebooks)
+        # torch's initial convolutions leave a third of the variance: after twenty of them nothing would be heard any
+        # more, and the codec would learn to be silent
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("weight_g"):
+                    parameter.mul_(math.sqrt(3))
 
     def _adopt(self, encoder, decoder, quantizer, sample_rate: int, n_codebooks: int) -> None:
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
@@ -270,11 +276,11 @@ def pretrained_encodec(n_codebooks: int | None = 8, repository=None) -> EnCodec:
 
 
 def codec_settings(codec: EnCodec) -> dict[str, int | Sequence[int]]:
-    """The arguments that make a codec of the same size."""
+    """The arguments that make a codec of the same size, with the codebooks that are not in use, too."""
     return {
         "sample_rate": codec.sample_rate,
         "ratios": list(codec.decoder.ratios),
-        "n_codebooks": codec.n_codebooks,
+        "n_codebooks": codec.quantizer.n_q,
         "codebook_size": codec.codebook_size,
         "dimension": codec.encoder.dimension,
         "n_filters": codec.encoder.n_filters,

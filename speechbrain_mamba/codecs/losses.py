@@ -11,8 +11,8 @@ from torchaudio.transforms import MelSpectrogram
 from speechbrain_mamba.ops import mask_frames
 
 FLOOR = 1e-3
-"""Amplitudes of bands below it, 60 dB under full scale, count as silence: what digital silence becomes must not matter
-more than speech."""
+"""Added to the amplitudes of bands: those far below it, 60 dB under full scale, hardly count, so that what digital
+silence becomes does not matter more than speech. Unlike a bound it leaves a way up to a codec that says nothing yet."""
 
 
 class MultiScaleMelLoss(nn.Module):
@@ -58,7 +58,7 @@ class MultiScaleMelLoss(nn.Module):
         distances = []
         reconstruction, wavs = mask_frames(reconstruction, lengths), mask_frames(wavs, lengths)
         for transform in self.transforms:
-            ours, theirs = (transform(x.float()).clamp(min=FLOOR).log10() for x in (reconstruction, wavs))
+            ours, theirs = ((transform(x.float()) + FLOOR).log10() for x in (reconstruction, wavs))
             difference = ours - theirs
             root = (difference.square().mean(1) + 1e-12).sqrt() - 1e-6
             distances.append(difference.abs().mean() + root.mean())

@@ -166,6 +166,22 @@ class TextTokenizer:
             )
         return [self._index[symbol] for symbol in symbols]
 
+    def join(self, first, second):
+        """Put the numbers of two texts together as those of one, with a space in between where the inventory has it.
+
+        Arguments
+        ---------
+        first, second : list of int
+            Numbers, as of :meth:`encode`.
+
+        Returns
+        -------
+        list of int
+            Numbers of both.
+        """
+        space = [] if self.kind == "bpe" or " " not in self._index else [self._index[" "]]
+        return [*first, *space, *second]
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer to a JSON file."""
         model = None if self.model is None else base64.b64encode(self.model).decode()

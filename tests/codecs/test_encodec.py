@@ -57,6 +57,14 @@ def test_a_saved_codec_is_the_same_when_loaded(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.ckpt", "codec.json"]
 
 
+def test_a_codec_with_codebooks_that_are_not_in_use_is_saved_whole(codec, tmp_path):
+    save_codec(codec, tmp_path / "whole")
+    save_codec(load_codec(tmp_path / "whole", 2), tmp_path / "part")
+    wavs = torch.randn(2, 800)
+    assert torch.equal(load_codec(tmp_path / "part", 2).encode(wavs)[0], codec.encode(wavs)[0][..., :2])
+    assert load_codec(tmp_path / "part").n_codebooks == 3
+
+
 def test_published_weights_are_wrapped_with_any_number_of_codebooks(tmp_path):
     model = encodec.EncodecModel._get_model([1.5, 24.0])
     codec = EnCodec.from_encodec(model, 8)
@@ -112,3 +120,12 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     with pytest.raises(FileNotFoundError, match="train a codec with"):
         load_codec("encodec_24khz")
+
+
+def test_a_new_codec_does_not_swallow_the_sound():
+    torch.manual_seed(0)
+    codec = EnCodec(8000, (5, 4, 4, 2), n_codebooks=4, codebook_size=256, dimension=64, n_filters=8, lstm=1)
+    wavs = 0.1 * torch.randn(2, 8000)
+    encoded = codec.encoder(wavs[:, None])
+    assert encoded.std(2).mean() > 0.02
+    assert codec.decoder(encoded).std() > 0.02

@@ -26,7 +26,10 @@ def test_gradients_are_finite_where_both_are_silent():
     assert sound.grad.isfinite().all() and sound.grad.abs().sum() > 0
 
 
-def test_what_is_too_soft_to_hear_counts_as_silence():
+def test_what_is_too_soft_to_hear_hardly_counts_but_has_a_gradient():
     loss, silence = MultiScaleMelLoss(8000), torch.zeros(1, 4000)
-    assert loss(1e-5 * torch.randn(1, 4000), silence) == 0
+    soft = (1e-6 * torch.randn(1, 4000)).requires_grad_()
+    assert loss(soft, silence) < 0.02
     assert loss(1e-1 * torch.randn(1, 4000), silence) > 0.5
+    loss(soft, 1e-1 * torch.randn(1, 4000)).backward()
+    assert soft.grad.abs().sum() > 0.1

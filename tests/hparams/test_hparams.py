@@ -77,7 +77,14 @@ def test_bad_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "ar", "nar"), [("valle", 153.8, 160.4), ("vallm", 158.2, 169.3), ("vallm_hybrid", 170.8, 181.9)]
+    ("name", "ar", "nar"),
+    [
+        ("valle", 153.8, 160.4),
+        ("vallm", 158.2, 169.3),
+        ("vallm_hybrid", 170.8, 181.9),
+        ("mini_vallm", 0.8, 0.9),
+        ("mini_valle", 0.9, 0.9),
+    ],
 )
 def test_codec_language_models_have_as_many_parameters_as_their_files_say(name, ar, nar):
     path = HPARAMS / "tts" / f"{name}.yaml"

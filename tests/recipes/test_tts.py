@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, write_tokens
+from speechbrain_mamba.dataio.audio import audio_info
+from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, token_dataset, write_tokens
+from speechbrain_mamba.dataio.hparams import load_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from tests.conftest import HPARAMS
+
+pytest.importorskip("encodec", reason="the package encodec is not installed")
+
+from speechbrain_mamba.codecs import EnCodec, save_codec
+from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 
 RECIPE = HPARAMS.parent / "recipes" / "tts" / "train.py"
 TINY = {
     "n_phonemes": 12, "n_codebooks": 3, "codebook_size": 16, "num_layers": 1, "d_model": 32, "d_ffn": 32, "nhead": 2,
     "attention_interval": 1, "dropout": 0.0, "number_of_epochs": 2, "num_workers": 0, "num_buckets": 1,
-    "max_batch_frames": 200, "n_warmup_steps": 5, "lr": 0.01, "precision": "fp32",
+    "max_batch_frames": 200, "n_warmup_steps": 5, "lr": 0.01, "precision": "fp32", "n_test_utterances": 0,
 }  # fmt: skip
+PROMPTS = ("prompt", "other_prompt")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,8 @@ def tokens(tmp_path):
         for i in range(count):
             phonemes = rng.integers(10, size=rng.integers(2, 6))
             codes = np.stack([phonemes, phonemes + 3, 15 - phonemes], 1).repeat(3, 0)
-            utterances.append({"ID": f"{split}{i}", "spk_id": "a", "wrd": "", "phonemes": phonemes, "codes": codes})
+            utterance = {"ID": f"{split}{i}", "spk_id": "ab"[i % 2], "wrd": "", "wav": f"{split}{i}.wav"}
+            utterances.append(utterance | {"phonemes": phonemes, "codes": codes})
         write_tokens(tmp_path / "tokens", split, utterances, facts)
     return tmp_path / "tokens"
 
@@ -69,7 +78,7 @@ def table(out) -> list[dict]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", ["valle", "vallm", "vallm_hybrid"])
+@pytest.mark.parametrize("name", ["valle", "vallm", "vallm_hybrid", "mini_vallm"])
 def test_models_learn_what_follows_from_the_text(run, name):
     out = run(name, number_of_epochs=4)
     rows = table(out)
@@ -90,6 +99,52 @@ def test_a_resumed_run_has_the_schedule_of_an_uninterrupted_one(run, tmp_path):
         assert [row[key] for row in resumed] == [row[key] for row in whole]
 
 
+def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tokens, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"n_codebooks": 3, "codebook_size": 16, "dimension": 4, "n_filters": 2, "lstm": 1}
+    save_codec(EnCodec(8000, (8, 5, 4), **sizes), tmp_path / "codec")
+    options = {"number_of_epochs": 1, "n_test_utterances": 5, "test_batch_size": 2, "max_seconds": 0.6}
+    out = run("mini_vallm", codec=tmp_path / "codec", **options)
+    with open(out / "test" / "synthesis.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["ID"] for row in rows) == [f"test{i}" for i in range(5)]
+    for row in rows:
+        number = int(row["ID"][4:])
+        prompt, other = (int(row[column].removeprefix("test").removesuffix(".wav")) for column in PROMPTS)
+        assert prompt != number and prompt % 2 == number % 2 != other % 2
+        info = audio_info(row["wav"], 8000)
+        assert info.seconds == float(row["duration"]) <= 0.6
+        assert row["finished"] == "True" or info.seconds == 0.6
+        assert row["reference"] == f"test{number}.wav"
+    synthesizer = SpeechSynthesizer.from_hparams(source=str(out / "inference"), savedir=str(tmp_path / "cache"))
+    speech = synthesizer.synthesize_batch(["abc"], torch.randn(1, 1600), prompt_texts=["def"])
+    assert 0 < int(speech.lengths[0]) <= 0.6 * 8000
+
+
+def test_a_codec_that_does_not_fit_stops_before_the_training(run, tmp_path):
+    save_codec(EnCodec(8000, (5, 4), n_codebooks=3, codebook_size=16, dimension=4, n_filters=2), tmp_path / "codec")
+    with pytest.raises(ValueError, match=r"a frame_rate of 50\.0, but the codec given has 400\.0"):
+        run("vallm", codec=tmp_path / "codec", n_test_utterances=1)
+    with pytest.raises(FileNotFoundError, match="'made up' is no folder"):
+        run("vallm", n_test_utterances=1)
+    assert not (tmp_path / "out" / "training.csv").exists()
+
+
+def test_speech_goes_behind_other_speech_of_its_speaker(recipe, tokens):
+    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
+    tokenizer = recipe.load_tokenizer(hparams)
+    dataset, _ = recipe.make_dataset(hparams, "valid", tokenizer)
+    items, codes, _ = read_tokens(tokens, "valid")
+    alone = {example["id"]: example for example in token_dataset(items, codes)}
+    for example in dataset:
+        own, frames = alone[example["id"]], example["prompt_frames"]
+        assert torch.equal(example["codes"][frames:], own["codes"])
+        assert example["phonemes"].tolist()[-len(own["phonemes"]) :] == own["phonemes"].tolist()
+        prompt = [other for other in alone.values() if torch.equal(other["codes"], example["codes"][:frames])]
+        assert items[prompt[0]["id"]]["spk_id"] == items[example["id"]]["spk_id"]
+        assert example["phonemes"].tolist()[: -len(own["phonemes"])] == prompt[0]["phonemes"].tolist()
+
+
 @pytest.mark.parametrize("part", ["ar", "nar"])
 def test_one_part_alone(run, part):
     rows = table(run("vallm", train_parts=[part]))
@@ -103,6 +158,8 @@ def test_one_part_alone(run, part):
         ({"codebook_size": 1024}, "codebook_size of 16, but the hyper-parameters say 1024"),
         ({"n_phonemes": 9}, "has 10 symbols: set n_phonemes, which is 9"),
         ({"train_parts": ["asr"]}, "train_parts is"),
+        ({"prompts": "noise"}, "prompts is 'noise', but must be one of utterance, speaker"),
+        ({"prompts": "speaker", "prompt_seconds": 0.02}, "their speaker says nothing else"),
         ({"max_seconds": 0.02}, "None of the 40 utterances for train"),
     ],
 )

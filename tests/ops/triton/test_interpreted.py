@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_kernels_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-x", "tests/ops/triton/test_kernels.py"]
+    command = [sys.executable, "-m", "pytest", "--tb=short", "-x", "tests/ops/triton/test_kernels.py"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -27,7 +27,7 @@ class Packing:
     lengths : Tensor
         Valid frames per example of the whole, integers (batch,).
     time : int
-        Frames of the whole, padding included.
+        Frames of the whole, padding included; at least those of the first sequence.
 
     Example
     -------
@@ -44,12 +44,12 @@ class Packing:
 
     def __init__(self, lengths: Sequence[Tensor], times: Sequence[int]):
         self._valid = [valid_frames(length, time) for length, time in zip(lengths, times)]
-        self.time = sum(times)
         self.lengths = torch.zeros_like(lengths[0])
         self._index = []
         for length, time in zip(lengths, times):
             self._index.append(self.lengths[:, None] + torch.arange(time, device=length.device))
             self.lengths = self.lengths + length
+        self.time = max(int(self.lengths.max()), times[0])  # seldom is one example the longest in all sequences
 
     def pack(self, sequences: Sequence[Tensor]) -> Tensor:
         """One sequence per example.

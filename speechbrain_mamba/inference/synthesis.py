@@ -1,0 +1,217 @@
+"""Ready-to-use synthesisers, from the Hugging Face Hub or a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torchaudio.functional
+from speechbrain.inference.interfaces import Pretrained
+from torch import Tensor
+
+from speechbrain_mamba.codecs import load_codec, save_codec
+from speechbrain_mamba.dataio.audio import audio_info, read_audio
+from speechbrain_mamba.dataio.hparams import select_hparams
+from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.dataio.pretrained import fetch_pretrained
+from speechbrain_mamba.lobes.models.vall_e import VallE
+from speechbrain_mamba.lobes.models.vall_e.speech import Speech, check_codec, speak
+from speechbrain_mamba.utils.files import atomic_path
+
+_KEYS = ["modules", "sampler", "max_seconds", "prompt_seconds"]
+_PRETRAINER = """
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        ar: !ref <modules[ar]>
+        nar: !ref <modules[nar]>
+"""
+_TEXT = "text.json"
+
+
+class SpeechSynthesizer(Pretrained):
+    """VALL-E, VALL-M or a hybrid of both: says a text in the voice of a prompt.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> from speechbrain_mamba.codecs import EnCodec
+    >>> from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+    >>> sizes = {"token_folder": "unused", "num_layers": 1, "d_model": 16, "max_seconds": 0.1}
+    >>> text, path = "hparams/tts/mini_vallm.yaml", folder / "model"
+    >>> codec = EnCodec(8000, (8, 5, 4), n_codebooks=4, codebook_size=256, dimension=8, n_filters=2)
+    >>> tokenizer = TextTokenizer.train(["one two three"], "characters")
+    >>> export_synthesizer(path, read_hparams(text, sizes), load_hparams(text, sizes)["modules"], tokenizer, codec)
+    >>> synthesizer = SpeechSynthesizer.from_hparams(source=str(path), savedir=str(folder / "cache"))
+    >>> speech = synthesizer.synthesize_batch(["one"], torch.randn(1, 4000), prompt_texts=["two"])
+    >>> bool(speech.lengths[0] <= 800)
+    True
+    """
+
+    HPARAMS_NEEDED: ClassVar = ["sampler", "max_seconds", "prompt_seconds"]
+    MODULES_NEEDED: ClassVar = ["ar", "nar"]
+
+    @classmethod
+    def from_hparams(cls, source, codec=None, **options):
+        """Load a synthesiser.
+
+        Arguments
+        ---------
+        source : str
+            A folder that :func:`export_synthesizer` wrote, or the Hub id of one.
+        codec : str, optional
+            Another place for the codec, as of :func:`~speechbrain_mamba.codecs.load_codec`; by default it is in
+            ``source``.
+        **options
+            As SpeechBrain's ``from_hparams`` takes them: ``savedir``, ``run_opts``, ``overrides`` and others.
+
+        Returns
+        -------
+        SpeechSynthesizer
+            The synthesiser.
+
+        Raises
+        ------
+        FileNotFoundError
+            When something is missing.
+        ValueError
+            When the codec is not one that the model can be used with.
+        """
+        synthesizer = super().from_hparams(source=source, **options)
+        text = fetch_pretrained(source, _TEXT, options.get("savedir"))
+        synthesizer.tokenizer = TextTokenizer.load(text)
+        model = VallE(synthesizer.mods.ar, synthesizer.mods.nar)
+        synthesizer.codec = load_codec(codec or source, model.n_codebooks).to(synthesizer.device)
+        check_codec(model, synthesizer.codec)
+        frame_rate = synthesizer.codec.frame_rate
+        model.max_prompt_frames = round(synthesizer.hparams.prompt_seconds * frame_rate)
+        synthesizer.model, synthesizer.max_frames = model.eval(), round(synthesizer.hparams.max_seconds * frame_rate)
+        return synthesizer
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of prompts and speech."""
+        return self.codec.sample_rate
+
+    def synthesize_file(self, text: str, prompt: str, prompt_text: str, language: str | None = None) -> Tensor:
+        """Say a text in the voice of a file.
+
+        Arguments
+        ---------
+        text : str
+            What to say.
+        prompt : str or Path
+            A mono audio file of any rate.
+        prompt_text : str
+            What is said in it.
+        language : str, optional
+            The espeak-ng language of both texts; that of the training by default.
+
+        Returns
+        -------
+        Tensor
+            Waveform (samples,) at ``sample_rate``.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            When there is no such file, and as :meth:`synthesize_batch`.
+        """
+        rate = audio_info(prompt).sample_rate
+        wav = torchaudio.functional.resample(read_audio(prompt, rate), rate, self.sample_rate)
+        speech = self.synthesize_batch([text], wav[None], prompt_texts=[prompt_text], languages=[language])
+        return speech.wavs[0, : speech.lengths[0]]
+
+    @torch.no_grad()
+    def synthesize_batch(
+        self,
+        texts: Sequence[str],
+        prompts: Tensor,
+        prompt_lens: Tensor | None = None,
+        *,
+        prompt_texts: Sequence[str],
+        languages: Sequence[str | None] | None = None,
+    ) -> Speech:
+        """Say some texts, each in the voice of its prompt.
+
+        Arguments
+        ---------
+        texts : sequence of str
+            What to say.
+        prompts : Tensor
+            Waveforms (batch, samples) at ``sample_rate``.
+        prompt_lens : Tensor, optional
+            Lengths relative to the longest prompt, (batch,) in [0, 1].
+        prompt_texts : sequence of str
+            What is said in the prompts.
+        languages : sequence of str, optional
+            The espeak-ng languages of the texts; that of the training by default.
+
+        Returns
+        -------
+        Speech
+            Waveforms (batch, samples) at ``sample_rate`` with their lengths in samples, and whether they came to an end
+            by themselves.
+
+        Raises
+        ------
+        ValueError
+            For as many texts as there are not prompts, a prompt shorter than one frame of the codec or longer than
+            ``prompt_seconds``, a text without phonemes or with ones that the model does not know, or an unknown
+            language.
+        """
+        languages = [None] * len(texts) if languages is None else languages
+        if not len(texts) == len(prompts) == len(prompt_texts) == len(languages):
+            raise ValueError(
+                f"There are {len(texts)} texts, {len(prompts)} prompts, {len(prompt_texts)} texts of prompts and "
+                f"{len(languages)} languages, but each text needs one of each."
+            )
+        if prompt_lens is None:
+            lengths = torch.full((len(prompts),), prompts.shape[1])
+        else:
+            lengths = (prompt_lens.cpu() * prompts.shape[1]).round().long()
+        if int(lengths.min()) < self.codec.hop_length:
+            raise ValueError(
+                f"A prompt has {int(lengths.min())} samples, which is shorter than one frame of the codec, "
+                f"{self.codec.hop_length}: give some seconds of speech."
+            )
+        phonemes = [
+            self.tokenizer.join(self.tokenizer.encode(said, language), self.tokenizer.encode(text, language))
+            for text, said, language in zip(texts, prompt_texts, languages)
+        ]
+        codes, frames = self.codec.encode(prompts.to(self.device), lengths.to(self.device))
+        codes = [code[:count] for code, count in zip(codes, frames.tolist())]
+        with self.inference_ctx:
+            return speak(self.model, self.codec, phonemes, codes, self.max_frames, self.hparams.sampler)
+
+
+def export_synthesizer(folder, hparams_text, modules, tokenizer, codec):
+    """Write a trained synthesiser to a folder that ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
+    modules : dict of str to torch.nn.Module
+        ``ar`` and ``nar``.
+    tokenizer : TextTokenizer
+        The phonemes' inventory.
+    codec : EnCodec
+        The codec of the tokens, which is written too.
+    """
+    folder = Path(folder)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        text = select_hparams(hparams_text, _KEYS) + _PRETRAINER
+        (temporary / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        for name in SpeechSynthesizer.MODULES_NEEDED:
+            module = getattr(modules[name], "module", modules[name])  # inside DistributedDataParallel
+            torch.save(module.state_dict(), temporary / f"{name}.ckpt")
+        tokenizer.save(temporary / _TEXT)
+        save_codec(codec, temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
