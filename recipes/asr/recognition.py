@@ -122,15 +122,20 @@ class Recognition(sb.Brain):
     def run(self, hparams, datasets):
         """Train, and test on each test set; returns the results by test set."""
         train, valid, tests = datasets
-        sampler, scheduler = batch_sampler(train, hparams, hparams["max_batch_length_train"]), hparams["lr_scheduler"]
+        loader = self.make_dataloader(
+            train,
+            sb.Stage.TRAIN,
+            batch_sampler=batch_sampler(train, hparams, hparams["max_batch_length_train"]),
+            num_workers=hparams["num_workers"],
+        )
+        scheduler = hparams["lr_scheduler"]
         if getattr(scheduler, "n_total_steps", 0) is None:
-            steps = len(sampler) // self.grad_accumulation_factor * hparams["number_of_epochs"]
+            steps = -(-len(loader) // self.grad_accumulation_factor) * hparams["number_of_epochs"]
             scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
         self.fit(
             hparams["epoch_counter"],
-            train,
+            loader,
             valid,
-            train_loader_kwargs={"batch_sampler": sampler, "num_workers": hparams["num_workers"]},
             valid_loader_kwargs={"batch_sampler": batch_sampler(valid, hparams, hparams["max_batch_length_valid"])},
         )
         self.summaries = {}
