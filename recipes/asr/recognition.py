@@ -6,13 +6,13 @@ from pathlib import Path
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
-from prepare_fsdd_digits import prepare_fsdd_digits
-from prepare_librispeech import prepare_librispeech
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
+from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
 from speechbrain_mamba.dataio.hparams import read_hparams
+from speechbrain_mamba.dataio.librispeech import prepare_librispeech
 from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
 from speechbrain_mamba.dataio.recognition import encoder_frames, read_transcripts, recognition_dataset, select_usable
 from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
@@ -143,6 +143,9 @@ class Recognition(sb.Brain):
             self.evaluate(test, min_key=self.best_by, test_loader_kwargs={"batch_size": 1})
         return self.summaries
 
+    def export(self, hparams, text):
+        """Leave a folder that can be loaded, where there is an interface for the kind of recogniser."""
+
 
 def best_checkpoints(checkpointer, score, count):
     """The checkpoints with the lowest score, at most so many, and none that is much worse than the best."""
@@ -229,12 +232,12 @@ def start(arguments):
     hparams = load_hyperpyyaml(text)
     sb.create_experiment_directory(hparams["output_folder"])
     run_on_main(save_hparams, args=[hparams["output_folder"], text])
-    return hparams, run_opts
+    return text, hparams, run_opts
 
 
 def train_and_test(recognition_class, arguments):
     """Do all that a recipe's command line asks for: prepare the data, train, test, show the results."""
-    hparams, run_opts = start(arguments)
+    text, hparams, run_opts = start(arguments)
     tokenizer, datasets = make_datasets(hparams)
     recognition = recognition_class(
         modules=hparams["modules"],
@@ -245,7 +248,9 @@ def train_and_test(recognition_class, arguments):
     )
     recognition.tokenizer = tokenizer
     recognition.make_searches(hparams)
-    show_results(hparams, recognition.run(hparams, datasets))
+    summaries = recognition.run(hparams, datasets)
+    recognition.export(hparams, text)
+    show_results(hparams, summaries)
 
 
 def show_results(hparams, summaries):

@@ -5,14 +5,19 @@
 
 Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own options (``--device``,
 ``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of ``python`` uses N GPUs. The
-same command given again goes on from the last checkpoint. Results: ``<output_folder>/test``.
+same command given again goes on from the last checkpoint. Results: ``<output_folder>/test``; ``inference`` beside it is
+what SpeechBrain's ``EncoderASR.from_hparams`` loads.
 """
 
 import sys
+from pathlib import Path
 
 import speechbrain as sb
 from recognition import Recognition, train_and_test
 from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_mamba.inference.recognition import export_recognizer
 
 
 class CTCRecognition(Recognition):
@@ -39,6 +44,12 @@ class CTCRecognition(Recognition):
         """Beam search for the test."""
         vocabulary = [self.tokenizer.id_to_piece(token) for token in range(self.tokenizer.vocab_size())]
         self.search = CTCBeamSearcher(**hparams["test_search"], vocab_list=vocabulary)
+
+    def export(self, hparams, text):
+        """Write ``inference/``, which SpeechBrain's ``EncoderASR`` loads."""
+        folder = Path(hparams["output_folder"]) / "inference"
+        arguments = [folder, text, hparams["modules"], hparams["save_folder"], hparams["streaming"]]
+        run_on_main(export_recognizer, args=arguments)
 
 
 def main():

@@ -17,7 +17,7 @@ from speechbrain_mamba.dataio.recognition import read_transcripts
 
 def main():
     """Prepare the data, train the tokenizer."""
-    hparams, _ = start(sys.argv[1:])
+    _, hparams, _ = start(sys.argv[1:])
     items = read_transcripts(prepare_manifests(hparams)["train"], hparams["data_folder"])
     transcripts = [item["wrd"] for item in items.values()]
     tokenizer = get_tokenizer(hparams, transcripts)

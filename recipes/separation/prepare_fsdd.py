@@ -1,9 +1,7 @@
 """Mixtures of digit strings from the Free Spoken Digit Dataset (FSDD), 8 kHz recordings of six speakers.
 
-FSDD is a git repository of Zohar Jackson and contributors (Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0). Its
-recordings ``recordings/{digit}_{speaker}_{take}.wav`` are joined at random to strings of one speaker. As the dataset's
-authors have it, takes 0 to 4 are in the test data only; takes 5 to 7 are for validation, the others for training. All
-splits have the same speakers.
+Its recordings are joined at random to strings of one speaker. Takes 0 to 4 are in the test data only; takes 5 to 7 are
+for validation, the others for training. All splits have the same speakers.
 
     python recipes/separation/prepare_fsdd.py DATA_FOLDER SAVE_FOLDER --dynamic_mixing
 """
@@ -12,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from pathlib import Path
 
 from speechbrain_mamba.dataio.corpus import Utterance, scan_speakers
+from speechbrain_mamba.dataio.fsdd import find_recordings, parse_take
 from speechbrain_mamba.dataio.prepare import (
     SPLITS,
     MixtureSettings,
@@ -24,19 +22,17 @@ from speechbrain_mamba.dataio.prepare import (
     run_preparation,
 )
 
-_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>.+)_(?P<take>\d+)")
-
 
 def fsdd_speaker(path: Path) -> str | None:
     """The speaker of a recording, from its name; None where the name is not FSDD's."""
-    match = _NAME.fullmatch(path.stem)
-    return match["speaker"] if match else None
+    take = parse_take(path)
+    return take and take.speaker
 
 
 def fsdd_split(path: str | os.PathLike) -> str:
     """The split of a recording, from its take: 0 to 4 ``test``, 5 to 7 ``valid``, others ``train``."""
-    take = int(_NAME.fullmatch(Path(path).stem)["take"])
-    return "test" if take < 5 else "valid" if take < 8 else "train"
+    number = parse_take(path).number
+    return "test" if number < 5 else "valid" if number < 8 else "train"
 
 
 def prepare_fsdd(
@@ -68,14 +64,7 @@ def prepare_fsdd(
         When the folder has no usable recording or too few speakers, a file has another sample rate or is not mono, or
         a setting is out of range.
     """
-    data_folder = Path(data_folder).absolute()
-    recordings = data_folder / "recordings" if (data_folder / "recordings").is_dir() else data_folder
-    if not recordings.is_dir():
-        raise FileNotFoundError(
-            f"The data folder '{data_folder}' does not exist: it should be a clone of free-spoken-digit-dataset, with "
-            "recordings/{digit}_{speaker}_{take}.wav."
-        )
-
+    recordings = find_recordings(data_folder)
     settings = MixtureSettings(**settings)
 
     def find_splits() -> dict[str, list[Utterance]]:

@@ -11,45 +11,44 @@ killed goes on where it was.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.phonemes import KINDS
+from speechbrain_mamba.dataio.recognition import find_manifests
 from speechbrain_mamba.dataio.tokenize_speech import tokenize_speech
 
-SPLITS = ("train", "valid", "test")
+
+def add_token_options(parser):
+    """Add where tokens go, and what they are, to a command line."""
+    parser.add_argument("token_folder", help="where the tokens go")
+    parser.add_argument("--codec", default="encodec_24khz", help="encodec_24khz, a folder or a Hub id")
+    parser.add_argument("--n_codebooks", type=int, help="codebooks to use; all, of encodec_24khz 8, by default")
+    parser.add_argument("--kind", choices=KINDS, default="ipa", help="what the text is turned into")
+    parser.add_argument("--language", default="en-us", help="espeak-ng language of texts without one")
+    parser.add_argument("--device", default="cpu", help="where the codec runs")
 
 
-def find_manifests(folder):
-    """The manifest of each split, ``.csv`` before ``.json``."""
-    manifests = {}
-    for split in SPLITS:
-        found = [Path(folder) / f"{split}{suffix}" for suffix in (".csv", ".json")]
-        found = [path for path in found if path.is_file()]
-        if not found:
-            raise FileNotFoundError(f"'{folder}' has no {split}.csv and no {split}.json: give the folder of manifests.")
-        manifests[split] = found[0]
-    return manifests
+def load_token_codec(options):
+    """The codec that a command line asks for."""
+    return load_codec(options.codec, options.n_codebooks)
+
+
+def make_tokens(manifests, codec, options, data_root=None):
+    """Turn the speech of some manifests into tokens, as a command line says."""
+    counts = tokenize_speech(
+        manifests, options.token_folder, codec, options.codec, options.kind, options.language, data_root, options.device
+    )
+    print(", ".join(f"{split}: {count} utterances" for split, count in counts.items()))
 
 
 def main(arguments=None):
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest_folder", help="folder of train, valid and test manifests")
-    parser.add_argument("token_folder", help="where the tokens go")
-    parser.add_argument("--codec", default="encodec_24khz", help="encodec_24khz, a folder or a Hub id")
-    parser.add_argument("--n_codebooks", type=int, help="codebooks to use; all, of encodec_24khz 8, by default")
-    parser.add_argument("--kind", choices=KINDS, default="ipa", help="what the text is turned into")
-    parser.add_argument("--language", default="en-us", help="espeak-ng language of texts without one")
+    add_token_options(parser)
     parser.add_argument("--data_root", help="what $data_root stands for in the manifests")
-    parser.add_argument("--device", default="cpu", help="where the codec runs")
     options = parser.parse_args(arguments)
-    codec = load_codec(options.codec, options.n_codebooks)
-    counts = tokenize_speech(
-        find_manifests(options.manifest_folder), options.token_folder, codec, options.codec, options.kind,
-        options.language, options.data_root, options.device,
-    )  # fmt: skip
-    print(", ".join(f"{split}: {count} utterances" for split, count in counts.items()))
+    make_tokens(find_manifests(options.manifest_folder), load_token_codec(options), options, options.data_root)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ The token folder is what one of the ``prepare_*.py`` wrote. Both models are trai
 options (``--device``, ``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of
 ``python`` uses N GPUs. The same command given again goes on from the last checkpoint.
 
-In the end, when both models were trained, test sentences are spoken into ``test/``, and ``inference/`` gets what
-:class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
+In the end, when both models were trained, test sentences are spoken into ``test/`` and judged there, and
+``inference/`` gets what :class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
 """
 
 import logging
@@ -29,7 +29,9 @@ from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary
 from speechbrain_mamba.evaluation.synthesis_test import speak_test_set
+from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.vall_e import VallE
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
@@ -283,6 +285,8 @@ def main():
         checkpointer=hparams["checkpointer"],
     )
     brain.frame_rate = frame_rate
+    # now, as they may be missing
+    judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(brain.device)) if codec else {}
     options = {"num_workers": hparams["num_workers"]}
     loader = brain.make_dataloader(train, sb.Stage.TRAIN, batch_sampler=batch_sampler(train, hparams), **options)
     scheduler = hparams["lr_scheduler"]
@@ -295,6 +299,9 @@ def main():
         run_on_main(speak_test, args=[hparams, codec, tokenizer, brain.device])
         folder, modules = Path(hparams["output_folder"]) / "inference", dict(brain.modules.items())
         run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
+        if if_main_process():
+            folder = folder.with_name("test")
+            print(f"\n{format_summary(SynthesisReport(**judges).write(folder))}\n\nlook and listen: {folder}\n")
 
 
 if __name__ == "__main__":

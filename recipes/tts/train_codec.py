@@ -22,8 +22,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_mamba.codecs import save_codec
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.recognition import read_transcripts
-from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.dataio.recognition import find_manifests, read_transcripts
+from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.memory import keep_freed_memory
@@ -51,7 +51,8 @@ class CodecTraining(sb.Brain):
         lengths = absolute_lengths(lens, wavs.shape[1])
         reconstruction, commitment, codes = self.modules.codec(wavs, lengths)
         wavs = F.pad(wavs, (0, reconstruction.shape[1] - wavs.shape[1]))
-        self.used.index_add_(0, codes.flatten().cpu(), torch.ones(codes.numel()))
+        spoken = codes[valid_frames(self.hparams.codec.frames(lengths), codes.shape[1])].flatten()
+        self.used += spoken.bincount(minlength=len(self.used)).cpu()
         return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction, lengths), commitment
 
     def compute_objectives(self, predictions, batch, stage):
@@ -131,10 +132,7 @@ class CodecTraining(sb.Brain):
 
 def make_dataset(hparams, split):
     """Utterances of a split, in training a random piece of each."""
-    manifest = Path(hparams["manifest_folder"]) / f"{split}.csv"
-    if not manifest.is_file() and manifest.with_suffix(".json").is_file():
-        manifest = manifest.with_suffix(".json")
-    items = read_transcripts(manifest, hparams["data_root"])
+    items = read_transcripts(find_manifests(hparams["manifest_folder"], [split])[split], hparams["data_root"])
     rate, crop = hparams["sample_rate"], round(hparams["crop_seconds"] * hparams["sample_rate"])
 
     def read(wav):

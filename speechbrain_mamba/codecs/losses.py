@@ -10,16 +10,13 @@ from torchaudio.transforms import MelSpectrogram
 
 from speechbrain_mamba.ops import mask_frames
 
-FLOOR = 1e-3
-"""Added to the amplitudes of bands: those far below it, 60 dB under full scale, hardly count, so that what digital
-silence becomes does not matter more than speech. Unlike a bound it leaves a way up to a codec that says nothing yet."""
-
 
 class MultiScaleMelLoss(nn.Module):
     """Distance of mel spectrograms at several resolutions (EnCodec, arXiv 2210.13438, section 3.4).
 
-    The sum of absolute differences and, in a weighted second term, root mean squared differences over the bands, of
-    logarithms so that soft sounds count too.
+    Two terms: of the logarithms, so that soft sounds count too, mean absolute and root mean squared differences over
+    the bands; of the amplitudes, so that peaks such as formants count more, mean absolute differences relative to the
+    mean amplitude.
 
     Arguments
     ---------
@@ -29,6 +26,12 @@ class MultiScaleMelLoss(nn.Module):
         Lengths of the windows in samples, which hop by a quarter.
     n_mels : int
         Bands at most; short windows have fewer.
+    floor : float
+        Added to amplitudes (full scale is 1) before the logarithm: those far below it hardly count, so that what
+        digital silence becomes does not matter more than speech. Unlike a bound it leaves a way up to a codec that says
+        nothing yet.
+    amplitude_weight : float
+        Weight of the second term.
 
     Example
     -------
@@ -38,8 +41,16 @@ class MultiScaleMelLoss(nn.Module):
     (0.0, True)
     """
 
-    def __init__(self, sample_rate: int, windows: Sequence[int] = (64, 128, 256, 512, 1024), n_mels: int = 64):
+    def __init__(
+        self,
+        sample_rate: int,
+        windows: Sequence[int] = (64, 128, 256, 512, 1024),
+        n_mels: int = 64,
+        floor: float = 0.003,
+        amplitude_weight: float = 0.3,
+    ):
         super().__init__()
+        self.floor, self.amplitude_weight = floor, amplitude_weight
         self.transforms = nn.ModuleList(
             MelSpectrogram(
                 sample_rate,
@@ -58,8 +69,9 @@ class MultiScaleMelLoss(nn.Module):
         distances = []
         reconstruction, wavs = mask_frames(reconstruction, lengths), mask_frames(wavs, lengths)
         for transform in self.transforms:
-            ours, theirs = ((transform(x.float()) + FLOOR).log10() for x in (reconstruction, wavs))
-            difference = ours - theirs
+            ours, theirs = (transform(x.float()) for x in (reconstruction, wavs))
+            difference = (ours + self.floor).log10() - (theirs + self.floor).log10()
             root = (difference.square().mean(1) + 1e-12).sqrt() - 1e-6
-            distances.append(difference.abs().mean() + root.mean())
+            amplitude = (ours - theirs).abs().mean() / (theirs.mean() + self.floor)
+            distances.append(difference.abs().mean() + root.mean() + self.amplitude_weight * amplitude)
         return torch.stack(distances).mean()

@@ -96,6 +96,30 @@ def read_transcripts(path: str | os.PathLike, data_root: str | os.PathLike | Non
     return items
 
 
+def find_manifests(folder: str | os.PathLike, splits: Iterable[str] = ("train", "valid", "test")) -> dict[str, Path]:
+    """The manifest of each split in a folder, ``SPLIT.csv`` or else ``SPLIT.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a split has none.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "test.json").write_text("{}")
+    >>> find_manifests(folder, ["test"])["test"].name
+    'test.json'
+    """
+    manifests = {}
+    for split in splits:
+        found = [path for suffix in (".csv", ".json") if (path := Path(folder) / f"{split}{suffix}").is_file()]
+        if not found:
+            raise FileNotFoundError(f"'{folder}' has no {split}.csv and no {split}.json: give the folder of manifests.")
+        manifests[split] = found[0]
+    return manifests
+
+
 def _read_csv(path: Path) -> dict[str, dict]:
     items: dict[str, dict] = {}
     with open(path, newline="", encoding="utf-8") as file:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
-import torch
 from speechbrain.inference.separation import SepformerSeparation
 
-from speechbrain_mamba.dataio.hparams import select_hparams
+from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.lobes.models.separation import separate
-from speechbrain_mamba.utils.files import atomic_path
 
 _PRETRAINER = """
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
@@ -27,6 +22,7 @@ class SpeechSeparator(SepformerSeparation):
     Example
     -------
     >>> folder = getfixture("tmp_path")
+    >>> import torch
     >>> from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
     >>> path = "hparams/separation/mini_mambatasnet.yaml"
     >>> export_separator(folder / "model", read_hparams(path), load_hparams(path)["modules"])
@@ -67,13 +63,6 @@ def export_separator(folder, hparams_text, modules):
     modules : dict of str to torch.nn.Module
         ``encoder``, ``masknet`` and ``decoder``.
     """
-    folder = Path(folder)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        text = select_hparams(hparams_text, ["num_spks", "sample_rate", "modules"]) + _PRETRAINER
-        (temporary / "hyperparams.yaml").write_text(text, encoding="utf-8")
-        for name in SpeechSeparator.MODULES_NEEDED:
-            module = getattr(modules[name], "module", modules[name])  # inside DistributedDataParallel
-            torch.save(module.state_dict(), temporary / f"{name}.ckpt")
-        if folder.exists():
-            shutil.rmtree(folder)
+    modules = {name: modules[name] for name in SpeechSeparator.MODULES_NEEDED}
+    with exported(folder, hparams_text, ["num_spks", "sample_rate", "modules"], _PRETRAINER, modules):
+        pass

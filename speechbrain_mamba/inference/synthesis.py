@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -14,12 +12,11 @@ from torch import Tensor
 
 from speechbrain_mamba.codecs import load_codec, save_codec
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
-from speechbrain_mamba.dataio.hparams import select_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from speechbrain_mamba.dataio.pretrained import fetch_pretrained
+from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.lobes.models.vall_e import VallE
 from speechbrain_mamba.lobes.models.vall_e.speech import Speech, check_codec, speak
-from speechbrain_mamba.utils.files import atomic_path
 
 _KEYS = ["modules", "sampler", "max_seconds", "prompt_seconds"]
 _PRETRAINER = """
@@ -203,15 +200,7 @@ def export_synthesizer(folder, hparams_text, modules, tokenizer, codec):
     codec : EnCodec
         The codec of the tokens, which is written too.
     """
-    folder = Path(folder)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        text = select_hparams(hparams_text, _KEYS) + _PRETRAINER
-        (temporary / "hyperparams.yaml").write_text(text, encoding="utf-8")
-        for name in SpeechSynthesizer.MODULES_NEEDED:
-            module = getattr(modules[name], "module", modules[name])  # inside DistributedDataParallel
-            torch.save(module.state_dict(), temporary / f"{name}.ckpt")
-        tokenizer.save(temporary / _TEXT)
-        save_codec(codec, temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
+    modules = {name: modules[name] for name in SpeechSynthesizer.MODULES_NEEDED}
+    with exported(folder, hparams_text, _KEYS, _PRETRAINER, modules) as unfinished:
+        tokenizer.save(unfinished / _TEXT)
+        save_codec(codec, unfinished)

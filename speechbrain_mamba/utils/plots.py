@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from torchaudio.functional import melscale_fbanks
 
 from speechbrain_mamba.utils.files import atomic_path
 
@@ -63,7 +64,7 @@ def plot_curves(path, rows, x, panels):
     _save(figure, path)
 
 
-def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0):
+def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0, n_mels=None):
     """Draw the spectrograms of some signals, one below the other, on one scale of levels.
 
     Arguments
@@ -78,6 +79,8 @@ def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0):
         Length of the Hann window in seconds; it moves on by a quarter of that.
     floor : float
         The lowest level drawn, in dB below the highest of all signals.
+    n_mels : int, optional
+        Draw so many mel bands rather than linear frequencies.
 
     Raises
     ------
@@ -96,7 +99,10 @@ def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0):
     for title, signal in signals.items():
         signal = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
         spectrum = torch.stft(signal, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
-        levels[title] = 20 * torch.log10(spectrum.abs() + 1e-8)
+        power = spectrum.abs().square()
+        if n_mels is not None:
+            power = melscale_fbanks(len(power), 0, sample_rate / 2, n_mels, sample_rate).T @ power
+        levels[title] = 10 * torch.log10(power + 1e-16)
     top = max(level.max().item() for level in levels.values())
     figure, axes = _figure(len(signals), 1, (9, 1.9 * len(signals)))
     for axis, (title, level) in zip(axes[:, 0], levels.items()):
@@ -104,13 +110,47 @@ def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0):
             level.numpy(),
             origin="lower",
             aspect="auto",
-            extent=(0, len(signals[title]) / sample_rate, 0, sample_rate / 2000),
+            extent=(0, len(signals[title]) / sample_rate, 0, n_mels or sample_rate / 2000),
             vmin=top + floor,
             vmax=top,
             cmap="magma",
         )
         axis.set_title(title, fontsize=9, loc="left")
-        axis.set_ylabel("kHz")
+        axis.set_ylabel("mel band" if n_mels else "kHz")
     axes[-1, 0].set_xlabel("s")
     figure.colorbar(image, ax=axes[:, 0], label="dB")
+    _save(figure, path)
+
+
+def plot_pairs(path, pairs, labels):
+    """Draw pairs of numbers as points, beside the line on which both are equal.
+
+    Arguments
+    ---------
+    path : str or Path
+        The PNG file to write.
+    pairs : list of tuple of float
+        The pairs.
+    labels : sequence of str
+        Of the horizontal and of the vertical axis.
+
+    Raises
+    ------
+    ImportError
+        When matplotlib is not installed.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "pairs.png"
+    >>> plot_pairs(path, [(0.9, 0.2), (0.7, 0.1)], ["right", "wrong"])
+    >>> path.stat().st_size > 1000
+    True
+    """
+    figure, axes = _figure(1, 1, (4.5, 4.5))
+    axis = axes[0, 0]
+    axis.plot(*zip(*pairs), ".", alpha=0.6)
+    axis.axline((0, 0), slope=1, color="grey", linewidth=1)
+    axis.set_xlabel(labels[0])
+    axis.set_ylabel(labels[1])
+    axis.grid(alpha=0.3)
     _save(figure, path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
-from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.dataio.librispeech import prepare_librispeech
 from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
@@ -49,11 +49,9 @@ def run(monkeypatch, tmp_path):
     return call
 
 
-def as_manifest(corpus, folder, monkeypatch):
+def as_manifest(corpus, folder):
     """The corpus as CSV manifests of one's own, and the number of its characters with SentencePiece's three."""
-    monkeypatch.syspath_prepend(RECIPE)
-    prepare = importlib.import_module("prepare_librispeech").prepare_librispeech
-    files = prepare(corpus, folder, {"train": ["train"], "valid": ["valid"], "test": ["test"]})
+    files = prepare_librispeech(corpus, folder, {"train": ["train"], "valid": ["valid"], "test": ["test"]})
     with open(files["train"], newline="") as file:
         characters = set("".join(row["wrd"] for row in csv.DictReader(file)))
     return {
@@ -62,8 +60,8 @@ def as_manifest(corpus, folder, monkeypatch):
     }  # fmt: skip
 
 
-def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys, caplog):
-    options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
+def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, capsys, caplog):
+    options = as_manifest(corpus, tmp_path / "lists")
     options["test_search"] = {"beam_size": 5}
     for name in ("train", "test"):
         with open(tmp_path / f"lists/{name}.csv", "a") as file:
@@ -103,7 +101,7 @@ def test_the_mean_is_of_good_checkpoints_only(tmp_path, monkeypatch):
 
 
 def test_s2s_with_language_model(run, corpus, tmp_path, monkeypatch):
-    options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
+    options = as_manifest(corpus, tmp_path / "lists")
     options |= {"num_decoder_layers": 1, "valid_search_interval": 2, "valid_beam_size": 2, "test_beam_size": 3}
     options |= {"token_type": "char", "max_decode_ratio": 0.3}
     (tmp_path / "lm").mkdir()
@@ -140,7 +138,7 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
 
 
 def test_tokenizer_alone_and_given_to_another_run(run, corpus, tmp_path, monkeypatch, capsys):
-    options = as_manifest(corpus, tmp_path / "lists", monkeypatch)
+    options = as_manifest(corpus, tmp_path / "lists")
     out = run("train_tokenizer", "mini_conmamba_ctc", **options)
     assert "tokens, " in capsys.readouterr().out
     (tmp_path / "tokenizer").mkdir()
@@ -150,51 +148,9 @@ def test_tokenizer_alone_and_given_to_another_run(run, corpus, tmp_path, monkeyp
         run("train_ctc", "mini_conmamba_ctc", **options)
 
 
-def test_preparation_is_kept_and_names_what_is_wrong(corpus, tmp_path, monkeypatch, caplog):
-    monkeypatch.syspath_prepend(RECIPE)
-    prepare = importlib.import_module("prepare_librispeech").prepare_librispeech
-    chapter = tmp_path / "data/part/7/1"
-    write_audio(chapter / "7-1-0000.flac", torch.rand(1600), sample_rate=16000)
-    (chapter / "7-1-0001.wav").write_text("no audio")
-    (chapter / "7-1.trans.txt").write_text("7-1-0000 HELLO THERE\n7-1-0001 GOOD\n7-1-0002 GONE\n")
-    with caplog.at_level(logging.WARNING):
-        files = prepare(tmp_path / "data", tmp_path / "lists", {"test": ["part"]})
-    assert "7-1-0001" in caplog.text and "names '7-1-0002', of which there is no audio" in caplog.text
-    with open(files["test"], newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["ID"], row["wrd"], row["spk_id"], float(row["duration"])) for row in rows] == [
-        ("7-1-0000", "HELLO THERE", "7", 0.1)
-    ]
-    before = files["test"].stat().st_mtime_ns
-    prepare(tmp_path / "data", tmp_path / "lists", {"test": ["part"]})
-    assert files["test"].stat().st_mtime_ns == before
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*train-clean-100"):
-        prepare(tmp_path / "data", tmp_path / "lists")
-    (tmp_path / "data/empty").mkdir()
-    with pytest.raises(ValueError, match="has no transcribed speech"):
-        prepare(tmp_path / "data", tmp_path / "lists", {"test": ["empty"]})
-
-
-def test_digit_strings(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(RECIPE)
-    prepare = importlib.import_module("prepare_fsdd_digits").prepare_fsdd_digits
-    with pytest.raises(FileNotFoundError, match=r"has no files like 7_jackson_32\.wav"):
-        prepare(tmp_path, tmp_path / "out")
-    for digit in range(10):
-        for take in (0, 5, 10):
-            signal = torch.full((80 * (digit + 1),), (take + 1) / 20)
-            write_audio(tmp_path / f"recordings/{digit}_anna_{take}.wav", signal, sample_rate=8000)
-    files = prepare(tmp_path, tmp_path / "out", counts=(3, 2, 2))
-    for split, take in (("train", 10), ("valid", 5), ("test", 0)):
-        with open(files[split], newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert all(3 <= len(row["wrd"].split()) <= 7 and row["spk_id"] == "anna" for row in rows)
-        assert read_audio(rows[0]["wav"]).max().item() == pytest.approx((take + 1) / 20, abs=1e-3)
-
-
 @pytest.mark.parametrize("kind", ["causal", "streaming"])
 def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeypatch, capsys, kind):
-    options = as_manifest(corpus, tmp_path / "lists", monkeypatch) | {kind: True, "number_of_epochs": 1}
+    options = as_manifest(corpus, tmp_path / "lists") | {kind: True, "number_of_epochs": 1}
     out = run("train_ctc", "mini_conmamba_ctc", **options, test_search={"beam_size": 2})
     for file in out.glob("save/CKPT*/model.ckpt"):  # hardly trained: make it write something
         weights = torch.load(file, weights_only=True)

@@ -24,6 +24,7 @@ TINY = {
     "n_phonemes": 12, "n_codebooks": 3, "codebook_size": 16, "num_layers": 1, "d_model": 32, "d_ffn": 32, "nhead": 2,
     "attention_interval": 1, "dropout": 0.0, "number_of_epochs": 2, "num_workers": 0, "num_buckets": 1,
     "max_batch_frames": 200, "n_warmup_steps": 5, "lr": 0.01, "precision": "fp32", "n_test_utterances": 0,
+    "recognizer": "null", "speaker_encoder": "null",
 }  # fmt: skip
 PROMPTS = ("prompt", "other_prompt")
 
@@ -116,6 +117,8 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tokens, tmp_path)
         assert info.seconds == float(row["duration"]) <= 0.6
         assert row["finished"] == "True" or info.seconds == 0.6
         assert row["reference"] == f"test{number}.wav"
+    summary = json.loads((out / "test" / "summary.json").read_text())
+    assert summary["utterances"] == 5 and summary["rtf"] > 0
     synthesizer = SpeechSynthesizer.from_hparams(source=str(out / "inference"), savedir=str(tmp_path / "cache"))
     speech = synthesizer.synthesize_batch(["abc"], torch.randn(1, 1600), prompt_texts=["def"])
     assert 0 < int(speech.lengths[0]) <= 0.6 * 8000

@@ -11,7 +11,7 @@ pytest.importorskip("encodec", reason="the package encodec is not installed")
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
-from speechbrain_mamba.dataio.recognition import write_transcripts
+from speechbrain_mamba.dataio.recognition import find_manifests, write_transcripts
 from tests.conftest import HPARAMS
 
 RECIPES = HPARAMS.parent / "recipes" / "tts"
@@ -96,4 +96,4 @@ def test_an_adversary_is_trained_too_and_a_run_resumes(train):
 
 def test_missing_manifests_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no train\.csv and no train\.json"):
-        load("prepare_tokens").find_manifests(tmp_path)
+        find_manifests(tmp_path)

@@ -11,25 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.conv import conv_backward, conv_forward
-from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.cpu.operations import OPERATIONS
 from speechbrain_mamba.ops.cpu.scan import scan_backward, scan_forward
-
-_DIRECTION = ("conv_weight", "conv_bias", "x_proj_weight", "dt_proj_weight", "delta_bias", "A", "D")
-_SUFFIXES = ("", "_b")
-_PARAMETERS = tuple(name + suffix for suffix in _SUFFIXES for name in _DIRECTION)
-_INPUTS = ("xz", *_PARAMETERS, "out_proj_weight", "out_proj_bias", "lengths")
-_OPTIONAL = ("conv_bias", "conv_bias_b", "out_proj_bias", "lengths")
-_TENSORS = ", ".join(f"Tensor{'?' * (name in _OPTIONAL)} {name}" for name in _INPUTS)
-
-
-def _differentiable(arguments: tuple) -> list[str]:
-    """Names of the inputs that get a gradient, in the order of the backward operation's outputs."""
-    return [name for name, tensor in zip(_INPUTS, arguments) if name != "lengths" and tensor is not None]
-
-
-def _conv_inputs(named: dict) -> dict[str, Tensor | None]:
-    filters = {part + suffix: named[f"conv_{part}{suffix}"] for suffix in _SUFFIXES for part in ("weight", "bias")}
-    return filters | {"x": named["xz"].chunk(2, dim=-1)[0], "lengths": named["lengths"]}
+from speechbrain_mamba.ops.inner_inputs import (
+    INNER_INPUTS,
+    INNER_TENSORS,
+    SUFFIXES,
+    flatten_inner,
+    inner_conv_inputs,
+    inner_gradients,
+)
 
 
 def _split(projected: Tensor, named: dict, suffix: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,10 +31,10 @@ def _split(projected: Tensor, named: dict, suffix: str) -> tuple[Tensor, Tensor,
 
 def _scan_inputs(named: dict) -> tuple[dict[str, Tensor | None], list[Tensor]]:
     """What the scan takes for both directions, and the projections that its steps, B and C are slices of."""
-    us = conv_forward(_conv_inputs(named), True, False, False)[:2]
+    us = conv_forward(inner_conv_inputs(named), True, False, False)[:2]
     inputs = {"z": named["xz"].chunk(2, dim=-1)[1], "lengths": named["lengths"]}
     projections = []
-    for u, suffix in zip(us, _SUFFIXES):
+    for u, suffix in zip(us, SUFFIXES):
         projections.append(F.linear(u, named[f"x_proj_weight{suffix}"].to(u.dtype)))
         factor, B, C = _split(projections[-1], named, suffix)
         maps = {"u": u, "delta": factor, "B": B, "C": C, "delta_weight": named[f"dt_proj_weight{suffix}"]}
@@ -53,7 +44,7 @@ def _scan_inputs(named: dict) -> tuple[dict[str, Tensor | None], list[Tensor]]:
 
 
 def _inner(*arguments) -> Tensor:
-    named = dict(zip(_INPUTS, arguments))
+    named = dict(zip(INNER_INPUTS, arguments))
     inputs, _ = _scan_inputs(named)
     y, _, _ = scan_forward(inputs, True, False, False, False)
     del inputs
@@ -61,14 +52,14 @@ def _inner(*arguments) -> Tensor:
     return F.linear(y, named["out_proj_weight"].to(y.dtype), None if bias is None else bias.to(y.dtype))
 
 
-def _inner_fake(xz: Tensor, *arguments) -> Tensor:
-    out_proj_weight = arguments[len(_PARAMETERS)]
-    return xz.new_empty((*xz.shape[:2], out_proj_weight.shape[0]))
+def _inner_fake(*arguments) -> Tensor:
+    named = dict(zip(INNER_INPUTS, arguments))
+    return named["xz"].new_empty((*named["xz"].shape[:2], named["out_proj_weight"].shape[0]))
 
 
 def _inner_backward(*arguments) -> list[Tensor]:
     *inputs, dout = arguments
-    named = dict(zip(_INPUTS, inputs))
+    named = dict(zip(INNER_INPUTS, inputs))
     dxz = torch.empty_like(named["xz"], memory_format=torch.contiguous_format)
     dx, dz = dxz.chunk(2, dim=-1)
     scan_inputs, projections = _scan_inputs(named)
@@ -79,10 +70,10 @@ def _inner_backward(*arguments) -> list[Tensor]:
     dy = dout @ named["out_proj_weight"].to(dout.dtype)
 
     into, dprojections = {"z": dz}, [torch.empty_like(projected) for projected in projections]
-    for dprojected, suffix in zip(dprojections, _SUFFIXES):
+    for dprojected, suffix in zip(dprojections, SUFFIXES):
         _, into[f"B{suffix}"], into[f"C{suffix}"] = _split(dprojected, named, suffix)
     d = scan_backward(scan_inputs, borders, dy, None, True, False, into)
-    for projected, dprojected, suffix in zip(projections, dprojections, _SUFFIXES):
+    for projected, dprojected, suffix in zip(projections, dprojections, SUFFIXES):
         grads |= {name + suffix: d[name + suffix] for name in ("A", "D", "delta_bias")}
         dsteps, du = (d[name + suffix].flatten(0, 1) for name in ("delta", "u"))
         factor, dfactor = (_split(p, named, suffix)[0].flatten(0, 1) for p in (projected, dprojected))
@@ -92,14 +83,14 @@ def _inner_backward(*arguments) -> list[Tensor]:
         dprojected = dprojected.flatten(0, 1)
         grads[f"x_proj_weight{suffix}"] = dprojected.T @ scan_inputs[f"u{suffix}"].flatten(0, 1)
         du.addmm_(dprojected, named[f"x_proj_weight{suffix}"].to(du.dtype))  # what u does by way of the projection
-    filters = conv_backward(_conv_inputs(named), d["u"], d["u_b"], None, True, False, {"x": dx})
+    filters = conv_backward(inner_conv_inputs(named), d["u"], d["u_b"], None, True, False, {"x": dx})
     grads |= {f"conv_{name}": gradient for name, gradient in filters.items() if name != "x"}
-    return [grads[name].to(named[name].dtype) for name in _differentiable(inputs)]
+    return [grads[name].to(named[name].dtype) for name in inner_gradients(inputs)]
 
 
 def _inner_backward_fake(*arguments) -> list[Tensor]:
-    named = dict(zip(_INPUTS, arguments))
-    return [torch.empty_like(named[name]) for name in _differentiable(arguments)]
+    named = dict(zip(INNER_INPUTS, arguments))
+    return [torch.empty_like(named[name]) for name in inner_gradients(arguments)]
 
 
 def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -111,14 +102,16 @@ def _backward(ctx, dout: Tensor | None) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
     if dout is None:
         return (None,) * len(inputs)
-    grads = dict(zip(_differentiable(inputs), call("inner_backward", *inputs, dout)))
-    return tuple(grads.get(name) for name in _INPUTS)
+    grads = dict(zip(inner_gradients(inputs), OPERATIONS.call("inner_backward", *inputs, dout)))
+    return tuple(grads.get(name) for name in INNER_INPUTS)
 
 
-register("inner", f"({_TENSORS}) -> Tensor", _inner, _inner_fake)
-register("inner_backward", f"({_TENSORS}, Tensor dout) -> Tensor[]", _inner_backward, _inner_backward_fake)
-register_gradient("inner", _setup_context, _backward)
-forbid_gradient("inner_backward")
+OPERATIONS.register("inner", f"({INNER_TENSORS}) -> Tensor", _inner, _inner_fake)
+OPERATIONS.register(
+    "inner_backward", f"({INNER_TENSORS}, Tensor dout) -> Tensor[]", _inner_backward, _inner_backward_fake
+)
+OPERATIONS.register_gradient("inner", _setup_context, _backward)
+OPERATIONS.forbid_gradient("inner_backward")
 
 
 def bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths):
@@ -126,5 +119,5 @@ def bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bi
 
     ``forward`` and ``reverse`` hold each direction's arguments by name.
     """
-    parameters = [direction[name] for direction in (forward, reverse) for name in _DIRECTION]
-    return call("inner", xz, *parameters, out_proj_weight, out_proj_bias, lengths)
+    tensors = flatten_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
+    return OPERATIONS.call("inner", *tensors)

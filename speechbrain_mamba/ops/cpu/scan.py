@@ -12,7 +12,7 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.cpu.arguments import gradient_memory, parameter, pointer, readable, sequence
 from speechbrain_mamba.ops.cpu.native import library
-from speechbrain_mamba.ops.cpu.operations import call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.cpu.operations import OPERATIONS
 from speechbrain_mamba.ops.operations import asks_for_gradient
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -151,8 +151,8 @@ def _backward(ctx, dy: Tensor | None, dlast_state: Tensor | None, _) -> tuple[Te
     if dy is None and dlast_state is None:
         return (None,) * (len(inputs) + 4)
     if borders.numel() == 0:  # the forward pass was not told that gradients would be asked for
-        _, _, borders = call("scan", *inputs, *ctx.flags, False, True)
-    outputs = call("scan_backward", *inputs, borders, dy, dlast_state, *ctx.flags)
+        _, _, borders = OPERATIONS.call("scan", *inputs, *ctx.flags, False, True)
+    outputs = OPERATIONS.call("scan_backward", *inputs, borders, dy, dlast_state, *ctx.flags)
     grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
     return (*(grads.get(name) for name in _INPUTS), None, None, None, None)
 
@@ -172,35 +172,35 @@ def _step_fake(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> tuple[Te
     return u.new_empty(u.shape), state.new_empty(state.shape, dtype=torch.float32)
 
 
-register(
+OPERATIONS.register(
     "scan",
     f"({_TENSORS}, bool softplus, bool reverse, bool last_state, bool borders) -> (Tensor, Tensor, Tensor)",
     _scan,
     _scan_fake,
 )
-register(
+OPERATIONS.register(
     "scan_backward",
     f"({_TENSORS}, Tensor borders, Tensor? dy, Tensor? dlast_state, bool softplus, bool reverse) -> Tensor[]",
     _scan_backward,
     _scan_backward_fake,
 )
-register(
+OPERATIONS.register(
     "scan_step",
     "(Tensor state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
     " bool softplus) -> (Tensor, Tensor)",
     _step,
     _step_fake,
 )
-register_gradient("scan", _setup_context, _backward)
-forbid_gradient("scan_backward")
-forbid_gradient("scan_step")
+OPERATIONS.register_gradient("scan", _setup_context, _backward)
+OPERATIONS.forbid_gradient("scan_backward")
+OPERATIONS.forbid_gradient("scan_step")
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
                    reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
     """The selective scan; see :func:`speechbrain_mamba.ops.selective_scan`."""
     keep = asks_for_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    y, last_state, _ = call(
+    y, last_state, _ = OPERATIONS.call(
 "scan",
         u, delta, A, B, C, D, delta_bias, None, None, None, None, None, None, None, z, initial_state, lengths,
         delta_softplus, reverse, return_last_state, keep,
@@ -215,13 +215,15 @@ def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
     """
     directions = [[direction[name] for name in _DIRECTION] for direction in (forward, reverse)]
     keep = asks_for_gradient(*directions[0], *directions[1], z)
-    return call("scan", *directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep)[0]
+    return OPERATIONS.call(
+        "scan", *directions[0], *directions[1], z, None, lengths, delta_softplus, False, False, keep
+    )[0]
 
 
 def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
     if not asks_for_gradient(state, u, delta, A, B, C, D, z, delta_bias):
-        return call("scan_step", state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        return OPERATIONS.call("scan_step", state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     # A sequence of one frame, which has gradients.
     u, delta, B, C, z = (None if t is None else t[:, None] for t in (u, delta, B, C, z))
     y, state = selective_scan(

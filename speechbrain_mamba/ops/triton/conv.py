@@ -6,18 +6,17 @@ import torch
 import triton
 from torch import Tensor
 
+from speechbrain_mamba.ops.conv_operations import CONV_INPUTS, conv_outputs, register_conv
 from speechbrain_mamba.ops.triton.arguments import frames, on_device, parameter, strides
 from speechbrain_mamba.ops.triton.conv_kernels import conv_backward_kernel, conv_kernel
-from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.triton.operations import OPERATIONS
 
-_INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")
-_TENSORS = ", ".join(f"Tensor{'' if name in ('x', 'weight') else '?'} {name}" for name in _INPUTS)
 _TILE, _BACKWARD_TILE = (32, 64), (8, 64)
 """Frames and channels of a program."""
 
 
 def _prepare(given: dict) -> dict[str, Tensor | None]:
-    named = dict.fromkeys(_INPUTS) | given
+    named = dict.fromkeys(CONV_INPUTS) | given
     prepared = {name: parameter(tensor) for name, tensor in named.items() if name not in ("x", "lengths")}
     return named | prepared | {"x": frames(named["x"])[0]}
 
@@ -29,21 +28,11 @@ def _constants(named: dict, silu: bool, reverse: bool, tile: tuple[int, int]) ->
     }  # fmt: skip
 
 
-def _outputs(named: dict, final_state: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, initial = named["x"], named.get("initial_state")
-    shape = (x.shape[0], x.shape[2], named["weight"].shape[1] - 1)
-    return (
-        x.new_empty(x.shape),
-        x.new_empty(x.shape if named.get("weight_b") is not None else 0),
-        x.new_empty(shape if final_state else 0, dtype=x.dtype if initial is None else initial.dtype),
-    )
-
-
 def conv_forward(given: dict, silu: bool, reverse: bool, final_state: bool,
                  into: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Convolve inputs given by name; returns the outputs of one or two directions, in ``into`` where it is given, and
     the final state, empty ones where there is none."""
-    y, y_b, final = _outputs(given, final_state)
+    y, y_b, final = conv_outputs(given, final_state)
     y, y_b = into or (y, y_b)
     (batch, time, channels) = y.shape
     if batch * channels == 0 or (time == 0 and not final_state):
@@ -53,22 +42,10 @@ def conv_forward(given: dict, silu: bool, reverse: bool, final_state: bool,
     has_final = final_state and final.numel() > 0
     with on_device(y):
         conv_kernel[(triton.cdiv(channels, _TILE[1]) * tiles * batch,)](
-            *(named[name] for name in _INPUTS), y, y_b, final if has_final else None, time, channels, tiles,
+            *(named[name] for name in CONV_INPUTS), y, y_b, final if has_final else None, time, channels, tiles,
             *strides(named["x"]), *strides(y), **_constants(named, silu, reverse, _TILE),
         )  # fmt: skip
     return y, y_b, final
-
-
-def _conv(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    return conv_forward(dict(zip(_INPUTS, arguments)), *arguments[len(_INPUTS) :])
-
-
-def _conv_fake(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(dict(zip(_INPUTS, arguments)), arguments[-1])
-
-
-def _differentiable(named: dict) -> list[str]:
-    return [name for name in _INPUTS if name != "lengths" and named.get(name) is not None]
 
 
 def conv_backward(given: dict, dy: Tensor | None, dy_b: Tensor | None, dfinal: Tensor | None, silu: bool,
@@ -90,7 +67,7 @@ def conv_backward(given: dict, dy: Tensor | None, dy_b: Tensor | None, dfinal: T
     if batch * channels:
         with on_device(x):
             conv_backward_kernel[(triton.cdiv(channels, _BACKWARD_TILE[1]) * tiles * batch,)](
-                *(named[name] for name in _INPUTS), *dys, parameter(dfinal) if width > 1 else None, dx, dweight,
+                *(named[name] for name in CONV_INPUTS), *dys, parameter(dfinal) if width > 1 else None, dx, dweight,
                 dbias, dinitial if width > 1 else None, begin, time, channels, tiles, *strides(x), *strides(dys[0]),
                 *strides(dx), **constants,
             )  # fmt: skip
@@ -101,64 +78,6 @@ def conv_backward(given: dict, dy: Tensor | None, dy_b: Tensor | None, dfinal: T
     return grads
 
 
-def _conv_backward(*arguments) -> list[Tensor]:
-    named = dict(zip(_INPUTS, arguments))
-    grads = conv_backward(named, *arguments[len(_INPUTS) :])
-    return [grads[name].to(named[name].dtype).contiguous() for name in _differentiable(named)]
-
-
-def _conv_backward_fake(*arguments) -> list[Tensor]:
-    named = dict(zip(_INPUTS, arguments))
-    return [named[name].new_empty(named[name].shape) for name in _differentiable(named)]
-
-
-def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
-    *tensors, silu, reverse, _ = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.flags = silu, reverse
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    if all(d is None for d in dys):
-        return (None,) * (len(inputs) + 3)
-    outputs = call("conv_backward", *inputs, *dys, *ctx.flags)
-    grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
-    return (*(grads.get(name) for name in _INPUTS), None, None, None)
-
-
-register(
-    "conv", f"({_TENSORS}, bool silu, bool reverse, bool final_state) -> (Tensor, Tensor, Tensor)", _conv, _conv_fake
+causal_conv1d, bidirectional_causal_conv1d, causal_conv1d_update = register_conv(
+    OPERATIONS, conv_forward, conv_backward
 )
-register(
-    "conv_backward",
-    f"({_TENSORS}, Tensor? dy, Tensor? dy_b, Tensor? dfinal, bool silu, bool reverse) -> Tensor[]",
-    _conv_backward,
-    _conv_backward_fake,
-)
-register_gradient("conv", _setup_context, _backward)
-forbid_gradient("conv_backward")
-
-
-def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, reverse=False, initial_state=None,
-                  return_final_state=False):  # fmt: skip
-    """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.causal_conv1d`."""
-    y, _, final_state = call(
-        "conv", x, weight, bias, None, None, initial_state, lengths, activation is not None, reverse, return_final_state
-    )
-    return (y, final_state) if return_final_state else y
-
-
-def bidirectional_causal_conv1d(x, weights, biases, activation, lengths):
-    """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
-    y, y_b, _ = call(
-        "conv", x, weights[0], biases[0], weights[1], biases[1], None, lengths, activation is not None, False, False
-    )
-    return y, y_b
-
-
-def causal_conv1d_update(x, state, weight, bias=None, activation=None):
-    """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
-    y, state = causal_conv1d(x[:, None], weight, bias, activation, initial_state=state, return_final_state=True)
-    return y[:, 0], state

@@ -10,28 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.inner_inputs import (
+    INNER_INPUTS,
+    INNER_TENSORS,
+    SUFFIXES,
+    flatten_inner,
+    inner_conv_inputs,
+    inner_gradients,
+)
 from speechbrain_mamba.ops.operations import asks_for_gradient
 from speechbrain_mamba.ops.triton.conv import conv_backward, conv_forward
-from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.triton.operations import OPERATIONS
 from speechbrain_mamba.ops.triton.plan import plan
 from speechbrain_mamba.ops.triton.scan import scan_backward, scan_forward
-
-_DIRECTION = ("conv_weight", "conv_bias", "x_proj_weight", "dt_proj_weight", "delta_bias", "A", "D")
-_SUFFIXES = ("", "_b")
-_PARAMETERS = tuple(name + suffix for suffix in _SUFFIXES for name in _DIRECTION)
-_INPUTS = ("xz", *_PARAMETERS, "out_proj_weight", "out_proj_bias", "lengths")
-_OPTIONAL = ("conv_bias", "conv_bias_b", "out_proj_bias", "lengths")
-_TENSORS = ", ".join(f"Tensor{'?' * (name in _OPTIONAL)} {name}" for name in _INPUTS)
-
-
-def _differentiable(arguments: tuple) -> list[str]:
-    """Names of the inputs that get a gradient, in the order of the backward operation's outputs."""
-    return [name for name, tensor in zip(_INPUTS, arguments) if name != "lengths" and tensor is not None]
-
-
-def _conv_inputs(named: dict) -> dict[str, Tensor | None]:
-    filters = {part + suffix: named[f"conv_{part}{suffix}"] for suffix in _SUFFIXES for part in ("weight", "bias")}
-    return filters | {"x": named["xz"].chunk(2, dim=-1)[0], "lengths": named["lengths"]}
 
 
 def _scan_inputs(named: dict) -> tuple[dict[str, Tensor | None], Tensor]:
@@ -41,11 +32,11 @@ def _scan_inputs(named: dict) -> tuple[dict[str, Tensor | None], Tensor]:
     batch, time, _ = xz.shape
     ranks, states = named["dt_proj_weight"].shape[1], named["A"].shape[1]
     us = xz.new_empty((2, batch, time, named["A"].shape[0]))
-    conv_forward(_conv_inputs(named), True, False, False, (us[0], us[1]))
-    weights = torch.stack([named[f"x_proj_weight{suffix}"].to(xz.dtype) for suffix in _SUFFIXES])
+    conv_forward(inner_conv_inputs(named), True, False, False, (us[0], us[1]))
+    weights = torch.stack([named[f"x_proj_weight{suffix}"].to(xz.dtype) for suffix in SUFFIXES])
     projected = torch.bmm(us.flatten(1, 2), weights.transpose(1, 2)).unflatten(1, (batch, time))
     inputs = {"z": xz.chunk(2, dim=-1)[1], "lengths": named["lengths"]}
-    for u, p, suffix in zip(us, projected, _SUFFIXES):
+    for u, p, suffix in zip(us, projected, SUFFIXES):
         factor, B, C = p.split([ranks, states, states], dim=-1)
         maps = {"u": u, "delta": factor, "B": B, "C": C, "delta_weight": named[f"dt_proj_weight{suffix}"]}
         maps |= {name: named[name + suffix] for name in ("A", "D", "delta_bias")}
@@ -62,7 +53,7 @@ def _kept_shape(xz: Tensor, A: Tensor, dt_proj_weight: Tensor, keep: bool) -> tu
 
 def _inner(*arguments) -> tuple[Tensor, Tensor]:
     *inputs, keep = arguments
-    named = dict(zip(_INPUTS, inputs))
+    named = dict(zip(INNER_INPUTS, inputs))
     scan_inputs, _ = _scan_inputs(named)
     y, _, states = scan_forward(scan_inputs, True, False, False)
     del scan_inputs
@@ -74,7 +65,7 @@ def _inner(*arguments) -> tuple[Tensor, Tensor]:
 
 def _inner_fake(*arguments) -> tuple[Tensor, Tensor]:
     *inputs, keep = arguments
-    named = dict(zip(_INPUTS, inputs))
+    named = dict(zip(INNER_INPUTS, inputs))
     xz = named["xz"]
     kept = _kept_shape(xz, named["A"], named["dt_proj_weight"], keep)
     out = xz.new_empty((*xz.shape[:2], named["out_proj_weight"].shape[0]))
@@ -86,7 +77,7 @@ def _matrix_products(
 ) -> dict[str, Tensor]:
     """Gradients of the projections to steps, B and C; that of their input is added to that of the scan's input."""
     ranks, dtype, grads = named["dt_proj_weight"].shape[1], us[0].dtype, {}
-    for i, suffix in enumerate(_SUFFIXES):
+    for i, suffix in enumerate(SUFFIXES):
         u, dsteps, du = (t.flatten(0, 1) for t in (us[i], d[f"delta{suffix}"], d[f"u{suffix}"]))
         factor = projected[i].flatten(0, 1)[:, :ranks]
         dprojected = u.new_empty(u.shape[0], projected.shape[-1])
@@ -100,9 +91,9 @@ def _matrix_products(
 
 def _inner_backward(*arguments) -> list[Tensor]:
     *inputs, states, dout = arguments
-    named = dict(zip(_INPUTS, inputs))
+    named = dict(zip(INNER_INPUTS, inputs))
     xz, lengths = named["xz"], named["lengths"]
-    names = _differentiable(inputs)
+    names = inner_gradients(inputs)
     if xz.numel() == 0:
         return [torch.zeros_like(named[name]) for name in names]
     dxz = torch.empty_like(xz, memory_format=torch.contiguous_format)
@@ -117,17 +108,17 @@ def _inner_backward(*arguments) -> list[Tensor]:
     grads = {"xz": dxz, "out_proj_weight": dout.flatten(0, 1).T @ d.pop("y").flatten(0, 1)}
     if named["out_proj_bias"] is not None:
         grads["out_proj_bias"] = dout.sum((0, 1))
-    grads |= {name + suffix: d[name + suffix] for suffix in _SUFFIXES for name in ("A", "D", "delta_bias")}
+    grads |= {name + suffix: d[name + suffix] for suffix in SUFFIXES for name in ("A", "D", "delta_bias")}
     us = (scan_inputs["u"], scan_inputs["u_b"])
     grads |= _matrix_products(named, us, projected, d)
-    filters = conv_backward(_conv_inputs(named), d["u"], d["u_b"], None, True, False, dx)
+    filters = conv_backward(inner_conv_inputs(named), d["u"], d["u_b"], None, True, False, dx)
     grads |= {f"conv_{name}": gradient for name, gradient in filters.items() if name != "x"}
     return [grads[name].to(named[name].dtype).contiguous() for name in names]
 
 
 def _inner_backward_fake(*arguments) -> list[Tensor]:
-    named = dict(zip(_INPUTS, arguments))
-    return [named[name].new_empty(named[name].shape) for name in _differentiable(arguments[: len(_INPUTS)])]
+    named = dict(zip(INNER_INPUTS, arguments))
+    return [named[name].new_empty(named[name].shape) for name in inner_gradients(arguments[: len(INNER_INPUTS)])]
 
 
 def _setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -142,17 +133,20 @@ def _backward(ctx, dout: Tensor | None, _) -> tuple[Tensor | None, ...]:
     if dout is None:
         return (None,) * (len(inputs) + 1)
     if not ctx.kept:  # the forward pass was not told that gradients would be asked for
-        _, states = call("inner", *inputs, True)
-    grads = dict(zip(_differentiable(inputs), call("inner_backward", *inputs, states, dout)))
-    return (*(grads.get(name) for name in _INPUTS), None)
+        _, states = OPERATIONS.call("inner", *inputs, True)
+    grads = dict(zip(inner_gradients(inputs), OPERATIONS.call("inner_backward", *inputs, states, dout)))
+    return (*(grads.get(name) for name in INNER_INPUTS), None)
 
 
-register("inner", f"({_TENSORS}, bool keep) -> (Tensor, Tensor)", _inner, _inner_fake)
-register(
-    "inner_backward", f"({_TENSORS}, Tensor states, Tensor dout) -> Tensor[]", _inner_backward, _inner_backward_fake
+OPERATIONS.register("inner", f"({INNER_TENSORS}, bool keep) -> (Tensor, Tensor)", _inner, _inner_fake)
+OPERATIONS.register(
+    "inner_backward",
+    f"({INNER_TENSORS}, Tensor states, Tensor dout) -> Tensor[]",
+    _inner_backward,
+    _inner_backward_fake,
 )
-register_gradient("inner", _setup_context, _backward)
-forbid_gradient("inner_backward")
+OPERATIONS.register_gradient("inner", _setup_context, _backward)
+OPERATIONS.forbid_gradient("inner_backward")
 
 
 def bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths):
@@ -160,6 +154,6 @@ def bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bi
 
     ``forward`` and ``reverse`` hold each direction's arguments by name.
     """
-    parameters = [direction[name] for direction in (forward, reverse) for name in _DIRECTION]
-    keep = asks_for_gradient(xz, *parameters, out_proj_weight, out_proj_bias)
-    return call("inner", xz, *parameters, out_proj_weight, out_proj_bias, lengths, keep)[0]
+    tensors = flatten_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
+    keep = asks_for_gradient(*tensors)
+    return OPERATIONS.call("inner", *tensors, keep)[0]

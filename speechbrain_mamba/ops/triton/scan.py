@@ -15,7 +15,7 @@ from speechbrain_mamba.ops.operations import asks_for_gradient
 from speechbrain_mamba.ops.triton.arguments import frames, on_device, parameter, strides
 from speechbrain_mamba.ops.triton.backward_kernels import chunk_gradients_kernel, gradients_kernel
 from speechbrain_mamba.ops.triton.forward_kernels import chunk_states_kernel, outputs_kernel, pass_states_kernel
-from speechbrain_mamba.ops.triton.operations import call, forbid_gradient, register, register_gradient
+from speechbrain_mamba.ops.triton.operations import OPERATIONS
 from speechbrain_mamba.ops.triton.plan import Plan, plan
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -282,33 +282,33 @@ def _backward(ctx, dy: Tensor | None, dlast: Tensor | None, _) -> tuple[Tensor |
     if dy is None and dlast is None:
         return (None,) * (len(inputs) + 4)
     if not ctx.kept:  # the forward pass was not told that gradients would be asked for
-        _, _, states = call("scan", *inputs, *ctx.flags, False, True)
-    outputs = call("scan_backward", *inputs, states, dy, dlast, *ctx.flags)
+        _, _, states = OPERATIONS.call("scan", *inputs, *ctx.flags, False, True)
+    outputs = OPERATIONS.call("scan_backward", *inputs, states, dy, dlast, *ctx.flags)
     grads = dict(zip(_differentiable(dict(zip(_INPUTS, inputs))), outputs))
     return (*(grads.get(name) for name in _INPUTS), None, None, None, None)
 
 
-register(
+OPERATIONS.register(
     "scan",
     f"({_TENSORS}, bool softplus, bool reverse, bool last_state, bool keep) -> (Tensor, Tensor, Tensor)",
     _scan,
     _scan_fake,
 )
-register(
+OPERATIONS.register(
     "scan_backward",
     f"({_TENSORS}, Tensor states, Tensor? dy, Tensor? dlast, bool softplus, bool reverse) -> Tensor[]",
     _scan_backward,
     _scan_backward_fake,
 )
-register_gradient("scan", _setup_context, _backward)
-forbid_gradient("scan_backward")
+OPERATIONS.register_gradient("scan", _setup_context, _backward)
+OPERATIONS.forbid_gradient("scan_backward")
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
                    reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
     """The selective scan; see :func:`speechbrain_mamba.ops.selective_scan`."""
     keep = asks_for_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    y, last_state, _ = call(
+    y, last_state, _ = OPERATIONS.call(
         "scan", u, delta, A, B, C, D, delta_bias, *(None,) * 7, z, initial_state, lengths,
         delta_softplus, reverse, return_last_state, keep,
     )  # fmt: skip
@@ -322,7 +322,7 @@ def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
     """
     directions = [direction[name] for direction in (forward, reverse) for name in _DIRECTION]
     keep = asks_for_gradient(*directions, z)
-    return call("scan", *directions, z, None, lengths, delta_softplus, False, False, keep)[0]
+    return OPERATIONS.call("scan", *directions, z, None, lengths, delta_softplus, False, False, keep)[0]
 
 
 def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):

@@ -1,0 +1,60 @@
+"""Trained recognisers in folders that SpeechBrain's own ``EncoderASR`` loads, here or from the Hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from speechbrain_mamba.dataio.tokenizer import FILE_NAME
+from speechbrain_mamba.inference.export import exported
+
+_KEYS = ["sample_rate", "compute_features", "normalize", "CNN", "Encoder", "ctc_lin", "blank_index"]
+_INTERFACE = """
+encoder: !new:speechbrain_mamba.lobes.models.ctc_encoder.CTCEncoder
+    compute_features: !ref <compute_features>
+    normalize: !ref <normalize>
+    CNN: !ref <CNN>
+    encoder: !ref <Encoder>
+    ctc_lin: !ref <ctc_lin>
+    blank_index: !ref <blank_index>
+    chunk_config: !ref <{chunks}>
+no_chunks: null
+audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
+    sample_rate: !ref <sample_rate>
+modules:
+    encoder: !ref <encoder>
+tokenizer: !new:sentencepiece.SentencePieceProcessor
+decoding_function: !name:speechbrain.decoders.ctc.ctc_greedy_decode
+    blank_id: !ref <blank_index>
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        CNN: !ref <CNN>
+        Encoder: !ref <Encoder>
+        ctc_lin: !ref <ctc_lin>
+        normalizer: !ref <normalize>
+        tokenizer: !ref <tokenizer>
+"""
+
+
+def export_recognizer(folder, hparams_text, modules, tokenizer_folder, streaming=False):
+    """Write a recogniser with CTC to a folder that SpeechBrain's ``EncoderASR.from_hparams`` loads.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
+    modules : dict of str to torch.nn.Module
+        ``CNN``, ``Encoder``, ``ctc_lin`` and ``normalize``.
+    tokenizer_folder : str or Path
+        Where the tokenizer is.
+    streaming : bool
+        Whether the encoder was trained to hear chunk by chunk; then it does so.
+    """
+    keys = [*_KEYS, "chunk_config"] if streaming else _KEYS
+    interface = _INTERFACE.format(chunks="chunk_config" if streaming else "no_chunks")
+    networks = {name: modules[name] for name in ("CNN", "Encoder", "ctc_lin")}
+    with exported(folder, hparams_text, keys, interface, networks) as unfinished:
+        modules["normalize"]._save(unfinished / "normalizer.ckpt")  # its statistics are in no state_dict
+        shutil.copyfile(Path(tokenizer_folder) / FILE_NAME, unfinished / FILE_NAME)
