@@ -58,9 +58,13 @@ class CodecLanguageModelling(sb.Brain):
         code_lengths = absolute_lengths(code_lens, codes.shape[1])
         outputs = {}
         if "ar" in self.hparams.train_parts:
-            logits = self.modules.ar(phonemes, phoneme_lengths, codes[..., 0], code_lengths)
+            history = codes[..., 0]
+            if stage == sb.Stage.TRAIN:
+                history = replace_some(history, self.hparams.code_noise, self.hparams.codebook_size)
+            logits = self.modules.ar(phonemes, phoneme_lengths, history, code_lengths)
             outputs["ar"] = logits, end_at(codes[..., 0], code_lengths, self.hparams.codebook_size)
-        if "nar" in self.hparams.train_parts:
+        rests = stage == sb.Stage.TRAIN and outputs and self.step % self.hparams.nar_interval
+        if "nar" in self.hparams.train_parts and not rests:
             prompts = self.prompt_lengths(batch, code_lengths, stage)
             target_stage = self.target_stage(len(prompts), stage)
             prompt, speech = split_prompt(codes, prompts)
@@ -73,13 +77,15 @@ class CodecLanguageModelling(sb.Brain):
     def prompt_lengths(self, batch, code_lengths, stage):
         """Frames of each example that are its prompt: those of the utterance in front, or where there is none a random
         share in training, a quarter otherwise."""
-        if self.hparams.prompts == "speaker":
-            return batch.prompt_frames.to(self.device)
         share = torch.full(code_lengths.shape, 0.25, device=self.device)
         if stage == sb.Stage.TRAIN:
             share = SHORTEST_PROMPT + (LONGEST_PROMPT - SHORTEST_PROMPT) * torch.rand_like(share)
         most = round(self.hparams.prompt_seconds * self.frame_rate)
-        return (code_lengths * share).long().clamp(1, most)
+        prompts = (code_lengths * share).long().clamp(1, most)
+        if self.hparams.prompts == "utterance":
+            return prompts
+        in_front = batch.prompt_frames.to(self.device)
+        return torch.where(in_front > 0, in_front, prompts)
 
     def target_stage(self, batch_size, stage):
         """The codebook that each example shall predict: random in training, else all of them in turn."""
@@ -89,7 +95,7 @@ class CodecLanguageModelling(sb.Brain):
         return torch.arange(self.n_examples, self.n_examples + batch_size, device=self.device) % (books - 1) + 1
 
     def compute_objectives(self, outputs, batch, stage):
-        """The mean of the parts' cross-entropies; out of training the share of right tokens is counted."""
+        """The sum of the parts' cross-entropies; out of training the share of right tokens is counted."""
         losses = []
         for part, (logits, targets) in outputs.items():
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1)
@@ -99,7 +105,7 @@ class CodecLanguageModelling(sb.Brain):
             count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
             count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
         self.n_examples += len(batch)
-        return sum(losses) / len(losses)
+        return sum(losses)
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rate of the step to come."""
@@ -151,6 +157,12 @@ def end_at(tokens, lengths, end):
     """Targets (batch, frames + 1) of tokens (batch, frames): the end after each one's length, and -1 past it."""
     targets = F.pad(tokens, (0, 1)).scatter(1, lengths[:, None], end)
     return targets.masked_fill(~valid_frames(lengths + 1, targets.shape[1]), -1)
+
+
+def replace_some(tokens, share, codebook_size):
+    """Tokens of which a share, drawn one by one, is replaced by any of the codebook."""
+    chosen = torch.rand(tokens.shape, device=tokens.device) < share
+    return torch.where(chosen, torch.randint_like(tokens, codebook_size), tokens)
 
 
 def split_prompt(codes, prompts):
@@ -217,6 +229,8 @@ def make_dataset(hparams, split, tokenizer):
     items, prompts, codes, facts = read_split(hparams, split)
     if hparams["prompts"] == "utterance":
         return token_dataset(items, codes), facts.frame_rate
+    if split == "train":
+        prompts.share = hparams["prompt_share"]
     # prompts come from the whole split, the utterances to say from what has one
     dataset = prompted_dataset(prompts.items, codes, prompts, tokenizer, fixed=split != "train")
     return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), facts.frame_rate

@@ -28,6 +28,9 @@ class VoicePrompts:
     ----------
     items : dict of str to dict
         The utterances.
+    share : float
+        Share of the utterances that :func:`prompted_dataset` puts another one in front of, drawn anew each time; the
+        others stand alone. 1 unless it is changed, which may be done at any time.
 
     Example
     -------
@@ -38,7 +41,7 @@ class VoicePrompts:
     """
 
     def __init__(self, items: dict[str, dict], max_frames: float = float("inf")):
-        self.items = items
+        self.items, self.share = items, 1.0
         self._speaker = {name: item["spk_id"] for name, item in items.items()}
         self._of_speaker: dict[str, list[str]] = defaultdict(list)
         for name, item in items.items():
@@ -79,7 +82,11 @@ def _randrange(stop: int) -> int:
 
 
 def prompted_dataset(
-    items: dict[str, dict], codes: np.ndarray, prompts: VoicePrompts, tokenizer: TextTokenizer, fixed: bool = False
+    items: dict[str, dict],
+    codes: np.ndarray,
+    prompts: VoicePrompts,
+    tokenizer: TextTokenizer,
+    fixed: bool = False,
 ) -> DynamicItemDataset:
     """The dataset of some utterances, each behind another one of its speaker.
 
@@ -98,7 +105,8 @@ def prompted_dataset(
     -------
     DynamicItemDataset
         Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)), both of
-        the prompt and of what comes after it, and ``prompt_frames``. The items' ``frames`` are without the prompt.
+        the prompt and of what comes after it, and ``prompt_frames``, 0 of those that stand alone. The items' ``frames``
+        are without the prompt.
 
     Example
     -------
@@ -112,7 +120,11 @@ def prompted_dataset(
     alone, names = token_dataset(items, codes), {name: index for index, name in enumerate(items)}
 
     def join(name: str):
-        first, second = alone[names[prompts.draw(name, fixed)]], alone[names[name]]
+        second = alone[names[name]]
+        if prompts.share < 1 and float(torch.rand(())) >= prompts.share:
+            yield from (second["phonemes"], second["codes"], 0)
+            return
+        first = alone[names[prompts.draw(name, fixed)]]
         yield torch.LongTensor(tokenizer.join(first["phonemes"].tolist(), second["phonemes"].tolist()))
         yield torch.cat([first["codes"], second["codes"]])
         yield len(first["codes"])

@@ -148,6 +148,31 @@ def test_speech_goes_behind_other_speech_of_its_speaker(recipe, tokens):
         assert example["phonemes"].tolist()[: -len(own["phonemes"])] == prompt[0]["phonemes"].tolist()
 
 
+def test_a_share_of_the_training_stands_alone(recipe, tokens):
+    options = {**TINY, "token_folder": str(tokens), "prompt_share": 0.5}
+    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", options)
+    tokenizer = recipe.load_tokenizer(hparams)
+    train, _ = recipe.make_dataset(hparams, "train", tokenizer)
+    items, codes, _ = read_tokens(tokens, "train")
+    alone = {example["id"]: example for example in token_dataset(items, codes)}
+    torch.manual_seed(0)
+    examples = list(train)
+    without = [example for example in examples if example["prompt_frames"] == 0]
+    assert 0 < len(without) < len(examples)
+    assert all(torch.equal(example["codes"], alone[example["id"]]["codes"]) for example in without)
+    assert all(torch.equal(example["phonemes"], alone[example["id"]]["phonemes"]) for example in without)
+    valid, _ = recipe.make_dataset(hparams, "valid", tokenizer)
+    assert all(example["prompt_frames"] for example in valid)
+
+
+def test_noise_takes_a_share_of_the_tokens(recipe):
+    tokens = torch.full((50, 100), 16)
+    noisy = recipe.replace_some(tokens, 0.3, 16)
+    assert (noisy != tokens).float().mean().item() == pytest.approx(0.3, abs=0.05)
+    assert noisy[noisy != tokens].unique().tolist() == list(range(16))
+    assert torch.equal(recipe.replace_some(tokens, 0.0, 16), tokens)
+
+
 @pytest.mark.parametrize("part", ["ar", "nar"])
 def test_one_part_alone(run, part):
     rows = table(run("vallm", train_parts=[part]))
