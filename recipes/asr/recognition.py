@@ -82,8 +82,8 @@ class Recognition(sb.Brain):
             self.train_loss = stage_loss
         elif stage == sb.Stage.VALID:
             self.finish_epoch(stage_loss, epoch)
-        elif if_main_process():
-            summary = self.report.write()
+        else:
+            summary = self.report.write() if if_main_process() else self.report.error_rates()
             self.hparams.train_logger.log_stats(
                 {"test set": self.test_name, "epoch": self.hparams.epoch_counter.current},
                 test_stats={"loss": stage_loss, "WER": summary["wer"], "CER": summary["cer"]},
@@ -250,7 +250,8 @@ def train_and_test(recognition_class, arguments):
     recognition.make_searches(hparams)
     summaries = recognition.run(hparams, datasets)
     recognition.export(hparams, text)
-    show_results(hparams, summaries)
+    if if_main_process():
+        show_results(hparams, summaries)
 
 
 def show_results(hparams, summaries):

@@ -117,6 +117,7 @@ class CodecLanguageModelling(sb.Brain):
         self.counts, self.n_examples = {}, 0
         if stage == sb.Stage.TRAIN:
             self.epoch_start = time.monotonic()
+            self.prompts.share = self.hparams.prompt_share if epoch > self.hparams.epochs_alone else 0.0
 
     def stage_scores(self):
         """Cross-entropy in nats and right tokens in percent, of each part."""
@@ -131,10 +132,11 @@ class CodecLanguageModelling(sb.Brain):
             self.train_scores = self.stage_scores()
         elif stage == sb.Stage.VALID:
             self.finish_epoch(stage_loss, epoch)
-        elif if_main_process():
+        else:
             scores = self.stage_scores()
             self.hparams.train_logger.log_stats({"test": True}, test_stats=scores)
-            write_json(Path(self.hparams.output_folder) / "test" / "prediction.json", scores)
+            if if_main_process():
+                write_json(Path(self.hparams.output_folder) / "test" / "prediction.json", scores)
 
     def finish_epoch(self, valid_loss, epoch):
         """Log an epoch, draw the run so far, and save a checkpoint."""
@@ -225,15 +227,13 @@ def load_tokenizer(hparams):
 
 
 def make_dataset(hparams, split, tokenizer):
-    """The dataset of a split, and the frames per second of its codec."""
+    """The dataset of a split, the prompts for it, and the frames per second of its codec."""
     items, prompts, codes, facts = read_split(hparams, split)
     if hparams["prompts"] == "utterance":
-        return token_dataset(items, codes), facts.frame_rate
-    if split == "train":
-        prompts.share = hparams["prompt_share"]
+        return token_dataset(items, codes), prompts, facts.frame_rate
     # prompts come from the whole split, the utterances to say from what has one
     dataset = prompted_dataset(prompts.items, codes, prompts, tokenizer, fixed=split != "train")
-    return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), facts.frame_rate
+    return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), prompts, facts.frame_rate
 
 
 def load_test_codec(hparams):
@@ -288,7 +288,7 @@ def main():
     run_on_main(save_hparams, args=[hparams["output_folder"], text])
 
     codec, tokenizer = load_test_codec(hparams), load_tokenizer(hparams)
-    (train, frame_rate), (valid, _), (test, _) = (
+    (train, prompts, frame_rate), (valid, *_), (test, *_) = (
         make_dataset(hparams, split, tokenizer) for split in ("train", "valid", "test")
     )
     brain = CodecLanguageModelling(
@@ -298,7 +298,7 @@ def main():
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.frame_rate = frame_rate
+    brain.prompts, brain.frame_rate = prompts, frame_rate
     # now, as they may be missing
     judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(brain.device)) if codec else {}
     options = {"num_workers": hparams["num_workers"]}

@@ -125,9 +125,10 @@ class CodecTraining(sb.Brain):
                 panels = {"mel distance": ["train_mel", "valid_mel"], "codes in use": ["valid_perplexity"]}
                 record_epoch(self.hparams.output_folder, row, panels)
             self.checkpointer.save_and_keep_only(meta={"mel": scores["mel"], "epoch": epoch}, min_keys=["mel"])
-        elif if_main_process():
+        else:
             self.hparams.train_logger.log_stats({"test": True}, test_stats=scores)
-            write_json(Path(self.hparams.output_folder) / "test" / "reconstruction.json", scores)
+            if if_main_process():
+                write_json(Path(self.hparams.output_folder) / "test" / "reconstruction.json", scores)
 
 
 def make_dataset(hparams, split):

@@ -82,9 +82,10 @@ class SpeakerTraining(sb.Brain):
                 row["seconds"] = round(time.monotonic() - self.epoch_start, 1)
                 record_epoch(self.hparams.output_folder, row, {"loss": ["train_loss"], "%": ["valid_EER"]})
             self.checkpointer.save_and_keep_only(meta={**scores, "epoch": epoch}, min_keys=["EER"])
-        elif if_main_process():
+        else:
             self.hparams.train_logger.log_stats({"test": True}, test_stats=scores)
-            write_json(Path(self.hparams.output_folder) / "test" / "verification.json", scores)
+            if if_main_process():
+                write_json(Path(self.hparams.output_folder) / "test" / "verification.json", scores)
 
 
 def make_dataset(hparams, split):

@@ -7,7 +7,7 @@ import shutil
 
 import yaml
 from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME, PARAMFILE_EXT, Checkpointer
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 _UNFINISHED = f".{METAFNAME}"
 
@@ -44,6 +44,7 @@ class AtomicCheckpointer(Checkpointer):
         checkpoint = super().save_checkpoint(*args, **kwargs)
         if if_main_process():
             os.replace(checkpoint.path / _UNFINISHED, checkpoint.path / METAFNAME)
+        ddp_barrier()  # all processes have to see the same checkpoints: they agree on what to delete
         return checkpoint
 
     def _save_checkpoint_metafile(self, fpath, meta_to_include=None, end_of_epoch=True):

@@ -24,7 +24,7 @@ TINY = {
     "n_phonemes": 12, "n_codebooks": 3, "codebook_size": 16, "num_layers": 1, "d_model": 32, "d_ffn": 32, "nhead": 2,
     "attention_interval": 1, "dropout": 0.0, "number_of_epochs": 2, "num_workers": 0, "num_buckets": 1,
     "max_batch_frames": 200, "n_warmup_steps": 5, "lr": 0.01, "precision": "fp32", "n_test_utterances": 0,
-    "recognizer": "null", "speaker_encoder": "null",
+    "recognizer": "null", "speaker_encoder": "null", "epochs_alone": 1, "nar_interval": 1,
 }  # fmt: skip
 PROMPTS = ("prompt", "other_prompt")
 
@@ -136,7 +136,7 @@ def test_a_codec_that_does_not_fit_stops_before_the_training(run, tmp_path):
 def test_speech_goes_behind_other_speech_of_its_speaker(recipe, tokens):
     hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
     tokenizer = recipe.load_tokenizer(hparams)
-    dataset, _ = recipe.make_dataset(hparams, "valid", tokenizer)
+    dataset, *_ = recipe.make_dataset(hparams, "valid", tokenizer)
     items, codes, _ = read_tokens(tokens, "valid")
     alone = {example["id"]: example for example in token_dataset(items, codes)}
     for example in dataset:
@@ -149,19 +149,20 @@ def test_speech_goes_behind_other_speech_of_its_speaker(recipe, tokens):
 
 
 def test_a_share_of_the_training_stands_alone(recipe, tokens):
-    options = {**TINY, "token_folder": str(tokens), "prompt_share": 0.5}
-    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", options)
+    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
     tokenizer = recipe.load_tokenizer(hparams)
-    train, _ = recipe.make_dataset(hparams, "train", tokenizer)
+    train, prompts, _ = recipe.make_dataset(hparams, "train", tokenizer)
     items, codes, _ = read_tokens(tokens, "train")
     alone = {example["id"]: example for example in token_dataset(items, codes)}
     torch.manual_seed(0)
+    assert all(example["prompt_frames"] for example in train)
+    prompts.share = 0.5
     examples = list(train)
     without = [example for example in examples if example["prompt_frames"] == 0]
     assert 0 < len(without) < len(examples)
     assert all(torch.equal(example["codes"], alone[example["id"]]["codes"]) for example in without)
     assert all(torch.equal(example["phonemes"], alone[example["id"]]["phonemes"]) for example in without)
-    valid, _ = recipe.make_dataset(hparams, "valid", tokenizer)
+    valid, *_ = recipe.make_dataset(hparams, "valid", tokenizer)
     assert all(example["prompt_frames"] for example in valid)
 
 
