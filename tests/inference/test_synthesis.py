@@ -72,7 +72,7 @@ def test_a_prompt_at_another_rate_is_resampled(synthesizer, tmp_path):
     ("change", "words"),
     [
         ({"prompts": torch.randn(1, 159)}, "has 159 samples, which is shorter than one frame of the codec, 160"),
-        ({"prompts": torch.randn(1, 40000)}, "250 frames, but the model takes at most 200"),
+        ({"prompts": torch.randn(1, 40000)}, "250 frames, but the model takes at most 150"),
         ({"texts": [" "]}, "has nothing to say"),
         ({"texts": ["zero"]}, "symbols that the model was not trained with: z"),
         ({"prompt_texts": [""]}, "has nothing to say"),
