@@ -16,13 +16,12 @@ import speechbrain as sb
 import torch
 import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_mamba.codecs import save_codec
-from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.recognition import find_manifests, read_transcripts
+from speechbrain_mamba.dataio.recognition import find_manifests, piece_dataset, read_transcripts
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
@@ -134,19 +133,8 @@ class CodecTraining(sb.Brain):
 def make_dataset(hparams, split):
     """Utterances of a split, in training a random piece of each."""
     items = read_transcripts(find_manifests(hparams["manifest_folder"], [split])[split], hparams["data_root"])
-    rate, crop = hparams["sample_rate"], round(hparams["crop_seconds"] * hparams["sample_rate"])
-
-    def read(wav):
-        signal = read_audio(wav, rate)
-        if split == "train" and len(signal) > crop:
-            first = int(torch.randint(len(signal) - crop + 1, ()))
-            signal = signal[first : first + crop]
-        return signal
-
-    dataset = DynamicItemDataset(items)
-    dataset.add_dynamic_item(read, takes="wav", provides="sig")
-    dataset.set_output_keys(["id", "sig"])
-    return dataset
+    seconds = hparams["crop_seconds"] if split == "train" else None
+    return piece_dataset(items, hparams["sample_rate"], seconds)
 
 
 def write_examples(hparams, dataset, device):

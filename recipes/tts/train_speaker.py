@@ -17,13 +17,11 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.metric_stats import EER
 
-from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.recognition import find_manifests, read_transcripts
+from speechbrain_mamba.dataio.recognition import find_manifests, piece_dataset, read_transcripts
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
@@ -94,18 +92,8 @@ def make_dataset(hparams, split):
     without = [name for name, item in items.items() if not item.get("spk_id")]
     if without:
         raise ValueError(f"The manifest for {split} has no spk_id for '{without[0]}': name the speaker of each.")
-    crop = round(hparams["crop_seconds"] * hparams["sample_rate"])
-
-    def read(wav):
-        signal = read_audio(wav, hparams["sample_rate"])
-        if split == "train" and len(signal) > crop:
-            first = int(torch.randint(len(signal) - crop + 1, ()))
-            signal = signal[first : first + crop]
-        return signal
-
-    dataset = DynamicItemDataset(items)
-    dataset.add_dynamic_item(read, takes="wav", provides="sig")
-    dataset.set_output_keys(["id", "sig", "spk_id"])
+    seconds = hparams["crop_seconds"] if split == "train" else None
+    dataset = piece_dataset(items, hparams["sample_rate"], seconds, ["spk_id"])
     return dataset, sorted({item["spk_id"] for item in items.values()})
 
 

@@ -96,6 +96,51 @@ def read_transcripts(path: str | os.PathLike, data_root: str | os.PathLike | Non
     return items
 
 
+def piece_dataset(
+    items: dict[str, dict], sample_rate: int, seconds: float | None = None, keys: Iterable[str] = ()
+) -> DynamicItemDataset:
+    """The dataset of utterances as sounds, whole or a random piece of each.
+
+    Arguments
+    ---------
+    items : dict of str to dict
+        Utterances by id, as of :func:`read_transcripts`.
+    sample_rate : int
+        The rate in Hz that all files must have.
+    seconds : float, optional
+        Of longer utterances a piece of this length is taken, another one each time.
+    keys : iterable of str
+        What of the items is put out beside ``id`` and ``sig``, the waveform (samples,).
+
+    Returns
+    -------
+    DynamicItemDataset
+        The dataset.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.dataio.audio import write_audio
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> write_audio(path, torch.zeros(8000), sample_rate=8000)
+    >>> dataset = piece_dataset({"a": {"wav": path, "spk_id": "anna"}}, 8000, seconds=0.5, keys=["spk_id"])
+    >>> len(dataset[0]["sig"]), dataset[0]["spk_id"]
+    (4000, 'anna')
+    """
+    length = None if seconds is None else round(seconds * sample_rate)
+
+    def read(wav: str) -> Tensor:
+        signal = read_audio(wav, sample_rate)
+        if length is not None and len(signal) > length:
+            first = int(torch.randint(len(signal) - length + 1, ()))
+            signal = signal[first : first + length]
+        return signal
+
+    dataset = DynamicItemDataset(items)
+    dataset.add_dynamic_item(read, takes="wav", provides="sig")
+    dataset.set_output_keys(["id", "sig", *keys])
+    return dataset
+
+
 def find_manifests(folder: str | os.PathLike, splits: Iterable[str] = ("train", "valid", "test")) -> dict[str, Path]:
     """The manifest of each split in a folder, ``SPLIT.csv`` or else ``SPLIT.json``.
 
