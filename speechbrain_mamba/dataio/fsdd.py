@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,13 +93,22 @@ def _find_takes(folder: Path) -> dict[str, dict[str, list[list[Path]]]]:
     return takes
 
 
-def _draw_strings(speakers: dict[str, list[list[Path]]], count: int, rng: np.random.Generator) -> Iterator[tuple]:
-    """Draw speakers, 3 to 7 digits, a take of each and the pauses around them."""
-    for _ in range(count):
+def _draw_strings(
+    speakers: dict[str, list[list[Path]]],
+    count: int,
+    rng: np.random.Generator,
+    sizes: tuple[int, int] = (3, 7),
+    but: Container[tuple[int, ...]] = (),
+) -> Iterator[tuple]:
+    """Draw speakers, some digits, but not certain strings, a take of each digit and the pauses around them."""
+    while count:
         speaker = sorted(speakers)[rng.integers(len(speakers))]
-        digits = rng.integers(10, size=rng.integers(3, 8)).tolist()
+        digits = tuple(rng.integers(10, size=rng.integers(sizes[0], sizes[1] + 1)).tolist())
         files = [speakers[speaker][digit][rng.integers(len(speakers[speaker][digit]))] for digit in digits]
-        yield speaker, digits, files, rng.uniform(*_PAUSE, size=len(digits) + 1)
+        pauses = rng.uniform(*_PAUSE, size=len(digits) + 1)
+        if digits not in but:
+            count -= 1
+            yield speaker, digits, files, pauses
 
 
 def _at_level(signal: Tensor, level: float | None) -> Tensor:
@@ -116,10 +125,12 @@ def prepare_fsdd_digits(
     seed: int = 1234,
     counts: tuple[int, int, int] = (2000, 100, 300),
     level: float | None = None,
+    short: int = 0,
 ) -> dict[str, Path]:
-    """Write strings of digits, takes of one speaker one after the other, and a CSV file per split.
+    """Write strings of 3 to 7 digits, takes of one speaker one after the other, and a CSV file per split.
 
-    Takes 0 to 4 are for the test, 5 to 9 for validation. All splits have the same speakers. What an earlier call with
+    Takes 0 to 4 are for the test, 5 to 9 for validation, and no string of theirs occurs in training. All splits have
+    the same speakers. What an earlier call with
     the same arguments wrote is kept.
 
     Arguments
@@ -137,6 +148,8 @@ def prepare_fsdd_digits(
     level : float, optional
         Root mean square that every recording is brought to (full scale is 1); the speakers of FSDD differ by 18 dB. As
         recorded by default.
+    short : int
+        Further strings for training, of 1 or 2 digits.
 
     Returns
     -------
@@ -154,11 +167,15 @@ def prepare_fsdd_digits(
     manifests = {split: save_folder / f"{split}.csv" for split in _TAKES}
     folder = find_recordings(data_folder)
     settings = {"fsdd": str(folder), "sample_rate": sample_rate, "seed": seed, "counts": counts, "level": level}
+    settings |= {"short": short} if short else {}
     if all(path.is_file() for path in manifests.values()) and is_prepared(save_folder, settings):
         return manifests
-    takes, rng = _find_takes(folder), np.random.default_rng(seed)
+    takes, rng, known = _find_takes(folder), np.random.default_rng(seed), set()
     for split, count in zip(_TAKES, counts):
-        drawn = list(enumerate(_draw_strings(takes[split], count, rng)))
+        strings = list(_draw_strings(takes[split], count, rng, but=known))
+        if split == "train":
+            known = {digits for _, digits, *_ in strings}
+            strings += _draw_strings(takes[split], short, np.random.default_rng((seed, short)), sizes=(1, 2))
 
         def write(task: tuple[int, tuple], split: str = split) -> dict:
             index, (speaker, digits, files, pauses) = task
@@ -172,6 +189,7 @@ def prepare_fsdd_digits(
             return {"ID": path.stem, "duration": len(signal) / sample_rate, "wav": str(path), "wrd": words,
                     "spk_id": speaker}  # fmt: skip
 
-        write_transcripts(manifests[split], parallel_map(write, drawn, f"Writing digits for {split}", "string"))
+        rows = parallel_map(write, list(enumerate(strings)), f"Writing digits for {split}", "string")
+        write_transcripts(manifests[split], rows)
     mark_prepared(save_folder, settings)
     return manifests

@@ -41,6 +41,22 @@ def test_recordings_are_brought_to_a_level(fsdd, tmp_path):
         assert read_audio(read_rows(path)[0]["wav"]).max().item() == pytest.approx(0.1, abs=1e-3)
 
 
+def test_short_strings_are_for_training_and_change_no_others(fsdd, tmp_path):
+    longer = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(5, 2, 2))
+    files = prepare_fsdd_digits(fsdd, tmp_path / "more", counts=(5, 2, 2), short=20)
+    for split in files:
+        texts, expected = ([row["wrd"] for row in read_rows(paths[split])] for paths in (files, longer))
+        assert texts[: len(expected)] == expected
+        further = [len(text.split()) for text in texts[len(expected) :]]
+        assert (set(further), len(further)) == (({1, 2}, 20) if split == "train" else (set(), 0))
+
+
+def test_no_string_of_the_training_is_tested(fsdd, tmp_path):
+    files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(900, 300, 300))
+    texts = {split: {row["wrd"] for row in read_rows(path)} for split, path in files.items()}
+    assert not texts["train"] & (texts["valid"] | texts["test"])
+
+
 def test_incomplete_data_is_named(fsdd, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing' does not exist: it should be a clone"):
         prepare_fsdd_digits(tmp_path / "missing", tmp_path / "out")
