@@ -122,12 +122,10 @@ class Recognition(sb.Brain):
     def run(self, hparams, datasets):
         """Train, and test on each test set; returns the results by test set."""
         train, valid, tests = datasets
-        loader = self.make_dataloader(
-            train,
-            sb.Stage.TRAIN,
-            batch_sampler=batch_sampler(train, hparams, hparams["max_batch_length_train"]),
-            num_workers=hparams["num_workers"],
-        )
+        sampler = batch_sampler(train, hparams, hparams["max_batch_length_train"])
+        options = {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
+        loader = self.make_dataloader(train, sb.Stage.TRAIN, **options)
+        self.train_sampler = self.train_sampler or sampler  # which is told the epoch: it draws other batches in each
         scheduler = hparams["lr_scheduler"]
         if getattr(scheduler, "n_total_steps", 0) is None:
             steps = -(-len(loader) // self.grad_accumulation_factor) * hparams["number_of_epochs"]

@@ -8,6 +8,7 @@ import logging
 
 import pytest
 import torch
+from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
 from speechbrain_mamba.dataio.librispeech import prepare_librispeech
@@ -60,7 +61,9 @@ def as_manifest(corpus, folder):
     }  # fmt: skip
 
 
-def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, capsys, caplog):
+def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys, caplog):
+    epochs, told = [], DynamicBatchSampler.set_epoch
+    monkeypatch.setattr(DynamicBatchSampler, "set_epoch", lambda self, epoch: (epochs.append(epoch), told(self, epoch)))
     options = as_manifest(corpus, tmp_path / "lists")
     options["test_search"] = {"beam_size": 5}
     for name in ("train", "test"):
@@ -87,6 +90,7 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, capsys, caplog):
     with open(out / "training.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert epochs == [1, 2, 3]  # each has batches of its own
 
 
 def test_the_mean_is_of_good_checkpoints_only(tmp_path, monkeypatch):
