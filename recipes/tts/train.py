@@ -21,11 +21,11 @@ import speechbrain as sb
 import torch
 import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
+from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
 from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
@@ -34,6 +34,7 @@ from speechbrain_mamba.evaluation.synthesis_test import speak_test_set
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.vall_e import VallE
+from speechbrain_mamba.lobes.models.vall_e.packing import split_at
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
@@ -61,13 +62,16 @@ class CodecLanguageModelling(sb.Brain):
             history = codes[..., 0]
             if stage == sb.Stage.TRAIN:
                 history = replace_some(history, self.hparams.code_noise, self.hparams.codebook_size)
-            logits = self.modules.ar(phonemes, phoneme_lengths, history, code_lengths)
+            prompt = None
+            if self.hparams.prompts == "speaker":
+                prompt = batch.prompt_phonemes.to(self.device), batch.prompt_frames.to(self.device)
+            logits = self.modules.ar(phonemes, phoneme_lengths, history, code_lengths, prompt)
             outputs["ar"] = logits, end_at(codes[..., 0], code_lengths, self.hparams.codebook_size)
         rests = stage == sb.Stage.TRAIN and outputs and self.step % self.hparams.nar_interval
         if "nar" in self.hparams.train_parts and not rests:
             prompts = self.prompt_lengths(batch, code_lengths, stage)
             target_stage = self.target_stage(len(prompts), stage)
-            prompt, speech = split_prompt(codes, prompts)
+            prompt, speech = split_at(codes, prompts)
             lengths = code_lengths - prompts
             logits = self.modules.nar(phonemes, phoneme_lengths, prompt, prompts, speech, lengths, target_stage)
             targets = speech.gather(2, target_stage[:, None, None].expand(-1, speech.shape[1], 1))[..., 0]
@@ -167,17 +171,9 @@ def replace_some(tokens, share, codebook_size):
     return torch.where(chosen, torch.randint_like(tokens, codebook_size), tokens)
 
 
-def split_prompt(codes, prompts):
-    """Codes (batch, frames, codebooks) in two: as many frames as each example's prompt has, and the rest, moved to the
-    front; what is past their lengths is of no account."""
-    frames = torch.arange(codes.shape[1] - int(prompts.min()), device=codes.device)
-    index = (frames + prompts[:, None]).clamp(max=codes.shape[1] - 1)[..., None].expand(-1, -1, codes.shape[2])
-    return codes[:, : int(prompts.max())], codes.gather(1, index)
-
-
-def batch_sampler(dataset, hparams):
+def batch_sampler(dataset, hparams, **options):
     """Batches of utterances of similar length, with at most so many frames in each."""
-    return DynamicBatchSampler(
+    return LengthCurriculumSampler(
         dataset,
         hparams["max_batch_frames"],
         hparams["num_buckets"],
@@ -185,6 +181,7 @@ def batch_sampler(dataset, hparams):
         batch_ordering="random",
         max_batch_ex=hparams["max_batch_ex"],
         seed=hparams["seed"],
+        **options,
     )
 
 
@@ -301,8 +298,11 @@ def main():
     brain.prompts, brain.frame_rate = prompts, frame_rate
     # now, as they may be missing
     judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(brain.device)) if codec else {}
-    options = {"num_workers": hparams["num_workers"]}
-    loader = brain.make_dataloader(train, sb.Stage.TRAIN, batch_sampler=batch_sampler(train, hparams), **options)
+    curriculum = {"first_length": hparams["first_seconds"] * frame_rate}
+    curriculum |= {"curriculum_epochs": hparams["curriculum_epochs"]}
+    sampler, options = batch_sampler(train, hparams, **curriculum), {"num_workers": hparams["num_workers"]}
+    loader = brain.make_dataloader(train, sb.Stage.TRAIN, batch_sampler=sampler, **options)
+    brain.train_sampler = brain.train_sampler or sampler  # which is told the epoch: it draws other batches in each
     scheduler = hparams["lr_scheduler"]
     if scheduler.num_training_steps is None:
         scheduler.num_training_steps = hparams["number_of_epochs"] * -(-len(loader) // brain.grad_accumulation_factor)

@@ -105,8 +105,8 @@ def prompted_dataset(
     -------
     DynamicItemDataset
         Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)), both of
-        the prompt and of what comes after it, and ``prompt_frames``, 0 of those that stand alone. The items' ``frames``
-        are without the prompt.
+        the prompt and of what comes after it, and ``prompt_phonemes`` and ``prompt_frames``, how many are the prompt's:
+        0 of those that stand alone. The items' ``frames`` are without the prompt.
 
     Example
     -------
@@ -114,23 +114,27 @@ def prompted_dataset(
     >>> items = {f"s{i}": {"spk_id": "s", "first_frame": 2 * i, "frames": 2, "phonemes": [0]} for i in range(2)}
     >>> dataset = prompted_dataset(items, np.array([[5], [7], [2], [4]]), VoicePrompts(items), tokenizer)
     >>> example = dataset[0]
-    >>> example["codes"].T, example["phonemes"], example["prompt_frames"]
-    (tensor([[2, 4, 5, 7]]), tensor([0, 1, 0]), 2)
+    >>> example["codes"].T, example["prompt_frames"], example["phonemes"], example["prompt_phonemes"]
+    (tensor([[2, 4, 5, 7]]), 2, tensor([0, 1, 0]), 2)
     """
     alone, names = token_dataset(items, codes), {name: index for index, name in enumerate(items)}
 
     def join(name: str):
         second = alone[names[name]]
         if prompts.share < 1 and float(torch.rand(())) >= prompts.share:
-            yield from (second["phonemes"], second["codes"], 0)
+            yield from (second["phonemes"], 0, second["codes"], 0)
             return
         first = alone[names[prompts.draw(name, fixed)]]
-        yield torch.LongTensor(tokenizer.join(first["phonemes"].tolist(), second["phonemes"].tolist()))
+        phonemes = torch.LongTensor(tokenizer.join(first["phonemes"].tolist(), second["phonemes"].tolist()))
+        yield phonemes
+        yield len(phonemes) - len(second["phonemes"])
         yield torch.cat([first["codes"], second["codes"]])
         yield len(first["codes"])
 
     dataset = DynamicItemDataset(items)
-    keys = ["phonemes_of_both", "codes_of_both", "prompt_frames"]
-    dataset.add_dynamic_item(join, takes="id", provides=keys)
-    dataset.set_output_keys({"id": "id", "phonemes": keys[0], "codes": keys[1], "prompt_frames": keys[2]})
+    outputs = {"phonemes": "phonemes_of_both", "codes": "codes_of_both"}
+    outputs |= {name: name for name in ("id", "prompt_phonemes", "prompt_frames")}
+    provided = ["phonemes_of_both", "prompt_phonemes", "codes_of_both", "prompt_frames"]
+    dataset.add_dynamic_item(join, takes="id", provides=provided)
+    dataset.set_output_keys(outputs)
     return dataset

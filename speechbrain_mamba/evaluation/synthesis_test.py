@@ -66,8 +66,9 @@ def speak_test_set(
             tokenizer.join(prompts.items[prompt]["phonemes"], items[name]["phonemes"])
             for name, prompt in zip(batch, chosen)
         ]
+        said = [len(text) - len(items[name]["phonemes"]) for text, name in zip(texts, batch)]
         start = time.perf_counter()
-        speech = speak(model, codec, texts, [codes[prompt] for prompt in chosen], max_frames, sampler)
+        speech = speak(model, codec, texts, said, [codes[prompt] for prompt in chosen], max_frames, sampler)
         wavs = speech.wavs.cpu()
         seconds = (time.perf_counter() - start) / len(batch)
         for name, prompt, wav, length, finished in zip(

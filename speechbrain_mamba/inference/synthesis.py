@@ -174,14 +174,16 @@ class SpeechSynthesizer(Pretrained):
                 f"A prompt has {int(lengths.min())} samples, which is shorter than one frame of the codec, "
                 f"{self.codec.hop_length}: give some seconds of speech."
             )
-        phonemes = [
-            self.tokenizer.join(self.tokenizer.encode(said, language), self.tokenizer.encode(text, language))
-            for text, said, language in zip(texts, prompt_texts, languages)
-        ]
+        phonemes, prompt_phonemes = [], []
+        for text, said, language in zip(texts, prompt_texts, languages):
+            own = self.tokenizer.encode(text, language)
+            phonemes.append(self.tokenizer.join(self.tokenizer.encode(said, language), own))
+            prompt_phonemes.append(len(phonemes[-1]) - len(own))
         codes, frames = self.codec.encode(prompts.to(self.device), lengths.to(self.device))
         codes = [code[:count] for code, count in zip(codes, frames.tolist())]
         with self.inference_ctx:
-            return speak(self.model, self.codec, phonemes, codes, self.max_frames, self.hparams.sampler)
+            texts = phonemes, prompt_phonemes
+            return speak(self.model, self.codec, *texts, codes, self.max_frames, self.hparams.sampler)
 
 
 def export_synthesizer(folder, hparams_text, modules, tokenizer, codec):

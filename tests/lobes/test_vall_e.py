@@ -10,14 +10,15 @@ from speechbrain_mamba.lobes.models.vall_e import AutoregressiveCodecLM, NonAuto
 from speechbrain_mamba.lobes.models.vall_e.backbone import BACKBONES
 
 N_PHONEMES, CODEBOOK, BOOKS = 20, 32, 3
+SAID, SPOKEN = torch.tensor([3, 0, 2]), torch.tensor([5, 0, 1])  # phonemes and frames that are a prompt's
 
 
-def make_model(backbone: str) -> VallE:
+def make_model(backbone: str, prompt_order: str = "joint") -> VallE:
     """A small model with weights far enough from zero for its outputs to depend on everything."""
     torch.manual_seed(0)
     sizes = {"backbone": backbone, "num_layers": 2, "d_model": 16, "d_ffn": 32, "nhead": 2, "attention_interval": 2}
     ar, nar = (
-        AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes),
+        AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes, prompt_order=prompt_order),
         NonAutoregressiveCodecLM(N_PHONEMES, CODEBOOK, BOOKS, **sizes),
     )
     model = VallE(ar, nar).eval()
@@ -29,10 +30,10 @@ def make_model(backbone: str) -> VallE:
     return model
 
 
-@pytest.fixture(params=BACKBONES)
+@pytest.fixture(params=[*((backbone, "joint") for backbone in BACKBONES), ("mamba", "interleaved")], ids="-".join)
 def model(request) -> VallE:
-    """A small model for each backbone."""
-    return make_model(request.param)
+    """A small model for each backbone, and for each order that it can have."""
+    return make_model(*request.param)
 
 
 @pytest.fixture
@@ -57,9 +58,10 @@ def alone(batch: dict, example: int) -> dict:
     return one
 
 
-def run_ar(model: VallE, batch: dict) -> torch.Tensor:
+def run_ar(model: VallE, batch: dict, examples: slice = slice(None)) -> torch.Tensor:
     """Logits of the first codebook."""
-    return model.ar(batch["phonemes"], batch["phoneme_lengths"], batch["codes"][..., 0], batch["code_lengths"])
+    prompt, codes = (SAID[examples], SPOKEN[examples]), batch["codes"][..., 0]
+    return model.ar(batch["phonemes"], batch["phoneme_lengths"], codes, batch["code_lengths"], prompt)
 
 
 def test_padding_changes_nothing(model, batch):
@@ -67,12 +69,13 @@ def test_padding_changes_nothing(model, batch):
     ar, nar = run_ar(model, batch), model.nar(**batch, stage=stage)
     for example in range(3):
         one, length = alone(batch, example), int(batch["code_lengths"][example])
-        torch.testing.assert_close(ar[example : example + 1, : length + 1], run_ar(model, one), rtol=1e-4, atol=1e-5)
+        expected = run_ar(model, one, slice(example, example + 1))
+        torch.testing.assert_close(ar[example : example + 1, : length + 1], expected, rtol=1e-4, atol=1e-5)
         expected = model.nar(**one, stage=stage[example : example + 1])
         torch.testing.assert_close(nar[example : example + 1, :length], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_speech_sees_all_the_text_but_no_later_speech(model, batch):
+def test_speech_sees_its_text_but_no_later_speech(model, batch):
     logits = run_ar(model, batch)
     changed = batch | {"codes": batch["codes"].clone()}
     changed["codes"][0, 5] = (changed["codes"][0, 5] + 1) % CODEBOOK
@@ -81,7 +84,26 @@ def test_speech_sees_all_the_text_but_no_later_speech(model, batch):
     assert (other[0, 6:] - logits[0, 6:]).abs().amax(-1).min() > 1e-6
     changed = batch | {"phonemes": batch["phonemes"].clone()}
     changed["phonemes"][0, 6] = (changed["phonemes"][0, 6] + 1) % N_PHONEMES
-    assert (run_ar(model, changed)[0] - logits[0]).abs().amax(-1).min() > 1e-6
+    difference = (run_ar(model, changed)[0] - logits[0]).abs().amax(-1)
+    before = int(SPOKEN[0]) if model.ar.prompt_order == "interleaved" else 0  # frames that come before that text
+    assert difference[before:].min() > 1e-6
+    assert (difference[:before] == 0).all()
+
+
+def test_a_prompt_in_front_is_an_utterance_of_its_own(batch):
+    model = make_model("mamba", "interleaved")
+    logits = run_ar(model, batch)
+    for example in (0, 2):
+        said, spoken = SAID[example], SPOKEN[example]
+        inputs = batch["phonemes"][[example], :said], said[None], batch["codes"][[example], :spoken, 0], spoken[None]
+        torch.testing.assert_close(logits[example, :spoken], model.ar(*inputs)[0, :spoken], rtol=1e-4, atol=1e-5)
+
+
+def test_without_prompts_the_orders_are_the_same(batch):
+    inputs = batch["phonemes"], batch["phoneme_lengths"], batch["codes"][..., 0], batch["code_lengths"]
+    logits, expected = (make_model("mamba", order).ar(*inputs) for order in ("interleaved", "joint"))
+    for example, length in enumerate(batch["code_lengths"].tolist()):
+        torch.testing.assert_close(logits[example, : length + 1], expected[example, : length + 1])
 
 
 def test_a_stage_sees_the_codebooks_below_it_and_the_whole_prompt(model, batch):
@@ -103,7 +125,7 @@ def test_cached_generation_is_that_of_whole_sequences(model, batch):
     """Token by token, the state has to predict what running over everything anew predicts."""
     inputs = [batch[name] for name in ("phonemes", "phoneme_lengths", "prompt_codes", "prompt_lengths")]
     sampler = TokenSampler(top_k=20, top_p=0.95, repetition_window=4, repetition_ratio=0.3, seed=3)
-    speech = model.generate(*inputs, max_frames=40, sampler=sampler)
+    speech = model.generate(*inputs, max_frames=40, sampler=sampler, prompt_phoneme_lengths=SAID)
 
     sampler.restart()
     phonemes, phoneme_lengths, prompt, prompt_lengths = inputs
@@ -113,7 +135,7 @@ def test_cached_generation_is_that_of_whole_sequences(model, batch):
         codes = torch.zeros(3, 9 + frame, dtype=torch.long)
         for example, length in enumerate(prompt_lengths.tolist()):
             codes[example, : length + frame] = torch.cat([prompt[example, :length, 0], history[example]])
-        logits = model.ar(phonemes, phoneme_lengths, codes, prompt_lengths + frame)
+        logits = model.ar(phonemes, phoneme_lengths, codes, prompt_lengths + frame, (SAID, prompt_lengths))
         logits = logits[torch.arange(3), prompt_lengths + frame]
         if frame == 0:
             logits[:, CODEBOOK] = -torch.inf
@@ -182,3 +204,16 @@ def test_models_of_different_inventories_are_not_put_together():
 def test_an_unknown_backbone_is_named():
     with pytest.raises(ValueError, match="transformer, mamba, hybrid"):
         AutoregressiveCodecLM(20, 32, "lstm")
+
+
+def test_an_order_that_a_model_cannot_have_is_named(batch):
+    with pytest.raises(ValueError, match="prompt_order is 'shuffled', but must be one of joint, interleaved"):
+        AutoregressiveCodecLM(20, 32, "mamba", prompt_order="shuffled")
+    with pytest.raises(ValueError, match="the backbone 'hybrid' attends to text that has to be in one piece"):
+        AutoregressiveCodecLM(20, 32, "hybrid", prompt_order="interleaved")
+    model = make_model("mamba", "interleaved")
+    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
+    with pytest.raises(ValueError, match="give prompt_phoneme_lengths"):
+        model.generate(**inputs, max_frames=3)
+    with pytest.raises(ValueError, match=r"prompt_phoneme_lengths are \[3, 1, 2\], but must be"):
+        model.generate(**inputs, max_frames=3, prompt_phoneme_lengths=torch.tensor([3, 1, 2]))

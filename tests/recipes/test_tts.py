@@ -25,6 +25,7 @@ TINY = {
     "attention_interval": 1, "dropout": 0.0, "number_of_epochs": 2, "num_workers": 0, "num_buckets": 1,
     "max_batch_frames": 200, "n_warmup_steps": 5, "lr": 0.01, "precision": "fp32", "n_test_utterances": 0,
     "recognizer": "null", "speaker_encoder": "null", "epochs_alone": 1, "nar_interval": 1,
+    "curriculum_epochs": 0,
 }  # fmt: skip
 PROMPTS = ("prompt", "other_prompt")
 
@@ -166,6 +167,29 @@ def test_a_share_of_the_training_stands_alone(recipe, tokens):
     assert all(example["prompt_frames"] for example in valid)
 
 
+def test_short_speech_comes_first(recipe, tokens):
+    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
+    dataset, *_ = recipe.make_dataset(hparams, "train", recipe.load_tokenizer(hparams))
+    sampler = recipe.batch_sampler(
+        dataset, {**hparams, "num_buckets": 8, "max_batch_frames": 16}, first_length=6, curriculum_epochs=2
+    )
+    longest, batches = {}, {}
+    for epoch in range(1, 5):
+        sampler.set_epoch(epoch)
+        batches[epoch] = list(sampler)
+        longest[epoch] = max(max(sampler.get_durations(batch)) for batch in batches[epoch])
+    assert longest[1] == 6 and 6 < longest[2] < 15 and longest[3] == 15
+    assert len({len(epoch) for epoch in batches.values()}) == 1
+    assert batches[3] != batches[4]
+
+
+def test_each_epoch_has_batches_of_its_own(run, recipe, monkeypatch):
+    epochs, told = [], recipe.LengthCurriculumSampler.set_epoch
+    monkeypatch.setattr(recipe.LengthCurriculumSampler, "set_epoch", lambda s, e: (epochs.append(e), told(s, e)))
+    run("mini_vallm")
+    assert epochs == [1, 2]
+
+
 def test_noise_takes_a_share_of_the_tokens(recipe):
     tokens = torch.full((50, 100), 16)
     noisy = recipe.replace_some(tokens, 0.3, 16)
@@ -200,13 +224,6 @@ def test_what_does_not_fit_is_named(run, options, words):
 def test_targets_end_after_the_last_token(recipe):
     targets = recipe.end_at(torch.tensor([[3, 4, 5], [6, 0, 0]]), torch.tensor([3, 1]), 9)
     assert targets.tolist() == [[3, 4, 5, 9], [6, 9, -1, -1]]
-
-
-def test_a_prompt_and_the_rest_are_the_whole(recipe):
-    codes = torch.arange(12).reshape(2, 6, 1)
-    prompt, speech = recipe.split_prompt(codes, torch.tensor([2, 1]))
-    assert prompt[0, :2, 0].tolist() + speech[0, :4, 0].tolist() == list(range(6))
-    assert prompt[1, :1, 0].tolist() + speech[1, :5, 0].tolist() == list(range(6, 12))
 
 
 def test_damaged_tokens_stop_the_training(run, tokens):

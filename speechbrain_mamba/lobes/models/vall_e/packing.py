@@ -88,3 +88,33 @@ class Packing:
         """
         index = self._index[part].clamp(max=self.time - 1)[..., None].expand(-1, -1, whole.shape[2])
         return whole.gather(1, index).masked_fill(~self._valid[part][..., None], 0)
+
+
+def split_at(sequence: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Split each example in two.
+
+    Arguments
+    ---------
+    sequence : Tensor
+        The whole (batch, time, ...).
+    lengths : Tensor
+        How many frames of each example go to the first part, integers (batch,).
+
+    Returns
+    -------
+    tuple of Tensors
+        Both parts (batch, time of the longest, ...), the second one moved to the front; what is past their lengths is
+        of no account.
+
+    Example
+    -------
+    >>> split_at(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([2, 1]))
+    (tensor([[1, 2],
+            [4, 5]]), tensor([[3, 3],
+            [5, 6]]))
+    """
+    time = sequence.shape[1]
+    frames = torch.arange(time - int(lengths.min()), device=sequence.device)
+    index = (frames + lengths[:, None]).clamp(max=max(time - 1, 0))
+    index = index.view(*index.shape, *[1] * (sequence.dim() - 2)).expand(-1, -1, *sequence.shape[2:])
+    return sequence[:, : int(lengths.max())], sequence.gather(1, index)

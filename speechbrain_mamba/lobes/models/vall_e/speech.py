@@ -25,7 +25,13 @@ class Speech(NamedTuple):
 
 @torch.no_grad()
 def speak(
-    model, codec, phonemes: Sequence[Sequence[int]], prompts: Sequence[Tensor], max_frames: int, sampler=None
+    model,
+    codec,
+    phonemes: Sequence[Sequence[int]],
+    prompt_phonemes: Sequence[int],
+    prompts: Sequence[Tensor],
+    max_frames: int,
+    sampler=None,
 ) -> Speech:
     """Say some texts, each in the voice of its prompt.
 
@@ -37,6 +43,8 @@ def speak(
         The codec of the tokens.
     phonemes : sequence of sequence of int
         Phonemes of each prompt and of what comes after it.
+    prompt_phonemes : sequence of int
+        How many of them are the prompt's.
     prompts : sequence of Tensor
         Tokens of each prompt (frames, codebooks).
     max_frames, sampler
@@ -61,8 +69,9 @@ def speak(
     padded_texts, padded_prompts = (
         pad_sequence(list(examples), batch_first=True).to(device) for examples in (texts, prompts)
     )
+    said = torch.tensor(prompt_phonemes, device=device)
     codes, lengths, finished = model.generate(
-        padded_texts, text_lengths, padded_prompts, prompt_lengths, max_frames, sampler
+        padded_texts, text_lengths, padded_prompts, prompt_lengths, max_frames, sampler, said
     )
     return Speech(*codec.decode(codes, lengths), finished)
 

@@ -89,7 +89,16 @@ class VallE(nn.Module):
             )
 
     @torch.no_grad()
-    def generate(self, phonemes, phoneme_lengths, prompt_codes, prompt_lengths, max_frames, sampler=None):
+    def generate(
+        self,
+        phonemes,
+        phoneme_lengths,
+        prompt_codes,
+        prompt_lengths,
+        max_frames,
+        sampler=None,
+        prompt_phoneme_lengths=None,
+    ):
         """Speak.
 
         Arguments
@@ -107,6 +116,8 @@ class VallE(nn.Module):
         sampler : callable, optional
             Logits (batch, tokens) and tokens so far (batch, time) to tokens (batch,), such as
             :class:`~speechbrain_mamba.decoders.sampling.TokenSampler`; the likeliest token by default.
+        prompt_phoneme_lengths : Tensor, optional
+            How many of the phonemes are the prompt's, integers (batch,). Needed where the order is ``interleaved``.
 
         Returns
         -------
@@ -116,12 +127,15 @@ class VallE(nn.Module):
         Raises
         ------
         ValueError
-            For a prompt without a frame or too long, text without a phoneme, or tokens that the model does not have.
+            For a prompt without a frame or too long, text without a phoneme, tokens that the model does not have, or
+            prompts' phonemes that are not counted where they have to be.
         """
         self._check(phonemes, phoneme_lengths, prompt_codes, prompt_lengths)
-        first, lengths, finished = self._generate_first(
-            phonemes, phoneme_lengths, prompt_codes[..., 0], prompt_lengths, max_frames, sampler
-        )
+        prompt = None if prompt_phoneme_lengths is None else (prompt_phoneme_lengths, prompt_lengths)
+        if self.ar.prompt_order == "interleaved":
+            self._check_order(phoneme_lengths, prompt_phoneme_lengths)
+        start = self.ar.start(phonemes, phoneme_lengths, prompt_codes[..., 0], prompt_lengths, prompt)
+        first, lengths, finished = self._generate_first(*start, max_frames, sampler)
         if self.nar is None:
             codes = first[..., None]
         else:
@@ -129,13 +143,24 @@ class VallE(nn.Module):
             codes = self.nar.complete(phonemes, phoneme_lengths, *prompt, first, lengths)
         return GeneratedCodes(codes, lengths, finished)
 
-    def _generate_first(self, phonemes, phoneme_lengths, prompt, prompt_lengths, max_frames, sampler):
+    def _check_order(self, phoneme_lengths: Tensor, prompt_phoneme_lengths: Tensor | None) -> None:
+        if prompt_phoneme_lengths is None:
+            raise ValueError(
+                "The model reads the prompt's phonemes and speech before the other phonemes: give "
+                "prompt_phoneme_lengths, how many phonemes are the prompt's."
+            )
+        if not bool(((prompt_phoneme_lengths >= 0) & (prompt_phoneme_lengths < phoneme_lengths)).all()):
+            raise ValueError(
+                f"prompt_phoneme_lengths are {prompt_phoneme_lengths.tolist()}, but must be at least 0 and less than "
+                f"the phonemes there are, {phoneme_lengths.tolist()}."
+            )
+
+    def _generate_first(self, logits, state, max_frames, sampler):
         """The first codebook, its lengths, and which examples came to their end."""
         eos = self.ar.eos_index
-        logits, state = self.ar.start(phonemes, phoneme_lengths, prompt, prompt_lengths)
-        history = prompt.new_zeros(prompt.shape[0], 0)
-        lengths = torch.zeros_like(prompt_lengths)
-        finished = torch.zeros_like(prompt_lengths, dtype=torch.bool)
+        lengths = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
+        history = lengths.new_zeros(logits.shape[0], 0)
+        finished = torch.zeros_like(lengths, dtype=torch.bool)
         while history.shape[1] < max_frames:
             if history.shape[1] == 0:
                 logits[:, eos] = -torch.inf  # some sound there has to be
