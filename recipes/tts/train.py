@@ -279,6 +279,8 @@ def main():
     parts = hparams["train_parts"]
     if hparams["prompts"] not in PROMPTS:
         raise ValueError(f"prompts is '{hparams['prompts']}', but must be one of {', '.join(PROMPTS)}.")
+    if hparams["prompt_order"] == "interleaved" and hparams["prompts"] != "speaker":
+        raise ValueError("prompt_order 'interleaved' is learned from prompts in front: set prompts to speaker.")
     if not parts or any(part not in PARTS for part in parts):
         raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
     sb.create_experiment_directory(hparams["output_folder"])

@@ -212,6 +212,7 @@ def test_one_part_alone(run, part):
         ({"n_phonemes": 9}, "has 10 symbols: set n_phonemes, which is 9"),
         ({"train_parts": ["asr"]}, "train_parts is"),
         ({"prompts": "noise"}, "prompts is 'noise', but must be one of utterance, speaker"),
+        ({"prompt_order": "interleaved"}, "set prompts to speaker"),
         ({"prompts": "speaker", "prompt_seconds": 0.02}, "their speaker says nothing else"),
         ({"max_seconds": 0.02}, "None of the 40 utterances for train"),
     ],
