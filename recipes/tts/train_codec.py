@@ -8,6 +8,7 @@ options hold, and the same command given again goes on from the last checkpoint.
 ``<output_folder>/codec`` for ``load_codec``, reconstructed test examples with pictures in ``<output_folder>/test``.
 """
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.plots import plot_spectrograms
+
+logger = logging.getLogger(__name__)
 
 
 class CodecTraining(sb.Brain):
@@ -132,9 +135,19 @@ class CodecTraining(sb.Brain):
 
 def make_dataset(hparams, split):
     """Utterances of a split, in training a random piece of each."""
-    items = read_transcripts(find_manifests(hparams["manifest_folder"], [split])[split], hparams["data_root"])
-    seconds = hparams["crop_seconds"] if split == "train" else None
-    return piece_dataset(items, hparams["sample_rate"], seconds)
+    path = find_manifests(hparams["manifest_folder"], [split])[split]
+    items = read_transcripts(path, hparams["data_root"])
+    if split != "train":
+        return piece_dataset(items, hparams["sample_rate"])
+    least = hparams["min_seconds"]
+    chosen = {key: item for key, item in items.items() if item["duration"] >= least}
+    if not chosen:
+        raise ValueError(
+            f"None of the {len(items)} utterances in '{path}' has {least} seconds: set min_seconds to less."
+        )
+    if len(chosen) < len(items):
+        logger.info("%d of %d utterances are shorter than min_seconds.", len(items) - len(chosen), len(items))
+    return piece_dataset(chosen, hparams["sample_rate"], hparams["crop_seconds"])
 
 
 def write_examples(hparams, dataset, device):

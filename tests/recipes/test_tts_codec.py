@@ -17,7 +17,7 @@ from tests.conftest import HPARAMS
 RECIPES = HPARAMS.parent / "recipes" / "tts"
 TINY = {
     "ratios": [4, 4, 4], "n_codebooks": 2, "codebook_size": 16, "dimension": 8, "n_filters": 4, "batch_size": 4,
-    "crop_seconds": 0.4, "n_warmup_steps": 2, "test_examples": 1,
+    "crop_seconds": 0.4, "min_seconds": 0.35, "n_warmup_steps": 2, "test_examples": 1,
 }  # fmt: skip
 
 
@@ -92,6 +92,16 @@ def test_an_adversary_is_trained_too_and_a_run_resumes(train):
     best = max(out.glob("save/CKPT*/discriminator.ckpt"), key=lambda path: path.stat().st_mtime)
     after = torch.load(best, weights_only=True)
     assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_short_utterances_are_left_out_of_the_training(manifests):
+    codec = load("train_codec")
+    hparams = {"manifest_folder": manifests, "data_root": None, "sample_rate": 8000, "crop_seconds": 9}
+    lengths = [len(example["sig"]) for example in codec.make_dataset({**hparams, "min_seconds": 0.35}, "train")]
+    assert sorted(lengths) == [3200] * 4 + [4000] * 4
+    assert len(codec.make_dataset({**hparams, "min_seconds": 0.35}, "valid")) == 3
+    with pytest.raises(ValueError, match=r"None of the 12 utterances in '.*train\.csv' has 9\.5 seconds"):
+        codec.make_dataset({**hparams, "min_seconds": 9.5}, "train")
 
 
 def test_missing_manifests_are_named(tmp_path):
