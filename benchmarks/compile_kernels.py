@@ -9,12 +9,15 @@ used, in both directions (one operation for the layer) and in one (decoders).
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from timing import write_table
+from tqdm import tqdm
 
 from speechbrain_mamba.ops import triton as backend
 from speechbrain_mamba.ops.triton.resources import ARCHITECTURES, launches_of, resources
@@ -67,21 +70,29 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--csv", type=Path, help="where to write the table")
     arguments = parser.parse_args()
-    rows, seen = [], []
-    for case in arguments.cases:
-        for channels in arguments.channels:
-            for dtype in arguments.dtypes:
-                for launch in launches_of(lambda: CASES[case](channels, getattr(torch, dtype))):  # noqa: B023
-                    if launch in seen:
-                        continue
-                    seen.append(launch)
-                    for architecture in arguments.architectures:
-                        start = time.perf_counter()
-                        used = resources(launch, architecture)
-                        what = {"case": case, "channels": channels, "dtype": dtype, "kernel": launch.name}
-                        seconds = time.perf_counter() - start
-                        rows.append(what | {"architecture": f"sm_{architecture}"} | used | {"seconds": seconds})
-    write_table(rows, arguments.csv)
+    rows: list[dict] = []
+    try:
+        for row in tqdm(compile_cases(arguments), desc="Compiling", unit="kernel"):
+            rows.append(row)
+    finally:  # what is known is kept, whatever stops it
+        if rows:
+            write_table(rows, arguments.csv)
+
+
+def compile_cases(arguments: argparse.Namespace) -> Iterator[dict]:
+    """A row per kernel that the cases launch, each compiled once per architecture."""
+    seen = []
+    for case, channels, dtype in itertools.product(arguments.cases, arguments.channels, arguments.dtypes):
+        for launch in launches_of(partial(CASES[case], channels, getattr(torch, dtype))):
+            if launch in seen:
+                continue
+            seen.append(launch)
+            for architecture in arguments.architectures:
+                start = time.perf_counter()
+                used = resources(launch, architecture)
+                what = {"case": case, "channels": channels, "dtype": dtype, "kernel": launch.name}
+                seconds = time.perf_counter() - start
+                yield what | {"architecture": f"sm_{architecture}"} | used | {"seconds": seconds}
 
 
 if __name__ == "__main__":

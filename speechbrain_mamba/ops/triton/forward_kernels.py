@@ -137,7 +137,7 @@ def chunk_states_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, bias, bias_b, we
 
 
 @triton.jit(do_not_specialize=["batch", "chunks"])
-def pass_states_kernel(A, A_b, initial, initial_b, chunk_states, chunk_sums, batch, channels, states, chunks,
+def pass_states_kernel(A, A_b, initial, chunk_states, chunk_sums, batch, channels, states, chunks,
                        DESCENDING: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Replace what each chunk contributes by what comes into it, in the order of a scan; ``DESCENDING`` says that of
     the first direction, the second goes the other way. ``initial`` (batch, channel, state) comes into the first chunk.
@@ -150,10 +150,12 @@ def pass_states_kernel(A, A_b, initial, initial_b, chunk_states, chunk_sums, bat
     b, direction = (rest % batch).to(tl.int64), rest // batch
     mask = e < size
     n, c = e // channels, e % channels
-    decay = tl.load((A if direction == 0 else A_b) + c * states + n, mask=mask, other=0.0).to(tl.float32) * LOG2E
+    if A_b is not None:
+        A = A if direction == 0 else A_b
+    decay = tl.load(A + c * states + n, mask=mask, other=0.0).to(tl.float32) * LOG2E
     h = tl.zeros((BLOCK,), tl.float32)
     if initial is not None:
-        h = tl.load((initial if direction == 0 else initial_b) + b * size + c * states + n, mask=mask, other=0.0)
+        h = tl.load(initial + b * size + c * states + n, mask=mask, other=0.0)
     descending = (direction == 0) == DESCENDING
     chunk_states += (direction * batch + b) * chunks * size
     chunk_sums += (direction * batch + b) * chunks * channels

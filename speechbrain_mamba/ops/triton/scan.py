@@ -75,7 +75,7 @@ class _Launch:
         """Run through the chunks."""
         blocks = triton.cdiv(self.states * self.channels, _PASS_BLOCK)
         pass_states_kernel[(blocks * self.batch * self.directions,)](
-            *self.pairs("A"), initial, initial, states, sums, self.batch, self.channels, self.states,
+            *self.pairs("A"), initial, states, sums, self.batch, self.channels, self.states,
             self.plan.chunks, DESCENDING=descending, BLOCK=_PASS_BLOCK, UNROLL=_PASS_UNROLL, num_warps=4,
         )  # fmt: skip
 
