@@ -38,12 +38,13 @@ def conv_forward(given: dict, silu: bool, reverse: bool, final_state: bool,
     if batch * channels == 0 or (time == 0 and not final_state):
         return y, y_b, final
     named = _prepare(given)
-    tiles = max(triton.cdiv(time, _TILE[0]), 1)
+    tile = _TILE if time > 1 else (1, _TILE[1])
+    tiles = max(triton.cdiv(time, tile[0]), 1)
     has_final = final_state and final.numel() > 0
     with on_device(y):
-        conv_kernel[(triton.cdiv(channels, _TILE[1]) * tiles * batch,)](
+        conv_kernel[(triton.cdiv(channels, tile[1]) * tiles * batch,)](
             *(named[name] for name in CONV_INPUTS), y, y_b, final if has_final else None, time, channels, tiles,
-            *strides(named["x"]), *strides(y), **_constants(named, silu, reverse, _TILE),
+            *strides(named["x"]), *strides(y), **_constants(named, silu, reverse, tile),
         )  # fmt: skip
     return y, y_b, final
 
