@@ -18,11 +18,15 @@ import torch
 import torch.nn.functional as F
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.metric_stats import ErrorRateStats
+from tqdm import tqdm
 
 from speechbrain_mamba.codecs import save_codec
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.recognition import find_manifests, piece_dataset, read_transcripts
+from speechbrain_mamba.evaluation.synthesis_report import normalize_words
+from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
@@ -138,7 +142,7 @@ def make_dataset(hparams, split):
     path = find_manifests(hparams["manifest_folder"], [split])[split]
     items = read_transcripts(path, hparams["data_root"])
     if split != "train":
-        return piece_dataset(items, hparams["sample_rate"])
+        return piece_dataset(items, hparams["sample_rate"], keys=["wrd"])
     least = hparams["min_seconds"]
     chosen = {key: item for key, item in items.items() if item["duration"] >= least}
     if not chosen:
@@ -163,6 +167,24 @@ def write_examples(hparams, dataset, device):
         plot_spectrograms(folder / f"{example['id']}.png", sounds, rate)
 
 
+@torch.no_grad()
+def write_word_errors(hparams, dataset, recognize, device):
+    """Count a recogniser's word errors, in percent: in the test recordings, and after the codec, whole or of its first
+    codebook, which is what an autoregressive model predicts."""
+    codec, rate = hparams["codec"].to(device).eval(), hparams["sample_rate"]
+    stats = {name: ErrorRateStats() for name in ("reference_wer", "wer", "first_codebook_wer")}
+    for example in tqdm(dataset, desc="Counting word errors", unit="utterance"):
+        sig = example["sig"]
+        codes, lengths = codec.encode(sig[None].to(device))
+        sounds = [sig, *(codec.decode(part, lengths)[0][0, : len(sig)] for part in (codes, codes[..., :1]))]
+        for errors, sound in zip(stats.values(), sounds):
+            hypothesis, text = (normalize_words(words).split() for words in (recognize(sound, rate), example["wrd"]))
+            errors.append([example["id"]], [hypothesis], [text])
+    scores = {name: errors.summarize("error_rate") for name, errors in stats.items()}
+    write_json(Path(hparams["output_folder"]) / "test" / "word_errors.json", scores)
+    logger.info("Word errors in percent: %s.", ", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
+
+
 def main():
     """Train, reconstruct the test set, and leave the codec to be loaded."""
     keep_freed_memory()
@@ -180,6 +202,8 @@ def main():
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    # now, as it may be missing
+    recognize = load_judges(hparams["recognizer"], None, str(brain.device)).get("recognize")
     options = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
     loader = brain.make_dataloader(train, sb.Stage.TRAIN, shuffle=True, **options)
     scheduler = hparams["lr_scheduler"]
@@ -190,6 +214,8 @@ def main():
     folder = Path(hparams["output_folder"]) / "codec"
     run_on_main(save_codec, args=[hparams["codec"], folder])
     run_on_main(write_examples, args=[hparams, test, brain.device])
+    if recognize is not None:
+        run_on_main(write_word_errors, args=[hparams, test, recognize, brain.device])
     print(f"\nlook and listen: {folder.parent / 'test' / 'examples'}\ncodec to load:   {folder}\n")
 
 

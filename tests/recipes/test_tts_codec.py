@@ -61,14 +61,18 @@ def train(manifests, monkeypatch, tmp_path):
     return call
 
 
-def test_a_codec_is_trained_and_makes_tokens(train, manifests, tmp_path, capsys):
-    out = train(number_of_epochs=3)
+def test_a_codec_is_trained_and_makes_tokens(train, manifests, monkeypatch, tmp_path, capsys):
+    said = iter(["one two", "ONE", "two"] * 3)
+    monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", lambda *_: lambda wav, rate: next(said))
+    out = train(number_of_epochs=3, recognizer="somebody")
     rows = (out / "training.csv").read_text().splitlines()
     column = rows[0].split(",").index("valid_mel")
     distances = [float(row.split(",")[column]) for row in rows[1:]]
     assert distances[-1] < distances[0]
     scores = json.loads((out / "test" / "reconstruction.json").read_text())
     assert scores["mel"] > 0 and 1 <= scores["perplexity"] <= 16
+    scores = json.loads((out / "test" / "word_errors.json").read_text())
+    assert scores == {"reference_wer": 0, "wer": 50, "first_codebook_wer": 50}
     examples = sorted(path.name for path in (out / "test" / "examples").iterdir())
     assert examples == ["test0.png", "test0_original.wav", "test0_reconstruction.wav"]
 
