@@ -18,6 +18,7 @@ from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_mamba.inference.recognition import export_recognizer
+from speechbrain_mamba.utils.distributed import leave_processes
 
 
 class CTCRecognition(Recognition):
@@ -59,3 +60,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave_processes()

@@ -20,6 +20,7 @@ from speechbrain.utils.Accuracy import AccuracyStats
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_mamba.dataio.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.distributed import leave_processes
 
 
 class S2SRecognition(Recognition):
@@ -110,3 +111,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave_processes()

@@ -32,6 +32,7 @@ from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation import separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
 
@@ -347,3 +348,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave_processes()

@@ -36,6 +36,7 @@ from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.vall_e import VallE
 from speechbrain_mamba.lobes.models.vall_e.packing import split_at
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
+from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.memory import keep_freed_memory
@@ -322,3 +323,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave_processes()

@@ -28,6 +28,7 @@ from speechbrain_mamba.dataio.recognition import find_manifests, piece_dataset, 
 from speechbrain_mamba.evaluation.synthesis_report import normalize_words
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
+from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.memory import keep_freed_memory
@@ -221,3 +222,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave_processes()

@@ -23,6 +23,7 @@ from speechbrain.utils.metric_stats import EER
 from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.recognition import find_manifests, piece_dataset, read_transcripts
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
+from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.memory import keep_freed_memory
@@ -133,3 +134,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave_processes()
