@@ -19,12 +19,13 @@ def main(arguments=None):
     parser.add_argument("data_folder", help="FSDD, with its folder recordings")
     parser.add_argument("manifest_folder", help="where the manifests and strings go")
     parser.add_argument("--level", type=float, default=0.08, help="root mean square of each recording")
-    parser.add_argument("--long", type=int, default=2000, help="training strings of 3 to 7 digits")
-    parser.add_argument("--short", type=int, default=2000, help="training strings of 1 or 2 digits")
+    parser.add_argument(
+        "--short", type=int, default=2000, help="training strings of 1 or 2 digits, beside the 2000 longer ones"
+    )
     parser.add_argument("--seed", type=int, default=1234, help="of all draws")
     options = parser.parse_args(arguments)
     choices = {"seed": options.seed, "level": options.level, "short": options.short}
-    prepare_fsdd_digits(options.data_folder, options.manifest_folder, counts=(options.long, 100, 300), **choices)
+    prepare_fsdd_digits(options.data_folder, options.manifest_folder, **choices)
 
 
 if __name__ == "__main__":

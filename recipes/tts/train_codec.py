@@ -26,7 +26,7 @@ from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.hparams import read_hparams
 from speechbrain_mamba.dataio.recognition import find_manifests, piece_dataset, read_transcripts
 from speechbrain_mamba.evaluation.synthesis_report import normalize_words
-from speechbrain_mamba.inference.judges import load_judges
+from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
@@ -204,7 +204,7 @@ def main():
         checkpointer=hparams["checkpointer"],
     )
     # now, as it may be missing
-    recognize = load_judges(hparams["recognizer"], None, str(brain.device)).get("recognize")
+    recognize = hparams["recognizer"] and load_recognizer(hparams["recognizer"], str(brain.device))
     options = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
     loader = brain.make_dataloader(train, sb.Stage.TRAIN, shuffle=True, **options)
     scheduler = hparams["lr_scheduler"]
@@ -215,7 +215,7 @@ def main():
     folder = Path(hparams["output_folder"]) / "codec"
     run_on_main(save_codec, args=[hparams["codec"], folder])
     run_on_main(write_examples, args=[hparams, test, brain.device])
-    if recognize is not None:
+    if recognize:
         run_on_main(write_word_errors, args=[hparams, test, recognize, brain.device])
     print(f"\nlook and listen: {folder.parent / 'test' / 'examples'}\ncodec to load:   {folder}\n")
 

@@ -8,8 +8,7 @@ from torch import distributed
 def leave_processes() -> None:
     """Leave the processes that ``ddp_init_group`` of SpeechBrain joined under torchrun; for the end of a script.
 
-    Threads that still wait for the others would otherwise now and then abort the process while it exits ("terminate
-    called without an active exception"), and torchrun reports a failure of what had come to its end.
+    PyTorch asks for it: a process that exits without may be aborted by threads that still wait for the others.
 
     Example
     -------

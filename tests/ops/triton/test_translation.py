@@ -1,4 +1,4 @@
-"""Triton's compiler takes the kernels of every kind of call: the interpreter, which runs Python, takes more.
+"""Triton's compiler takes the kernels of calls of many kinds: the interpreter, which runs Python, takes more.
 
 Each call's launches are recorded and translated, for a GPU that is not there.
 """
