@@ -130,8 +130,7 @@ def prepare_fsdd_digits(
     """Write strings of 3 to 7 digits, takes of one speaker one after the other, and a CSV file per split.
 
     Takes 0 to 4 are for the test, 5 to 9 for validation, and no string of theirs occurs in training. All splits have
-    the same speakers. What an earlier call with
-    the same arguments wrote is kept.
+    the same speakers. What an earlier call with the same arguments wrote is kept.
 
     Arguments
     ---------
