@@ -12,6 +12,8 @@ import argparse
 
 from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
 
+VALID_AND_TEST = 100, 300
+
 
 def main(arguments=None):
     """Run from the command line."""
@@ -19,12 +21,12 @@ def main(arguments=None):
     parser.add_argument("data_folder", help="FSDD, with its folder recordings")
     parser.add_argument("manifest_folder", help="where the manifests and strings go")
     parser.add_argument("--level", type=float, default=0.08, help="root mean square of each recording")
-    parser.add_argument(
-        "--short", type=int, default=2000, help="training strings of 1 or 2 digits, beside the 2000 longer ones"
-    )
+    parser.add_argument("--long", type=int, default=8000, help="training strings of 3 to 7 digits")
+    parser.add_argument("--short", type=int, default=4000, help="training strings of 1 or 2 digits")
     parser.add_argument("--seed", type=int, default=1234, help="of all draws")
     options = parser.parse_args(arguments)
     choices = {"seed": options.seed, "level": options.level, "short": options.short}
+    choices["counts"] = (options.long, *VALID_AND_TEST)
     prepare_fsdd_digits(options.data_folder, options.manifest_folder, **choices)
 
 
