@@ -9,6 +9,9 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+ALIGNMENT = 16
+"""Elements: strides that it divides are known to Triton to keep frames aligned."""
+
 
 def frames(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Sequences (batch, time, features) with contiguous features and the same strides: themselves, where they have."""
@@ -16,6 +19,15 @@ def frames(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     if len({t.stride()[:2] for t in given}) <= 1 and all(t.stride(-1) == 1 for t in given):
         return tensors
     return tuple(None if t is None else t.contiguous() for t in tensors)
+
+
+def maps(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Sequences (batch, time, features) of what a frame has for all channels: float32, which every thread would turn it
+    into, and frames that begin where wide words do."""
+    given = frames(*(None if t is None else t.to(torch.float32) for t in tensors))
+    if all(t is None or t.stride(1) % ALIGNMENT == 0 for t in given):
+        return given
+    return tuple(None if t is None else t.contiguous() for t in given)
 
 
 def strides(tensor: Tensor | None) -> tuple[int, int]:

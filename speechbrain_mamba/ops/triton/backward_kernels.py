@@ -15,10 +15,11 @@ afterwards, so that equal inputs give equal gradients.
 import triton
 import triton.language as tl
 
-from speechbrain_mamba.ops.triton.elementwise import LN2, load_tile, sigmoid, store_tile
+from speechbrain_mamba.ops.triton.elementwise import LN2, load_map, load_tile, sigmoid, store_tile
 from speechbrain_mamba.ops.triton.forward_kernels import (
     clear,
     entering_state,
+    frame_of,
     locate,
     origin,
     raw_step,
@@ -44,7 +45,8 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
                     chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states, ranks,
                     u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
                     SOFTPLUS: tl.constexpr, RANK: tl.constexpr, REVERSE: tl.constexpr, HALVED: tl.constexpr,
-                    ROWS: tl.constexpr, SUBCHUNK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+                    ROWS: tl.constexpr, PADDED: tl.constexpr, SUBCHUNK: tl.constexpr,
+                    UNROLL: tl.constexpr):  # fmt: skip
     """One direction of :func:`chunk_gradients_kernel`."""
     mask_c = c < channels
     A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
@@ -68,17 +70,16 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
             store_tile(border, h, n, c, channels, 1, states, mask_c, ROWS)
         for f in range(s, s + SUBCHUNK, UNROLL):
             for i in tl.static_range(UNROLL):
-                valid = f + i < count
-                frame = (f + i) * sign
-                mask = valid & mask_c
-                raw = raw_step(delta, frame * d_time, bias_row, weight_tile, c, r, ranks, mask_c, valid, RANK)
+                frame, valid = frame_of(f + i, count, sign)
+                raw = raw_step(delta, frame * d_time, bias_row, weight_tile, c, r, ranks, mask_c, RANK, PADDED)
                 step = step_size(raw, valid, SOFTPLUS)
-                u_row = tl.load(u + frame * u_time + c, mask=mask, other=0.0).to(tl.float32)
-                B_row = tl.load(B + frame * B_time + n, mask=valid & (n < states), other=0.0).to(tl.float32)
+                u_row = tl.load(u + frame * u_time + c, mask=mask_c, other=0.0).to(tl.float32)
+                B_row = load_map(B + frame * B_time, n, states, PADDED)
                 factor = tl.exp2(step[None, :] * A_tile)
                 h = factor * h + (step * u_row)[None, :] * B_row[:, None]
                 if chunk_gradients is not None:
-                    C_row = tl.load(C + frame * B_time + n, mask=valid & (n < states), other=0.0).to(tl.float32)
+                    C_row = load_map(C + frame * B_time, n, states, PADDED)
+                    mask = valid & mask_c
                     gradient = output_gradient(dy, z, frame * y_time, frame * z_time, c, mask, HALVED)
                     decay *= factor
                     contribution += decay * C_row[:, None] * gradient[None, :]
@@ -97,7 +98,7 @@ def chunk_gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias,
                            y_batch, y_time,
                            SOFTPLUS: tl.constexpr, RANK: tl.constexpr, DIRECTIONS: tl.constexpr,
                            REVERSE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr,
-                           SUBCHUNK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+                           PADDED: tl.constexpr, SUBCHUNK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """What each chunk contributes to the gradient of the state that comes into it, and the sum of its steps; or the
     states at the borders of subchunks, (direction, batch, chunk, subchunk, state, channel). Of ``slab`` chunks."""
     blocks = tl.cdiv(channels, BLOCK_C)
@@ -116,18 +117,18 @@ def chunk_gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias,
                             chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states,
                             ranks,
                             u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
-                            SOFTPLUS, RANK, False, True, ROWS, SUBCHUNK, UNROLL)  # fmt: skip
+                            SOFTPLUS, RANK, False, True, ROWS, PADDED, SUBCHUNK, UNROLL)  # fmt: skip
         else:
             _chunk_gradient(u_b, delta_b, A_b, B_b, C_b, bias_b, weight_b, z, dy, chunk_states, None, borders,
                             chunk_gradients, chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r,
                             channels,
                             states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time,
-                            y_batch, y_time, SOFTPLUS, RANK, True, True, ROWS, SUBCHUNK, UNROLL)  # fmt: skip
+                            y_batch, y_time, SOFTPLUS, RANK, True, True, ROWS, PADDED, SUBCHUNK, UNROLL)  # fmt: skip
     else:
         _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initial, borders, chunk_gradients,
                         chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states, ranks,
                         u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
-                        SOFTPLUS, RANK, REVERSE, False, ROWS, SUBCHUNK, UNROLL)  # fmt: skip
+                        SOFTPLUS, RANK, REVERSE, False, ROWS, PADDED, SUBCHUNK, UNROLL)  # fmt: skip
 
 
 @triton.jit
@@ -158,7 +159,7 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
                      du_batch, du_time, dz_batch, dz_time, o_batch, o_time,
                      SOFTPLUS: tl.constexpr, RANK: tl.constexpr, REVERSE: tl.constexpr, HALF: tl.constexpr,
                      BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr,
-                     SUBCHUNK: tl.constexpr):  # fmt: skip
+                     PADDED: tl.constexpr, SUBCHUNK: tl.constexpr):  # fmt: skip
     """Gradients of everything in one direction; of two, the first runs before the second, which completes that of z.
 
     Those of B and C go to ``dmaps`` (block of channels, direction, batch, time, two states), those of A, D and the
@@ -213,28 +214,21 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
     for j in range(subchunks):
         subchunk = subchunks - 1 - j
         h = load_tile(borders + subchunk * states * channels, n, c, channels, 1, states, mask_c, ROWS)
-        before = ()
-        raws = ()
+        kept = ()
         for i in tl.static_range(SUBCHUNK):
-            s = subchunk * SUBCHUNK + i
-            valid = s < count
-            raw = raw_step(delta, s * sign * d_time, bias_row, weight_tile, c, r, ranks, mask_c, valid, RANK)
+            frame, valid = frame_of(subchunk * SUBCHUNK + i, count, sign)
+            raw = raw_step(delta, frame * d_time, bias_row, weight_tile, c, r, ranks, mask_c, RANK, PADDED)
             step = step_size(raw, valid, SOFTPLUS)
-            u_row = tl.load(u + s * sign * u_time + c, mask=valid & mask_c, other=0.0).to(tl.float32)
-            B_row = tl.load(B + s * sign * B_time + n, mask=valid & mask_n, other=0.0).to(tl.float32)
-            before += (h,)
-            raws += (raw,)
+            u_row = tl.load(u + frame * u_time + c, mask=mask_c, other=0.0).to(tl.float32)
+            B_row = load_map(B + frame * B_time, n, states, PADDED)
+            kept += ((h, raw, step, u_row, B_row),)
             h = tl.exp2(step[None, :] * A_tile) * h + (step * u_row)[None, :] * B_row[:, None]
         for i in tl.static_range(SUBCHUNK - 1, -1, -1):
-            s = subchunk * SUBCHUNK + i
-            valid = s < count
-            frame = s * sign
+            frame, valid = frame_of(subchunk * SUBCHUNK + i, count, sign)
             mask = valid & mask_c
-            u_row = tl.load(u + frame * u_time + c, mask=mask, other=0.0).to(tl.float32)
-            B_row = tl.load(B + frame * B_time + n, mask=valid & mask_n, other=0.0).to(tl.float32)
-            C_row = tl.load(C + frame * B_time + n, mask=valid & mask_n, other=0.0).to(tl.float32)
+            previous, raw, step, u_row, B_row = kept[i]
+            C_row = load_map(C + frame * B_time, n, states, PADDED)
             gradient = output_gradient(dy, z, frame * y_time, frame * z_time, c, mask, HALF > 0)
-            step = step_size(raws[i], valid, SOFTPLUS)
             if z is not None:
                 own = tl.sum(h * C_row[:, None], 0) + D_row * u_row
                 _gate_gradient(dy, z, dz_walk, y_walk, frame * y_time, frame * z_time, frame * dz_time, frame * o_time,
@@ -244,12 +238,12 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
             tl.store(maps + frame * maps_time + n, tl.sum(g * (step * u_row)[None, :], 1), mask=valid & mask_n)
             dinput = tl.sum(g * B_row[:, None], 0)
             g *= tl.exp2(step[None, :] * A_tile)
-            h = before[i]
+            h = previous
             dexponent = g * h
             dA_sum += dexponent * step[None, :]
             dstep = dinput * u_row + tl.sum(dexponent * A_tile, 0) * LN2
             if SOFTPLUS:
-                dstep *= sigmoid(raws[i])
+                dstep *= sigmoid(raw)
             dstep = tl.where(valid, dstep, 0.0)
             dbias_sum += dstep
             dD_sum += gradient * u_row

@@ -35,6 +35,13 @@ def softplus(x):
 
 
 @triton.jit
+def load_map(base, i, size, PADDED: tl.constexpr):
+    """What a frame has for all channels; only where there may be fewer than ``i``, zeros cost an instruction each."""
+    row = tl.load(base + i, mask=i < size, other=0.0) if PADDED else tl.load(base + i)
+    return row.to(tl.float32)
+
+
+@triton.jit
 def load_tile(base, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr):
     """A (state, channel) tile in float32.
 

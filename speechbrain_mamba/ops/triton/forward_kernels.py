@@ -11,7 +11,7 @@ neighbouring channels. The two directions of a bidirectional scan are read in pl
 import triton
 import triton.language as tl
 
-from speechbrain_mamba.ops.triton.elementwise import LOG2E, load_tile, sigmoid, softplus, store_tile
+from speechbrain_mamba.ops.triton.elementwise import LOG2E, load_map, load_tile, sigmoid, softplus, store_tile
 
 
 @triton.jit
@@ -55,13 +55,19 @@ def scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK: tl.co
 
 
 @triton.jit
-def raw_step(delta, offset, bias_row, weight_tile, c, r, ranks, mask_c, valid, RANK: tl.constexpr):
+def frame_of(s, count, sign):
+    """The frame of a step, whether it is valid, and if not the last valid one, which then is read to no effect."""
+    return tl.minimum(s, count - 1) * sign, s < count
+
+
+@triton.jit
+def raw_step(delta, offset, bias_row, weight_tile, c, r, ranks, mask_c, RANK: tl.constexpr, PADDED: tl.constexpr):
     """The step of one frame before its softplus; multiplied out of its factor where there is a ``RANK``."""
     if RANK:
-        factor = tl.load(delta + offset + r, mask=valid & (r < ranks), other=0.0).to(tl.float32)
+        factor = load_map(delta + offset, r, ranks, PADDED)
         raw = tl.sum(weight_tile * factor[:, None], 0)
     else:
-        raw = tl.load(delta + offset + c, mask=valid & mask_c, other=0.0).to(tl.float32)
+        raw = tl.load(delta + offset + c, mask=mask_c, other=0.0).to(tl.float32)
     return raw + bias_row
 
 
@@ -77,7 +83,7 @@ def step_size(raw, valid, SOFTPLUS: tl.constexpr):
 def _chunk_state(u, delta, A, B, bias, weight, b, start, count, n, c, r, channels, states, ranks,
                  u_batch, u_time, d_batch, d_time, B_batch, B_time,
                  SOFTPLUS: tl.constexpr, RANK: tl.constexpr, REVERSE: tl.constexpr, ROWS: tl.constexpr,
-                 UNROLL: tl.constexpr):  # fmt: skip
+                 PADDED: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """The last state of a chunk whose first is zero, and the sum of its steps."""
     mask_c = c < channels
     A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
@@ -89,12 +95,11 @@ def _chunk_state(u, delta, A, B, bias, weight, b, start, count, n, c, r, channel
     total = tl.zeros((c.shape[0],), tl.float32)
     for s in range(0, count, UNROLL):
         for i in tl.static_range(UNROLL):
-            valid = s + i < count
-            at = (s + i) * sign
-            raw = raw_step(delta, at * d_time, bias_row, weight_tile, c, r, ranks, mask_c, valid, RANK)
+            at, valid = frame_of(s + i, count, sign)
+            raw = raw_step(delta, at * d_time, bias_row, weight_tile, c, r, ranks, mask_c, RANK, PADDED)
             step = step_size(raw, valid, SOFTPLUS)
-            u_row = tl.load(u + at * u_time + c, mask=valid & mask_c, other=0.0).to(tl.float32)
-            B_row = tl.load(B + at * B_time + n, mask=valid & (n < states), other=0.0).to(tl.float32)
+            u_row = tl.load(u + at * u_time + c, mask=mask_c, other=0.0).to(tl.float32)
+            B_row = load_map(B + at * B_time, n, states, PADDED)
             h = tl.exp2(step[None, :] * A_tile) * h + (step * u_row)[None, :] * B_row[:, None]
             total += step
     return h, total
@@ -106,7 +111,7 @@ def chunk_states_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, bias, bias_b, we
                         u_batch, u_time, d_batch, d_time, B_batch, B_time,
                         SOFTPLUS: tl.constexpr, RANK: tl.constexpr, DIRECTIONS: tl.constexpr,
                         REVERSE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr,
-                        UNROLL: tl.constexpr):  # fmt: skip
+                        PADDED: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Scan each chunk of each direction from zero: its last state (direction, batch, chunk, state, channel) and the sum
     of its steps (direction, batch, chunk, channel)."""
     blocks = tl.cdiv(channels, BLOCK_C)
@@ -121,15 +126,15 @@ def chunk_states_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, bias, bias_b, we
         if direction == 0:
             h, total = _chunk_state(u, delta, A, B, bias, weight, b, start, count, n, c, r, channels, states, ranks,
                                     u_batch, u_time, d_batch, d_time, B_batch, B_time,
-                                    SOFTPLUS, RANK, False, ROWS, UNROLL)  # fmt: skip
+                                    SOFTPLUS, RANK, False, ROWS, PADDED, UNROLL)  # fmt: skip
         else:
             h, total = _chunk_state(u_b, delta_b, A_b, B_b, bias_b, weight_b, b, start, count, n, c, r, channels,
                                     states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time,
-                                    SOFTPLUS, RANK, True, ROWS, UNROLL)  # fmt: skip
+                                    SOFTPLUS, RANK, True, ROWS, PADDED, UNROLL)  # fmt: skip
     else:
         h, total = _chunk_state(u, delta, A, B, bias, weight, b, start, count, n, c, r, channels, states, ranks,
                                 u_batch, u_time, d_batch, d_time, B_batch, B_time,
-                                SOFTPLUS, RANK, REVERSE, ROWS, UNROLL)  # fmt: skip
+                                SOFTPLUS, RANK, REVERSE, ROWS, PADDED, UNROLL)  # fmt: skip
     at = (direction * batch + b) * chunks + k
     mask_c = c < channels
     store_tile(chunk_states + at * states * channels, h, n, c, channels, 1, states, mask_c, ROWS)
@@ -192,7 +197,7 @@ def _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, la
              start, count, n, c, r, channels, states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time,
              z_batch, z_time, y_batch, y_time,
              SOFTPLUS: tl.constexpr, RANK: tl.constexpr, REVERSE: tl.constexpr, HALF: tl.constexpr,
-             ROWS: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+             ROWS: tl.constexpr, PADDED: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Outputs of a chunk in one direction. Of two ``HALF``s, 1 leaves its own in y, and 2 adds itself and finishes."""
     mask_c = c < channels
     A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
@@ -210,22 +215,20 @@ def _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, la
         z += b * z_batch + first * z_time
     for s in range(0, count, UNROLL):
         for i in tl.static_range(UNROLL):
-            valid = s + i < count
-            at_frame = (s + i) * sign
-            mask = valid & mask_c
-            raw = raw_step(delta, at_frame * d_time, bias_row, weight_tile, c, r, ranks, mask_c, valid, RANK)
+            at_frame, valid = frame_of(s + i, count, sign)
+            raw = raw_step(delta, at_frame * d_time, bias_row, weight_tile, c, r, ranks, mask_c, RANK, PADDED)
             step = step_size(raw, valid, SOFTPLUS)
-            u_row = tl.load(u + at_frame * u_time + c, mask=mask, other=0.0).to(tl.float32)
-            B_row = tl.load(B + at_frame * B_time + n, mask=valid & (n < states), other=0.0).to(tl.float32)
-            C_row = tl.load(C + at_frame * B_time + n, mask=valid & (n < states), other=0.0).to(tl.float32)
+            u_row = tl.load(u + at_frame * u_time + c, mask=mask_c, other=0.0).to(tl.float32)
+            B_row = load_map(B + at_frame * B_time, n, states, PADDED)
+            C_row = load_map(C + at_frame * B_time, n, states, PADDED)
             h = tl.exp2(step[None, :] * A_tile) * h + (step * u_row)[None, :] * B_row[:, None]
             out = tl.sum(h * C_row[:, None], 0) + D_row * u_row
             if HALF == 2:
-                out = 0.5 * (out + tl.load(y + at_frame * y_time + c, mask=mask, other=0.0).to(tl.float32))
+                out = 0.5 * (out + tl.load(y + at_frame * y_time + c, mask=mask_c, other=0.0).to(tl.float32))
             if HALF != 1 and z is not None:
-                gate = tl.load(z + at_frame * z_time + c, mask=mask, other=0.0).to(tl.float32)
+                gate = tl.load(z + at_frame * z_time + c, mask=mask_c, other=0.0).to(tl.float32)
                 out *= gate * sigmoid(gate)
-            tl.store(y + at_frame * y_time + c, out.to(y.dtype.element_ty), mask=mask)
+            tl.store(y + at_frame * y_time + c, out.to(y.dtype.element_ty), mask=valid & mask_c)
     if last is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if k == (0 if REVERSE else chunks - 1):
             store_tile(last + b * channels * states, h, n, c, 1, states, states, mask_c, ROWS)
@@ -237,7 +240,7 @@ def outputs_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bias,
                    u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
                    SOFTPLUS: tl.constexpr, RANK: tl.constexpr, DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr,
                    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr,
-                   UNROLL: tl.constexpr):  # fmt: skip
+                   PADDED: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Scan each chunk from the state that comes into it; both directions one after the other, as they share y."""
     blocks = tl.cdiv(channels, BLOCK_C)
     program = tl.program_id(0)
@@ -250,14 +253,14 @@ def outputs_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bias,
     if DIRECTIONS == 2:
         _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, None, None, at, b, k, chunks, start, count,
                  n, c, r, channels, states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time,
-                 z_batch, z_time, y_batch, y_time, SOFTPLUS, RANK, False, 1, ROWS, UNROLL)  # fmt: skip
+                 z_batch, z_time, y_batch, y_time, SOFTPLUS, RANK, False, 1, ROWS, PADDED, UNROLL)  # fmt: skip
         tl.debug_barrier()
         at += batch * chunks
         _outputs(u_b, delta_b, A_b, B_b, C_b, D_b, bias_b, weight_b, z, y, chunk_states, None, None, at, b, k, chunks,
                  start, count, n, c, r, channels, states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time,
-                 z_batch, z_time, y_batch, y_time, SOFTPLUS, RANK, True, 2, ROWS, UNROLL)  # fmt: skip
+                 z_batch, z_time, y_batch, y_time, SOFTPLUS, RANK, True, 2, ROWS, PADDED, UNROLL)  # fmt: skip
     else:
         _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, last, at, b, k, chunks, start, count,
                  n, c, r, channels, states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time,
-                 z_batch, z_time, y_batch, y_time, SOFTPLUS, RANK, REVERSE, 0, ROWS, UNROLL)  # fmt: skip
+                 z_batch, z_time, y_batch, y_time, SOFTPLUS, RANK, REVERSE, 0, ROWS, PADDED, UNROLL)  # fmt: skip
     clear(y + b * y_batch + start * y_time, y_time, c, channels, count, frames)

@@ -19,6 +19,7 @@ from speechbrain_mamba.ops.inner_inputs import (
     inner_gradients,
 )
 from speechbrain_mamba.ops.operations import asks_for_gradient
+from speechbrain_mamba.ops.triton.arguments import ALIGNMENT
 from speechbrain_mamba.ops.triton.conv import conv_backward, conv_forward
 from speechbrain_mamba.ops.triton.operations import OPERATIONS
 from speechbrain_mamba.ops.triton.plan import plan
@@ -27,17 +28,19 @@ from speechbrain_mamba.ops.triton.scan import scan_backward, scan_forward
 
 def _scan_inputs(named: dict) -> tuple[dict[str, Tensor | None], Tensor]:
     """Inputs of the scan by name, and what the input projections give, (direction, batch, time, features), whose parts
-    some of these are."""
+    some of these are: in float32, as the scan takes them, with frames at aligned strides."""
     xz = named["xz"]
     batch, time, _ = xz.shape
     ranks, states = named["dt_proj_weight"].shape[1], named["A"].shape[1]
     us = xz.new_empty((2, batch, time, named["A"].shape[0]))
     conv_forward(inner_conv_inputs(named), True, False, False, (us[0], us[1]))
     weights = torch.stack([named[f"x_proj_weight{suffix}"].to(xz.dtype) for suffix in SUFFIXES])
-    projected = torch.bmm(us.flatten(1, 2), weights.transpose(1, 2)).unflatten(1, (batch, time))
+    size = ranks + 2 * states
+    projected = us.new_empty((2, batch, time, -(-size // ALIGNMENT) * ALIGNMENT), dtype=torch.float32)
+    projected[..., :size] = torch.bmm(us.flatten(1, 2), weights.transpose(1, 2)).unflatten(1, (batch, time))
     inputs = {"z": xz.chunk(2, dim=-1)[1], "lengths": named["lengths"]}
     for u, p, suffix in zip(us, projected, SUFFIXES):
-        factor, B, C = p.split([ranks, states, states], dim=-1)
+        factor, B, C = p[..., :size].split([ranks, states, states], dim=-1)
         maps = {"u": u, "delta": factor, "B": B, "C": C, "delta_weight": named[f"dt_proj_weight{suffix}"]}
         maps |= {name: named[name + suffix] for name in ("A", "D", "delta_bias")}
         inputs |= {name + suffix: tensor for name, tensor in maps.items()}
@@ -79,8 +82,8 @@ def _matrix_products(
     ranks, dtype, grads = named["dt_proj_weight"].shape[1], us[0].dtype, {}
     for i, suffix in enumerate(SUFFIXES):
         u, dsteps, du = (t.flatten(0, 1) for t in (us[i], d[f"delta{suffix}"], d[f"u{suffix}"]))
-        factor = projected[i].flatten(0, 1)[:, :ranks]
-        dprojected = u.new_empty(u.shape[0], projected.shape[-1])
+        factor = projected[i].flatten(0, 1)[:, :ranks].to(dtype)
+        dprojected = u.new_empty(u.shape[0], named[f"x_proj_weight{suffix}"].shape[0])
         dprojected[:, :ranks] = dsteps @ named[f"dt_proj_weight{suffix}"].to(dtype)
         dprojected[:, ranks:] = torch.cat([d[f"B{suffix}"], d[f"C{suffix}"]], -1).flatten(0, 1)
         grads[f"dt_proj_weight{suffix}"] = dsteps.T @ factor

@@ -16,8 +16,7 @@ PROGRAMS_OF_A_PROCESSOR = 16
 """So many programs of one warp each keep a multiprocessor busy."""
 FORWARD_UNROLL = 2
 SUBCHUNK = 2
-"""Frames whose states the backward pass holds in registers. With 4 the walk back spills on compute capability 8.0 and
-9.0, and its code is half as long again."""
+"""Frames whose states the walk back holds in registers. With 4 it spills 8 bytes on compute capability 9.0."""
 BORDER_BYTES = 64 << 20
 """Memory for the states at the borders of subchunks, about as much as stays in the cache of a large GPU."""
 
@@ -30,6 +29,8 @@ class Plan:
     ---------
     block_n, block_r : int
         States and ranks of a program, padded to powers of two.
+    padded : bool
+        Whether one of them really is.
     warps : int
         Warps of a program.
     chunk, chunks : int
@@ -45,6 +46,7 @@ class Plan:
 
     block_n: int
     block_r: int
+    padded: bool
     warps: int
     chunk: int
     chunks: int
@@ -56,15 +58,18 @@ class Plan:
         return self.warps == 1
 
     def forward(self) -> dict:
-        """Constants of the forward kernels."""
+        """Constants of the kernels that walk the way of the scan."""
         return self._constants() | {"BLOCK_C": WARP, "UNROLL": FORWARD_UNROLL}
 
     def backward(self) -> dict:
-        """Constants of the backward kernels; half a warp of channels, as they hold several frames' states."""
+        """Constants of the kernel that walks back; half a warp of channels, as it holds several frames' states."""
         return self._constants() | {"BLOCK_C": WARP // 2, "SUBCHUNK": SUBCHUNK}
 
     def _constants(self) -> dict:
-        return {"RANK": self.block_r, "BLOCK_N": self.block_n, "ROWS": self.rows, "num_warps": self.warps}
+        return {
+            "RANK": self.block_r, "BLOCK_N": self.block_n, "PADDED": self.padded, "ROWS": self.rows,
+            "num_warps": self.warps,
+        }  # fmt: skip
 
 
 @cache
@@ -85,4 +90,5 @@ def plan(device: torch.device, batch: int, time: int, channels: int, states: int
     chunks = max(triton.cdiv(time, chunk), 1)
     chunk_bytes = 2 * batch * channels * states * 4 * (chunk // SUBCHUNK)
     slab = min(max(BORDER_BYTES // max(chunk_bytes, 1), 1), chunks)
-    return Plan(block_n, block_r, warps, chunk, chunks, slab)
+    padded = (block_n, block_r) != (states, ranks)
+    return Plan(block_n, block_r, padded, warps, chunk, chunks, slab)

@@ -147,19 +147,41 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
     Returns
     -------
     dict of str to int
-        ``registers`` per thread, ``spill_bytes`` per thread, ``shared_bytes`` per program and ``code_bytes``.
+        ``registers`` per thread, ``spill_bytes`` per thread, ``shared_bytes`` per program, ``code_bytes``, and of the
+        longest loop ``loop_instructions`` and, among them, ``loop_exponentials`` and others of the same slow unit.
     """
     target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps}
     compiled = triton.compile(_source(launch), target=target, options=options)
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
         Path(path).write_bytes(compiled.asm["cubin"])
-        report = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", report)}
+        found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", _disassembler("cuobjdump", "-res-usage", path)))
+        loop = _longest_loop(_disassembler("nvdisasm", "-c", path))
     return {
-        "registers": found["REG"],
-        "spill_bytes": found["STACK"] + found["LOCAL"],
-        "shared_bytes": found["SHARED"],
+        "registers": int(found["REG"]),
+        "spill_bytes": int(found["STACK"]) + int(found["LOCAL"]),
+        "shared_bytes": int(found["SHARED"]),
         "code_bytes": len(compiled.asm["cubin"]),
+        "loop_instructions": len(loop),
+        "loop_exponentials": sum(name.startswith("MUFU") for name in loop),
     }
+
+
+def _disassembler(tool: str, *arguments: str) -> str:
+    """What one of NVIDIA's tools that Triton brings along says."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
+    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _longest_loop(assembly: str) -> list[str]:
+    """Names of the instructions from a label to the last jump back to it, of the labels with the most between."""
+    labels, names, longest = {}, [], range(0)
+    for line in assembly.splitlines():
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = len(names)
+        elif instruction := re.search(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9.]*)(.*)", line):
+            names.append(instruction[1])
+            target = re.search(r"\.L\w+", instruction[2])
+            if target and labels.get(target[0], len(names)) < len(names) - 1:  # not the trap behind the last
+                longest = max(longest, range(labels[target[0]], len(names)), key=len)
+    return names[longest.start : longest.stop]

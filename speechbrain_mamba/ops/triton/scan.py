@@ -12,11 +12,11 @@ import triton
 from torch import Tensor
 
 from speechbrain_mamba.ops.operations import asks_for_gradient
-from speechbrain_mamba.ops.triton.arguments import frames, on_device, parameter, strides
+from speechbrain_mamba.ops.triton.arguments import frames, maps, on_device, parameter, strides
 from speechbrain_mamba.ops.triton.backward_kernels import chunk_gradients_kernel, gradients_kernel
 from speechbrain_mamba.ops.triton.forward_kernels import chunk_states_kernel, outputs_kernel, pass_states_kernel
 from speechbrain_mamba.ops.triton.operations import OPERATIONS
-from speechbrain_mamba.ops.triton.plan import Plan, plan
+from speechbrain_mamba.ops.triton.plan import SUBCHUNK, Plan, plan
 
 _DIRECTION = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 _INPUTS = (*_DIRECTION, *(f"{name}_b" for name in _DIRECTION), "z", "initial_state", "lengths")
@@ -32,8 +32,8 @@ class _Launch:
         named = dict.fromkeys((*_INPUTS, "delta_weight", "delta_weight_b")) | given
         for name in ("u", "delta"):
             named[name], named[f"{name}_b"] = frames(named[name], named[f"{name}_b"])
-        maps = [f"{name}{suffix}" for name in "BC" for suffix in _SUFFIXES]
-        named |= zip(maps, frames(*(named[name] for name in maps)))
+        names = [f"{name}{suffix}" for name in "BC" for suffix in _SUFFIXES]
+        named |= zip(names, maps(*(named[name] for name in names)))
         (named["z"],) = frames(named["z"])
         for name in ("A", "D", "delta_bias", "delta_weight"):
             for suffix in _SUFFIXES:
@@ -139,12 +139,12 @@ def _leaving_gradients(launch: _Launch, states, dy: Tensor, dlast: Tensor | None
 
 def _run_chunk_gradients(launch: _Launch, states, dy, borders, gradients, sums, first: int, slab: int) -> None:
     p, named = launch.plan, launch.named
-    constants = p.backward()
+    constants = p.forward() | {"SUBCHUNK": SUBCHUNK}
     programs = triton.cdiv(launch.channels, constants["BLOCK_C"]) * slab * launch.batch * launch.directions
     chunk_gradients_kernel[(programs,)](
         *launch.pairs("u", "delta", "A", "B", "C", "delta_bias", "delta_weight"), named["z"], named["lengths"],
         dy, states, named["initial_state"], borders, gradients, sums, *launch.sizes(), first, slab,
-        *launch.strides(), *strides(named["z"]), *strides(dy), **launch.flags(), **constants, UNROLL=2,
+        *launch.strides(), *strides(named["z"]), *strides(dy), **launch.flags(), **constants,
     )  # fmt: skip
 
 

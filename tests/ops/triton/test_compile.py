@@ -15,6 +15,7 @@ from speechbrain_mamba.ops.triton.resources import launches_of, resources
 
 FORWARD = {"conv_kernel", "chunk_states_kernel", "pass_states_kernel", "outputs_kernel"}
 BACKWARD = {"chunk_gradients_kernel", "gradients_kernel", "conv_backward_kernel"}
+WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_gradients_kernel", "gradients_kernel"}
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,5 @@ def test_kernels_compile_without_spilling(kind, architecture, names, request):
             used = resources(launch, architecture)
             assert used["spill_bytes"] == 0, (launch.name, used)
             assert used["registers"] <= 255
+            if launch.name in WALKS:  # the loop over frames is the longest
+                assert 16 <= used["loop_exponentials"] < used["loop_instructions"] / 2
