@@ -49,7 +49,7 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
                     UNROLL: tl.constexpr):  # fmt: skip
     """One direction of :func:`chunk_gradients_kernel`."""
     mask_c = c < channels
-    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
+    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS, PADDED)
     first, sign = origin(start, count, REVERSE)
     u += b * u_batch + first * u_time
     delta += b * d_batch + first * d_time
@@ -58,7 +58,7 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
     dy += b * y_batch + first * y_time
     if z is not None:
         z += b * z_batch + first * z_time
-    h = entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c, ROWS, REVERSE)
+    h = entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c, ROWS, PADDED, REVERSE)
     if borders is not None:
         borders += slab_at * (chunk // SUBCHUNK) * states * channels
     contribution = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
@@ -67,7 +67,7 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
     for s in range(0, count, SUBCHUNK):
         if borders is not None:
             border = borders + (s // SUBCHUNK) * states * channels
-            store_tile(border, h, n, c, channels, 1, states, mask_c, ROWS)
+            store_tile(border, h, n, c, channels, 1, states, mask_c, ROWS, PADDED)
         for f in range(s, s + SUBCHUNK, UNROLL):
             for i in tl.static_range(UNROLL):
                 frame, valid = frame_of(f + i, count, sign)
@@ -86,7 +86,7 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
                     total += step
     if chunk_gradients is not None:
         chunk_gradients += at * states * channels
-        store_tile(chunk_gradients, contribution, n, c, channels, 1, states, mask_c, ROWS)
+        store_tile(chunk_gradients, contribution, n, c, channels, 1, states, mask_c, ROWS, PADDED)
         tl.store(chunk_sums + at * channels + c, total, mask=mask_c)
 
 
@@ -177,7 +177,7 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
     maps_time = 2 * states
     dmaps += ((block * (2 if HALF else 1) + direction) * batch + b) * time.to(tl.int64) * maps_time
     mask_c, mask_n = c < channels, n < states
-    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
+    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS, PADDED)
     D_row = tl.zeros((c.shape[0],), tl.float32)
     if D is not None:
         D_row = tl.load(D + c, mask=mask_c, other=0.0).to(tl.float32)
@@ -202,9 +202,9 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
         y_walk = None
     borders += ((direction * batch + b) * slab + k - first_chunk) * (chunk // SUBCHUNK) * states * channels
     if leaving is not None:
-        g = load_tile(leaving + at * states * channels, n, c, channels, 1, states, mask_c, ROWS)
+        g = load_tile(leaving + at * states * channels, n, c, channels, 1, states, mask_c, ROWS, PADDED)
     elif dlast is not None:
-        g = load_tile(dlast + b * channels * states, n, c, 1, states, states, mask_c, ROWS)
+        g = load_tile(dlast + b * channels * states, n, c, 1, states, states, mask_c, ROWS, PADDED)
     else:
         g = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
     dA_sum = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
@@ -213,7 +213,7 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
     subchunks = tl.cdiv(count, SUBCHUNK)
     for j in range(subchunks):
         subchunk = subchunks - 1 - j
-        h = load_tile(borders + subchunk * states * channels, n, c, channels, 1, states, mask_c, ROWS)
+        h = load_tile(borders + subchunk * states * channels, n, c, channels, 1, states, mask_c, ROWS, PADDED)
         kept = ()
         for i in tl.static_range(SUBCHUNK):
             frame, valid = frame_of(subchunk * SUBCHUNK + i, count, sign)
@@ -250,12 +250,12 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
             tl.store(ddelta_walk + frame * du_time + c, dstep.to(ddelta.dtype.element_ty), mask=mask)
             du_row = dinput * step + D_row * gradient
             tl.store(du_walk + frame * du_time + c, du_row.to(du.dtype.element_ty), mask=mask)
-    store_tile(dA + at * states * channels, dA_sum, n, c, channels, 1, states, mask_c, ROWS)
+    store_tile(dA + at * states * channels, dA_sum, n, c, channels, 1, states, mask_c, ROWS, PADDED)
     tl.store(dD + at * channels + c, dD_sum, mask=mask_c)
     tl.store(dbias + at * channels + c, dbias_sum, mask=mask_c)
     if dinitial is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if k == (chunks - 1 if REVERSE else 0):
-            store_tile(dinitial + b * channels * states, g, n, c, 1, states, states, mask_c, ROWS)
+            store_tile(dinitial + b * channels * states, g, n, c, 1, states, states, mask_c, ROWS, PADDED)
     clear(du + start * du_time, du_time, c, channels, count, frames)
     clear(ddelta + start * du_time, du_time, c, channels, count, frames)
     clear(dmaps + start * maps_time, maps_time, n, states, count, frames)

@@ -42,7 +42,7 @@ def load_map(base, i, size, PADDED: tl.constexpr):
 
 
 @triton.jit
-def load_tile(base, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr):
+def load_tile(base, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr, PADDED: tl.constexpr):
     """A (state, channel) tile in float32.
 
     By ``ROWS`` it is put together from rows, which leaves all states of a channel to one thread: a tile loaded at once
@@ -51,7 +51,9 @@ def load_tile(base, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr
     if ROWS:
         tile = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
         for i in tl.static_range(n.shape[0]):
-            row = tl.load(base + i * stride_n + c * stride_c, mask=mask_c & (i < size_n), other=0.0)
+            row = tl.load(
+                base + i * stride_n + c * stride_c, mask=mask_c & (i < size_n) if PADDED else mask_c, other=0.0
+            )
             tile = tl.where(n[:, None] == i, row.to(tl.float32)[None, :], tile)
         return tile
     mask = (n < size_n)[:, None] & mask_c[None, :]
@@ -59,13 +61,13 @@ def load_tile(base, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr
 
 
 @triton.jit
-def store_tile(base, tile, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr):
+def store_tile(base, tile, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.constexpr, PADDED: tl.constexpr):
     """Store a (state, channel) tile, the counterpart of :func:`load_tile`."""
     if ROWS:
         for i in tl.static_range(n.shape[0]):
             # Summed as integers, as the compiler leaves out additions of an integer zero only.
             row = tl.sum(tl.where(n[:, None] == i, tile.to(tl.int32, bitcast=True), 0), 0).to(tl.float32, bitcast=True)
-            tl.store(base + i * stride_n + c * stride_c, row, mask=mask_c & (i < size_n))
+            tl.store(base + i * stride_n + c * stride_c, row, mask=mask_c & (i < size_n) if PADDED else mask_c)
     else:
         mask = (n < size_n)[:, None] & mask_c[None, :]
         tl.store(base + n[:, None] * stride_n + c[None, :] * stride_c, tile, mask=mask)

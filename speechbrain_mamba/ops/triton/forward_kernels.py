@@ -42,15 +42,16 @@ def clear(base, stride, feature, size, count, frames):
 
 
 @triton.jit
-def scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK: tl.constexpr, ROWS: tl.constexpr):
+def scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK: tl.constexpr, ROWS: tl.constexpr,
+                    PADDED: tl.constexpr):  # fmt: skip
     """A direction's parameters: A for exponentials of base 2, the bias, and the weight of the step's factor."""
-    A_tile = load_tile(A, n, c, 1, states, states, mask_c, ROWS) * LOG2E
+    A_tile = load_tile(A, n, c, 1, states, states, mask_c, ROWS, PADDED) * LOG2E
     bias_row = tl.zeros((c.shape[0],), tl.float32)
     if bias is not None:
         bias_row = tl.load(bias + c, mask=mask_c, other=0.0).to(tl.float32)
     weight_tile = tl.zeros((1, 1), tl.float32)
     if RANK:
-        weight_tile = load_tile(weight, r, c, 1, ranks, ranks, mask_c, ROWS)
+        weight_tile = load_tile(weight, r, c, 1, ranks, ranks, mask_c, ROWS, PADDED)
     return A_tile, bias_row, weight_tile
 
 
@@ -86,7 +87,7 @@ def _chunk_state(u, delta, A, B, bias, weight, b, start, count, n, c, r, channel
                  PADDED: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """The last state of a chunk whose first is zero, and the sum of its steps."""
     mask_c = c < channels
-    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
+    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS, PADDED)
     first, sign = origin(start, count, REVERSE)
     u += b * u_batch + first * u_time
     delta += b * d_batch + first * d_time
@@ -137,7 +138,7 @@ def chunk_states_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, bias, bias_b, we
                                 SOFTPLUS, RANK, REVERSE, ROWS, PADDED, UNROLL)  # fmt: skip
     at = (direction * batch + b) * chunks + k
     mask_c = c < channels
-    store_tile(chunk_states + at * states * channels, h, n, c, channels, 1, states, mask_c, ROWS)
+    store_tile(chunk_states + at * states * channels, h, n, c, channels, 1, states, mask_c, ROWS, PADDED)
     tl.store(chunk_sums + at * channels + c, total, mask=mask_c)
 
 
@@ -181,12 +182,12 @@ def pass_states_kernel(A, A_b, initial, chunk_states, chunk_sums, batch, channel
 
 @triton.jit
 def entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c,
-                   ROWS: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
+                   ROWS: tl.constexpr, PADDED: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
     """The state that comes into a chunk: that of :func:`pass_states_kernel`, or the initial one of a single chunk."""
     if chunk_states is not None:
-        h = load_tile(chunk_states + at * states * channels, n, c, channels, 1, states, mask_c, ROWS)
+        h = load_tile(chunk_states + at * states * channels, n, c, channels, 1, states, mask_c, ROWS, PADDED)
     elif initial is not None:
-        h = load_tile(initial + b * channels * states, n, c, 1, states, states, mask_c, ROWS)
+        h = load_tile(initial + b * channels * states, n, c, 1, states, states, mask_c, ROWS, PADDED)
     else:
         h = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
     return h
@@ -200,11 +201,11 @@ def _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, la
              ROWS: tl.constexpr, PADDED: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Outputs of a chunk in one direction. Of two ``HALF``s, 1 leaves its own in y, and 2 adds itself and finishes."""
     mask_c = c < channels
-    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS)
+    A_tile, bias_row, weight_tile = scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK, ROWS, PADDED)
     D_row = tl.zeros((c.shape[0],), tl.float32)
     if D is not None:
         D_row = tl.load(D + c, mask=mask_c, other=0.0).to(tl.float32)
-    h = entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c, ROWS, REVERSE)
+    h = entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c, ROWS, PADDED, REVERSE)
     first, sign = origin(start, count, REVERSE)
     u += b * u_batch + first * u_time
     delta += b * d_batch + first * d_time
@@ -231,7 +232,7 @@ def _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, la
             tl.store(y + at_frame * y_time + c, out.to(y.dtype.element_ty), mask=valid & mask_c)
     if last is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if k == (0 if REVERSE else chunks - 1):
-            store_tile(last + b * channels * states, h, n, c, 1, states, states, mask_c, ROWS)
+            store_tile(last + b * channels * states, h, n, c, 1, states, states, mask_c, ROWS, PADDED)
 
 
 @triton.jit(do_not_specialize=["batch", "time", "chunk", "chunks"])
