@@ -1,4 +1,4 @@
-"""Registers and spills of every Triton kernel that the models use, compiled for GPUs that need not be there.
+"""Registers, spills and instructions of the models' Triton kernels, compiled for GPUs that need not be there.
 
     python benchmarks/compile_kernels.py --csv results/kernels.csv
 

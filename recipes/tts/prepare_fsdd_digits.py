@@ -12,8 +12,6 @@ import argparse
 
 from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
 
-VALID_AND_TEST = 100, 300
-
 
 def main(arguments=None):
     """Run from the command line."""
@@ -26,8 +24,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=1234, help="of all draws")
     options = parser.parse_args(arguments)
     choices = {"seed": options.seed, "level": options.level, "short": options.short}
-    choices["counts"] = (options.long, *VALID_AND_TEST)
-    prepare_fsdd_digits(options.data_folder, options.manifest_folder, **choices)
+    prepare_fsdd_digits(options.data_folder, options.manifest_folder, counts=(options.long, 100, 300), **choices)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What kernels take of a GPU that need not be there: registers, spills and shared memory, from the compiled code.
+"""What kernels take of a GPU that need not be there, from the compiled code: registers, spills, instructions.
 
 Compiled are the very launches that an operation makes, recorded instead of run.
 """
