@@ -13,12 +13,12 @@ N_PHONEMES, CODEBOOK, BOOKS = 20, 32, 3
 SAID, SPOKEN = torch.tensor([3, 0, 2]), torch.tensor([5, 0, 1])  # phonemes and frames that are a prompt's
 
 
-def make_model(backbone: str, prompt_order: str = "joint") -> VallE:
+def make_model(backbone: str, prompt_order: str = "joint", positions: bool | None = None) -> VallE:
     """A small model with weights far enough from zero for its outputs to depend on everything."""
     torch.manual_seed(0)
     sizes = {"backbone": backbone, "num_layers": 2, "d_model": 16, "d_ffn": 32, "nhead": 2, "attention_interval": 2}
     ar, nar = (
-        AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes, prompt_order=prompt_order),
+        AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes, prompt_order=prompt_order, positions=positions),
         NonAutoregressiveCodecLM(N_PHONEMES, CODEBOOK, BOOKS, **sizes),
     )
     model = VallE(ar, nar).eval()
@@ -30,7 +30,14 @@ def make_model(backbone: str, prompt_order: str = "joint") -> VallE:
     return model
 
 
-@pytest.fixture(params=[*((backbone, "joint") for backbone in BACKBONES), ("mamba", "interleaved")], ids="-".join)
+MODELS = {backbone: (backbone,) for backbone in BACKBONES} | {
+    "mamba-interleaved": ("mamba", "interleaved"),
+    "mamba-positions": ("mamba", "joint", True),
+    "mamba-interleaved-positions": ("mamba", "interleaved", True),
+}
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS.keys())
 def model(request) -> VallE:
     """A small model for each backbone, and for each order that it can have."""
     return make_model(*request.param)

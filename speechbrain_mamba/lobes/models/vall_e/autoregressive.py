@@ -32,6 +32,10 @@ class AutoregressiveCodecLM(nn.Module):
         ``joint``, all phonemes before all speech, as in VALL-E; or ``interleaved``: phonemes and speech of the prompt,
         then phonemes and speech of what comes after it. A scan, which has to keep its place in the text, then need not
         go through the prompt's again. For the backbone ``mamba`` only.
+    positions : bool, optional
+        Whether to add sinusoidal positions to phonemes and to codes, each counted from the beginning of its part; by
+        default where the backbone attends. A scan knows the order by itself, but small ones keep their place in a
+        longer text better with them.
 
     Raises
     ------
@@ -59,6 +63,7 @@ class AutoregressiveCodecLM(nn.Module):
         mamba_config=None,
         attention_interval=4,
         prompt_order="joint",
+        positions=None,
     ):
         super().__init__()
         if prompt_order not in PROMPT_ORDERS:
@@ -71,7 +76,7 @@ class AutoregressiveCodecLM(nn.Module):
         self.prompt_order = prompt_order
         self.n_phonemes, self.codebook_size = n_phonemes, codebook_size
         self.eos_index, self.bos_index = codebook_size, codebook_size + 1
-        positions = backbone != "mamba"  # a scan knows the order by itself
+        positions = backbone != "mamba" if positions is None else positions
         self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, positions, dropout)
         self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, positions, dropout)
         self.backbone = CodecLanguageBackbone(
@@ -154,7 +159,8 @@ class AutoregressiveCodecLM(nn.Module):
         inputs = phonemes, phoneme_lengths, codes, code_lengths, prompt
         (x, layers), packing = self._encode(*inputs, return_state=True)
         last = x[torch.arange(x.shape[0], device=x.device), packing.lengths - 1]
-        return self.head(last), {"layers": layers, "position": code_lengths + 1}
+        begun = code_lengths if self.prompt_order == "joint" or prompt is None else code_lengths - prompt[1]
+        return self.head(last), {"layers": layers, "position": begun + 1}
 
     def step(self, tokens, state):
         """Feed one token.

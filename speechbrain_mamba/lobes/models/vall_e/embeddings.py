@@ -36,7 +36,7 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
 
 
 class TokenEmbedding(nn.Module):
-    """Tokens, as vectors to which their positions may be added with a learned weight.
+    """Tokens, as vectors to which their positions may be added, by a learned weight that gives both one size at first.
 
     Arguments
     ---------
@@ -58,7 +58,7 @@ class TokenEmbedding(nn.Module):
     def __init__(self, n_tokens, d_model, positions=True, dropout=0.0):
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, d_model)
-        self.position_weight = nn.Parameter(torch.ones(1)) if positions else None
+        self.position_weight = nn.Parameter(torch.full((1,), d_model**-0.5)) if positions else None
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
 
