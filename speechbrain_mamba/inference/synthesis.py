@@ -36,9 +36,10 @@ class SpeechSynthesizer(Pretrained):
     >>> folder = getfixture("tmp_path")
     >>> from speechbrain_mamba.codecs import EnCodec
     >>> from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+    >>> codec = EnCodec(8000, (8, 5, 4), n_codebooks=4, codebook_size=16, dimension=8, n_filters=2)
     >>> sizes = {"token_folder": "unused", "num_layers": 1, "d_model": 16, "max_seconds": 0.1}
+    >>> sizes |= {"n_codebooks": codec.n_codebooks, "codebook_size": codec.codebook_size}
     >>> text, path = "hparams/tts/mini_vallm.yaml", folder / "model"
-    >>> codec = EnCodec(8000, (8, 5, 4), n_codebooks=4, codebook_size=256, dimension=8, n_filters=2)
     >>> tokenizer = TextTokenizer.train(["one two three"], "characters")
     >>> export_synthesizer(path, read_hparams(text, sizes), load_hparams(text, sizes)["modules"], tokenizer, codec)
     >>> synthesizer = SpeechSynthesizer.from_hparams(source=str(path), savedir=str(folder / "cache"))

@@ -22,7 +22,10 @@ CODEC = {
     "dimension": 8,
     "n_filters": 2,
 }
-GREEDY = {"token_folder": "unused", "codebook_size": 16, "num_layers": 2, "d_model": 16, "max_seconds": 0.5}
+GREEDY = {
+    "token_folder": "unused", "n_codebooks": 4, "codebook_size": 16, "num_layers": 2, "d_model": 16,
+    "max_seconds": 0.5,
+}  # fmt: skip
 
 
 def write_model(folder, name: str):
