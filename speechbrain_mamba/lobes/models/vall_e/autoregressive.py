@@ -76,12 +76,9 @@ class AutoregressiveCodecLM(nn.Module):
         self.prompt_order = prompt_order
         self.n_phonemes, self.codebook_size = n_phonemes, codebook_size
         self.eos_index, self.bos_index = codebook_size, codebook_size + 1
-        attends = backbone != "mamba"
-        positions = attends if positions is None else positions
-        # attention finds its place by them alone, a scan by itself too
-        weight = (1.0 if attends else d_model**-0.5) if positions else None
-        self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, weight, dropout)
-        self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, weight, dropout)
+        positions = backbone != "mamba" if positions is None else positions
+        self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, positions, dropout)
+        self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, positions, dropout)
         self.backbone = CodecLanguageBackbone(
             backbone,
             num_layers,

@@ -44,9 +44,8 @@ class TokenEmbedding(nn.Module):
         Number of tokens.
     d_model : int
         Channels, even where positions are added.
-    position_weight : float, optional
-        The weight of the positions before it is learned; None for no positions. Elements of a token's vector are of
-        size ``d_model**-0.5`` at first.
+    positions : bool
+        Whether to add the positions. Their weight is ``d_model**-0.5`` at first, the size of a vector's elements.
     dropout : float
         Dropout rate.
 
@@ -56,10 +55,10 @@ class TokenEmbedding(nn.Module):
     torch.Size([2, 10, 8])
     """
 
-    def __init__(self, n_tokens, d_model, position_weight=1.0, dropout=0.0):
+    def __init__(self, n_tokens, d_model, positions=True, dropout=0.0):
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, d_model)
-        self.position_weight = None if position_weight is None else nn.Parameter(torch.tensor([float(position_weight)]))
+        self.position_weight = nn.Parameter(torch.full((1,), d_model**-0.5)) if positions else None
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
 

@@ -59,10 +59,10 @@ class NonAutoregressiveCodecLM(nn.Module):
         if n_codebooks < 2:
             raise ValueError(f"n_codebooks is {n_codebooks}, but with fewer than 2 there is nothing to predict.")
         self.n_phonemes, self.codebook_size, self.n_codebooks = n_phonemes, codebook_size, n_codebooks
-        weight = None if backbone == "mamba" else 1.0  # of the positions: a scan knows the order by itself
-        self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, weight, dropout)
+        positions = backbone != "mamba"
+        self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, positions, dropout)
         # one table for all codebooks, one after the other
-        self.code_embedding = TokenEmbedding(n_codebooks * codebook_size, d_model, weight, dropout)
+        self.code_embedding = TokenEmbedding(n_codebooks * codebook_size, d_model, positions, dropout)
         self.backbone = CodecLanguageBackbone(
             backbone,
             num_layers,
