@@ -18,10 +18,10 @@ import triton.language as tl
 from speechbrain_mamba.ops.triton.elementwise import LN2, load_map, load_tile, sigmoid, store_tile
 from speechbrain_mamba.ops.triton.forward_kernels import (
     clear,
-    entering_state,
     frame_of,
     locate,
     origin,
+    passed_on,
     raw_step,
     scan_parameters,
     step_size,
@@ -42,7 +42,7 @@ def output_gradient(dy, z, at_dy, at_z, c, mask, HALVED: tl.constexpr):
 
 @triton.jit
 def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initial, borders, chunk_gradients,
-                    chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states, ranks,
+                    chunk_sums, at, slab_at, b, start, count, chunk, n, c, r, channels, states, ranks,
                     u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
                     SOFTPLUS: tl.constexpr, RANK: tl.constexpr, REVERSE: tl.constexpr, HALVED: tl.constexpr,
                     ROWS: tl.constexpr, PADDED: tl.constexpr, SUBCHUNK: tl.constexpr,
@@ -58,7 +58,7 @@ def _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initia
     dy += b * y_batch + first * y_time
     if z is not None:
         z += b * z_batch + first * z_time
-    h = entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c, ROWS, PADDED, REVERSE)
+    h = passed_on(chunk_states, initial, at, b, n, c, channels, states, mask_c, ROWS, PADDED)
     if borders is not None:
         borders += slab_at * (chunk // SUBCHUNK) * states * channels
     contribution = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
@@ -114,19 +114,17 @@ def chunk_gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias,
     if DIRECTIONS == 2:
         if direction == 0:
             _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, None, borders, chunk_gradients,
-                            chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states,
-                            ranks,
+                            chunk_sums, at, slab_at, b, start, count, chunk, n, c, r, channels, states, ranks,
                             u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
                             SOFTPLUS, RANK, False, True, ROWS, PADDED, SUBCHUNK, UNROLL)  # fmt: skip
         else:
             _chunk_gradient(u_b, delta_b, A_b, B_b, C_b, bias_b, weight_b, z, dy, chunk_states, None, borders,
-                            chunk_gradients, chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r,
-                            channels,
+                            chunk_gradients, chunk_sums, at, slab_at, b, start, count, chunk, n, c, r, channels,
                             states, ranks, u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time,
                             y_batch, y_time, SOFTPLUS, RANK, True, True, ROWS, PADDED, SUBCHUNK, UNROLL)  # fmt: skip
     else:
         _chunk_gradient(u, delta, A, B, C, bias, weight, z, dy, chunk_states, initial, borders, chunk_gradients,
-                        chunk_sums, at, slab_at, b, k, chunks, start, count, chunk, n, c, r, channels, states, ranks,
+                        chunk_sums, at, slab_at, b, start, count, chunk, n, c, r, channels, states, ranks,
                         u_batch, u_time, d_batch, d_time, B_batch, B_time, z_batch, z_time, y_batch, y_time,
                         SOFTPLUS, RANK, REVERSE, False, ROWS, PADDED, SUBCHUNK, UNROLL)  # fmt: skip
 
@@ -201,12 +199,7 @@ def gradients_kernel(u, delta, A, B, C, D, bias, weight, z, lengths, dy, borders
     else:
         y_walk = None
     borders += ((direction * batch + b) * slab + k - first_chunk) * (chunk // SUBCHUNK) * states * channels
-    if leaving is not None:
-        g = load_tile(leaving + at * states * channels, n, c, channels, 1, states, mask_c, ROWS, PADDED)
-    elif dlast is not None:
-        g = load_tile(dlast + b * channels * states, n, c, 1, states, states, mask_c, ROWS, PADDED)
-    else:
-        g = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
+    g = passed_on(leaving, dlast, at, b, n, c, channels, states, mask_c, ROWS, PADDED)
     dA_sum = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
     dD_sum = tl.zeros((c.shape[0],), tl.float32)
     dbias_sum = tl.zeros((c.shape[0],), tl.float32)

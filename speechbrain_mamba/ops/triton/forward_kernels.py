@@ -57,7 +57,8 @@ def scan_parameters(A, bias, weight, n, c, r, states, ranks, mask_c, RANK: tl.co
 
 @triton.jit
 def frame_of(s, count, sign):
-    """The frame of a step, whether it is valid, and if not the last valid one, which then is read to no effect."""
+    """The frame of a step, or past the valid ones the last of these, which is read to no effect; and whether it is
+    valid."""
     return tl.minimum(s, count - 1) * sign, s < count
 
 
@@ -181,9 +182,9 @@ def pass_states_kernel(A, A_b, initial, chunk_states, chunk_sums, batch, channel
 
 
 @triton.jit
-def entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c,
-                   ROWS: tl.constexpr, PADDED: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
-    """The state that comes into a chunk: that of :func:`pass_states_kernel`, or the initial one of a single chunk."""
+def passed_on(chunk_states, initial, at, b, n, c, channels, states, mask_c, ROWS: tl.constexpr, PADDED: tl.constexpr):
+    """What a walk through a chunk begins with: what :func:`pass_states_kernel` left, or for a single chunk
+    ``initial`` (batch, channel, state), or zero."""
     if chunk_states is not None:
         h = load_tile(chunk_states + at * states * channels, n, c, channels, 1, states, mask_c, ROWS, PADDED)
     elif initial is not None:
@@ -205,7 +206,7 @@ def _outputs(u, delta, A, B, C, D, bias, weight, z, y, chunk_states, initial, la
     D_row = tl.zeros((c.shape[0],), tl.float32)
     if D is not None:
         D_row = tl.load(D + c, mask=mask_c, other=0.0).to(tl.float32)
-    h = entering_state(chunk_states, initial, at, b, k, chunks, n, c, channels, states, mask_c, ROWS, PADDED, REVERSE)
+    h = passed_on(chunk_states, initial, at, b, n, c, channels, states, mask_c, ROWS, PADDED)
     first, sign = origin(start, count, REVERSE)
     u += b * u_batch + first * u_time
     delta += b * d_batch + first * d_time

@@ -159,8 +159,7 @@ class AutoregressiveCodecLM(nn.Module):
         inputs = phonemes, phoneme_lengths, codes, code_lengths, prompt
         (x, layers), packing = self._encode(*inputs, return_state=True)
         last = x[torch.arange(x.shape[0], device=x.device), packing.lengths - 1]
-        begun = code_lengths if self.prompt_order == "joint" or prompt is None else code_lengths - prompt[1]
-        return self.head(last), {"layers": layers, "position": begun + 1}
+        return self.head(last), {"layers": layers, "position": packing.part_lengths[-1]}
 
     def step(self, tokens, state):
         """Feed one token.

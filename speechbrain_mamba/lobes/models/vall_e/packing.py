@@ -24,6 +24,8 @@ class Packing:
 
     Attributes
     ----------
+    part_lengths : sequence of Tensor
+        The lengths of the sequences as they were given.
     lengths : Tensor
         Valid frames per example of the whole, integers (batch,).
     time : int
@@ -43,6 +45,7 @@ class Packing:
     """
 
     def __init__(self, lengths: Sequence[Tensor], times: Sequence[int]):
+        self.part_lengths = lengths
         self._valid = [valid_frames(length, time) for length, time in zip(lengths, times)]
         self.lengths = torch.zeros_like(lengths[0])
         self._index = []
