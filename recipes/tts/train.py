@@ -308,7 +308,8 @@ def main():
     brain.train_sampler = brain.train_sampler or sampler  # which is told the epoch: it draws other batches in each
     scheduler = hparams["lr_scheduler"]
     if scheduler.num_training_steps is None:
-        scheduler.num_training_steps = hparams["number_of_epochs"] * -(-len(loader) // brain.grad_accumulation_factor)
+        # what is left over of an epoch makes no step
+        scheduler.num_training_steps = hparams["number_of_epochs"] * (len(loader) // brain.grad_accumulation_factor)
     valid_sampler, test_sampler = batch_sampler(valid, hparams), batch_sampler(test, hparams)
     brain.fit(hparams["epoch_counter"], loader, valid, valid_loader_kwargs={"batch_sampler": valid_sampler})
     brain.evaluate(test, min_key="loss", test_loader_kwargs={"batch_sampler": test_sampler})

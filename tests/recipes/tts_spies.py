@@ -1,0 +1,225 @@
+"""The synthesis recipes as modules, and what a training of codec language models does, seen from outside."""
+
+import importlib.util
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
+from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.lobes.models.vall_e import AutoregressiveCodecLM, NonAutoregressiveCodecLM
+from tests.conftest import HPARAMS
+
+RECIPES = HPARAMS.parent / "recipes" / "tts"
+MODELS = {"ar": AutoregressiveCodecLM, "nar": NonAutoregressiveCodecLM}
+FACTS = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=4, codebook_size=16)
+SPEAKERS = "aaabbc"
+"""Of utterance 0, 1, ...: three speakers who say unlike much, each at least two in six utterances or more."""
+
+
+def load_script(name: str):
+    """A script of the recipe as a module."""
+    spec = importlib.util.spec_from_file_location(f"tts_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(name: str, hparams: str, options: dict, prepare=lambda module, patch: None) -> dict[str, dict]:
+    """Run a training script of the recipe with options in this process, quickly: pictures are not drawn.
+
+    Arguments
+    ---------
+    name, hparams, options
+        The script, the hyper-parameter file and what is replaced in it.
+    prepare : callable
+        Given the script as a module and a MonkeyPatch for the time of the run.
+
+    Returns
+    -------
+    dict of str to dict
+        What the pictures would have shown: the columns of each panel, by the stem of the file.
+    """
+    pictures = {}
+
+    def note(figure, path, **options):
+        Path(path).write_bytes(b"")
+        pictures[Path(path).name.lstrip(".").split(".")[0]] = {
+            axis.get_ylabel(): {line.get_label(): list(line.get_ydata()) for line in axis.lines} for axis in figure.axes
+        }
+
+    command = [f"{name}.py", str(HPARAMS / "tts" / f"{hparams}.yaml")]
+    for key, value in options.items():
+        command += [f"--{key}", json.dumps(value) if isinstance(value, list) else str(value)]
+    with pytest.MonkeyPatch.context() as patch:
+        # SpeechBrain's handlers would outlive the streams that pytest lends a test
+        patch.setattr("logging.config.dictConfig", lambda config: None)
+        patch.setattr("sys.excepthook", lambda *_: None)
+        patch.setattr("sys.argv", command)
+        patch.setattr("matplotlib.figure.Figure.savefig", note)
+        patch.setattr("speechbrain.utils.logger.get_environment_description", str)
+        module = load_script(name)
+        prepare(module, patch)
+        module.main()
+    return pictures
+
+
+def make_speech(folder: Path, counts: dict[str, int]) -> dict[str, dict]:
+    """Tokens of utterances that all differ in phonemes and codes, of 3 to 14 frames; returned by id."""
+    rng, everything, used = np.random.default_rng(0), {}, set()
+    TextTokenizer(list("abcdefghij"), "characters").save(folder / "text.json")
+    for split, count in counts.items():
+        utterances = []
+        while len(utterances) < count:
+            phonemes = tuple(rng.integers(10, size=rng.integers(3, 7)).tolist())
+            if phonemes in used:
+                continue
+            used.add(phonemes)
+            index = len(utterances)
+            frames = 3 + 11 * index // (count - 1)
+            name = f"{split}{index}"
+            utterance = {"ID": name, "spk_id": SPEAKERS[index % len(SPEAKERS)], "wrd": "", "wav": f"{name}.wav"}
+            codes = rng.integers(FACTS.codebook_size, size=(frames, FACTS.n_codebooks))
+            utterances.append(utterance | {"phonemes": phonemes, "codes": codes})
+        write_tokens(folder, split, utterances, FACTS)
+        everything |= {utterance["ID"]: utterance for utterance in utterances}
+    return everything
+
+
+@dataclass
+class Example:
+    """One example that was given to a model: which utterance, behind which other one, and with what."""
+
+    name: str
+    behind: str | None
+    inputs: dict
+    logits: torch.Tensor
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """What the autoregressive model was given as codes before; the whole of prompt and speech of the other."""
+        if "prompt_codes" not in self.inputs:
+            return self.inputs["codes"]
+        return torch.cat([self.inputs["prompt_codes"], self.inputs["codes"]])
+
+
+@dataclass
+class Pass:
+    """A batch that was given to a model."""
+
+    part: str
+    stage: str
+    epoch: int
+    examples: list[Example]
+    weight: float
+
+    @property
+    def names(self) -> list[str]:
+        """The utterances."""
+        return [example.name for example in self.examples]
+
+
+@dataclass
+class Step:
+    """A step of the optimizer."""
+
+    lr: float
+    norm: float
+    parts: set[str]
+
+
+class Watch:
+    """While it is entered, notes what the models are given, and the steps of optimizers.
+
+    Arguments
+    ---------
+    utterances : dict of str to dict
+        All that can come, by id.
+    force : callable, optional
+        From part and epoch to how wrong a model's prediction out of training is made: all on token 0 with such a logit.
+    """
+
+    def __init__(self, utterances: dict[str, dict], force=None):
+        self.utterances, self.force = utterances, force
+        self._names = {tuple(item["phonemes"]): name for name, item in utterances.items()}
+        self.passes: list[Pass] = []
+        self.steps: list[Step] = []
+        self._modules: dict[str, torch.nn.Module] = {}
+        self._epoch = 0
+
+    def __enter__(self):
+        self._patch = pytest.MonkeyPatch()
+        for part, model in MODELS.items():
+            self._patch.setattr(model, "forward", self._watched(part, model.forward))
+        self._handle = register_optimizer_step_pre_hook(lambda optimizer, *_: self._note_step(optimizer))
+        return self
+
+    def __exit__(self, *_):
+        self._patch.undo()
+        self._handle.remove()
+
+    def _watched(self, part, forward):
+        def call(module, *arguments, **options):
+            logits = forward(module, *arguments, **options)
+            inputs = inspect.signature(forward).bind(module, *arguments, **options).arguments
+            if not module.training and self.force is not None:
+                logits = torch.zeros_like(logits)
+                logits[..., 0] = self.force(part, self._epoch)
+            self._note_pass(part, module, inputs, logits.detach().float())
+            return logits
+
+        return call
+
+    def _note_pass(self, part, module, inputs, logits):
+        self._modules[part] = module
+        examples = []
+        for index in range(len(inputs["phonemes"])):
+            own = {
+                key: value[index] for key, value in inputs.items() if isinstance(value, torch.Tensor) and value.dim()
+            }
+            for key in ("phoneme", "prompt", "code"):
+                length = own.pop(f"{key}_lengths", None)
+                padded = {"phoneme": "phonemes", "prompt": "prompt_codes", "code": "codes"}[key]
+                if length is not None:
+                    own[padded] = own[padded][:length]
+            own["prompt"] = inputs.get("prompt") and tuple(int(lengths[index]) for lengths in inputs["prompt"])
+            name, behind = self._who(own["phonemes"].tolist())
+            examples.append(Example(name, behind, own, logits[index]))
+        stage = examples[0].name.rstrip("0123456789")
+        if module.training and (not self.passes or self.passes[-1].stage != "train"):
+            self._epoch += 1
+        assert module.training == (stage == "train")
+        weight = sum(float(parameter.detach().double().abs().sum()) for parameter in module.parameters())
+        self.passes.append(Pass(part, stage, self._epoch, examples, weight))
+
+    def _who(self, phonemes):
+        if tuple(phonemes) in self._names:
+            return self._names[tuple(phonemes)], None
+        ways = [(phonemes[:cut], phonemes[cut:]) for cut in range(1, len(phonemes))]
+        ((behind, name),) = [
+            (self._names[tuple(first)], self._names[tuple(second)])
+            for first, second in ways
+            if tuple(first) in self._names and tuple(second) in self._names
+        ]
+        return name, behind
+
+    def _note_step(self, optimizer):
+        (group,) = optimizer.param_groups
+        grads = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+        norm = float(torch.stack([grad.double().norm() for grad in grads]).norm())
+        parts = {
+            part
+            for part, module in self._modules.items()
+            if any(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
+        }
+        self.steps.append(Step(group["lr"], norm, parts))
+
+    def of(self, part: str, stage: str, epoch: int | None = None) -> list[Pass]:
+        """The batches of a model in a stage, of one epoch or of all."""
+        return [p for p in self.passes if (p.part, p.stage) == (part, stage) and epoch in (None, p.epoch)]
