@@ -64,15 +64,20 @@ def environment(copy: Path) -> dict[str, str]:
 
 
 def _tests_by_line(copy: Path, data_file: Path, passed: set[str]) -> dict[str, dict[int, set]]:
-    """Names of tests by path and line; under line 0, the lines that ran outside of any test."""
+    """Names of tests by path and line; under line 0, the lines that ran outside of any test.
+
+    What ran while a test was set up may serve other tests of its file, too: fixtures of a module run once.
+    """
     data = coverage.CoverageData(str(data_file))
     data.read()
     found: dict[str, dict[int, set]] = {}
     for path in data.measured_files():
         lines: defaultdict[int, set] = defaultdict(set)
         for line, contexts in data.contexts_by_lineno(path).items():
-            names = {context.rpartition("|")[0] for context in contexts if context}
-            lines[line] |= names & passed
+            runs = [context.rpartition("|")[::2] for context in contexts if context]
+            files = {name.partition("::")[0] for name, phase in runs if phase == "setup"}
+            lines[line] |= {name for name, _ in runs} & passed
+            lines[line] |= {name for name in passed if name.partition("::")[0] in files}
             if "" in contexts:
                 lines[0].add(line)
         found[str(Path(path).resolve().relative_to(copy.resolve()))] = lines

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.recipes.tts_spies import FACTS, Watch, load_script, make_speech, run_script
+from tests.recipes.tts_spies import FACTS, Watch, make_speech, run_script
 
 COUNTS = {"train": 25, "valid": 7, "test": 11}
 TINY = {
