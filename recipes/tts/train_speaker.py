@@ -124,7 +124,8 @@ def main():
     loader = brain.make_dataloader(train, sb.Stage.TRAIN, shuffle=True, **options)
     scheduler = hparams["lr_scheduler"]
     if scheduler.n_total_steps is None:
-        scheduler.n_total_steps = max(scheduler.n_warmup_steps, hparams["number_of_epochs"] * len(loader))
+        steps = hparams["number_of_epochs"] * (len(loader) // brain.grad_accumulation_factor)
+        scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
     brain.fit(hparams["epoch_counter"], loader, valid, valid_loader_kwargs=options)
     brain.evaluate(test, min_key="EER", test_loader_kwargs=options)
     folder = Path(hparams["output_folder"]) / "inference"

@@ -1,17 +1,23 @@
 """The speaker encoder's recipe from end to end."""
 
-import importlib.util
+import csv
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
+import speechbrain as sb
 import torch
+import torch.nn.functional as F
 from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.hparams import load_hparams
 from speechbrain_mamba.dataio.recognition import write_transcripts
 from tests.conftest import HPARAMS
+from tests.recipes.tts_spies import load_script, run_script
 
-SCRIPT = HPARAMS.parent / "recipes" / "tts" / "train_speaker.py"
 TINY = {
     "batch_size": 6, "crop_seconds": 0.3, "n_warmup_steps": 2, "n_speakers": 4, "emb_dim": 8, "number_of_epochs": 10,
     "lr": 0.003,
@@ -39,18 +45,12 @@ def manifests(tmp_path):
 
 
 @pytest.fixture
-def train(manifests, monkeypatch, tmp_path):
+def train(manifests, tmp_path):
     """Run the recipe with options; its output folder is returned."""
-    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
-    spec = importlib.util.spec_from_file_location("tts_train_speaker", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(**options):
         options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
-        command = ["train_speaker.py", str(HPARAMS / "tts" / "speaker_mini.yaml")]
-        monkeypatch.setattr("sys.argv", command + [f"--{key}={value}" for key, value in options.items()])
-        module.main()
+        run_script("train_speaker", "speaker_mini", options)
         return tmp_path / "out"
 
     return call
@@ -73,3 +73,138 @@ def test_what_does_not_fit_is_named(train, manifests):
     (manifests / "valid.csv").write_text(table.replace(",a", ","))
     with pytest.raises(ValueError, match="has no spk_id for 'valid0'"):
         train()
+
+
+def error_rate(same, other):
+    """The equal error rate in percent, of sorted scores: where as many pairs are taken for others as for the same."""
+    scores = sorted([(score, True) for score in same] + [(score, False) for score in other])
+    refused, accepted, rates = 0, len(other), []
+    for _, is_same in scores:
+        refused, accepted = refused + is_same, accepted - (not is_same)
+        rates.append((refused / len(same), accepted / len(other)))
+    refused, accepted = min(rates, key=lambda pair: abs(pair[0] - pair[1]))
+    return 50 * (refused + accepted)
+
+
+def angles(*degrees):
+    """Embeddings (utterances, 1, 2) of different lengths in some directions."""
+    radians = torch.tensor(degrees) * math.pi / 180
+    return (torch.stack([radians.cos(), radians.sin()], 1) * torch.arange(1, len(degrees) + 1)[:, None])[:, None]
+
+
+@pytest.fixture
+def brain():
+    """The training of an encoder of two channels, of three speakers."""
+    hparams = load_hparams(
+        HPARAMS / "tts" / "speaker_mini.yaml", {"manifest_folder": "unused", "n_speakers": 3, "emb_dim": 2}
+    )
+    brain = load_script("train_speaker").SpeakerTraining(hparams["modules"], hparams["optimizer"], hparams)
+    brain.labels = {"anna": 0, "ben": 1, "cleo": 2}
+    brain.on_stage_start(sb.Stage.VALID)
+    return brain
+
+
+def test_the_equal_error_rate_is_that_of_all_pairs_of_directions(brain):
+    directions = {"anna": (0, 20, 100), "ben": (90, 130), "cleo": (200, 60, 190)}
+    names = [name for name, degrees in directions.items() for _ in degrees]
+    degrees = [degree for own in directions.values() for degree in own]
+    for part in (slice(0, 3), slice(3, 8)):  # two batches
+        batch = SimpleNamespace(spk_id=names[part])
+        loss = brain.compute_objectives(angles(*degrees)[part], batch, sb.Stage.VALID)
+        assert loss == 0
+    pairs = [(i, j) for i in range(8) for j in range(i)]
+    cosines = {pair: math.cos((degrees[pair[0]] - degrees[pair[1]]) * math.pi / 180) for pair in pairs}
+    same, other = ([cosines[i, j] for i, j in pairs if (names[i] == names[j]) is equal] for equal in (True, False))
+    expected = error_rate(same, other)
+    assert 20 < expected < 50
+    assert brain.equal_error_rate() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("names", [["anna"] * 3, ["anna", "ben", "cleo"]])
+def test_an_error_rate_needs_pairs_of_both_kinds(brain, names):
+    brain.compute_objectives(angles(0, 50, 100), SimpleNamespace(spk_id=names), sb.Stage.TEST)
+    with pytest.raises(ValueError, match="two are needed, and two utterances of one of them"):
+        brain.equal_error_rate()
+
+
+def test_the_loss_widens_the_angle_to_the_own_speaker_by_a_margin(brain):
+    names, embeddings = ["cleo", "anna", "ben", "cleo"], angles(10, 100, 200, 300)
+    loss = brain.compute_objectives(embeddings, SimpleNamespace(spk_id=names), sb.Stage.TRAIN)
+    weight = next(value for value in brain.modules.classifier.parameters() if value.shape == (3, 2))
+    labels = torch.tensor([2, 0, 1, 2])
+    cosine = F.normalize(embeddings[:, 0], dim=1) @ F.normalize(weight, dim=1).T
+    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+    widened = torch.where(angle + 0.2 < math.pi, (angle + 0.2).cos(), cosine - 0.2 * math.sin(0.2))
+    logits = 30 * torch.where(F.one_hot(labels, 3).bool(), widened, cosine)
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    assert brain.embeddings == []
+
+
+class Note(torch.nn.Module):
+    """Adds one, and notes the lengths that it is given."""
+
+    def forward(self, x, lens=None):
+        self.lens = lens
+        return x + 1
+
+
+def test_lengths_go_where_means_are_taken(brain):
+    modules = {name: Note() for name in ("compute_features", "mean_var_norm", "embedding_model")}
+    brain.modules = torch.nn.ModuleDict(modules)
+    batch = SimpleNamespace(sig=(torch.zeros(2, 4), torch.tensor([1.0, 0.5])))
+    batch.to = lambda device: batch
+    assert torch.equal(brain.compute_forward(batch, sb.Stage.TEST), torch.full((2, 4), 3.0))
+    assert [module.lens if module.lens is None else module.lens.tolist() for module in modules.values()] == [
+        None, [1.0, 0.5], [1.0, 0.5]
+    ]  # fmt: skip
+
+
+def test_training_hears_pieces_and_the_others_whole_utterances(manifests, tmp_path):
+    script = load_script("train_speaker")
+    hparams = {"manifest_folder": manifests, "data_root": None, "sample_rate": 8000, "crop_seconds": 0.3}
+    table = (manifests / "train.csv").read_text().replace(f"{tmp_path}/wavs", "$data_root")
+    (manifests / "train.csv").write_text(table.replace(",b", ",0b"))
+    dataset, speakers = script.make_dataset({**hparams, "data_root": tmp_path / "wavs"}, "train")
+    assert {len(example["sig"]) for example in dataset} == {2400} and len(dataset) == 24
+    assert not torch.equal(dataset[0]["sig"], dataset[0]["sig"])
+    assert speakers == ["0b", "a"] and dataset[1]["spk_id"] == "0b"
+    for split in ("valid", "test"):
+        dataset, _ = script.make_dataset(hparams, split)
+        assert {len(example["sig"]) for example in dataset} == {4000}
+
+
+def test_the_encoder_with_the_fewest_errors_is_kept_tested_and_exported(train, monkeypatch):
+    """Out of training embeddings are made up: of six utterances of two voices the second epoch confuses fewest."""
+    made_up = iter(
+        [[0, 100, 90, 10, 40, 60], [0, 180, 2, 170, 5, 160], [0, 180, 90, 90, 0, 180], [0, 180, 90, 91, 10, 175]]
+    )
+    passes, forward = [], ECAPA_TDNN.forward
+
+    def forced(encoder, feats, lens):
+        result = forward(encoder, feats, lens)
+        weight = sum(float(parameter.detach().double().abs().sum()) for parameter in encoder.parameters())
+        passes.append(SimpleNamespace(training=encoder.training, size=len(feats), weight=weight))
+        passes[-1].feats = round(float(feats.double().abs().sum()), 3)
+        return result if encoder.training else F.pad(angles(*next(made_up)), (0, 6))
+
+    monkeypatch.setattr(ECAPA_TDNN, "forward", forced)
+    options = {"number_of_epochs": 3, "batch_size": 10, "grad_accumulation_factor": 2, "n_warmup_steps": 1}
+    out = train(**options)
+    with open(out / "training.csv", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    rates = [row["valid_EER"] for row in rows]
+    assert rates[1] == 0 and min(rates[0], rates[2]) > 5
+    training = [p for p in passes if p.training]
+    assert [p.size for p in training] == [10, 10, 4] * 3
+    assert len({p.feats for p in training}) == 9
+    # of three batches of an epoch one is left over: three steps
+    assert [row["lr"] for row in rows] == pytest.approx([0.003, 0.003 * (0.01 + 0.99 / 2), 0.003 * 0.01])
+    assert all(math.isfinite(row["train_loss"]) and row["train_loss"] > 0 for row in rows)
+    first, second, third, tested = [p.weight for p in passes if not p.training]
+    assert tested == second and len({first, second, third}) == 3
+    exported = torch.load(out / "inference" / "embedding_model.ckpt", weights_only=True)
+    kept = [torch.load(path, weights_only=True) for path in (out / "save").glob("CKPT*/embedding_model.ckpt")]
+    assert sum(all(torch.equal(weights[name], value) for name, value in exported.items()) for weights in kept) == 1
+    rate = json.loads((out / "test" / "verification.json").read_text())["EER"]
+    assert rate not in rates and rate > 5
