@@ -18,7 +18,7 @@ from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
 from speechbrain_mamba.dataio.recognition import find_manifests, write_transcripts
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from tests.recipes.tts_spies import load_script, run_script
+from tests.recipes.tts_spies import load_script, note_loaders, run_script
 
 TINY = {
     "ratios": [4, 4, 4], "n_codebooks": 2, "codebook_size": 16, "dimension": 8, "n_filters": 4, "batch_size": 4,
@@ -44,9 +44,9 @@ def manifests(tmp_path):
 def train(manifests, tmp_path):
     """Run the codec's recipe with options; its output folder is returned."""
 
-    def call(**options):
+    def call(prepare=lambda module, patch: None, **options):
         options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
-        run_script("train_codec", "codec_mini", options)
+        run_script("train_codec", "codec_mini", options, prepare)
         return tmp_path / "out"
 
     return call
@@ -150,7 +150,18 @@ def test_an_adversary_is_trained_too_and_a_run_resumes_with_the_best_codec_kept(
 
 
 def test_each_epoch_has_other_batches(train, heard):
-    train(number_of_epochs=2, batch_size=2, min_seconds=0.2, crop_seconds=1)
+    loaders = []
+
+    def prepare(module, patch):
+        loaders.append(note_loaders(patch))
+        patch.setattr("time.monotonic", lambda: 1.26 * len(heard))
+
+    out = train(prepare, number_of_epochs=2, batch_size=2, min_seconds=0.2, crop_seconds=1, num_workers=3)
+    assert sorted(set(loaders[0]), key=str) == [(stage, 3) for stage in (sb.Stage.TEST, sb.Stage.TRAIN, sb.Stage.VALID)]
+    assert [row["seconds"] for row in table(out)] == [10.1, 10.1]  # of eight batches
+    assert "crop_seconds: 1" in (out / "hyperparams.yaml").read_text()
+    log = (out / "train_log.txt").read_text().splitlines()
+    assert "train mel: " in log[0] and "valid mel: " in log[0] and "test mel: " in log[2]
     batches = [sorted(batch.sums) for batch in heard if batch.training]
     assert len(batches) == 12
     first, second = ([wav for batch in epoch for wav in batch] for epoch in (batches[:6], batches[6:]))
@@ -360,11 +371,14 @@ def test_the_table_has_means_of_the_terms_and_the_perplexity_of_valid_codes(brai
     # three frames of the longer signal, with codes 0, 1 and 2, and one of the shorter: shares 1/2, 1/4 and 1/4
     assert row["train_perplexity"] == row["valid_perplexity"] == pytest.approx(2**1.5, rel=1e-4)
     assert (row["epoch"], row["lr"]) == (1, 7.0)
+    training.debug = True
+    training.on_stage_end(sb.Stage.VALID, 0.0, 2)
+    assert len(table(tmp_path)) == 1
     assert training.checkpointer.find_checkpoint(min_key="mel").meta["mel"] == pytest.approx(later["mel"].item())
 
 
 class Loud:
-    """A codec of frames of 500 samples whose decoder shouts, more loudly the more codebooks it is given."""
+    """A codec of frames of 500 samples whose decoder shouts as loudly as its codebooks together say."""
 
     def to(self, device):
         return self
@@ -374,11 +388,11 @@ class Loud:
 
     def encode(self, wavs):
         frames = -(-wavs.shape[1] // 500)
-        return torch.zeros(1, frames, 3, dtype=torch.long), torch.tensor([frames])
+        return torch.tensor([7, 4, 10]).expand(1, frames, 3), torch.tensor([frames])
 
     def decode(self, codes, lengths):
         assert lengths.tolist() == [codes.shape[1]]
-        return torch.full((1, 500 * codes.shape[1]), 0.7 * codes.shape[2]), 500 * lengths
+        return torch.full((1, 500 * codes.shape[1]), 0.1 * int(codes[0, 0].sum())), 500 * lengths
 
 
 def test_examples_have_the_length_of_the_recording_and_do_not_clip(manifests, undrawn, tmp_path):

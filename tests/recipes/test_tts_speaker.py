@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+from speechbrain.nnet.losses import LogSoftmaxWrapper
 
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.hparams import load_hparams
 from speechbrain_mamba.dataio.recognition import write_transcripts
 from tests.conftest import HPARAMS
-from tests.recipes.tts_spies import load_script, run_script
+from tests.recipes.tts_spies import load_script, note_loaders, run_script
 
 TINY = {
     "batch_size": 6, "crop_seconds": 0.3, "n_warmup_steps": 2, "n_speakers": 4, "emb_dim": 8, "number_of_epochs": 10,
@@ -48,9 +49,9 @@ def manifests(tmp_path):
 def train(manifests, tmp_path):
     """Run the recipe with options; its output folder is returned."""
 
-    def call(**options):
+    def call(prepare=lambda module, patch: None, **options):
         options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
-        run_script("train_speaker", "speaker_mini", options)
+        run_script("train_speaker", "speaker_mini", options, prepare)
         return tmp_path / "out"
 
     return call
@@ -188,8 +189,16 @@ def test_the_encoder_with_the_fewest_errors_is_kept_tested_and_exported(train, m
         return result if encoder.training else F.pad(angles(*next(made_up)), (0, 6))
 
     monkeypatch.setattr(ECAPA_TDNN, "forward", forced)
+    loaders, losses, wrapped = [], [], LogSoftmaxWrapper.forward
+
+    def prepare(module, patch):
+        loaders.append(note_loaders(patch))
+        patch.setattr("time.monotonic", lambda: 1.26 * len(passes))
+        patch.setattr(LogSoftmaxWrapper, "forward", lambda *_: (losses.append(wrapped(*_)), losses[-1])[1])
+
     options = {"number_of_epochs": 3, "batch_size": 10, "grad_accumulation_factor": 2, "n_warmup_steps": 1}
-    out = train(**options)
+    out = train(prepare, **options, num_workers=3)
+    assert sorted(set(loaders[0]), key=str) == [(stage, 3) for stage in (sb.Stage.TEST, sb.Stage.TRAIN, sb.Stage.VALID)]
     with open(out / "training.csv", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -200,7 +209,12 @@ def test_the_encoder_with_the_fewest_errors_is_kept_tested_and_exported(train, m
     assert len({p.feats for p in training}) == 9
     # of three batches of an epoch one is left over: three steps
     assert [row["lr"] for row in rows] == pytest.approx([0.003, 0.003 * (0.01 + 0.99 / 2), 0.003 * 0.01])
-    assert all(math.isfinite(row["train_loss"]) and row["train_loss"] > 0 for row in rows)
+    means = [sum(loss.item() for loss in losses[3 * epoch : 3 * epoch + 3]) / 3 for epoch in range(3)]
+    assert [row["train_loss"] for row in rows] == pytest.approx(means, rel=1e-5)
+    assert [row["seconds"] for row in rows] == [5.0] * 3  # of four batches
+    log = (out / "train_log.txt").read_text().splitlines()
+    assert "train loss: " in log[0] and "valid EER: " in log[0] and "test EER: " in log[3]
+    assert "batch_size: 10" in (out / "hyperparams.yaml").read_text()
     first, second, third, tested = [p.weight for p in passes if not p.training]
     assert tested == second and len({first, second, third}) == 3
     exported = torch.load(out / "inference" / "embedding_model.ckpt", weights_only=True)

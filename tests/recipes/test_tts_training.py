@@ -6,10 +6,11 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import speechbrain as sb
 import torch
 import torch.nn.functional as F
 
-from tests.recipes.tts_spies import FACTS, Watch, make_speech, run_script
+from tests.recipes.tts_spies import FACTS, Watch, make_speech, note_loaders, run_script
 
 COUNTS = {"train": 25, "valid": 7, "test": 11}
 TINY = {
@@ -20,7 +21,7 @@ TINY = {
 }  # fmt: skip
 OWN = {
     "prompts": "utterance", "code_noise": 0.4, "nar_interval": 4, "grad_accumulation_factor": 3, "max_grad_norm": 0.05,
-    "first_seconds": 0.1, "curriculum_epochs": 2, "prompt_seconds": 0.1,
+    "first_seconds": 0.1, "curriculum_epochs": 2, "prompt_seconds": 0.1, "num_workers": 3,
 }  # fmt: skip
 OTHER = {
     "prompts": "speaker", "prompt_share": 0.6, "epochs_alone": 1, "code_noise": 0, "nar_interval": 1,
@@ -39,9 +40,16 @@ def train(tmp_path_factory):
         out = tmp_path_factory.mktemp("out")
         options = {"token_folder": folder, "output_folder": out, **TINY, **options}
         with Watch(speech, force) as watch:
-            pictures = run_script("train", hparams, options)
-        with open(out / "training.csv", newline="") as file:
-            rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+
+            def prepare(module, patch):
+                patch.setattr("time.monotonic", lambda: 1.26 * len(watch.passes))
+                watch.loaders = note_loaders(patch)
+
+            pictures = run_script("train", hparams, options, prepare)
+        rows = []
+        if (out / "training.csv").exists():
+            with open(out / "training.csv", newline="") as file:
+                rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
         return SimpleNamespace(watch=watch, speech=speech, out=out, rows=rows, options=options, pictures=pictures)
 
     return train
@@ -254,9 +262,28 @@ def test_the_scores_of_an_epoch_are_means_over_its_tokens(own, other):
     assert {label: set(lines) for label, lines in picture.items()} == panels
     for lines in picture.values():
         assert lines == {name: pytest.approx([row[name] for row in other.rows]) for name in lines}
+    for row in own.rows + other.rows:
+        run = own if row in own.rows else other
+        epoch = [p for p in run.watch.passes if p.epoch == row["epoch"] and p.stage != "test"]
+        assert row["seconds"] == pytest.approx(round(1.26 * len(epoch), 1))
     log = (other.out / "train_log.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in log[:3]] == [f"epoch: {epoch}" for epoch in (1, 2, 3)]
+    assert all(f"{stage} nar_{score}: " in log[0] for stage in ("train", "valid") for score in ("loss", "accuracy"))
     assert f"steps: {steps(other)}" in log[2] and log[3].startswith("test: True")
+
+
+def test_the_settings_of_a_run_are_left_with_it(own):
+    text = (own.out / "hyperparams.yaml").read_text()
+    assert "code_noise: 0.4" in text and f"output_folder: {own.out}" in text
+
+
+def test_the_training_has_the_workers_of_the_file(own):
+    assert (sb.Stage.TRAIN, 3) in own.watch.loaders
+
+
+def test_a_run_to_find_faults_leaves_no_table(train):
+    run = train("vallm", train_parts=["ar"], debug=None, **FEW_BATCHES)
+    assert run.watch.passes and not run.rows
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import speechbrain as sb
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -31,13 +32,18 @@ def load_script(name: str):
     return module
 
 
+def _text(value) -> list[str]:
+    return [json.dumps(value) if isinstance(value, list) else str(value)]
+
+
 def run_script(name: str, hparams: str, options: dict, prepare=lambda module, patch: None) -> dict[str, dict]:
     """Run a training script of the recipe with options in this process, quickly: pictures are not drawn.
 
     Arguments
     ---------
     name, hparams, options
-        The script, the hyper-parameter file and what is replaced in it.
+        The script, the hyper-parameter file and what is replaced in it; None for options of SpeechBrain without a
+        value.
     prepare : callable
         Given the script as a module and a MonkeyPatch for the time of the run.
 
@@ -56,7 +62,7 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
 
     command = [f"{name}.py", str(HPARAMS / "tts" / f"{hparams}.yaml")]
     for key, value in options.items():
-        command += [f"--{key}", json.dumps(value) if isinstance(value, list) else str(value)]
+        command += [f"--{key}"] if value is None else [f"--{key}", *_text(value)]
     with pytest.MonkeyPatch.context() as patch:
         # SpeechBrain's handlers would outlive the streams that pytest lends a test
         patch.setattr("logging.config.dictConfig", lambda config: None)
@@ -68,6 +74,18 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
         prepare(module, patch)
         module.main()
     return pictures
+
+
+def note_loaders(patch) -> list[tuple]:
+    """Note the stage and the number of workers of the data loaders that are made; they get no workers."""
+    noted, make = [], sb.Brain.make_dataloader
+
+    def note(brain, dataset, stage, ckpt_prefix="dataloader-", **options):
+        noted.append((stage, options.pop("num_workers", 0)))
+        return make(brain, dataset, stage, ckpt_prefix, **options)
+
+    patch.setattr(sb.Brain, "make_dataloader", note)
+    return noted
 
 
 def make_speech(folder: Path, counts: dict[str, int]) -> dict[str, dict]:

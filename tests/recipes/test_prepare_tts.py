@@ -1,0 +1,217 @@
+"""The scripts around the synthesis recipe: settings reach what prepares data and what judges speech."""
+
+import csv
+import inspect
+import json
+import sys
+
+import pytest
+import torch
+
+from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.dataio.espeak import espeak_available
+from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
+from speechbrain_mamba.dataio.librispeech import prepare_librispeech
+from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.dataio.recognition import write_transcripts
+from speechbrain_mamba.evaluation.synthesis_test import COLUMNS, TABLE
+from speechbrain_mamba.utils.files import write_csv
+from tests.recipes.tts_spies import RECIPES, load_script
+
+needs_espeak = pytest.mark.skipif(not espeak_available(), reason="espeakng-loader is not installed")
+
+
+def noted(script, function, monkeypatch, result=None):
+    """Replace a function in a script by one that notes its arguments by name, with those it has by default."""
+    calls = []
+
+    def call(*arguments, **options):
+        bound = inspect.signature(function).bind(*arguments, **options)
+        bound.apply_defaults()
+        calls.append(bound.arguments)
+        return result
+
+    monkeypatch.setattr(script, function.__name__, call)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], {"seed": 1234, "level": 0.08, "short": 4000, "counts": (8000, 100, 300)}),
+        (
+            ["--seed", "5", "--level", "0.2", "--short", "7", "--long", "9"],
+            {"seed": 5, "level": 0.2, "short": 7, "counts": (9, 100, 300)},
+        ),
+    ],
+)
+def test_digits_are_made_as_the_command_line_says(monkeypatch, options, settings):
+    script = load_script("prepare_fsdd_digits")
+    calls = noted(script, prepare_fsdd_digits, monkeypatch)
+    script.main(["data", "lists", *options])
+    assert calls == [{"data_folder": "data", "save_folder": "lists", "sample_rate": 8000, **settings}]
+
+
+def test_digits_leave_their_settings_in_the_stamp(tmp_path):
+    for digit in range(10):
+        for take in (0, 5, 10):
+            signal = torch.full((80,), (take + 1) / 20)
+            write_audio(tmp_path / f"fsdd/recordings/{digit}_anna_{take}.wav", signal, sample_rate=8000)
+    arguments = [str(tmp_path / "fsdd"), str(tmp_path / "lists")]
+    load_script("prepare_fsdd_digits").main(
+        [*arguments, "--long", "4", "--short", "3", "--level", "0.2", "--seed", "5"]
+    )
+    stamp = json.loads((tmp_path / "lists" / "prepared.json").read_text())
+    assert stamp.items() >= {"seed": 5, "level": 0.2, "short": 3, "counts": [4, 100, 300]}.items()
+    with open(tmp_path / "lists" / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [len(row["wrd"].split()) > 2 for row in rows] == [True] * 4 + [False] * 3
+    assert read_audio(rows[0]["wav"]).max().item() == pytest.approx(0.2, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "rate"),
+    [
+        ([], {"speakers": [40, 6, 8], "sentences": 40}, 8000),
+        (
+            ["--speakers", "3", "1", "2", "--sentences", "5", "--sample_rate", "16000"],
+            {"speakers": [3, 1, 2], "sentences": 5},
+            16000,
+        ),
+    ],
+)
+def test_the_embedded_corpus_is_built_as_the_command_line_says(monkeypatch, options, settings, rate):
+    script = load_script("prepare_mini")
+    built = noted(script, build_mini_corpus, monkeypatch, result="the corpus")
+    listed = noted(script, prepare_librispeech, monkeypatch)
+    script.main(["corpus", "lists", *options])
+    (call,) = built
+    assert call.items() >= {"folder": "corpus", "sample_rate": rate, **settings}.items()
+    splits = {split: [split] for split in ("train", "valid", "test")}
+    assert listed == [
+        {"data_folder": "the corpus", "save_folder": "lists", "splits": splits, "sample_rate": rate}
+    ]  # fmt: skip
+
+
+encodec = pytest.importorskip("encodec", reason="the package encodec is not installed")
+
+from speechbrain_mamba.codecs import EnCodec, save_codec  # noqa: E402
+from speechbrain_mamba.dataio.codec_tokens import read_tokens  # noqa: E402
+
+
+@pytest.fixture
+def codec(tmp_path):
+    """The folder of a small codec of three codebooks and 100 frames a second."""
+    torch.manual_seed(0)
+    codec = EnCodec(8000, (5, 4, 4), n_codebooks=3, codebook_size=16, dimension=4, n_filters=2, lstm=1)
+    save_codec(codec, tmp_path / "codec")
+    return str(tmp_path / "codec")
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Manifests of one utterance each, below $data_root."""
+    for number, (split, text) in enumerate({"train": "wo to", "valid": "to", "test": "wo"}.items(), start=1):
+        write_audio(tmp_path / "data" / f"{split}.wav", 0.1 * torch.randn(1600 * number), 8000)
+        row = {"ID": split, "duration": 0.2 * number, "wav": f"$data_root/{split}.wav", "wrd": text, "spk_id": "x"}
+        write_transcripts(tmp_path / "lists" / f"{split}.csv", [row])
+    return str(tmp_path / "lists")
+
+
+def prepared(folder) -> dict:
+    """The settings in the stamp of some tokens."""
+    return json.loads((folder / "prepared.json").read_text())["settings"]
+
+
+@needs_espeak
+def test_tokens_are_made_as_the_command_line_says(codec, lists, tmp_path, monkeypatch, capsys):
+    devices, move = [], EnCodec.to
+    monkeypatch.setattr(EnCodec, "to", lambda codec, device: (devices.append(device), move(codec, device))[1])
+    script, root = load_script("prepare_tokens"), ["--data_root", str(tmp_path / "data")]
+    out = {name: tmp_path / name for name in ("plain", "german", "letters")}
+    options = {
+        "plain": [],
+        "german": ["--language", "de", "--n_codebooks", "2", "--device", "cpu:0"],
+        "letters": ["--kind", "characters"],
+    }
+    for name, folder in out.items():
+        script.main([lists, str(folder), "--codec", codec, *root, *options[name]])
+    assert "train: 1 utterances, valid: 1 utterances, test: 1 utterances" in capsys.readouterr().out
+    assert devices == ["cpu", "cpu:0", "cpu"]
+    chosen = ("codec", "n_codebooks", "kind", "language")
+    assert {name: tuple(prepared(folder)[key] for key in chosen) for name, folder in out.items()} == {
+        "plain": (codec, 3, "ipa", "en-us"), "german": (codec, 2, "ipa", "de"),
+        "letters": (codec, 3, "characters", "en-us"),
+    }  # fmt: skip
+    texts = {name: json.loads((folder / "text.json").read_text()) for name, folder in out.items()}
+    assert texts["plain"]["symbols"] != texts["german"]["symbols"]
+    assert (texts["german"]["language"], texts["letters"]["symbols"]) == ("de", [" ", "o", "t", "w"])
+    _, codes, facts = read_tokens(out["german"], "valid")
+    assert codes.shape == (40, 2) and facts.n_codebooks == 2
+
+
+def test_the_published_codec_makes_the_tokens_by_default(lists, tmp_path, codec, monkeypatch):
+    script = load_script("prepare_tokens")
+    loaded, load = [], script.load_codec
+    monkeypatch.setattr(script, "load_codec", lambda *arguments: (loaded.append(arguments), load(codec))[1])
+    script.main([lists, str(tmp_path / "out"), "--data_root", str(tmp_path / "data"), "--kind", "characters"])
+    assert loaded == [("encodec_24khz", None)]
+    assert prepared(tmp_path / "out")["codec"] == "encodec_24khz"
+
+
+@pytest.fixture
+def libritts(monkeypatch):
+    """The script that prepares LibriTTS."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.delitem(sys.modules, "prepare_tokens", raising=False)
+    yield load_script("prepare_libritts")
+    sys.modules.pop("prepare_tokens", None)
+
+
+def test_libritts_is_tokenized_at_the_rate_of_the_codec_from_the_parts_named(libritts, codec, tmp_path):
+    for part, count in {"one": 3, "two": 2, "dev-clean": 1, "other": 4}.items():
+        for number in range(count):
+            path = tmp_path / "data" / part / "7" / "1" / f"7_{part}_{number}"
+            write_audio(path.with_suffix(".wav"), 0.1 * torch.randn(1600), 8000)
+            path.with_suffix(".normalized.txt").write_text("two")
+    tokens = tmp_path / "tokens"
+    arguments = [str(tmp_path / "data"), str(tokens), "--codec", codec, "--kind", "characters", "--n_codebooks", "2"]
+    libritts.main([*arguments, "--train", "one", "two", "--test", "other"])
+    counts = {split: len(read_tokens(tokens, split)[0]) for split in ("train", "valid", "test")}
+    assert counts == {"train": 5, "valid": 1, "test": 4}
+    assert prepared(tokens).items() >= {"codec": codec, "n_codebooks": 2, "kind": "characters"}.items()
+    stamp = json.loads((tokens / "manifests" / "train.prepared.json").read_text())
+    assert (stamp["parts"], stamp["sample_rate"]) == (["one", "two"], 8000)
+    with pytest.raises(FileNotFoundError, match="train-clean-100"):
+        libritts.main(arguments)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_speech_is_judged_by_whom_the_command_line_names(tmp_path, monkeypatch, capsys, asked):
+    wav = tmp_path / "a.wav"
+    write_audio(wav, 0.1 * torch.randn(4000), 8000)
+    row = {"ID": "a", "spk_id": "x", "language": "", "wrd": "one two", "duration": 0.5, "finished": True}
+    row |= {"seconds": 1.0, "wav": wav, "reference": "", "prompt": wav, "other_prompt": ""}
+    write_csv(tmp_path / TABLE, [row], COLUMNS)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.write_bytes(b""))
+    asked_for = []
+    for kind, judge in (("recognizer", lambda *_: "one"), ("speaker_encoder", lambda wav, _: wav[:2])):
+        load = lambda *arguments, judge=judge: (asked_for.append(arguments), judge)[1]  # noqa: E731
+        monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
+    options = ["--recognizer", "hearer", "--speaker_encoder", "voices", "--device", "cuda:3"] if asked else []
+    load_script("evaluate").main([str(tmp_path), *options])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert asked_for == ([("hearer", "cuda:3"), ("voices", "cuda:3")] if asked else [])
+    assert {name: summary.get(name) for name in ("wer", "similarity", "rtf")} == {
+        "wer": 50 if asked else None, "similarity": pytest.approx(1) if asked else None, "rtf": 2
+    }  # fmt: skip
+    assert ("wer                   50.0 %" in capsys.readouterr().out) is asked
+
+
+def test_the_judges_compute_on_the_cpu_by_default(tmp_path, monkeypatch):
+    devices = []
+    load = lambda source, device: devices.append((source, device))  # noqa: E731
+    monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", load)
+    with pytest.raises(FileNotFoundError, match=r"has no synthesis\.csv"):
+        load_script("evaluate").main([str(tmp_path), "--recognizer", "hearer"])
+    assert devices == [("hearer", "cpu")]
