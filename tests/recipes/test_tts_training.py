@@ -321,6 +321,7 @@ def test_all_of_the_test_set_that_has_a_prompt_is_spoken(spoken):
 @pytest.mark.parametrize(("part", "other_part"), [("ar", "nar"), ("nar", "ar")])
 def test_one_part_alone_learns_in_every_step(train, part, other_part):
     options = {"train_parts": [part], "nar_interval": 3, "number_of_epochs": 1, "n_test_utterances": 3}
+    options |= {"recognizer": "nobody", "speaker_encoder": "nobody"}  # who need not be there
     run = train("vallm", **options, **FEW_BATCHES)
     assert not any(p.part == other_part for p in run.watch.passes)
     assert names(run.watch.of(part, "train")) == usable(run.speech, "train")
