@@ -111,7 +111,7 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
         load = lambda *arguments, judge=judge: (judges.append(arguments), judge)[1]  # noqa: E731
         monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
     options = {"number_of_epochs": 1, "n_test_utterances": 5, "test_batch_size": 2, "max_seconds": 0.6, "seed": 77}
-    options |= {"recognizer": "hearer", "speaker_encoder": "voices"}
+    options |= {"recognizer": "hearer", "speaker_encoder": "voices", "device": "cpu:0"}
     out = run("mini_vallm", codec=tmp_path / "codec", **options)
     with open(out / "test" / "synthesis.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -126,7 +126,7 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
         assert row["reference"] == f"test{number}.wav"
     assert {size for size, *_ in sampled} == {1, 2}
     assert {tuple(choices) for _, *choices in sampled} == {(77, 0.9, 10, 0.3)}
-    assert judges == [("hearer", "cpu"), ("voices", "cpu")]
+    assert judges == [("hearer", "cpu:0"), ("voices", "cpu:0")]
     summary = json.loads((out / "test" / "summary.json").read_text())
     assert summary["utterances"] == 5 and summary["rtf"] > 0 and "wer" in summary
     assert "utterances             5" in capsys.readouterr().out

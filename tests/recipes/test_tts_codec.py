@@ -84,7 +84,7 @@ def test_a_codec_is_trained_and_makes_tokens(train, heard, manifests, monkeypatc
     said, judges = iter(["one two", "ONE", ""] * 3), []
     judge = lambda *arguments: (judges.append(arguments), lambda wav, rate: next(said))[1]  # noqa: E731
     monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", judge)
-    out = train(number_of_epochs=3, recognizer="somebody")
+    out = train(number_of_epochs=3, recognizer="somebody", device="cpu:0")
     rows = table(out)
     assert rows[-1]["valid_mel"] < rows[0]["valid_mel"]
     assert [row["lr"] for row in rows] == pytest.approx([cosine(step, 6) for step in (2, 4, 6)])
@@ -96,7 +96,7 @@ def test_a_codec_is_trained_and_makes_tokens(train, heard, manifests, monkeypatc
     assert scores["mel"] > 0 and 1 <= scores["perplexity"] <= 16
     scores = json.loads((out / "test" / "word_errors.json").read_text())
     assert scores == {"reference_wer": 0, "wer": 50, "first_codebook_wer": 100}
-    assert judges == [("somebody", "cpu")]
+    assert judges == [("somebody", "cpu:0")]
     examples = sorted(path.name for path in (out / "test" / "examples").iterdir())
     assert examples == ["test0.png", "test0_original.wav", "test0_reconstruction.wav"]
 
