@@ -212,6 +212,19 @@ def test_the_prompt_is_an_eighth_to_a_half_in_training_and_a_quarter_otherwise(r
     assert fixed.tolist() == [1, 100, 140]
 
 
+def test_draws_are_made_where_the_run_computes(recipe):
+    settings = SimpleNamespace(prompts="utterance", prompt_seconds=3, n_codebooks=4)
+    brain, lengths = (
+        SimpleNamespace(device="meta", hparams=settings, frame_rate=50.0, n_examples=0),
+        torch.arange(9, 12),
+    )
+    for stage in (sb.Stage.TRAIN, sb.Stage.VALID):
+        assert recipe.CodecLanguageModelling.target_stage(brain, 3, stage).is_meta
+        assert recipe.CodecLanguageModelling.prompt_lengths(brain, None, lengths.to("meta"), stage).is_meta
+    assert recipe.replace_some(lengths.to("meta"), 0.5, 16).is_meta
+    assert recipe.end_at(torch.zeros(2, 3, dtype=torch.long, device="meta"), lengths[:2].to("meta"), 3).is_meta
+
+
 FRAMES = {"a1": 1, "a2": 2, "a3": 10, "a4": 11, "mute": 5, "b1": 9, "b2": 12, "c1": 7, "c2": 6}
 READING = {"n_codebooks": 1, "codebook_size": 8, "max_seconds": 0.2, "prompt_seconds": 0.14, "prompts": "utterance"}
 

@@ -95,7 +95,9 @@ def test_batches_are_within_their_limits(own, other):
         for p in run.watch.passes:
             frames = [len(run.speech[name]["codes"]) for name in p.names]
             assert len(frames) <= TINY["max_batch_ex"] and max(frames) * len(frames) <= TINY["max_batch_frames"]
-        assert max(len(p.names) for p in run.watch.passes) == 5
+        assert max(len(p.names) for p in run.watch.passes) == TINY["max_batch_ex"]
+        for stage in ("valid", "test"):
+            assert max(len(p.names) for p in run.watch.of("ar", stage)) > 1
         assert any(len({len(run.speech[name]["codes"]) for name in p.names}) > 1 for p in run.watch.passes)
 
 
