@@ -3,6 +3,7 @@
 import csv
 import inspect
 import json
+import re
 import sys
 
 import pytest
@@ -91,6 +92,21 @@ def test_the_embedded_corpus_is_built_as_the_command_line_says(monkeypatch, opti
     assert listed == [
         {"data_folder": "the corpus", "save_folder": "lists", "splits": splits, "sample_rate": rate}
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["prepare_fsdd_digits", "prepare_mini", "prepare_tokens", "prepare_libritts", "evaluate"]
+)
+def test_the_help_shows_a_command_as_it_is_written_and_explains_each_option(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    with pytest.raises(SystemExit):
+        load_script(name).main(["--help"])
+    sys.modules.pop("prepare_tokens", None)
+    (command,) = re.findall(f"^ *python recipes/tts/{name}.*$", (RECIPES / f"{name}.py").read_text(), re.MULTILINE)
+    shown, _, options = capsys.readouterr().out.partition("positional arguments:")
+    assert command in shown.splitlines()
+    entries = re.findall(r"^  \S(?:.|\n {5,})*", options, re.MULTILINE)
+    assert len(entries) > 3 and all(re.search(r"\S(?:  +|\n +)\S", entry) for entry in entries)
 
 
 encodec = pytest.importorskip("encodec", reason="the package encodec is not installed")
