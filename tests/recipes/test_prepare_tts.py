@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 import re
+import runpy
 import sys
 
 import pytest
@@ -107,6 +108,16 @@ def test_the_help_shows_a_command_as_it_is_written_and_explains_each_option(name
     assert command in shown.splitlines()
     entries = re.findall(r"^  \S(?:.|\n {5,})*", options, re.MULTILINE)
     assert len(entries) > 3 and all(re.search(r"\S(?:  +|\n +)\S", entry) for entry in entries)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_runs_when_it_is_called(path, monkeypatch):
+    """Which shows by its help, or by the file of hyper-parameters that it does not find."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.setattr(sys, "argv", [path.name, "nowhere.yaml" if path.stem.startswith("train") else "--help"])
+    with pytest.raises((SystemExit, FileNotFoundError)):
+        runpy.run_path(str(path), run_name="__main__")
+    sys.modules.pop("prepare_tokens", None)
 
 
 encodec = pytest.importorskip("encodec", reason="the package encodec is not installed")

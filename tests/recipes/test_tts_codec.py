@@ -145,6 +145,8 @@ def test_an_adversary_is_trained_too_and_a_run_resumes_with_the_best_codec_kept(
     for name in ("codec", "discriminator"):
         state = torch.load(last / f"{name}_optimizer.ckpt", weights_only=True)["state"]
         assert {int(parameter["step"]) for parameter in state.values()} == {6}
+        shapes = [value.shape for value in torch.load(last / f"{name}.ckpt", weights_only=True).values()]
+        assert all(parameter["exp_avg"].shape in shapes for parameter in state.values())
     assert json.loads((out / "test" / "reconstruction.json").read_text())["mel"] == 6
     assert len(list((out / "test" / "examples").glob("*.png"))) == 3
 
