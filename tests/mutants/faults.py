@@ -75,7 +75,7 @@ def _yaml_faults(path: str, text: str) -> Iterator[Fault]:
 
 
 def _larger(number: str) -> str:
-    return repr(int(number) + 1) if re.fullmatch(r"-?\d+", number) else repr(float(number) * 2)
+    return repr(int(number) + 1) if re.fullmatch(r"-?\d+", number) else repr(float(number) * 2 or 1.0)
 
 
 def _turned(flag: str) -> str:
