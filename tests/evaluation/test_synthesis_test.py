@@ -15,18 +15,8 @@ from speechbrain_mamba.dataio.voice_prompts import VoicePrompts
 from speechbrain_mamba.evaluation.synthesis_test import speak_test_set
 
 COLUMNS = [
-    "ID",
-    "spk_id",
-    "language",
-    "wrd",
-    "duration",
-    "finished",
-    "seconds",
-    "wav",
-    "reference",
-    "prompt",
-    "other_prompt",
-]
+    "ID", "spk_id", "language", "wrd", "duration", "finished", "seconds", "wav", "reference", "prompt", "other_prompt"
+]  # fmt: skip
 TEXTS = {"a1": "no", "a2": "one", "a3": "on", "b1": "ten", "b2": "neon", "c1": "tone", "c2": "not"}
 FRAMES = {"a1": 9, "a2": 4, "a3": 30, "b1": 7, "b2": 12, "c1": 3, "c2": 5}
 SAID = ["a2", "c1", "b2", "a1", "c2"]
