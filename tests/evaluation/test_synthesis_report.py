@@ -108,10 +108,10 @@ def test_punctuation_and_case_do_not_count(text, words):
 WORDS = {"a": "One two, three four!", "b": "five", "c": "it's six seven", "d": "eight nine ten", "e": "zero", "f": "oh"}
 HEARD = {"a": "one too three. four", "b": "five five", "c": "IT'S SEVEN", "d": "Eight, nine ten", "f": "no"}
 """By utterance: what was to be said, and what the recogniser hears."""
-HEARD_IN_REFERENCE = {"a": "one two three", "b": "five", "d": "eight nine, eleven twelve"}
+HEARD_IN_REFERENCE = {"a": "one two three", "b": "five", "d": "eight nine, eleven twelve", "f": ""}
 PITCH = {"a": 500, "b": 1400, "c": 800, "d": 800, "f": 800}
 SECONDS = {"a": 1.5, "b": 0.75, "c": 1.0, "d": 0.5, "e": 0.0, "f": 0.05}
-REFERENCES = {"a": (600, 1.2, RATE), "b": (1000, 1.25, RATE), "d": (700, 0.8, 2 * RATE)}
+REFERENCES = {"a": (600, 1.2, RATE), "b": (1000, 1.25, RATE), "d": (700, 0.8, 2 * RATE), "f": (800, 0.2, RATE)}
 """By utterance: the pitch, seconds and rate of the recording of the same text."""
 COMPUTED = {"a": 3.0, "b": 0.3, "c": 0.7, "d": 0.1, "e": 5.0, "f": 0.01}
 
@@ -171,14 +171,14 @@ def test_a_row_has_the_scores_of_its_utterance(speech, drawn):
     assert list(rows) == list(WORDS)
     expected = {
         "wer": {"a": 25, "b": 100, "c": 100 / 3, "d": 0, "e": 100, "f": 100},
-        "reference_wer": {"a": 25, "b": 0, "d": 200 / 3},
+        "reference_wer": {"a": 25, "b": 0, "d": 200 / 3, "f": 100},
         "similarity": {"a": 1, "b": math.cos(0.9), "c": math.cos(0.3), "d": math.cos(0.3)},
         "other_similarity": {"a": math.cos(1), "b": math.cos(0.1), "c": math.cos(0.7)},
         "mcd": {
             name: mel_cepstral_distortion(*(read_audio(speech / f"{name}{end}.wav") for end in ("", "_ref")), RATE)
             for name in "ab"
         },
-        "duration_error": {"a": 25, "b": -40, "d": -37.5},
+        "duration_error": {"a": 25, "b": -40, "d": -37.5, "f": -75},
         "rtf": {"a": 2, "b": 0.4, "c": 0.7, "d": 0.2, "f": 0.2},
     }
     for score, values in expected.items():
@@ -212,7 +212,7 @@ def test_the_summary_has_totals_of_words_and_means_of_what_is_there(speech, draw
             "similarity": (1 + math.cos(0.9) + 2 * math.cos(0.3)) / 4,
             "other_similarity": (math.cos(1) + math.cos(0.1) + math.cos(0.7)) / 3,
             "mcd": sum(mcds) / 2,
-            "duration_error": (25 + 40 + 37.5) / 3,
+            "duration_error": (25 + 40 + 37.5 + 75) / 4,
             "rtf": (2 + 0.4 + 0.7 + 0.2 + 0.2) / 5,
         },
         abs=2e-3,

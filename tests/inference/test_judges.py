@@ -160,6 +160,7 @@ def published(tmp_path, monkeypatch):
         ("modules:\n  encoder: 1\nwhisper: 2", "EncoderDecoderASR"),
         ("encoder: 1", "EncoderDecoderASR"),
     ],
+    ids=["CTC", "CTC with Whisper's encoder", "Whisper", "no Whisper among the modules", "no modules"],
 )
 @pytest.mark.parametrize(("device", "savedir"), [("cpu", None), ("meta", "cache")])
 def test_a_recognizer_is_loaded_by_its_kind(published, text, kind, device, savedir):
