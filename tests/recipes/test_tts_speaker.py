@@ -1,7 +1,10 @@
 """The speaker encoder's recipe from end to end."""
 
 import importlib.util
+import itertools
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,18 +42,24 @@ def manifests(tmp_path):
 
 
 @pytest.fixture
-def train(manifests, monkeypatch, tmp_path):
-    """Run the recipe with options; its output folder is returned."""
-    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
+def recipe():
+    """The module of the recipe."""
     spec = importlib.util.spec_from_file_location("tts_train_speaker", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def train(recipe, manifests, monkeypatch, tmp_path):
+    """Run the recipe with options; its output folder is returned."""
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
 
     def call(**options):
         options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
         command = ["train_speaker.py", str(HPARAMS / "tts" / "speaker_mini.yaml")]
         monkeypatch.setattr("sys.argv", command + [f"--{key}={value}" for key, value in options.items()])
-        module.main()
+        recipe.main()
         return tmp_path / "out"
 
     return call
@@ -73,3 +82,42 @@ def test_what_does_not_fit_is_named(train, manifests):
     (manifests / "valid.csv").write_text(table.replace(",a", ","))
     with pytest.raises(ValueError, match="has no spk_id for 'valid0'"):
         train()
+
+
+def sorted_equal_error_rate(same, different):
+    """Where the share of pairs of a speaker below a threshold meets that of pairs of two above it, in percent."""
+    rates = []
+    for threshold in sorted([*same, *different]):
+        missed = sum(score <= threshold for score in same) / len(same)
+        accepted = sum(score > threshold for score in different) / len(different)
+        rates.append((abs(missed - accepted), (missed + accepted) / 2))
+    return 100 * min(rates)[1]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "angles"),
+    [
+        ("aabbb", [0.0, 0.1, 1.0, 1.2, 1.5]),
+        ("aabbbcc", [0.0, 0.9, 0.8, 1.05, 0.4, 2.0, 1.73]),
+        ("abcabcaa", [0.3, 1.0, 0.7, 0.15, 1.3, 1.9, 1.12, 0.81]),
+    ],
+)
+def test_the_equal_error_rate_is_that_of_all_pairs(recipe, speakers, angles):
+    """Embeddings are directions, so that scores are cosines of the angles between them."""
+    embeddings = [torch.tensor([math.cos(angle), math.sin(angle)]) for angle in angles]
+    pairs = list(itertools.combinations(zip(speakers, angles), 2))
+    same, different = (
+        [math.cos(x - y) for (speaker, x), (other, y) in pairs if (speaker == other) == wanted]
+        for wanted in (True, False)
+    )
+    brain = SimpleNamespace(embeddings=embeddings, speakers=list(speakers))
+    rate = recipe.SpeakerTraining.equal_error_rate(brain)
+    assert rate == pytest.approx(sorted_equal_error_rate(same, different))
+    assert (rate == 0) == (speakers == "aabbb")
+
+
+@pytest.mark.parametrize("speakers", ["aaa", "abc"])
+def test_an_error_rate_needs_pairs_of_both_kinds(recipe, speakers):
+    brain = SimpleNamespace(embeddings=list(torch.eye(3)), speakers=list(speakers))
+    with pytest.raises(ValueError, match="two are needed, and two utterances of one of them"):
+        recipe.SpeakerTraining.equal_error_rate(brain)
