@@ -80,7 +80,7 @@ class Passing(nn.Module):
 
 
 class Head(nn.Module):
-    """Says what it reads, surely. In an evaluation of an epoch in ``errors`` it misses so many of each example's tokens.
+    """Says what it reads, surely. Where it is evaluated in an epoch of ``errors`` it misses so many tokens, the first.
 
     Its weight does nothing but be saved in checkpoints and averaged.
     """

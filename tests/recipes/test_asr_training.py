@@ -395,7 +395,7 @@ def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
     make_reader, tmp_path, missed, average, expected
 ):
     errors = {epoch: 2 * words for epoch, words in enumerate(missed, start=1)}
-    recognition, hparams, head = make_reader(CTC, errors, number_of_epochs=5, avg_checkpoints=average, lr=0.0)
+    recognition, hparams, _ = make_reader(CTC, errors, number_of_epochs=5, avg_checkpoints=average, lr=0.0)
     recognition.run(hparams, DATASETS)
     assert recognition.tested == pytest.approx([sum(expected) / len(expected)] * 2)
     kept = {checkpoint.meta["epoch"] for checkpoint in hparams["checkpointer"].list_checkpoints()}
@@ -407,7 +407,7 @@ def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
 def test_the_decoders_errors_choose_its_checkpoints(make_reader, tmp_path, monkeypatch, average, expected):
     missed, searched = {1: 18, 2: 16, 3: 39, 4: 17}, {1: 20, 2: 39, 3: 0, 4: 8}
     options = {"number_of_epochs": 4, "avg_checkpoints": average, "lr": 0.0, "valid_search_interval": 1}
-    recognition, hparams, head = make_reader(S2S, missed, **options)
+    recognition, hparams, _ = make_reader(S2S, missed, **options)
     counter = hparams["epoch_counter"]
     monkeypatch.setattr(Search, "missed", property(lambda self: searched[counter.current]))
     recognition.run(hparams, DATASETS)
@@ -546,7 +546,7 @@ def test_the_language_model_helps_in_the_test_alone(make, tmp_path, weight, temp
     small = dict(d_model=8, nhead=2, num_encoder_layers=1, num_decoder_layers=0, d_ffn=8)
     given = TransformerLM(vocab=N_TOKENS, **small)
     torch.save(given.state_dict(), tmp_path / "lm.ckpt")
-    recognition, _ = make(
+    make(
         S2S,
         {"searcher": Search, "lm_model": lambda: TransformerLM(vocab=N_TOKENS, **small)},
         lm_folder=str(tmp_path), lm_weight=weight, lm_temperature=temperature, valid_beam_size=2, test_beam_size=3,
