@@ -1,5 +1,8 @@
-"""A recogniser that has nothing to learn: its audio spells the tokens, sample by sample, and its networks read them."""
+"""The recognition recipes as modules, and a recogniser with nothing to learn: its audio spells the tokens, sample by
+sample, and its networks read them."""
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -7,11 +10,22 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import nn
 
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
+from tests.conftest import HPARAMS
 
+RECIPE = HPARAMS.parent / "recipes" / "asr"
 LETTERS = " ABCDEFGHIJKLMNOPQRST"
 BLANK, BOS, EOS, FIRST = 0, 1, 2, 3
 N_TOKENS = FIRST + len(LETTERS)
 KEYS = ["id", "sig", "wrd", "tokens", "tokens_bos", "tokens_eos"]
+
+
+def importer(monkeypatch):
+    """A function that imports a module of the recipes, anew in each test."""
+    monkeypatch.syspath_prepend(RECIPE)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # SpeechBrain replaces it
+    for file in RECIPE.glob("*.py"):
+        sys.modules.pop(file.stem, None)
+    return importlib.import_module
 
 
 class Alphabet:

@@ -1,7 +1,6 @@
 """The recognition recipes from end to end, on a tiny corpus."""
 
 import csv
-import importlib
 import itertools
 import json
 import logging
@@ -23,8 +22,8 @@ from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
 from speechbrain_mamba.dataio.recognition import read_transcripts, write_transcripts
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
+from tests.recipes.asr_spies import RECIPE, importer
 
-RECIPE = HPARAMS.parent / "recipes" / "asr"
 TINY = {
     "d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "number_of_epochs": 2, "avg_checkpoints": 2,
     "num_buckets": 2, "character_coverage": 1.0,
@@ -42,9 +41,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def recipe(monkeypatch):
     """Import a module of the recipes."""
-    monkeypatch.syspath_prepend(RECIPE)
-    monkeypatch.setattr("sys.excepthook", lambda *error: None)  # SpeechBrain replaces it
-    return importlib.import_module
+    return importer(monkeypatch)
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def run(recipe, monkeypatch, tmp_path):
         for key, value in options.items():
             command += [f"--{key}", json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
         monkeypatch.setattr("sys.argv", command)
-        recipe(script).main()
+        runpy.run_path(str(RECIPE / f"{script}.py"), run_name="__main__")
         return tmp_path / "out"
 
     return call
@@ -301,6 +298,21 @@ def test_a_tokenizer_covers_as_many_characters_as_told(recipe, load, monkeypatch
     assert [options["character_coverage"] for options in calls] == [coverage]
 
 
+def test_a_tokenizer_of_the_hub_is_kept_with_the_run(recipe, load, monkeypatch, tmp_path):
+    hparams, asked = load(output_neurons=6, save_folder=str(tmp_path / "trained")), []
+    get = recipe("recognition").get_tokenizer
+    get(hparams, TEXTS)
+
+    def fetch(file_name, source, savedir):
+        asked.append((file_name, source, str(savedir)))
+        return tmp_path / "trained" / file_name
+
+    monkeypatch.setattr("speechbrain_mamba.dataio.pretrained.fetch", fetch)
+    tokenizer = get(load(output_neurons=6, tokenizer_folder="someone/tokenizer"), TEXTS)
+    assert tokenizer.vocab_size() == 6
+    assert set(asked) == {("tokenizer.ckpt", "someone/tokenizer", str(tmp_path / "out/save"))}
+
+
 @pytest.fixture
 def lists(tmp_path):
     """Manifests of utterances of a second, one by one longer in words."""
@@ -389,10 +401,11 @@ def test_a_script_trains_and_then_leaves_the_other_processes(recipe, monkeypatch
 
 def test_librispeech_is_prepared_by_a_command(monkeypatch):
     calls = []
+    monkeypatch.setattr("logging.basicConfig", lambda **options: calls.append(options))
     monkeypatch.setattr("speechbrain_mamba.dataio.librispeech.prepare_librispeech", lambda *args: calls.append(args))
     monkeypatch.setattr("sys.argv", ["prepare_librispeech.py", "data", "lists"])
     runpy.run_path(str(RECIPE / "prepare_librispeech.py"), run_name="__main__")
-    assert calls == [("data", "lists")]
+    assert calls == [{"level": logging.INFO}, ("data", "lists")]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -441,3 +454,43 @@ def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, tmp_path, avera
     given = {**overrides, "tokenizer_folder": str(tmp_path / "out/save"), "save_folder": str(tmp_path / "empty")}
     with pytest.raises(FileNotFoundError, match=r"no checkpoint in '.*empty': train the recogniser first"):
         recipe("stream").load(file, given)
+
+
+@pytest.mark.parametrize(
+    "options, heard",
+    [
+        ({"causal": True}, [7, 8, 8, 3]),
+        ({"streaming": True, "chunk_size": 8}, [8, 8, 10]),
+        ({"streaming": True, "chunk_size": 3}, [6, 9, 6, 5]),
+    ],
+)
+def test_a_stream_is_heard_as_soon_as_it_makes_chunks(recipe, load, monkeypatch, options, heard):
+    """Of a second in pieces of 320 ms the front end gives 7, 8, 8 and 3 frames."""
+    hparams, tokenizer = load(output_neurons=6, data_folder="unused", **options), SimpleNamespace(decode=list)
+    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
+    encoder, lengths = hparams["Encoder"], []
+    for module in hparams["modules"].values():
+        module.eval()
+    forward = encoder.forward_streaming
+    monkeypatch.setattr(
+        encoder, "forward_streaming", lambda x, context: (lengths.append(x.shape[1]), forward(x, context))[1]
+    )
+    recogniser = recipe("stream").StreamingRecogniser(hparams, tokenizer)
+    pieces = torch.randn(1, 16000).split(5120, 1)
+    for index, piece in enumerate(pieces):
+        recogniser.add(piece, is_last=index == len(pieces) - 1)
+    assert lengths == heard
+
+
+@pytest.mark.parametrize("blank, other", [(0, 2), (2, 0)])
+def test_repeated_tokens_of_a_stream_are_one_unless_a_blank_parts_them(recipe, load, monkeypatch, blank, other):
+    hparams = load(output_neurons=3, data_folder="unused", causal=True, blank_index=blank)
+    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
+    said = iter([1, 1, other, blank, blank, other, 1, 1, 1, blank, 1, other, *[blank] * 30])
+    monkeypatch.setattr(
+        hparams["ctc_lin"], "forward",
+        lambda x: torch.nn.functional.one_hot(torch.tensor([[next(said) for _ in range(x.shape[1])]]), 3),
+    )  # fmt: skip
+    recogniser = recipe("stream").StreamingRecogniser(hparams, SimpleNamespace(decode=list))
+    texts = [recogniser.add(piece) for piece in torch.randn(1, 16000).split(5120, 1)]
+    assert texts[:2] == [[1, other, other, 1], [1, other, other, 1, 1, other]] and texts[-1] == texts[1]

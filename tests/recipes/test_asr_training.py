@@ -1,7 +1,6 @@
 """What the recognition recipes decide: what the model is given and learns from, which weights are tested, and how."""
 
 import csv
-import importlib
 import inspect
 import json
 import math
@@ -31,10 +30,10 @@ from tests.recipes.asr_spies import (
     QuickCheckpointer,
     Search,
     Turning,
+    importer,
     spoken,
-)  # fmt: skip
+)
 
-RECIPE = HPARAMS.parent / "recipes" / "asr"
 CTC, S2S = "mini_conmamba_ctc", "mini_conmambamamba_s2s"
 TINY = {
     "d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "n_mels": 16, "cnn_channels": 4,
@@ -48,9 +47,7 @@ WORDS = "A B C D E F G H I J K L M N O P Q R S T"  # 20 words of 39 tokens
 @pytest.fixture
 def recipe(monkeypatch):
     """Import a module of the recipes."""
-    monkeypatch.syspath_prepend(RECIPE)
-    monkeypatch.setattr("sys.excepthook", lambda *error: None)  # SpeechBrain replaces it
-    return importlib.import_module
+    return importer(monkeypatch)
 
 
 @pytest.fixture
@@ -153,6 +150,17 @@ def waves():
 # ---------------------------------------------------------------- what the model is given
 
 
+class Wrapped(nn.Module):
+    """A module as it is on several GPUs: only its call is passed on."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
 @pytest.mark.parametrize("stage", [TRAIN, VALID, TEST])
 @pytest.mark.parametrize("name", [CTC, S2S])
 def test_each_utterance_is_heard_as_if_it_were_alone(make, name, stage):
@@ -161,8 +169,8 @@ def test_each_utterance_is_heard_as_if_it_were_alone(make, name, stage):
     hparams["normalize"]._load_statistics_dict({"count": 9, "glob_mean": mean, "glob_std": std})
     hparams["epoch_counter"].current = 9
     network = recognition.modules["Encoder" if name == CTC else "Transformer"]
-    given = []
-    for module in (recognition.modules["CNN"], network):
+    recognition.modules["CNN"], given = Wrapped(hparams["CNN"]), []
+    for module in (hparams["CNN"], network):
         module.register_forward_pre_hook(
             lambda module, args, kwargs: given.append(inspect.signature(module.forward).bind(*args, **kwargs).args),
             with_kwargs=True,
@@ -483,7 +491,23 @@ def test_errors_of_a_test_are_counted_in_words_and_characters(make_reader, tmp_p
     summaries = recognition.run(hparams, (*DATASETS[:2], {"clean": spoken("DAD A", "AB C BAD CA")}))
     assert summaries["clean"]["wer"] == pytest.approx(100 * 2 / 6)
     assert summaries["clean"]["cer"] == pytest.approx(100 * 2 / 15, abs=3)
-    assert "WER: 33.33, test CER: 12.50" in (tmp_path / "out/train_log.txt").read_text().splitlines()[-1]
+    loss = recognition.batches[-1][-1] / 2 + recognition.batches[-2][-1] / 2
+    shown = f"test loss: {loss:.2f}, test WER: 33.33, test CER: 12.50"
+    assert shown in (tmp_path / "out/train_log.txt").read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_workers_read_the_training_set(make_reader, monkeypatch, workers):
+    recognition, hparams, _ = make_reader(CTC, num_workers=workers)
+    make_dataloader, asked = recognition.make_dataloader, {}
+
+    def spy(dataset, stage, **options):
+        asked[stage] = options.pop("num_workers", 0)
+        return make_dataloader(dataset, stage, **options)
+
+    monkeypatch.setattr(recognition, "make_dataloader", spy)
+    recognition.run(hparams, DATASETS)
+    assert asked[TRAIN] == workers
 
 
 class Fixed(nn.Module):
@@ -558,6 +582,19 @@ def test_the_language_model_helps_in_the_test_alone(make, tmp_path, weight, temp
     assert scorer.temperature == temperature and not scorer.lm.training
     for key, value in scorer.lm.state_dict().items():
         assert torch.equal(value, given.state_dict()[key])
+
+
+def test_a_language_model_of_the_hub_is_kept_with_the_run(make, monkeypatch, tmp_path):
+    small, asked = dict(vocab=N_TOKENS, d_model=8, nhead=2, num_encoder_layers=1, num_decoder_layers=0, d_ffn=8), []
+    torch.save(TransformerLM(**small).state_dict(), tmp_path / "lm.ckpt")
+
+    def fetch(file_name, source, savedir):
+        asked.append((file_name, source, str(savedir)))
+        return tmp_path / file_name
+
+    monkeypatch.setattr("speechbrain_mamba.dataio.pretrained.fetch", fetch)
+    make(S2S, {"searcher": Search, "lm_model": lambda: TransformerLM(**small)}, lm_folder="someone/lm")
+    assert set(asked) == {("lm.ckpt", "someone/lm", str(tmp_path / "out/save"))}
 
 
 def test_a_language_model_of_another_architecture_is_named(make, tmp_path):
