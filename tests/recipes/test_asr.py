@@ -20,6 +20,7 @@ from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
 from speechbrain_mamba.dataio.librispeech import prepare_librispeech
 from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
 from speechbrain_mamba.dataio.recognition import read_transcripts, write_transcripts
+from speechbrain_mamba.lobes.models.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import RECIPE, importer
@@ -183,13 +184,14 @@ def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeyp
         torch.save(weights, file)
     capsys.readouterr()
     wav = next((corpus / "test").rglob("*.wav"))
+    sizes, forward = [], StreamingFrontEnd.forward
+    monkeypatch.setattr(StreamingFrontEnd, "forward", lambda self, x: (sizes.append(x.shape[1]), forward(self, x))[1])
     run("stream", "mini_conmamba_ctc", **options, wav=wav, **length)
     *pieces, whole, verdict = capsys.readouterr().out.strip("\n").split("\n")
-    seconds, piece = len(read_audio(wav)) / 16000, length.get("milliseconds", 320) / 1000
-    times = [piece * index for index in range(1, int(seconds / piece) + 1)]
-    assert [line.split(" s ")[0].strip() for line in pieces] == [
-        f"{time:.2f}" for time in (*times, *([seconds] if seconds > times[-1] else []))
-    ]
+    samples, piece = len(read_audio(wav)), 16 * length.get("milliseconds", 320)
+    assert sizes == [min(piece, samples - start) for start in range(0, samples, piece)]
+    times = [f"{heard / 16000:.2f}" for heard in itertools.accumulate(sizes)]
+    assert [line.split(" s ")[0].strip() for line in pieces] == times
     texts = [line.split(" s  ")[1] for line in pieces]
     assert len(set(texts)) > 2 and verdict == "equal"
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
