@@ -100,7 +100,7 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert f"test.csv WER {summary['wer']:.2f} % CER {summary['cer']:.2f} % 8 utterances" in shown
     assert f"summary: {out / 'test'} training curves: {out / 'training.png'}" in shown
-    assert "d_model: 16\n" in (out / "hyperparams.yaml").read_text()
+    assert "d_model: 16\n" in (out / "hyperparams.yaml").read_text() and (out / "env.log").is_file()
 
     run("train_ctc", "mini_conmamba_ctc", **{**options, "number_of_epochs": 3})
     with open(out / "training.csv", newline="") as file:
@@ -184,18 +184,22 @@ def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeyp
         torch.save(weights, file)
     capsys.readouterr()
     wav = next((corpus / "test").rglob("*.wav"))
-    sizes, forward = [], StreamingFrontEnd.forward
+    sizes, forward, finish = [], StreamingFrontEnd.forward, StreamingFrontEnd.finish
     monkeypatch.setattr(StreamingFrontEnd, "forward", lambda self, x: (sizes.append(x.shape[1]), forward(self, x))[1])
+    monkeypatch.setattr(StreamingFrontEnd, "finish", lambda self: (sizes.append("end"), finish(self))[1])
     run("stream", "mini_conmamba_ctc", **options, wav=wav, **length)
     *pieces, whole, verdict = capsys.readouterr().out.strip("\n").split("\n")
     samples, piece = len(read_audio(wav)), 16 * length.get("milliseconds", 320)
-    assert sizes == [min(piece, samples - start) for start in range(0, samples, piece)]
-    times = [f"{heard / 16000:.2f}" for heard in itertools.accumulate(sizes)]
+    assert sizes == [*(min(piece, samples - start) for start in range(0, samples, piece)), "end"]
+    times = [f"{heard / 16000:.2f}" for heard in itertools.accumulate(sizes[:-1])]
     assert [line.split(" s ")[0].strip() for line in pieces] == times
     texts = [line.split(" s  ")[1] for line in pieces]
     assert len(set(texts)) > 2 and verdict == "equal"
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert whole == f"{wav.name}, all at once: {texts[-1]}"
+    with pytest.raises(SystemExit):
+        run("stream", "mini_conmamba_ctc", **options)
+    assert "the following arguments are required: --wav" in capsys.readouterr().err
     with pytest.raises(ValueError, match="The recogniser has to hear all before it writes"):
         run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
     with pytest.raises(ValueError, match="encoder_module is 'conformer', which has no state of constant size"):
@@ -276,8 +280,7 @@ def test_a_corpus_of_no_known_kind_is_named(recipe, load):
 TEXTS = ["ABBA ABBA", "ABBA BABA", "AAAB BABA"] * 20
 
 
-@pytest.mark.parametrize("token_type, size", [("char", 6), ("bpe", 9)])
-@pytest.mark.parametrize("bos_index, eos_index", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("token_type, size, bos_index, eos_index", [("char", 6, 2, 1), ("bpe", 9, 1, 2)])
 def test_a_tokenizer_is_trained_as_told_and_found_again(recipe, load, token_type, size, bos_index, eos_index):
     get = recipe("recognition").get_tokenizer
     options = {"output_neurons": size, "bos_index": bos_index, "eos_index": eos_index}
@@ -298,6 +301,11 @@ def test_a_tokenizer_covers_as_many_characters_as_told(recipe, load, monkeypatch
     monkeypatch.setattr(trainer, "train", lambda **options: (calls.append(options), train(**options)))
     recipe("recognition").get_tokenizer(load(character_coverage=coverage, output_neurons=6), TEXTS)
     assert [options["character_coverage"] for options in calls] == [coverage]
+
+
+def test_a_tokenizer_is_trained_on_the_training_set(run, lists, tmp_path, capsys):
+    run("train_tokenizer", "mini_conmamba_ctc", **lists)
+    assert "tokenizer.ckpt: 6 tokens, 11.00 per word" in capsys.readouterr().out
 
 
 def test_a_tokenizer_of_the_hub_is_kept_with_the_run(recipe, load, monkeypatch, tmp_path):
@@ -381,6 +389,11 @@ def test_a_run_has_what_the_command_line_says(recipe, lists, monkeypatch, tmp_pa
     for key, value in options.items():
         arguments += [f"--{key}", json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
     module.train_and_test(Spy, arguments)
+    monkeypatch.setattr(module, "if_main_process", lambda: False)
+    shown, others = capsys.readouterr().out, len(calls)
+    module.train_and_test(Spy, arguments)
+    assert "WER" not in capsys.readouterr().out  # of another process
+    del calls[others:]
     kept, (joined, run_opts), *order, made = calls
     assert (kept, joined, order) == (("keep_freed_memory",), "ddp_init_group", ["made", "searches", "run"])
     hparams = made["hparams"]
@@ -388,7 +401,7 @@ def test_a_run_has_what_the_command_line_says(recipe, lists, monkeypatch, tmp_pa
     assert made["modules"] is hparams["modules"] and made["checkpointer"] is hparams["checkpointer"]
     assert made["opt_class"]([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["weight_decay"] == 0.25
     assert "weight_decay: 0.25\n" in (tmp_path / "out/hyperparams.yaml").read_text()
-    assert "WER 12.50 % CER 3.25 % 7 utterances" in " ".join(capsys.readouterr().out.split())
+    assert "WER 12.50 % CER 3.25 % 7 utterances" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("script", ["train_ctc", "train_s2s"])
@@ -437,7 +450,7 @@ def test_a_trained_recogniser_is_exported_as_it_is(recipe, load, tmp_path, strea
 
 
 @pytest.mark.parametrize("average, mean", [(1, 2.0), (2, 3.0), (3, 3.0)])
-def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, tmp_path, average, mean):
+def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, monkeypatch, tmp_path, average, mean):
     options = {"output_neurons": 6, "causal": True, "avg_checkpoints": average, "data_folder": "unused"}
     hparams = load(**options)
     recipe("recognition").get_tokenizer(hparams, TEXTS)
@@ -453,9 +466,15 @@ def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, tmp_path, avera
     assert all(parameter.eq(mean).all() for parameter in loaded["model"].parameters())
     assert loaded["normalize"].glob_mean.eq(2).all() and tokenizer.vocab_size() == 6
     assert not any(part.training for module in loaded["modules"].values() for part in module.modules())
-    given = {**overrides, "tokenizer_folder": str(tmp_path / "out/save"), "save_folder": str(tmp_path / "empty")}
     with pytest.raises(FileNotFoundError, match=r"no checkpoint in '.*empty': train the recogniser first"):
-        recipe("stream").load(file, given)
+        recipe("stream").load(file, {**overrides, "save_folder": str(tmp_path / "empty")})
+    (tmp_path / "out/save/tokenizer.ckpt").rename(tmp_path / "tokenizer.ckpt")
+    asked = []
+    fetch = "speechbrain_mamba.dataio.pretrained.fetch"
+    monkeypatch.setattr(fetch, lambda *where, savedir: (asked.append((*where, savedir)), tmp_path / where[0])[1])
+    _, tokenizer = recipe("stream").load(file, {**overrides, "tokenizer_folder": "someone/tokenizer"})
+    assert tokenizer.vocab_size() == 6
+    assert asked == [("tokenizer.ckpt", "someone/tokenizer", str(tmp_path / "out/save"))]
 
 
 @pytest.mark.parametrize(

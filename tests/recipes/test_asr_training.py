@@ -3,13 +3,16 @@
 import csv
 import inspect
 import json
+import logging
 import math
+import pickle
 
 import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
+from speechbrain.nnet.schedulers import NoamScheduler
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch import nn
 from torch.nn import functional as F
@@ -197,8 +200,7 @@ def test_the_decoder_is_told_what_is_padding(make_reader, pad_index):
     assert {call.pad_idx for call in hparams["Transformer"].fed} == {pad_index}
 
 
-@pytest.mark.parametrize("epoch, counted", [(1, True), (3, True), (4, False)])
-@pytest.mark.parametrize("name", [CTC, S2S])
+@pytest.mark.parametrize("name, epoch, counted", [(CTC, 1, True), (CTC, 4, False), (S2S, 3, True), (S2S, 4, False)])
 def test_statistics_are_of_the_training_without_padding_until_an_epoch(make, name, epoch, counted):
     recognition, hparams = make(name)
     hparams["normalize"]._load_statistics_dict({"count": 9, "glob_mean": torch.zeros(16), "glob_std": torch.ones(16)})
@@ -229,6 +231,14 @@ def test_training_alone_is_augmented_and_labels_follow(make_reader, name, wav_au
         assert augmentations["wav_augment"].batches[0].ndim == 2  # waveforms
     if fea_augment:
         assert augmentations["fea_augment"].batches[0].ndim == 3  # features
+
+
+@pytest.mark.parametrize("name", [CTC, S2S])
+def test_a_file_need_not_name_augmentations(make_reader, name):
+    recognition, hparams, _ = make_reader(name)
+    del recognition.hparams.wav_augment, recognition.hparams.fea_augment
+    recognition.run(hparams, DATASETS)
+    assert len(recognition.batches) == 10
 
 
 class Chain(Turning):
@@ -345,8 +355,7 @@ def test_the_ctc_loss_is_the_mean_of_each_utterances(make, stage):
     torch.testing.assert_close(loss, sum(ctc_of_each(outputs["ctc_lin"], batch)) / 3)
 
 
-@pytest.mark.parametrize("ctc_weight", [0, 0.3, 1])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("ctc_weight, label_smoothing", [(0, 0.1), (0.3, 0.0), (0.3, 0.1), (1, 0.0)])
 def test_both_losses_have_their_weights(make, ctc_weight, label_smoothing):
     recognition, _ = make(S2S, ctc_weight=ctc_weight, label_smoothing=label_smoothing)
     outputs, batch = heads(recognition, "ctc_lin", "seq_lin"), waves()
@@ -362,8 +371,7 @@ def test_both_losses_have_their_weights(make, ctc_weight, label_smoothing):
     torch.testing.assert_close(loss, ctc_weight * ctc + (1 - ctc_weight) * seq)
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3])
-@pytest.mark.parametrize("name", [CTC, S2S])
+@pytest.mark.parametrize("name, factor", [(CTC, 1), (S2S, 2), (CTC, 3)])
 def test_the_schedule_ends_with_the_last_step_of_the_optimizer(make_reader, name, factor):
     recognition, hparams, _ = make_reader(
         name, number_of_epochs=3, grad_accumulation_factor=factor, n_warmup_steps=2, lr=0.5
@@ -381,6 +389,13 @@ def test_a_schedule_keeps_the_length_it_was_given(make_reader):
     assert hparams["lr_scheduler"].n_total_steps == 7777
 
 
+def test_a_schedule_without_an_end_is_as_it_is(make_reader):
+    recognition, hparams, _ = make_reader(CTC, hparams={"lr_scheduler": NoamScheduler(0.5, 2)})
+    recognition.run(hparams, DATASETS)
+    assert recognition.rates == pytest.approx([0.25, 0.5, *(0.5 * math.sqrt(2 / step) for step in range(3, 7))])
+    assert not hasattr(hparams["lr_scheduler"], "n_total_steps")
+
+
 def test_a_warm_up_longer_than_the_training_is_cut_off(make_reader):
     recognition, hparams, _ = make_reader(CTC, n_warmup_steps=60, lr=0.3)
     recognition.run(hparams, DATASETS)
@@ -393,21 +408,22 @@ def test_a_warm_up_longer_than_the_training_is_cut_off(make_reader):
 @pytest.mark.parametrize(
     "missed, average, expected",
     [
-        ((10, 4, 12, 5, 6), 1, {2}),
-        ((10, 4, 12, 5, 6), 3, {2, 4}),  # 30 % is more than 1.25 times 20 %
-        ((20, 16, 18, 19, 17), 1, {2}),
-        ((20, 16, 18, 19, 17), 3, {2, 3, 5}),
+        ((10, 4, 12, 5, 6), 1, [2]),
+        ((10, 4, 12, 5, 6), 3, [2, 4]),  # 30 % is more than 1.25 times 20 %
+        ((20, 16, 18, 19, 17), 3, [2, 5, 3]),
     ],
 )
 def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
-    make_reader, tmp_path, missed, average, expected
+    make_reader, tmp_path, caplog, missed, average, expected
 ):
     errors = {epoch: 2 * words for epoch, words in enumerate(missed, start=1)}
     recognition, hparams, _ = make_reader(CTC, errors, number_of_epochs=5, avg_checkpoints=average, lr=0.0)
-    recognition.run(hparams, DATASETS)
+    with caplog.at_level(logging.INFO):
+        recognition.run(hparams, DATASETS)
+    assert f"the checkpoints of these epochs: {', '.join(map(str, expected))}." in caplog.text
     assert recognition.tested == pytest.approx([sum(expected) / len(expected)] * 2)
     kept = {checkpoint.meta["epoch"] for checkpoint in hparams["checkpointer"].list_checkpoints()}
-    assert kept == expected | set(range(6 - average, 6))  # and the latest, to resume
+    assert kept == set(expected) | set(range(6 - average, 6))  # and the latest, to resume
     assert [row["WER"] for row in table(tmp_path)] == [5 * words for words in missed]
 
 
@@ -423,6 +439,14 @@ def test_the_decoders_errors_choose_its_checkpoints(make_reader, tmp_path, monke
     rows = table(tmp_path)
     assert [row["TER"] for row in rows] == pytest.approx([100 * missed[epoch] / 40 for epoch in range(1, 5)])
     assert [row["WER"] for row in rows] == [50, 100, 0, 20]
+
+
+def test_the_decoders_errors_are_counted_without_padding(make_reader, tmp_path):
+    options = {"max_batch_ex": 2, "max_batch_length_valid": 16, "num_buckets": 6, "number_of_epochs": 1}
+    recognition, hparams, _ = make_reader(S2S, {1: 2}, **options)
+    recognition.run(hparams, (spoken("AB"), spoken("ABC", WORDS), {"clean": spoken("AB")}))
+    assert len(of_stage(recognition, VALID)) == 1
+    assert table(tmp_path)[0]["TER"] == pytest.approx(100 * 4 / 44)  # with an end each
 
 
 @pytest.mark.parametrize("interval, searched", [(1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3])])
@@ -461,6 +485,14 @@ def test_an_epoch_leaves_its_numbers(make_reader, tmp_path, name):
     ]
     assert log[3].startswith("test set: clean, epoch: 1 - test loss: ")
     assert all(score in log[0] for score in ("train loss", "valid loss", *scores))
+
+
+def test_the_first_process_alone_writes(make_reader, monkeypatch, tmp_path):
+    monkeypatch.setattr("speechbrain.utils.distributed.if_main_process", lambda: False)  # before the recipe is imported
+    recognition, hparams, _ = make_reader(CTC, number_of_epochs=1)
+    summaries = recognition.run(hparams, DATASETS)
+    assert summaries["clean"]["utterances"] == 2
+    assert not {"training.csv", "test"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_a_trial_run_leaves_no_table(make_reader, tmp_path):
@@ -595,6 +627,12 @@ def test_a_language_model_of_the_hub_is_kept_with_the_run(make, monkeypatch, tmp
     monkeypatch.setattr("speechbrain_mamba.dataio.pretrained.fetch", fetch)
     make(S2S, {"searcher": Search, "lm_model": lambda: TransformerLM(**small)}, lm_folder="someone/lm")
     assert set(asked) == {("lm.ckpt", "someone/lm", str(tmp_path / "out/save"))}
+
+
+def test_a_language_model_is_read_and_not_run(make, tmp_path):
+    torch.save({"weight": Search}, tmp_path / "lm.ckpt")  # what unpickling would have to import
+    with pytest.raises(pickle.UnpicklingError):
+        make(S2S, {"searcher": Search}, lm_folder=str(tmp_path))
 
 
 def test_a_language_model_of_another_architecture_is_named(make, tmp_path):
