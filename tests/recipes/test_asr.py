@@ -197,6 +197,9 @@ def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeyp
     assert len(set(texts)) > 2 and verdict == "equal"
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert whole == f"{wav.name}, all at once: {texts[-1]}"
+    monkeypatch.setattr("speechbrain.decoders.ctc_greedy_decode", lambda *args: [[3]])
+    run("stream", "mini_conmamba_ctc", **options, wav=wav)
+    assert capsys.readouterr().out.endswith("DIFFERENT\n")
     with pytest.raises(SystemExit):
         run("stream", "mini_conmamba_ctc", **options)
     assert "the following arguments are required: --wav" in capsys.readouterr().err
