@@ -59,6 +59,12 @@ def test_without_a_limit_batches_are_those_of_speechbrain(dataset, epochs, epoch
     assert list(sampler) == list(reference)
 
 
+def test_the_limit_begins_at_0_by_default():
+    dataset = DynamicItemDataset({str(i): {"duration": i / 4} for i in range(1, 41)})
+    sampler = LengthCurriculumSampler(dataset, 30, 3, max_batch_ex=1, curriculum_epochs=4)
+    assert [max(lengths_in(sampler, epoch)) for epoch in range(1, 6)] == [0.25, 2.5, 5, 7.5, 10]
+
+
 def test_there_is_no_limit_by_default(dataset):
     assert set(lengths_in(LengthCurriculumSampler(dataset, 30, 3, max_batch_ex=1), 1)) == set(LENGTHS)
 

@@ -1,6 +1,7 @@
 """Strings of digits from FSDD."""
 
 import csv
+import inspect
 import shutil
 from collections import Counter
 
@@ -84,6 +85,14 @@ def test_every_argument_makes_other_strings(two_speakers, tmp_path):
     files["valid"].unlink()
     prepare_fsdd_digits(tmp_path, tmp_path / "out", counts=(4, 2, 3))
     assert files["valid"].is_file()
+
+
+def test_defaults_are_those_of_the_docs(two_speakers, tmp_path):
+    files = prepare_fsdd_digits(two_speakers, tmp_path, counts=(2, 1, 1))
+    before = files["train"].stat().st_mtime_ns
+    prepare_fsdd_digits(two_speakers, tmp_path, 8000, 1234, (2, 1, 1), None, 0)
+    assert files["train"].stat().st_mtime_ns == before
+    assert inspect.signature(prepare_fsdd_digits).parameters["counts"].default == (2000, 100, 300)
 
 
 def test_another_rate_keeps_the_words_and_seconds(two_speakers, tmp_path):

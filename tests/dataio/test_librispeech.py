@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.librispeech import LIBRISPEECH, LIBRITTS, prepare_librispeech, prepare_libritts
+from speechbrain_mamba.dataio.librispeech import prepare_librispeech, prepare_libritts
 
 
 def write_librispeech(chapter):
@@ -123,8 +123,32 @@ def test_libritts_has_24_khz_and_sentences(tmp_path):
     assert [(row["ID"], row["wrd"], row["duration"]) for row in rows] == [("7_1_0", "A fine\tday.", "0.1")]
 
 
-def test_all_parts_of_the_corpora_have_their_place():
-    train = ["train-clean-100", "train-clean-360", "train-other-500"]
-    tests = {"test-clean": ["test-clean"], "test-other": ["test-other"]}
-    assert {"train": train, "valid": ["dev-clean"], **tests} == LIBRISPEECH
-    assert {"train": train, "valid": ["dev-clean"], "test": ["test-clean"]} == LIBRITTS
+PARTS = ["train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "test-clean", "test-other"]
+TRAINING = {"train": ["0-1-1", "1-1-1", "2-1-1"], "valid": ["3-1-1"]}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        (prepare_librispeech, {**TRAINING, "test-clean": ["4-1-1"], "test-other": ["5-1-1"]}),
+        (prepare_libritts, {**TRAINING, "test": ["4-1-1"]}),
+    ],
+)
+def test_all_parts_of_the_corpora_have_their_place(tmp_path, prepare, expected):
+    for number, part in enumerate(PARTS):
+        if prepare is prepare_librispeech:
+            write_utterances(tmp_path / part, **{f"u{number}_1_1": "WORDS"})
+        else:
+            write_audio(tmp_path / part / str(number) / "1" / f"{number}-1-1.wav", torch.zeros(2400), 24000)
+            (tmp_path / part / str(number) / "1" / f"{number}-1-1.normalized.txt").write_text("Words.")
+    files = prepare(tmp_path, tmp_path / "lists")
+    assert {name: [row["ID"] for row in read_rows(path)] for name, path in files.items()} == expected
+
+
+def test_hours_are_told(tmp_path, caplog):
+    for number, seconds in enumerate((36, 72)):
+        write_audio(tmp_path / f"one/7/1/7-1-{number}.flac", torch.zeros(seconds * 16000), 16000)
+    (tmp_path / "one/7/1/7-1.trans.txt").write_text("7-1-0 A\n7-1-1 B\n")
+    with caplog.at_level(logging.INFO):
+        prepare_librispeech(tmp_path, tmp_path / "lists", {"test": ["one"]})
+    assert "test.csv: 2 utterances, 0.03 hours" in caplog.text

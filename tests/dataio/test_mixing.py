@@ -129,7 +129,8 @@ def test_levels_are_those_of_wsj0_mix(utterances):
     assert min(two) >= -0.01
     assert max(two) <= 5.01
     assert max(two) - min(two) > 3
-    assert MixtureSampler(utterances, 2, 8000).parameters()["level_db"] == 5
+    default = MixtureSampler(utterances, 2, 8000).parameters()
+    assert (default["level_db"], default["seconds"], default["seed"]) == (5, [2, 4], 0)
     first, second, third = level_db(MixtureSampler(utterances, 3, 8000, (0.5, 0.5)).draw(0).sources)
     assert third == 0
     assert first == pytest.approx(-second, abs=0.01)
@@ -230,6 +231,17 @@ def test_speech_that_fits_is_kept_in_memory(tmp_path):
         uncached.draw(0)
     with pytest.raises(FileNotFoundError, match=r"0\.wav' does not exist"):
         MixtureSampler(speech, 2, 8000, (0.01, 0.01))
+
+
+@pytest.mark.parametrize(("samples", "cached"), [(2**27, True), (2**27 + 1, False)])
+def test_half_a_gibibyte_is_kept_in_memory_by_default(samples, cached):
+    half = samples // 2
+    speech = [Utterance("missing.wav", "anna", half), Utterance("missing.wav", "ben", samples - half)]
+    if cached:
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            MixtureSampler(speech, 2, 8000)
+    else:
+        MixtureSampler(speech, 2, 8000)
 
 
 @pytest.mark.parametrize("cache_bytes", [2**20, 0])
@@ -369,7 +381,8 @@ def test_each_epoch_draws_other_mixtures_and_a_resumed_one_its_own(voices):
     resumed.set_epoch(3)
     for index in (4, 0, 2):
         assert torch.equal(resumed[index]["mix_sig"], seen[15 + index])
-    assert torch.equal(make()[2]["mix_sig"], make(seed=0)[2]["mix_sig"])
+    default = dynamic_mixtures(voices, 3, 2, 8000)
+    assert torch.equal(default[2]["mix_sig"], MixtureSampler(voices, 2, 8000, (2.0, 4.0), 0).draw(2).mix)
     assert not torch.equal(make(seed=5)[2]["mix_sig"], seen[2])
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -226,9 +227,10 @@ def test_a_script_says_in_one_line_what_is_wrong(capsys, error):
     assert (exited.value.code, capsys.readouterr().err) == (1, "bad out\n")
 
 
-def test_a_script_lists_what_it_made(caplog):
+def test_a_script_lists_what_it_made(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.root.level)  # to restore it
     parser = argparse.ArgumentParser()
     parser.add_argument("--number", type=int)
-    with caplog.at_level("INFO"):
-        run_preparation(parser, lambda number: {"test": Path(f"test{number}.csv")}, ["--number", "3"])
-    assert "test: test3.csv" in caplog.text
+    run_preparation(parser, lambda number: {"test": Path(f"test{number}.csv")}, ["--number", "3"])
+    assert capsys.readouterr().err == "test: test3.csv\n"
