@@ -49,7 +49,7 @@ def test_a_string_is_of_one_speaker_and_of_takes_of_its_split(two_speakers, tmp_
         rows = read_rows(path)
         assert list(rows[0]) == ["ID", "duration", "wav", "wrd", "spk_id"]
         assert [row["ID"] for row in rows] == [f"{split}-{index:05d}" for index in range(count)]
-        heard, gaps, sizes, digits = set(), [], Counter(), Counter()
+        heard, gaps, again, sizes, digits = set(), [], [], Counter(), Counter()
         for row in rows:
             said, pauses = spoken(row["wav"])
             own = {level: take for take, level in LEVELS[row["spk_id"]].items() if take in takes[split]}
@@ -58,8 +58,10 @@ def test_a_string_is_of_one_speaker_and_of_takes_of_its_split(two_speakers, tmp_
             assert float(row["duration"]) == audio_info(row["wav"], 8000).seconds
             heard |= {level for _, level in said}
             gaps += pauses
+            again += [pauses[0] == pauses[1], pauses[-1] == pauses[-2]]  # each is drawn by itself
             sizes[len(said)] += 1
             digits.update(digit for digit, _ in said)
+        assert sum(again) < 4
         assert heard == {level for levels in LEVELS.values() for take, level in levels.items() if take in takes[split]}
         assert set(sizes) == {3, 4, 5, 6, 7} and set(digits) == set(range(10))
         assert 0.05 <= min(gaps) < 0.06 and 0.24 < max(gaps) <= 0.25

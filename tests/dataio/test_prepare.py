@@ -206,6 +206,12 @@ def test_every_setting_is_an_option():
     assert MixtureSettings(**parse(*options.split())) == MixtureSettings(3, 16000, (1.0, 2.5), 5, 6, 7, True, 9)
 
 
+def test_every_option_is_explained():
+    parser = argparse.ArgumentParser()
+    add_mixture_options(parser)
+    assert not [action.option_strings for action in parser._actions if not action.help]
+
+
 def test_defaults_are_those_of_the_docs():
     assert asdict(MixtureSettings()) == {
         "num_spks": 2, "sample_rate": 8000, "seconds": (2.0, 4.0), "train_mixtures": 2000, "valid_mixtures": 200,
