@@ -27,6 +27,11 @@ def test_the_header_is_read_as_it_is(tmp_path):
     assert len(read_audio(tmp_path / "a.wav")) == 333
 
 
+def test_a_sample_alone_is_audio(tmp_path):
+    write_audio(tmp_path / "a.wav", torch.tensor([0.5]), 8000)
+    assert read_audio(tmp_path / "a.wav", 8000).tolist() == [0.5]
+
+
 def test_peaks_beyond_full_scale_are_clipped_or_kept_by_the_format(tmp_path):
     signal = torch.tensor([1.5, -1.5, 1.0, -1.0, 0.5, 0.123456789])
     write_audio(tmp_path / "new" / "a.wav", signal, 8000)

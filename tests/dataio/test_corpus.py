@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_results_come_in_the_order_of_the_items():
     assert parallel_map(len, [], "Waiting", "nap") == []
     with pytest.raises(ZeroDivisionError):
         parallel_map(lambda value: 1 / value, [1, 0, 2], "Dividing", "number")
+
+
+def test_items_wait_for_the_disk_together_and_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    both = threading.Barrier(2, timeout=10)
+    parallel_map(lambda _: both.wait(), [1, 2], "Waiting", "nap")
+    shown = capsys.readouterr().err
+    assert "Waiting: 100%" in shown and "2/2" in shown and "nap" in shown
 
 
 def test_after_an_error_nothing_more_is_begun():

@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import json
 import shutil
 from collections import Counter
 
@@ -94,7 +95,21 @@ def test_defaults_are_those_of_the_docs(two_speakers, tmp_path):
     before = files["train"].stat().st_mtime_ns
     prepare_fsdd_digits(two_speakers, tmp_path, 8000, 1234, (2, 1, 1), None, 0)
     assert files["train"].stat().st_mtime_ns == before
+    settings = {"fsdd": str(two_speakers / "recordings"), "sample_rate": 8000, "seed": 1234, "counts": [2, 1, 1]}
+    assert json.loads((tmp_path / "prepared.json").read_text()) == {**settings, "level": None}
     assert inspect.signature(prepare_fsdd_digits).parameters["counts"].default == (2000, 100, 300)
+
+
+def test_a_seed_has_the_strings_that_it_had(two_speakers, tmp_path):
+    """What was measured on FSDD was measured on these draws."""
+    files = prepare_fsdd_digits(two_speakers, tmp_path, seed=1234, counts=(2, 1, 1))
+    rows = [row for path in files.values() for row in read_rows(path)]
+    assert [(row["spk_id"], row["wrd"], round(float(row["duration"]) * 8000)) for row in rows] == [
+        ("b_en", "NINE THREE ONE NINE ONE TWO ONE", 11955),
+        ("anna", "EIGHT FIVE SIX NINE SIX ZERO", 11604),
+        ("b_en", "FIVE ONE ZERO SIX TWO", 10460),
+        ("anna", "EIGHT NINE NINE", 8649),
+    ]
 
 
 def test_another_rate_keeps_the_words_and_seconds(two_speakers, tmp_path):
@@ -182,6 +197,10 @@ def test_incomplete_data_is_named(fsdd, tmp_path):
         prepare_fsdd_digits(tmp_path / "missing", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"has no file like 7_jackson_10\.wav for train"):
         prepare_fsdd_digits(tmp_path, tmp_path / "out")
-    (fsdd / "recordings/3_anna_5.wav").unlink()
-    with pytest.raises(ValueError, match="no recording of anna's digit 3 for valid, whose takes are 5 to 9"):
-        prepare_fsdd_digits(fsdd, tmp_path / "out")
+    write_audio(fsdd / "recordings/3_anna_10.wav", torch.ones(80), sample_rate=16000)
+    with pytest.raises(ValueError, match="16000 Hz, but 8000 Hz are wanted"):
+        prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(20, 1, 1))
+    for take, words in ((0, "test, whose takes are 0 to 4"), (5, "valid, .* 5 to 9"), (10, "train, .* 10 to 999")):
+        (fsdd / f"recordings/3_anna_{take}.wav").unlink()
+        with pytest.raises(ValueError, match=f"no recording of anna's digit 3 for {words}"):
+            prepare_fsdd_digits(fsdd, tmp_path / "out")

@@ -94,6 +94,7 @@ def test_other_folders_parts_and_rates_are_read_anew(data, tmp_path):
 
     assert ids({"test": ["one"], "valid": ["two"]}) == {"test": ["10-2-3", "9-1-1", "9-1-2"], "valid": ["8-1-4"]}
     assert ids({"test": ["two"]}) == {"test": ["8-1-4"]}
+    assert ids({"test": ["two"], "more": ["one"]})["more"] == ["10-2-3", "9-1-1", "9-1-2"]
     write_utterances(tmp_path / "other/two", u7_1_1="OTHER")
     assert ids({"test": ["two"]}, tmp_path / "other") == {"test": ["7-1-1"]}
     with pytest.raises(ValueError, match="16000 Hz, but 24000 Hz are wanted"):

@@ -476,14 +476,19 @@ def files_below(folder):
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_mixtures_on_disk_are_kept_completed_or_made_anew(tmp_path, utterances):
+def test_mixtures_on_disk_are_kept_completed_or_made_anew(tmp_path, utterances, caplog):
+    caplog.set_level("INFO")
+
     def write(seed=0):
         sampler = MixtureSampler(utterances, 2, 8000, (0.3, 0.6), seed)
         write_mixtures(sampler, 4, tmp_path / "out" / "test", tmp_path / "out" / "test.csv")
         return files_below(tmp_path / "out")
 
+    (tmp_path / "out" / "test").mkdir(parents=True)  # which an empty folder is no hindrance to
     first = write()
+    assert not caplog.records
     assert write() == first
+    assert "are there already" in caplog.text
     row = read_rows(tmp_path / "out" / "test.csv")[2]
     (tmp_path / "out" / "test.csv").unlink()
     (tmp_path / "out" / "test" / "s1" / f"{row['ID']}.wav").rename(tmp_path / "out" / "test" / "s1" / ".half.wav")
@@ -493,6 +498,7 @@ def test_mixtures_on_disk_are_kept_completed_or_made_anew(tmp_path, utterances):
     }
     assert sum(completed[path] != first[path] for path in first) == 2
     other = write(seed=1)
+    assert "are made anew" in caplog.text
     assert not any(first[path] == other[path] for path in first.keys() & other.keys())
     assert len(other) == len(first)
 

@@ -42,6 +42,8 @@ def test_each_source_of_three_has_its_own_key(tmp_path):
         "ID, duration, s3_wav, s2_wav, s1_wav, mix_wav, mix_wav_format, s1_wav_format, noise_wav\n"
         "a, 0.00625, $data_root/s3.wav, $data_root/s2.wav, $data_root/s1.wav, $data_root/mix.wav, wav, wav, none\n"
     )
+    with pytest.raises(ValueError, match="set data_root"):
+        separation_dataset(tmp_path / "a.csv", 3, 8000)
     dataset = separation_dataset(tmp_path / "a.csv", 3, 8000, data_root=str(tmp_path))
     assert list(dataset[0]) == ["id", "mix_sig", "s1_sig", "s2_sig", "s3_sig"]
     levels = [float(dataset[0][f"{name}_sig"][7] * 32768) for name in ("mix", "s1", "s2", "s3")]
