@@ -138,6 +138,7 @@ def test_lists_survive_the_disk_with_ids_of_their_own(tmp_path):
         Utterance("/a/y/1_3.wav", "anna", 334),
         Utterance("/a/z/1.wav", "anna", 335),
         Utterance("/a/z/1_2.wav", "anna", 336),
+        Utterance("/a_b.wav", "anna_b", 337),
         Utterance("/b,c.wav", "jürgen", 7),
     ]
     write_utterances(tmp_path / "list.csv", utterances, 16000)
