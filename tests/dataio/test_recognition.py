@@ -1,4 +1,4 @@
-"""Manifests of transcribed speech, what of them is left out, tokenizers."""
+"""Manifests of transcribed speech, what of them is left out, datasets of it."""
 
 import json
 import logging
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 from speechbrain_mamba.dataio.recognition import (
     encoder_frames,
     read_transcripts,
@@ -15,7 +14,7 @@ from speechbrain_mamba.dataio.recognition import (
     select_usable,
     write_transcripts,
 )
-from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
+from speechbrain_mamba.dataio.tokenizer import FILE_NAME, train_tokenizer
 
 ROW = {"ID": "a", "duration": 0.5, "wav": "$data_root/a.wav", "wrd": "ABBA", "spk_id": "x"}
 
@@ -101,27 +100,3 @@ def test_dataset(tokenizer, tmp_path):
     assert tokenizer.decode(example["tokens"].tolist()) == "AB"
     assert example["tokens_bos"].tolist() == [1, *example["tokens"].tolist()]
     assert example["tokens_eos"].tolist() == [*example["tokens"].tolist(), 2]
-
-
-def test_tokenizer_sizes(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="The transcripts have 6 tokens of type char, but output_neurons is 31"):
-        train_tokenizer(tmp_path / "other.ckpt", ["ABBA AB"], vocab_size=31, token_type="char")
-    with pytest.raises(ValueError, match="No unigram tokenizer of 5000 tokens can be trained on 1 transcripts"):
-        train_tokenizer(tmp_path / "other.ckpt", ["ABBA AB"], vocab_size=5000)
-    with pytest.raises(ValueError, match="token_type is 'word'"):
-        train_tokenizer(tmp_path / "other.ckpt", ["ABBA"], vocab_size=5, token_type="word")
-    with pytest.raises(ValueError, match="no transcripts"):
-        train_tokenizer(tmp_path / "other.ckpt", [" "], vocab_size=5)
-    assert not (tmp_path / "other.ckpt").exists()
-    with pytest.raises(ValueError, match="has 6 tokens, but output_neurons is 7"):
-        load_tokenizer(tmp_path, vocab_size=7)
-
-
-def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.ckpt"):
-        load_tokenizer(tmp_path, vocab_size=6)
-    with pytest.raises(FileNotFoundError, match=r"is no folder, and no lm\.ckpt of that id could be had"):
-        fetch_pretrained(tmp_path / "missing", "lm.ckpt")
-    (tmp_path / FILE_NAME).write_text("nothing of the sort")
-    with pytest.raises(ValueError, match="is no SentencePiece tokenizer"):
-        load_tokenizer(tmp_path, vocab_size=6)
