@@ -300,18 +300,22 @@ def test_a_run_that_was_killed_before_its_end_is_not_taken_for_done(tmp_path):
     assert len(codec.batches) == 1
 
 
-def test_a_batch_without_a_sound_that_can_be_read_is_left_out(tmp_path, caplog, monkeypatch):
+def test_sounds_that_cannot_be_read_are_left_out_of_their_batches(tmp_path, caplog, monkeypatch):
+    """One of two in the first batch, and all of the second."""
     monkeypatch.setattr(module, "SHARD", 2)
     write_speech(tmp_path, UTTERANCES)
-    for name in "cde":
+    for name in "bcd":
         (tmp_path / f"train-{name}.wav").write_bytes(b"nothing")
     codec = Loudness()
     assert tokenize(tmp_path, codec) == {"train": 3}
-    assert codec.batches == [[1600, 4000], [2000]]
+    assert codec.batches == [[4000], [2000, 4000]]
     items, codes, _ = read_tokens(tmp_path / "tokens", "train")
-    assert list(items) == ["a", "b", "f"]
-    assert codes[-1].tolist() == [60, 61, 62]
-    assert [message[:13] for message in caplog.messages] == [f"{name} is left out" for name in "dce"]
+    assert [(name, codes[item["first_frame"]].tolist()) for name, item in items.items()] == [
+        ("a", [10, 11, 12]),
+        ("e", [50, 51, 52]),
+        ("f", [60, 61, 62]),
+    ]
+    assert [message[:13] for message in caplog.messages] == [f"{name} is left out" for name in "bdc"]
 
 
 def test_what_stands_done_is_said(tmp_path, caplog):
