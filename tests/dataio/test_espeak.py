@@ -228,6 +228,7 @@ def _speak_and_tell(queue):
 def test_a_process_forked_while_somebody_speaks_can_speak():
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
+    espeak.synthesize("hello")
     child = context.Process(target=_speak_and_tell, args=(queue,))
     with espeak._lock:
         child.start()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from speechbrain_mamba.dataio.espeak import espeak_available, phonemes
 from speechbrain_mamba.dataio.phonemes import TextTokenizer, split_phonemes
+from speechbrain_mamba.dataio.sentences import make_sentences
 
 needs_espeak = pytest.mark.skipif(not espeak_available(), reason="espeak-ng is not installed")
 KINDS = ["characters", "bpe", pytest.param("ipa", marks=needs_espeak)]
@@ -67,6 +69,7 @@ def test_pieces_are_as_many_as_asked_for_and_cover_every_character():
     assert len(sizes[20].encode("newest")) > len(sizes[26].encode("newest"))
     assert "".join(sizes[20].split("ü")) == "▁ü" and sizes[20].encode("ü")
     assert TextTokenizer.train([("low lower", "de"), "new"], "bpe", size=12).encode("new low")
+    assert len(TextTokenizer.train(make_sentences(600, np.random.default_rng(0)), "bpe")) == 500
 
 
 @needs_espeak

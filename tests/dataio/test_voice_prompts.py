@@ -86,7 +86,7 @@ def prompted():
     owner = np.repeat(np.arange(len(items)), list(lengths.values()))
     codes = np.stack([owner, 10 + np.arange(first)], axis=1)
     prompts, tokenizer = VoicePrompts(items), TextTokenizer(" 12345", "characters")
-    return items, codes, prompts, lambda fixed=False: prompted_dataset(items, codes, prompts, tokenizer, fixed)
+    return items, codes, prompts, lambda *fixed: prompted_dataset(items, codes, prompts, tokenizer, *fixed)
 
 
 def test_a_prompt_and_its_text_come_first(prompted):
@@ -113,11 +113,15 @@ def test_a_prompt_and_its_text_come_first(prompted):
 
 
 def test_prompts_are_drawn_each_time_unless_they_are_fixed(prompted):
-    *_, make = prompted
-    for fixed in (False, True):
-        dataset = make(fixed)
+    items, _, prompts, make = prompted
+    for options in ((), (False,), (True,)):
+        dataset = make(*options)
         drawn = {tuple(example["prompt_frames"] for example in dataset) for _ in range(20)}
-        assert (len(drawn) == 1) == fixed
+        assert (len(drawn) == 1) == (options == (True,))
+        torch.manual_seed(3)
+        lengths = [items[prompts.draw(name, *options)]["frames"] for name in items]
+        torch.manual_seed(3)
+        assert [example["prompt_frames"] for example in dataset] == lengths
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
