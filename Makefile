@@ -10,13 +10,19 @@ export GOMP_SPINCOUNT := 10000
 
 SOURCES := setup.cfg pyproject.toml $(wildcard setup.py) $(shell find speechbrain_mamba -name '*.[ch]')
 
-.PHONY: demo test lint clean
+.PHONY: demo test mutants lint clean
 
 demo: $(READY)  ## train a small Mamba-TasNet on synthetic voices, test it, show what it made
 	$(BIN)/python recipes/separation/train.py hparams/separation/mini_mambatasnet.yaml
 
 test: $(READY)  ## run all tests and the examples of the docstrings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+AREA ?= nnet
+SAMPLE ?= 100
+mutants: $(READY)  ## plant faults in an AREA of the code and count those that the tests notice: tests/mutants/README.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	$(BIN)/python -m tests.mutants $(AREA) --sample $(SAMPLE) --workers 2 $(OPTIONS)
 
 lint: $(READY)  ## check style of Python and YAML
 	$(BIN)/ruff check

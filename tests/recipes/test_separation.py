@@ -106,6 +106,7 @@ def test_finished_run_says_so(run, capsys):
     assert (folder / "test" / "results.csv").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_it_learns(run):
     folder = run(N_epochs=10, mixtures_per_epoch=24, lr=0.01, n_mamba=2, out_channels=16)
     losses = [float(row["train_si_snr"]) for row in table(folder / "training.csv")]
@@ -198,6 +199,7 @@ def succeed(arguments):
     return result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
     options = {"mixtures_per_epoch": 24, "ckpt_interval_steps": 1, "batch_size": 1}
     succeed(command(tmp_path / "whole", corpus, **options))
@@ -219,6 +221,7 @@ def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
     assert rates[0] == rates[1]
 
 
+@pytest.mark.slow
 def test_two_processes(corpus, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     recipe = command(tmp_path / "out", corpus, N_epochs=1, batch_size=1, grad_accumulation_factor=2)

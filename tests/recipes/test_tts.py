@@ -91,6 +91,7 @@ def test_models_learn_what_follows_from_the_text(run, name):
     assert scores["nar_accuracy"] > 50
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_schedule_of_an_uninterrupted_one(run, tmp_path):
     run("vallm", output_folder=tmp_path / "whole")
     path = next((tmp_path / "whole" / "save").glob("CKPT*/lr_scheduler.ckpt"))

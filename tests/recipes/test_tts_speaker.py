@@ -56,6 +56,7 @@ def train(manifests, monkeypatch, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_voices_are_told_apart_by_what_speechbrain_loads(train, tmp_path):
     out = train()
     assert json.loads((out / "test" / "verification.json").read_text())["EER"] <= 20  # by chance 50

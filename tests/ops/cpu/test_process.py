@@ -58,6 +58,7 @@ class Scans(Dataset):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.slow
 def test_workers_of_a_data_loader(method):
     """The parent has used its threads before; the children have none of them."""
     expected = Scans()[0]

@@ -77,6 +77,7 @@ def test_a_training_step_launches_all_kernels(kind, request):
         ("causal", 90, FORWARD | BACKWARD),
     ],
 )
+@pytest.mark.slow
 def test_kernels_compile_without_spilling(kind, architecture, names, request):
     for launch in request.getfixturevalue(kind):
         if launch.name in names:

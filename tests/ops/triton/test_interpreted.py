@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "--tb=short", "-x", "tests/ops/triton/test_kernels.py"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
