@@ -71,6 +71,20 @@ def test_longer_residuals_stay_as_they_are():
         assert adding_stack(**options)(x.float()).dtype == torch.float32
 
 
+def test_first_state_is_that_of_each_layer():
+    model = MambaBlocksSequential(3, False, 6, d_state=5, d_conv=3)
+    for options in ({}, {"dtype": torch.bfloat16}, {"device": "meta", "dtype": torch.float64}):
+        states, expected = model.init_state(2, **options), Mamba(6, 5, 3).init_state(2, **options)
+        assert len(states) == 3
+        for state in states:
+            for name, part in expected.items():
+                assert (state[name].shape, state[name].dtype, state[name].device) == (
+                    part.shape,
+                    part.dtype,
+                    part.device,
+                )
+
+
 def test_block_hands_on_lengths_and_state():
     """Between a block and its mixer: what comes in goes in, and the input is added to what comes out."""
 
