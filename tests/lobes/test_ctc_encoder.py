@@ -14,7 +14,7 @@ from speechbrain_mamba.lobes.models.speech_features import compute_padded_featur
 from speechbrain_mamba.lobes.models.transformer_asr import TransformerASR
 from tests.errors import relative_error
 
-SAMPLES = [8000, 7999, 4161, 1600]
+SAMPLES = [8000, 7999, 4161, 1350]
 
 
 def waveforms():

@@ -100,6 +100,8 @@ def test_each_example_gets_the_masks_of_speechbrains_model(name, blocks):
         if length:
             alone = theirs(x[i : i + 1, :, :length])
             assert alone.any() and relative_error(masks[:, i : i + 1, :, :length], alone) < 1e-4
+    masks.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in ours.parameters() if p.grad is not None)
 
 
 class WithoutLengths(torch.nn.Module):
