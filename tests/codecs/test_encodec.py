@@ -173,6 +173,13 @@ def test_a_loaded_codec_has_every_setting_and_weight(tmp_path):
     assert not any(module.training for module in loaded.modules())
 
 
+def test_a_codec_saved_on_a_gpu_is_loaded_without_one(codec, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    save_codec(codec, tmp_path)
+    monkeypatch.undo()
+    assert {value.device.type for value in load_codec(tmp_path).state_dict().values()} == {"cpu"}
+
+
 def test_a_codec_saved_over_another_one_replaces_it(codec, tmp_path):
     save_codec(EnCodec(**OTHER), tmp_path)
     save_codec(codec, tmp_path)
