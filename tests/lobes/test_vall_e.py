@@ -180,6 +180,18 @@ def test_the_first_book_is_predicted_as_the_formulas_say(model, batch):
 
 
 @torch.no_grad()
+def test_prompts_may_have_text_or_speech_alone(batch):
+    model = make_model("mamba", "interleaved", True)
+    said, spoken = torch.tensor([0, 0, 3]), torch.tensor([4, 6, 0])
+    inputs = batch["phonemes"], batch["phoneme_lengths"], batch["codes"][..., 0], batch["code_lengths"]
+    logits, formula = model.ar(*inputs, (said, spoken)), Formula(model.ar)
+    for example in range(3):
+        phonemes, _, codes = unpadded(batch, example)
+        expected = formula.first_book(phonemes, codes[:, 0].tolist(), int(said[example]), int(spoken[example]))
+        torch.testing.assert_close(logits[example, : len(codes) + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_further_books_are_predicted_as_the_formulas_say(model, batch):
     formula = Formula(model.nar)
     for stages in ([1, 2, 3], [3, 1, 2]):
