@@ -13,7 +13,12 @@ from torch import nn
 
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.lobes.models.vall_e import AutoregressiveCodecLM, NonAutoregressiveCodecLM, VallE
-from speechbrain_mamba.lobes.models.vall_e.backbone import BACKBONES, AdaptiveLayerNorm, CodecLanguageLayer
+from speechbrain_mamba.lobes.models.vall_e.backbone import (
+    BACKBONES,
+    AdaptiveLayerNorm,
+    CodecLanguageBackbone,
+    CodecLanguageLayer,
+)
 from speechbrain_mamba.lobes.models.vall_e.embeddings import TokenEmbedding
 from speechbrain_mamba.lobes.models.vall_e.packing import Packing, split_at
 from speechbrain_mamba.lobes.models.vall_e.speech import speak
@@ -224,6 +229,20 @@ def test_text_padded_beyond_everything_else_changes_nothing(model, batch):
     torch.testing.assert_close(model.nar(**wide, stage=stage), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_codes_padded_beyond_the_longest_change_nothing(model, batch):
+    wide = batch | {"codes": F.pad(batch["codes"], (0, 0, 0, 15))}
+    logits, expected, stage = run_ar(model, wide), run_ar(model, batch), torch.tensor([1, 3, 2])
+    assert logits.shape == (3, 28, CODEBOOK + 1)
+    assert expected.shape == (3, 13, CODEBOOK + 1)
+    further, expected_further = model.nar(**wide, stage=stage), model.nar(**batch, stage=stage)
+    assert further.shape == (3, 27, CODEBOOK)
+    for example, length in enumerate(batch["code_lengths"].tolist()):
+        ours, theirs = logits[example, : length + 1], expected[example, : length + 1]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        ours, theirs = further[example, :length], expected_further[example, :length]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("interval", "num_layers", "attending"), [(4, 9, {3, 7}), (3, 7, {2, 5}), (1, 2, {0, 1}), (4, 3, set())]
 )
@@ -289,6 +308,20 @@ def test_all_branches_of_a_layer_and_all_embeddings_can_be_dropped():
     embedding = TokenEmbedding(10, 8, dropout=1.0)
     assert not embedding(torch.tensor([[1, 2]])).any()
     assert embedding.eval()(torch.tensor([[1, 2]])).all()
+
+
+def test_defaults_of_a_stack_are_those_it_says():
+    """In training, so that dropout would show."""
+    x, lengths = torch.randn(2, 6, 32), torch.tensor([6, 4])
+
+    def run(**options):
+        torch.manual_seed(0)
+        return CodecLanguageBackbone("hybrid", 5, 32, 8, **options)(x, lengths, lengths - 3, 3)
+
+    said = {"nhead": 16, "causal": True, "dropout": 0.0, "mamba_config": {}, "attention_interval": 4, "n_stages": 0}
+    assert torch.equal(run(), run(**said))
+    for other in ({"nhead": 8}, {"causal": False}, {"dropout": 0.5}, {"attention_interval": 3}):
+        assert not torch.equal(run(), run(**said | other))
 
 
 def test_options_of_the_scan_reach_every_layer():
