@@ -96,6 +96,15 @@ def test_sound_is_padded_to_whole_frames_with_silence(codec):
     assert [codec.frames(samples) for samples in (0, 1, 40, 41)] == [0, 1, 1, 2]
 
 
+def test_everything_is_made_where_the_inputs_are(codec):
+    """A tensor made on the default device would not go with the others."""
+    wavs = torch.randn(2, 90)
+    with torch.device("meta"):
+        sound, _ = codec.decode(codec.encode(wavs)[0])
+    assert sound.shape == (2, 120)
+    assert sound.isfinite().all()
+
+
 @pytest.mark.parametrize("n_codebooks", [1, 2, 3])
 def test_tokens_and_sound_are_those_of_the_package(n_codebooks):
     """Whose bandwidth stands for the number of codebooks, each of 4 bits 200 times a second."""

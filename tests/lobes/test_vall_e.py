@@ -587,6 +587,15 @@ def test_cached_generation_is_that_of_whole_sequences(model, batch):
         assert (speech.codes[example, length:] == 0).all()
 
 
+def test_everything_is_made_where_the_inputs_are(model, batch):
+    """A tensor made on the default device would not go with the others."""
+    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
+    with torch.device("meta"):
+        assert run_ar(model, batch).device.type == "cpu"
+        speech = model.generate(**inputs, max_frames=3, prompt_phoneme_lengths=SAID)
+    assert speech.codes.device.type == "cpu"
+
+
 def test_a_cache_grows_past_its_room():
     model = make_model("transformer")
     phonemes = torch.randint(N_PHONEMES, (1, 5)), torch.tensor([5])
