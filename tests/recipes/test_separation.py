@@ -793,6 +793,23 @@ def test_the_record_of_the_epochs(two_epochs, tmp_path, caplog):
     assert [(c.meta["epoch"], c.meta["si-snr"]) for c in brain.checkpointer.list_checkpoints()] == [(2, -1.75)]
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_batch_without_a_loss_has_no_part_in_the_mean(scripted, tmp_path, place):
+    losses = [1.0, 3.0, 5.0]
+    losses.insert(place, math.nan)
+    brain = scripted()
+    fit(brain, [batch_of([loss]) for loss in losses], [batch_of([1.0], predictions=predictions(200))])
+    assert [float(row["train_si_snr"]) for row in table(tmp_path / "training.csv")] == pytest.approx([-3, -3])
+
+
+def test_the_mean_of_a_resumed_epoch_goes_on(scripted, tmp_path):
+    brain = scripted()
+    brain.step, brain.avg_train_loss = 3, 2.0  # as a checkpoint has it
+    brain.checkpointer.recover_if_possible = lambda **options: None
+    fit(brain, [batch_of([10.0])], [batch_of([1.0], predictions=predictions(200))])
+    assert [float(row["train_si_snr"]) for row in table(tmp_path / "training.csv")] == pytest.approx([-4, -10])
+
+
 @pytest.mark.parametrize("mixtures", [0, 1])
 def test_the_improvement_over_one_mixture_or_none(scripted, tmp_path, mixtures):
     brain, output = scripted(epoch_counter=EpochCounter(1)), predictions(200)
