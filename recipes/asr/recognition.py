@@ -128,7 +128,8 @@ class Recognition(sb.Brain):
         self.train_sampler = self.train_sampler or sampler  # which is told the epoch: it draws other batches in each
         scheduler = hparams["lr_scheduler"]
         if getattr(scheduler, "n_total_steps", 0) is None:
-            steps = -(-len(loader) // self.grad_accumulation_factor) * hparams["number_of_epochs"]
+            # batches that are left over in an epoch make no step: SpeechBrain drops their gradients
+            steps = len(loader) // self.grad_accumulation_factor * hparams["number_of_epochs"]
             scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
         self.fit(
             hparams["epoch_counter"],

@@ -130,7 +130,7 @@ def prepare_wsj0mix(
         "base_folder_dm": speech,
     }  # fmt: skip
     manifests = manifest_paths(save_folder, dynamic_mixing=speech is not None)
-    if all(path.is_file() for path in manifests.values()) and is_prepared(save_folder, parameters):
+    if is_prepared(save_folder, parameters, all(path.is_file() for path in manifests.values())):
         return manifests
     if speech is not None:
         utterances = scan_speakers(speech, sample_rate, speaker=wsj0_speaker)

@@ -126,6 +126,13 @@ class Separation(sb.Brain):
         self.on_fit_batch_end(batch, predictions, loss, should_step)
         return loss.detach().cpu()
 
+    def update_average(self, loss, avg_loss):
+        """The mean over the batches that have a loss: SpeechBrain's divides by the others too."""
+        if torch.isfinite(loss):
+            self.n_losses += 1
+            avg_loss += (float(loss) - avg_loss) / self.n_losses
+        return avg_loss
+
     def any_process(self, flag):
         """Whether the flag is set in any process."""
         if not torch.distributed.is_initialized():
@@ -171,6 +178,7 @@ class Separation(sb.Brain):
     def on_stage_start(self, stage, epoch=None):
         """Get the counters of a stage ready."""
         self.improvements = []
+        self.n_losses = self.step  # above 0 in an epoch that is resumed
         if stage == sb.Stage.TRAIN:
             self.epoch, self.epoch_start = epoch, time.monotonic()
             self.n_skipped = self.n_accumulated = 0

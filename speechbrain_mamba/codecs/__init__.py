@@ -62,10 +62,11 @@ def load_codec(source, n_codebooks=None):
     >>> load_codec(folder, n_codebooks=1).n_codebooks
     1
     """
+    published = 8 if n_codebooks is None else n_codebooks
     if str(source) == PUBLISHED:
-        return pretrained_encodec(n_codebooks or 8)
+        return pretrained_encodec(published)
     if Path(source).is_dir() and any(Path(source).glob(f"{PUBLISHED}-*.th")):
-        return pretrained_encodec(n_codebooks or 8, Path(source))
+        return pretrained_encodec(published, Path(source))
     settings = json.loads(fetch_pretrained(source, SETTINGS).read_text(encoding="utf-8"))
     codec = EnCodec(**settings)
     codec.load_state_dict(torch.load(fetch_pretrained(source, WEIGHTS), map_location="cpu", weights_only=True))

@@ -242,11 +242,14 @@ def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance
     """
     rows, seen = [], Counter()
     for utterance in utterances:
-        name = f"{utterance.speaker}_{Path(utterance.path).stem}"
-        seen[name] += 1
+        stem = name = f"{utterance.speaker}_{Path(utterance.path).stem}"
+        while name in seen:
+            seen[stem] += 1
+            name = f"{stem}_{seen[stem]}"
+        seen[name] = 1
         rows.append(
             {
-                "ID": name if seen[name] == 1 else f"{name}_{seen[name]}",
+                "ID": name,
                 "duration": utterance.samples / sample_rate,
                 "wav": utterance.path,
                 "spk_id": utterance.speaker,

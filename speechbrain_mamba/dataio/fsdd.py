@@ -167,7 +167,7 @@ def prepare_fsdd_digits(
     folder = find_recordings(data_folder)
     settings = {"fsdd": str(folder), "sample_rate": sample_rate, "seed": seed, "counts": counts, "level": level}
     settings |= {"short": short} if short else {}
-    if all(path.is_file() for path in manifests.values()) and is_prepared(save_folder, settings):
+    if is_prepared(save_folder, settings, all(path.is_file() for path in manifests.values())):
         return manifests
     takes, rng, known = _find_takes(folder), np.random.default_rng(seed), set()
     for split, count in zip(_TAKES, counts):

@@ -89,6 +89,7 @@ def _prepare(data_folder, save_folder, splits: Mapping[str, Iterable[str]], samp
         settings = {"data_folder": str(data_folder), "parts": list(parts), "sample_rate": sample_rate}
         if manifests[name].is_file() and stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
             continue
+        stamp.unlink(missing_ok=True)
         rows = [row for part in parts for row in _list_part(data_folder / part, *layout, sample_rate)]
         write_transcripts(manifests[name], rows)
         write_json(stamp, settings)

@@ -140,8 +140,8 @@ def split_speakers(
     return splits
 
 
-def is_prepared(save_folder: str | os.PathLike, parameters: dict) -> bool:
-    """Whether a preparation with these parameters was completed. The mark of one with others is removed.
+def is_prepared(save_folder: str | os.PathLike, parameters: dict, whole: bool = True) -> bool:
+    """Whether a preparation with these parameters was completed. If not, an old mark is removed.
 
     Arguments
     ---------
@@ -149,6 +149,8 @@ def is_prepared(save_folder: str | os.PathLike, parameters: dict) -> bool:
         The preparation's output folder.
     parameters : dict
         All that decides the outcome, as values for JSON.
+    whole : bool
+        Whether the files that it makes are there.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def is_prepared(save_folder: str | os.PathLike, parameters: dict) -> bool:
     stamp = Path(save_folder) / _STAMP
     if not stamp.is_file():
         return False
-    if json.loads(stamp.read_text(encoding="utf-8")) != json.loads(json.dumps(parameters)):
+    if not whole or json.loads(stamp.read_text(encoding="utf-8")) != json.loads(json.dumps(parameters)):
         stamp.unlink()
         return False
     logger.info("The data in %s are prepared already; remove %s to prepare them anew.", save_folder, stamp.name)
@@ -234,7 +236,7 @@ def prepare_mixtures(
     save_folder = Path(save_folder).absolute()
     manifests, parameters = manifest_paths(save_folder, settings.dynamic_mixing), {**source, **asdict(settings)}
     whole = all(path.is_file() if "utterances" in path.name else is_complete(path) for path in manifests.values())
-    if whole and is_prepared(save_folder, parameters):
+    if is_prepared(save_folder, parameters, whole):
         return manifests
     utterances = find_splits()
     counts = (settings.train_mixtures, settings.valid_mixtures, settings.test_mixtures)

@@ -88,7 +88,7 @@ def read_transcripts(path: str | os.PathLike, data_root: str | os.PathLike | Non
                 raise ValueError(f"The manifest '{path}' has no '{key}' for '{name}': it needs {', '.join(_NEEDED)}.")
         try:
             item["duration"] = float(item["duration"])
-        except ValueError:
+        except (TypeError, ValueError):
             raise ValueError(
                 f"The manifest '{path}' has the duration '{item['duration']}' for '{name}', but seconds are wanted."
             ) from None

@@ -68,6 +68,8 @@ def score_separation(mix, sources, estimates):
     baseline, _ = si_snr_loss(sources[None], mixtures[None])
     aligned = estimates[:, torch.tensor(source_of_estimate).argsort()]
     gain = (aligned * sources).sum(0) / aligned.square().sum(0).clamp(min=1e-20)
+    if not sources.any(0).all():
+        loss = torch.full_like(loss, torch.nan)  # whose value for silence is arbitrary
     sdr, mix_sdr = _sdr(sources, aligned), _sdr(sources, mixtures)
     scores = SeparationScores(-loss.item(), (baseline - loss).item(), sdr, sdr - mix_sdr)
     return scores, (gain * aligned).float()
@@ -75,11 +77,11 @@ def score_separation(mix, sources, estimates):
 
 def _sdr(sources: Tensor, estimates: Tensor) -> float:
     try:
-        from fast_bss_eval import sdr
+        from fast_bss_eval import sdr_loss
     except ImportError as error:
         raise ImportError(
             'SDR is computed by fast-bss-eval, which is not installed: pip install "speechbrain_mamba[recipes]".'
         ) from error
     if not (sources.any(0).all() and estimates.any(0).all()):
         return float("nan")
-    return sdr(sources.T, estimates.T).mean().item()
+    return -sdr_loss(estimates.T, sources.T).mean().item()  # in the order given: its sdr looks for an order of its own

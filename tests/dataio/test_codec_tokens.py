@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from speechbrain_mamba.dataio import codec_tokens as module
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, token_dataset, write_tokens
 
 FACTS = TokenFacts("codec", sample_rate=8000, frame_rate=50.0, n_codebooks=3, codebook_size=1024)
@@ -41,31 +44,140 @@ def test_what_is_written_is_read(utterances, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_damaged_files_are_named(utterances, tmp_path):
+def test_every_column_and_fact_is_kept(tmp_path):
+    facts = TokenFacts("folder of the codec", sample_rate=24000, frame_rate=12.5, n_codebooks=2, codebook_size=65536)
+    utterances = [
+        {
+            "ID": "first",
+            "duration": 0.23,
+            "spk_id": "Zoë",
+            "language": "de",
+            "wrd": 'sagt "fünf"',
+            "wav": "$data_root/a, b.wav",
+            "phonemes": [],
+            "codes": [[1, 65535], [256, 0], [2, 7]],
+        },
+        {"ID": "second", "spk_id": 7, "wrd": "", "phonemes": [3, 12], "codes": np.array([[9, 8]], np.uint16)},
+    ]
+    assert write_tokens(tmp_path / "new" / "folder", "test", utterances, facts) == 2
+    items, codes, read = read_tokens(tmp_path / "new" / "folder", "test")
+    assert read == facts
+    assert codes.tolist() == [[1, 65535], [256, 0], [2, 7], [9, 8]]
+    kept = {name: value for name, value in utterances[0].items() if name not in ("ID", "codes")}
+    assert items["first"] == {**kept, "first_frame": 0, "frames": 3}
+    assert items["second"] == {
+        "duration": 0.08, "spk_id": "7", "language": "", "wrd": "", "wav": "", "phonemes": [3, 12], "first_frame": 3,
+        "frames": 1,
+    }  # fmt: skip
+    assert list(items) == ["first", "second"]
+
+
+def test_codes_are_sixteen_bits_each_frame_after_frame(utterances, tmp_path):
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    stored = np.fromfile(tmp_path / "train.codes.bin", "<u2")
+    assert stored.tolist() == np.concatenate([utterance["codes"].ravel() for utterance in utterances]).tolist()
+
+
+def test_any_part_of_the_items_is_a_dataset(utterances, tmp_path):
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    items, codes, _ = read_tokens(tmp_path, "train")
+    dataset = token_dataset({"utterance-2": items["utterance-2"]}, codes)
+    assert len(dataset) == 1 and dataset.data["utterance-2"]["frames"] == 100
+    example = dataset[0]
+    assert set(example) == {"id", "phonemes", "codes"}
+    assert example["codes"].dtype == example["phonemes"].dtype == torch.int64
+    assert example["codes"].tolist() == utterances[2]["codes"].tolist()
+    example["codes"].zero_()
+    assert dataset[0]["codes"].tolist() == utterances[2]["codes"].tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_split_without_frames_is_read(count, utterances, tmp_path):
+    write_tokens(tmp_path, "test", utterances[1 : 1 + count], FACTS)
+    items, codes, facts = read_tokens(tmp_path, "test")
+    assert len(items) == count and codes.shape == (0, 3) and facts == FACTS
+
+
+def test_splits_lie_beside_each_other_and_are_written_anew(utterances, tmp_path):
+    for split, chosen in (("train", utterances), ("valid", utterances[2:]), ("train", utterances[:1])):
+        write_tokens(tmp_path, split, chosen, FACTS)
+    assert read_tokens(tmp_path, "valid")[1].tolist() == utterances[2]["codes"].tolist()
+    assert read_tokens(tmp_path, "train")[1].tolist() == utterances[0]["codes"].tolist()
+    assert list(read_tokens(tmp_path, "train")[0]) == ["utterance-0"]
+
+
+@pytest.mark.parametrize("block", [1 << 24, 64])
+def test_damaged_codes_are_named(utterances, tmp_path, monkeypatch, block):
+    monkeypatch.setattr(module, "_BLOCK", block)
     write_tokens(tmp_path, "train", utterances, FACTS)
     path = tmp_path / "train.codes.bin"
     data = path.read_bytes()
-    path.write_bytes(data[:-1])
-    with pytest.raises(ValueError, match="641 bytes instead of 642, it was cut off"):
-        read_tokens(tmp_path, "train")
-    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    with pytest.raises(ValueError, match="its checksum differs"):
-        read_tokens(tmp_path, "train")
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match="prepare the data first"):
+    read_tokens(tmp_path, "train")
+    for other, size in ((data[:-1], 641), (data + data[:6], 648)):
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=rf"train\.codes\.bin' has {size} bytes instead of 642, it was cut off"):
+            read_tokens(tmp_path, "train")
+    for position in (0, 300, 641):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(ValueError, match=r"train\.codes\.bin' was changed after writing, its checksum differs"):
+            read_tokens(tmp_path, "train")
+
+
+def test_codes_with_the_facts_of_others_are_named(utterances, tmp_path):
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    write_tokens(tmp_path, "valid", utterances[:1], FACTS)
+    (tmp_path / "valid.json").rename(tmp_path / "train.json")
+    with pytest.raises(ValueError, match="642 bytes instead of 42"):
         read_tokens(tmp_path, "train")
 
 
-@pytest.mark.parametrize("codes", [np.zeros((4, 2), int), np.full((4, 3), 1024), np.zeros(3, int)])
+@pytest.mark.parametrize("suffix", ["codes.bin", "csv", "json"])
+def test_a_missing_file_is_named(utterances, tmp_path, suffix):
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    (tmp_path / f"train.{suffix}").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"train\.{suffix}': prepare the data first"):
+        read_tokens(tmp_path, "train")
+
+
+def test_a_killed_writer_leaves_no_table(utterances, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    def killed_while_encoding():
+        yield utterances[0]
+        killed()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_tokens(tmp_path, "train", killed_while_encoding(), FACTS)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(module, "write_csv", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_tokens(tmp_path, "train", utterances, FACTS)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.codes.bin", "train.json"}
+    with pytest.raises(FileNotFoundError, match=r"train\.csv"):
+        read_tokens(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [np.zeros((4, 2), int), np.zeros((4, 4), int), np.full((4, 3), 1024), np.full((4, 3), -1), np.zeros(3, int)],
+)
 def test_codes_that_do_not_fit_leave_nothing_behind(utterances, tmp_path, codes):
     utterances[2]["codes"] = codes
-    with pytest.raises(ValueError, match="The codes of 'utterance-2'"):
+    with pytest.raises(ValueError, match=r"The codes of 'utterance-2' .* \(frames, 3\) and from 0 to 1023"):
         write_tokens(tmp_path, "train", utterances, FACTS)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_codec_is_named():
-    FACTS.check(FACTS)
-    other = TokenFacts("other", sample_rate=8000, frame_rate=75.0, n_codebooks=3, codebook_size=1024)
-    with pytest.raises(ValueError, match=r"frame_rate of 50\.0, but the codec given has 75\.0"):
-        FACTS.check(other)
+def test_the_largest_code_fits(utterances, tmp_path):
+    utterances[2]["codes"] = np.array([[0, 1023, 5]])
+    assert write_tokens(tmp_path, "train", utterances, FACTS) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sample_rate", 16000), ("frame_rate", 75.0), ("n_codebooks", 2), ("codebook_size", 512)]
+)
+def test_another_codec_is_named(name, value):
+    FACTS.check(dataclasses.replace(FACTS, codec="the same by another name"))
+    with pytest.raises(ValueError, match=f"made by 'codec' with a {name} of .*{getattr(FACTS, name)}.* has {value}"):
+        FACTS.check(dataclasses.replace(FACTS, **{name: value}))

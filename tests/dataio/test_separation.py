@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.separation import separation_dataset
+from speechbrain_mamba.dataio.separation import read_manifest, separation_dataset, source_keys
 from speechbrain_mamba.utils.files import write_csv
 
 
@@ -33,17 +33,46 @@ def test_examples_have_the_signals_and_the_columns(manifest):
         assert dataset[0]["duration"] == 100 / 8000
 
 
+def test_each_source_of_three_has_its_own_key(tmp_path):
+    assert source_keys(3) == ["s1", "s2", "s3"]
+    for level, name in enumerate(("mix", "s1", "s2", "s3"), start=1):
+        write_audio(tmp_path / f"{name}.wav", torch.full((50,), level * 1000, dtype=torch.int16), 8000)
+    # as SpeechBrain's own recipes write it: with spaces, and further columns
+    (tmp_path / "a.csv").write_text(
+        "ID, duration, s3_wav, s2_wav, s1_wav, mix_wav, mix_wav_format, s1_wav_format, noise_wav\n"
+        "a, 0.00625, $data_root/s3.wav, $data_root/s2.wav, $data_root/s1.wav, $data_root/mix.wav, wav, wav, none\n"
+    )
+    with pytest.raises(ValueError, match="set data_root"):
+        separation_dataset(tmp_path / "a.csv", 3, 8000)
+    dataset = separation_dataset(tmp_path / "a.csv", 3, 8000, data_root=str(tmp_path))
+    assert list(dataset[0]) == ["id", "mix_sig", "s1_sig", "s2_sig", "s3_sig"]
+    levels = [float(dataset[0][f"{name}_sig"][7] * 32768) for name in ("mix", "s1", "s2", "s3")]
+    assert levels == [1000, 2000, 3000, 4000]
+    with dataset.output_keys_as(["noise_wav"]):
+        assert dataset[0]["noise_wav"] == "none"
+
+
+def test_paths_without_a_data_root_need_none(manifest):
+    plain = manifest.with_name("plain.csv")
+    plain.write_text(manifest.read_text().replace("$data_root", str(manifest.parent)))
+    assert separation_dataset(plain, 2, 8000)[0]["id"] == "a"
+    assert read_manifest(plain)[1]["s2_wav"] == str(manifest.parent / "s2" / "b.wav")
+    assert list(read_manifest(plain)[0]) == ["ID", "duration", "mix_wav", "s1_wav", "s2_wav"]
+
+
 @pytest.mark.parametrize("num_spks", [1, 3])
 def test_num_spks_must_fit_the_manifest(manifest, num_spks):
     with pytest.raises(ValueError, match=rf"num_spks is {num_spks}, but the manifest .* has mixtures of 2 speakers"):
         separation_dataset(manifest, num_spks, 8000, data_root=manifest.parent)
 
 
-def test_sources_of_another_length_are_named(manifest):
-    write_audio(manifest.parent / "s2" / "b.wav", torch.zeros(99), 8000)
+@pytest.mark.parametrize(("name", "samples"), [("s1", 101), ("s2", 99)])
+def test_sources_of_another_length_are_named(manifest, name, samples):
+    write_audio(manifest.parent / name / "b.wav", torch.zeros(samples), 8000)
     dataset = separation_dataset(manifest, 2, 8000, data_root=manifest.parent)
     assert dataset[0]["id"] == "a"
-    with pytest.raises(ValueError, match="example 'b', source s2 has 99 samples, but the mixture has 100"):
+    words = f"example 'b', source {name} has {samples} samples, but the mixture has 100"
+    with pytest.raises(ValueError, match=words):
         dataset[1]
 
 
@@ -61,6 +90,9 @@ def test_an_unusable_manifest_is_named(manifest):
     manifest.write_text("ID,duration,mix_wav,s1_wav,s2_wav\n")
     with pytest.raises(ValueError, match="lists no mixture"):
         separation_dataset(manifest, 2, 8000)
-    manifest.write_text("ID,duration,noisy_wav\na,1.0,a.wav\n")
-    with pytest.raises(ValueError, match="lacks the column mix_wav"):
-        separation_dataset(manifest, 2, 8000)
+    columns = ["ID", "duration", "mix_wav", "s1_wav"]
+    for missing in columns:
+        kept = [column for column in columns if column != missing]
+        manifest.write_text(f"{','.join(kept)}\na,1.0,a.wav\n")
+        with pytest.raises(ValueError, match=rf"lacks the column {missing}: prepare the data again"):
+            separation_dataset(manifest, 2, 8000)

@@ -1,9 +1,12 @@
 """Searches with cached states against SpeechBrain's, which decode the whole prefix for each token."""
 
+import itertools
+
 import pytest
 import torch
 from speechbrain.decoders import S2STransformerBeamSearcher, S2STransformerGreedySearcher
 from speechbrain.decoders.scorer import CoverageScorer, CTCScorer, LengthScorer, ScorerBuilder, TransformerLMScorer
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR as SpeechBrainASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.nnet.linear import Linear
 
@@ -92,6 +95,60 @@ def test_greedy_search_is_that_of_whole_prefixes(modules, memory):
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.5])
+def test_greedy_search_draws_the_tokens_of_whole_prefixes(modules, memory, temperature):
+    options = dict(modules=list(modules[:2]), bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=0.8)
+    drawn = []
+    for searcher in (S2SMambaGreedySearcher, S2STransformerGreedySearcher):
+        torch.manual_seed(3)
+        drawn.append(searcher(**options, temperature=temperature)(*memory))
+    assert_same(*drawn)
+
+
+def all_hypotheses(modules, memory, steps, eos, temperature, normalize):
+    """Scores of all token lists of so many steps for a memory (1, frames, d_model), each list fed as a whole."""
+    net, seq_lin = modules
+    lists = torch.tensor(list(itertools.product(range(SMALL), repeat=steps)))
+    fed = torch.cat([torch.ones(len(lists), 1, dtype=torch.long), lists[:, :-1]], 1)
+    pred, _ = net.decode(fed, memory.expand(len(lists), -1, -1), torch.full((len(lists),), memory.shape[1]))
+    each = (seq_lin(pred) / temperature).log_softmax(-1).gather(-1, lists[..., None])[..., 0]
+    scores = {}
+    for tokens, row in zip(lists.tolist(), each):
+        length = tokens.index(eos) + 1 if eos in tokens else steps
+        score = row[:length].sum().item() / (length if normalize else 1)
+        said = tuple(tokens[: length - 1])  # the last one is the end, or counts as such
+        scores[said] = max(score, scores.get(said, score))
+    return scores
+
+
+SMALL = 5
+
+
+@pytest.mark.parametrize("eos, temperature, normalize", [(2, 1.0, True), (2, 1.7, False), (4, 0.8, True)])
+def test_a_beam_of_all_finds_the_best_of_all(modules, memory, eos, temperature, normalize):
+    net = TransformerASR(
+        tgt_vocab=SMALL, input_size=24, d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=2, d_ffn=24,
+        normalize_before=True, causal=False, encoder_module="conmamba", decoder_module="mamba",
+        mamba_config={"d_state": 4},
+    )  # fmt: skip
+    seq_lin = Linear(input_size=16, n_neurons=SMALL)
+    with torch.no_grad():
+        seq_lin.w.weight.mul_(1.5)
+    net.eval()
+    frames, lens = memory
+    searcher = S2SMambaBeamSearcher(
+        modules=[net, seq_lin], bos_index=1, eos_index=eos, min_decode_ratio=0.0, max_decode_ratio=0.15,
+        beam_size=SMALL**3, temperature=temperature, using_eos_threshold=False, length_normalization=normalize,
+    )  # fmt: skip
+    with torch.no_grad():
+        hypotheses, _, scores, _ = searcher(frames, lens)
+        for i, length in enumerate((20, 8, 15)):
+            every = all_hypotheses([net, seq_lin], frames[i : i + 1, :length], 3, eos, temperature, normalize)
+            best = max(every, key=every.get)
+            assert hypotheses[i] == list(best)
+            assert scores[i].item() == pytest.approx(every[best], abs=1e-4)
+
+
 def test_memory_is_consumed_once_and_tokens_one_by_one(modules, memory, monkeypatch):
     net, calls = modules[0], []
     for layer in net.decoder.layers:
@@ -127,10 +184,11 @@ def test_errors(modules):
         normalize_before=True, causal=False,
     )  # fmt: skip
     for cls, more in ((S2SMambaBeamSearcher, {"beam_size": 2}), (S2SMambaGreedySearcher, {})):
-        with pytest.raises(TypeError, match="The model, a TransformerASR, has no Mamba decoder"):
-            cls(modules=[attention, seq_lin], **options, **more)
+        for model in (attention, SpeechBrainASR(VOCABULARY, 24, 16, 2, 1, 1, 24)):
+            with pytest.raises(TypeError, match="The model, a TransformerASR, has no Mamba decoder"):
+                cls(modules=[model, seq_lin], **options, **more)
     with pytest.raises(ValueError, match="using_max_attn_shift is True"):
         S2SMambaBeamSearcher(modules=[net, seq_lin], beam_size=2, using_max_attn_shift=True, **options)
-    scorer = ScorerBuilder(full_scorers=[CoverageScorer(vocab_size=VOCABULARY)], weights={"coverage": 1.0})
+    scorer = ScorerBuilder(full_scorers=[CoverageScorer(vocab_size=VOCABULARY)], weights={"coverage": 0.3})
     with pytest.raises(ValueError, match="has a coverage scorer"):
         S2SMambaBeamSearcher(modules=[net, seq_lin], beam_size=2, scorer=scorer, **options)

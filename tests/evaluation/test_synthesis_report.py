@@ -2,20 +2,25 @@
 
 import csv
 import json
+import math
+import re
 
+import jiwer
 import pytest
 import torch
 
-from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, normalize_words
+from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary, normalize_words
+from speechbrain_mamba.evaluation.synthesis_scores import mel_cepstral_distortion
 from speechbrain_mamba.evaluation.synthesis_test import COLUMNS, TABLE
 from speechbrain_mamba.utils.files import write_csv
 
 RATE = 8000
+REPORT = "speechbrain_mamba.evaluation.synthesis_report"
 
 
-def tone(path, pitch, seconds):
-    write_audio(path, 0.3 * torch.sin(2 * torch.pi * pitch * torch.arange(int(seconds * RATE)) / RATE), RATE)
+def tone(path, pitch, seconds, rate=RATE):
+    write_audio(path, 0.3 * torch.sin(2 * torch.pi * pitch * torch.arange(round(seconds * rate)) / rate), rate)
     return path
 
 
@@ -87,5 +92,198 @@ def test_a_folder_without_speech_is_named(tmp_path):
         SynthesisReport().write(tmp_path)
 
 
-def test_punctuation_and_case_do_not_count():
-    assert normalize_words(" «Ça va?» It’s 5. ") == "ÇA VA IT’S 5"
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (" «Ça va?» It’s 5. ", "ÇA VA IT’S 5"),
+        ("rock'n'roll, 'quoted' dogs'", "ROCK'N'ROLL QUOTED DOGS"),
+        ("well-known — straße\n", "WELL KNOWN STRASSE"),
+        ("...", ""),
+    ],
+)
+def test_punctuation_and_case_do_not_count(text, words):
+    assert normalize_words(text) == words
+
+
+WORDS = {"a": "One two, three four!", "b": "five", "c": "it's six seven", "d": "eight nine ten", "e": "zero", "f": "oh"}
+HEARD = {"a": "one too three. four", "b": "five five", "c": "IT'S SEVEN", "d": "Eight, nine ten", "f": "no"}
+"""By utterance: what was to be said, and what the recogniser hears."""
+HEARD_IN_REFERENCE = {"a": "one two three", "b": "five", "d": "eight nine, eleven twelve", "f": ""}
+PITCH = {"a": 500, "b": 1400, "c": 800, "d": 800, "f": 800}
+SECONDS = {"a": 1.5, "b": 0.75, "c": 1.0, "d": 0.5, "e": 0.0, "f": 0.05}
+REFERENCES = {"a": (600, 1.2, RATE), "b": (1000, 1.25, RATE), "d": (700, 0.8, 2 * RATE), "f": (800, 0.2, RATE)}
+"""By utterance: the pitch, seconds and rate of the recording of the same text."""
+COMPUTED = {"a": 3.0, "b": 0.3, "c": 0.7, "d": 0.1, "e": 5.0, "f": 0.01}
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """Six utterances: longer than its recording; with the other voice; without recording; without the prompt of
+    another speaker and with a recording at another rate; without a sound; too short to be compared."""
+    prompt, other = tone(tmp_path / "prompt.wav", 500, 1.1), tone(tmp_path / "other.wav", 1500, 1.1)
+    rows = []
+    for name, words in WORDS.items():
+        wav = tone(tmp_path / f"{name}.wav", PITCH.get(name, 100), SECONDS[name])
+        reference = tone(tmp_path / f"{name}_ref.wav", *REFERENCES[name]) if name in REFERENCES else ""
+        row = {"ID": name, "spk_id": "x", "language": "", "wrd": words, "duration": SECONDS[name], "wav": wav}
+        row |= {"finished": name in "bcdf", "seconds": COMPUTED[name], "reference": reference, "prompt": prompt}
+        rows.append(row | {"other_prompt": "" if name == "d" else other})
+    write_csv(tmp_path / TABLE, rows, COLUMNS)
+    return tmp_path
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What would be drawn, by file name."""
+    pictures = {}
+
+    def draw(path, signals, *arguments, **options):
+        pictures[path.name] = (signals, *arguments, options)
+
+    monkeypatch.setattr(f"{REPORT}.plot_spectrograms", draw)
+    monkeypatch.setattr(f"{REPORT}.plot_pairs", draw)
+    return pictures
+
+
+def listen(wav, rate):
+    """Know an utterance by its length and rate."""
+    texts = {(round(SECONDS[name] * RATE), RATE): HEARD[name] for name in HEARD}
+    texts |= {(round(REFERENCES[name][1] * REFERENCES[name][2]), REFERENCES[name][2]): text
+              for name, text in HEARD_IN_REFERENCE.items()}  # fmt: skip
+    return texts[len(wav), rate]
+
+
+def voice(wav, rate):
+    """An embedding whose angle is the pitch in kHz, and whose length does not matter."""
+    pitch = torch.fft.rfft(wav).abs().argmax() * rate / len(wav)
+    return len(wav) * torch.stack([torch.cos(pitch / 1000), torch.sin(pitch / 1000)])
+
+
+def test_a_row_has_the_scores_of_its_utterance(speech, drawn):
+    SynthesisReport(listen, voice).write(speech)
+    with open(speech / "results.csv", newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = {row["ID"]: row for row in reader}
+    assert reader.fieldnames == [
+        "ID", "wer", "reference_wer", "similarity", "other_similarity", "mcd", "duration_error", "rtf", "wrd",
+        "hypothesis",
+    ]  # fmt: skip
+    assert list(rows) == list(WORDS)
+    expected = {
+        "wer": {"a": 25, "b": 100, "c": 100 / 3, "d": 0, "e": 100, "f": 100},
+        "reference_wer": {"a": 25, "b": 0, "d": 200 / 3, "f": 100},
+        "similarity": {"a": 1, "b": math.cos(0.9), "c": math.cos(0.3), "d": math.cos(0.3)},
+        "other_similarity": {"a": math.cos(1), "b": math.cos(0.1), "c": math.cos(0.7)},
+        "mcd": {
+            name: mel_cepstral_distortion(*(read_audio(speech / f"{name}{end}.wav") for end in ("", "_ref")), RATE)
+            for name in "ab"
+        },
+        "duration_error": {"a": 25, "b": -40, "d": -37.5, "f": -75},
+        "rtf": {"a": 2, "b": 0.4, "c": 0.7, "d": 0.2, "f": 0.2},
+    }
+    for score, values in expected.items():
+        found = {name: float(row[score]) for name, row in rows.items() if row[score] != ""}
+        assert found == pytest.approx(values, abs=2e-3), score
+    assert all(value > 1 for value in expected["mcd"].values())
+    assert {name: row["wrd"] for name, row in rows.items()} == WORDS
+    assert {name: row["hypothesis"] for name, row in rows.items()} == {
+        "a": "ONE TOO THREE FOUR", "b": "FIVE FIVE", "c": "IT'S SEVEN", "d": "EIGHT NINE TEN", "e": "", "f": "NO",
+    }  # fmt: skip
+
+
+def test_the_summary_has_totals_of_words_and_means_of_what_is_there(speech, drawn):
+    summary = SynthesisReport(listen, voice).write(speech)
+    references = {name: normalize_words(text) for name, text in WORDS.items()}
+    wer, reference_wer = (
+        100 * jiwer.wer([references[name] for name in names], [normalize_words(heard.get(name, "")) for name in names])
+        for names, heard in ((WORDS, HEARD), (HEARD_IN_REFERENCE, HEARD_IN_REFERENCE))
+    )
+    mcds = (
+        mel_cepstral_distortion(*(read_audio(speech / f"{name}{end}.wav") for end in ("", "_ref")), RATE)
+        for name in "ab"
+    )
+    assert summary == pytest.approx(
+        {
+            "utterances": 6,
+            "finished": 100 * 4 / 6,
+            "wer": wer,
+            "reference_wer": reference_wer,
+            "right_speaker": 100 * 2 / 3,
+            "similarity": (1 + math.cos(0.9) + 2 * math.cos(0.3)) / 4,
+            "other_similarity": (math.cos(1) + math.cos(0.1) + math.cos(0.7)) / 3,
+            "mcd": sum(mcds) / 2,
+            "duration_error": (25 + 40 + 37.5 + 75) / 4,
+            "rtf": (2 + 0.4 + 0.7 + 0.2 + 0.2) / 5,
+        },
+        abs=2e-3,
+    )
+    assert json.loads((speech / "summary.json").read_text()) == summary
+
+
+def test_alignments_are_of_the_speech_and_its_normalized_text(speech, drawn):
+    SynthesisReport(listen, voice).write(speech)
+    text = (speech / "wer.txt").read_text(encoding="utf-8")
+    counts = map(int, re.search(r"%WER [\d.]+ \[ (\d+) / (\d+), (\d+) ins, (\d+) del, (\d+) sub \]", text).groups())
+    assert list(counts) == [5, 13, 1, 2, 2]
+    assert re.findall(r"^(\w), %WER", text, re.MULTILINE) == list(WORDS)
+
+
+def test_a_report_starts_anew_each_time(speech, drawn):
+    report = SynthesisReport(listen, voice)
+    report.write(speech)
+    with open(speech / TABLE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    write_csv(speech / TABLE, rows[1:], COLUMNS)
+    results = []
+    for each in (report, SynthesisReport(listen, voice)):
+        summary = each.write(speech)
+        results.append((summary, (speech / "results.csv").read_text(), (speech / "wer.txt").read_text()))
+    assert results[0] == results[1]
+
+
+def test_the_right_speaker_is_the_nearer_one(speech, drawn):
+    """A voice that is as far from both is not the right one."""
+    summary = SynthesisReport(embed=lambda wav, rate: torch.ones(3)).write(speech)
+    assert summary["right_speaker"] == 0 and summary["similarity"] == pytest.approx(1)
+
+
+def test_the_first_utterances_are_drawn_below_their_recordings(speech, drawn):
+    SynthesisReport(listen, voice, n_examples=5).write(speech)
+    pairs, labels, _ = drawn.pop("similarity.png")
+    angles = [(0, 1), (0.9, 0.1), (0.3, 0.7)]
+    assert pairs == [pytest.approx([math.cos(own), math.cos(other)], abs=2e-3) for own, other in angles]
+    assert labels == ["similarity to the prompt", "similarity to another speaker"]
+    assert set(drawn) == {f"{name}.png" for name in "abcd"}  # e says nothing, and f is the sixth
+    for name in "abcd":
+        signals, rate, options = drawn[f"{name}.png"]
+        titles = ["recording"] * (name in "ab") + [f"{name}: {WORDS[name]}"]
+        assert (list(signals), rate, options) == (titles, RATE, {"n_mels": 40})
+        assert torch.equal(signals[titles[-1]], read_audio(speech / f"{name}.wav"))
+        assert name not in "ab" or torch.equal(signals["recording"], read_audio(speech / f"{name}_ref.wav"))
+
+
+def test_eight_utterances_are_drawn_unless_it_is_said_how_many(tmp_path, drawn):
+    wav = tone(tmp_path / "a.wav", 500, 0.1)
+    row = {"wrd": "X", "finished": True, "duration": 0.1, "seconds": 1, "wav": wav, "reference": "", "prompt": ""}
+    write_csv(tmp_path / TABLE, [{"ID": f"u{i}", **row} for i in range(10)], COLUMNS)
+    SynthesisReport().write(tmp_path)
+    assert set(drawn) == {f"u{i}.png" for i in range(8)}
+
+
+def test_a_line_of_the_summary_has_the_unit_of_its_number():
+    summary = {
+        "utterances": 120, "finished": 97.25, "wer": 3.14, "reference_wer": 2.0, "right_speaker": 66.67,
+        "similarity": 0.815, "other_similarity": -0.104, "mcd": 7.126, "duration_error": 12.34, "rtf": 1.556,
+    }  # fmt: skip
+    assert [line.split() for line in format_summary(summary).splitlines()] == [
+        ["utterances", "120"],
+        ["finished", "97.2", "%"],
+        ["wer", "3.1", "%"],
+        ["reference_wer", "2.0", "%"],
+        ["right_speaker", "66.7", "%"],
+        ["similarity", "0.81"],
+        ["other_similarity", "-0.10"],
+        ["mcd", "7.1", "dB"],
+        ["duration_error", "12.3", "%"],
+        ["rtf", "1.56"],
+    ]

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams, select_hparams
 from speechbrain_mamba.lobes.models.separation import separate
 from tests.conftest import HPARAMS
 
@@ -52,6 +53,130 @@ def test_later_files_replace_what_earlier_ones_say(tmp_path):
     (tmp_path / "b.yaml").write_text("y: 2\nz: 2")
     (tmp_path / "c.yaml").write_text("!include:a.yaml+b.yaml\nz: 3")
     assert load_hparams(tmp_path / "c.yaml") == {"x": 1, "y": 2, "z": 3}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write ``name.yaml`` files, and answer the last one's path."""
+
+    def write(**texts):
+        for name, text in texts.items():
+            path = tmp_path / f"{name.replace('__', '/')}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_files_include_what_others_include(write, tmp_path, monkeypatch):
+    path = write(
+        root="a: 1\nb: 1\nc: 1\nd: 1\ne: !ref <d> * 10",
+        base__one="!include:../root.yaml\nb: 2\nc: 2",
+        base__two="!include:../root.yaml\nc: 3\nd: 3\nf: grün",
+        top="!include:base/one.yaml+base/two.yaml\nd: 4",
+    )
+    expected = {"a": 1, "b": 1, "c": 3, "d": 4, "e": 40, "f": "grün"}  # two.yaml has root's b
+    assert load_hparams(path) == expected
+    swapped = write(swapped="!include:base/two.yaml+base/one.yaml\nx: 0")
+    assert load_hparams(swapped) == {**expected, "b": 2, "c": 2, "d": 1, "e": 10, "x": 0}
+    monkeypatch.chdir(tmp_path / "base")
+    assert load_hparams("../top.yaml") == load_hparams(str(path)) == expected
+
+
+def test_a_key_given_anew_replaces_the_old_one_whole(write):
+    write(base="net: {size: 3, depth: 2}\nlist: [1, 2]\nrest: 5")
+    changed = load_hparams(write(top="!include:base.yaml\nnet: {size: 4}\nlist: [9]"))
+    assert changed == {"net": {"size": 4}, "list": [9], "rest": 5}
+    same = load_hparams(write(top="!include:base.yaml\n{}"))
+    assert same == {"net": {"size": 3, "depth": 2}, "list": [1, 2], "rest": 5}
+
+
+def test_objects_and_references_come_along(write):
+    linear = "linear: !new:torch.nn.Linear\n  in_features: !ref <size>\n  out_features: 2"
+    write(base=f"size: 3\n{linear}\nagain: !ref <linear>")
+    hparams = load_hparams(write(top="!include:base.yaml\nsize: 7"), {"linear": {"bias": False}})
+    assert hparams["linear"].weight.shape == (2, 7)
+    assert hparams["linear"].bias is None
+    assert hparams["again"] is hparams["linear"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes"),
+    [
+        (None, {}),
+        ("", {}),
+        ({}, {}),
+        ("x: 5", {"x": 5}),
+        ({"x": 5, "y": 6}, {"x": 5, "y": 6}),
+        ("net: {size: 4}", {"net": {"size": 4, "depth": {"low": 1, "high": 2}}}),  # the rest stays
+        ({"net": {"depth": {"high": 3}}}, {"net": {"size": 3, "depth": {"low": 1, "high": 3}}}),
+        ("x: [1, 2]\ny: null", {"x": [1, 2], "y": None}),
+    ],
+)
+def test_overrides_go_over_all_files(write, overrides, changes):
+    write(base="x: 1\ny: 1\nnet: {size: 3, depth: {low: 1, high: 2}}")
+    path = write(top="!include:base.yaml\nx: 2\nz: !ref <y>")
+    expected = {"x": 2, "y": 1, "net": {"size": 3, "depth": {"low": 1, "high": 2}}, **changes}
+    assert load_hparams(path, overrides) == {**expected, "z": expected["y"]}
+
+
+def test_an_override_of_no_key_is_named_with_one_like_it(write):
+    path = write(base="learning_rate: 1\nsize: 1", top="!include:base.yaml\nx: 1")
+    with pytest.raises(ValueError, match=r"top\.yaml has no hyper-parameter 'learning_rates' .* 'learning_rate'\?"):
+        read_hparams(path, "size: 2\nlearning_rates: 2")
+    with pytest.raises(ValueError, match=r"has no hyper-parameter 'qqq' to override\.$"):
+        read_hparams(path, {"qqq": 2})
+
+
+def test_what_is_read_holds_no_include_and_loads_alone(write):
+    text = read_hparams(write(base="a: !ref <b>\nb: 1", top="!include:base.yaml\nb: 2"), "b: 3")
+    assert "!include" not in text and "<b>" in text
+    assert load_hyperpyyaml(text) == {"a": 3, "b": 3}
+
+
+TEXT = """\
+unused: 1
+size: 3
+sizes:
+  small: !ref <size>
+  large: 20
+depth: 4
+list:
+  - !ref <depth>
+  - !ref <sizes[large]>
+linear: !new:torch.nn.Linear
+  in_features: !ref <sizes[small]>
+  out_features: !ref <depth> * <size> + 1
+folder: !ref <unknown>/<size>
+other: !ref <linear>
+modules:
+  one: !ref <linear>
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        (["depth"], ["depth"]),
+        (["depth", "size"], ["size", "depth"]),
+        (["list"], ["size", "sizes", "depth", "list"]),
+        (["modules", "depth"], ["size", "sizes", "depth", "linear", "modules"]),
+        (["folder"], ["size", "folder"]),
+        ([], []),
+    ],
+)
+def test_a_selection_holds_all_that_it_refers_to_in_its_order(keys, kept):
+    text = select_hparams(TEXT, keys)
+    assert [line.split(":")[0] for line in text.splitlines() if line[0] not in " -{"] == kept
+    assert all(line in TEXT or line == "{}" for line in text.splitlines())
+
+
+def test_a_selection_loads_like_the_whole():
+    linear = load_hyperpyyaml(select_hparams(TEXT, ["modules"]))["modules"]["one"]
+    assert (linear.in_features, linear.out_features) == (3, 13)
+    with pytest.raises(KeyError, match="missing"):
+        select_hparams(TEXT, ["missing"])
 
 
 def test_overrides_reach_what_refers_to_them():

@@ -1,12 +1,17 @@
 """Recognisers and speaker encoders that were exported, loaded as judges and by SpeechBrain itself."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torchaudio.functional
 from speechbrain.inference.ASR import EncoderASR
+from speechbrain.inference.classifiers import EncoderClassifier
 
 from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
-from speechbrain_mamba.dataio.tokenizer import train_tokenizer
-from speechbrain_mamba.inference.judges import load_judges
+from speechbrain_mamba.dataio.tokenizer import load_tokenizer, train_tokenizer
+from speechbrain_mamba.inference.judges import load_judges, load_recognizer, load_speaker_encoder
 from speechbrain_mamba.inference.recognition import export_recognizer
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from tests.conftest import HPARAMS
@@ -32,33 +37,164 @@ def recognizer(request, tmp_path):
     return hparams, folder
 
 
-@pytest.mark.parametrize("recognizer", [{}, {"streaming": True}], ids=["offline", "streaming"], indirect=True)
+def transcribe(log_probs, folder, blank):
+    """The likeliest path by hand: repeated tokens once, without blanks."""
+    tokenizer = load_tokenizer(folder, log_probs.shape[-1])
+    return tokenizer.decode([token for token, _ in itertools.groupby(log_probs.argmax(-1).tolist()) if token != blank])
+
+
+@pytest.mark.parametrize(
+    "recognizer",
+    [{}, {"blank_index": 3, "sample_rate": 10000}, {"streaming": True}, {"streaming": True, "chunk_size": 4}],
+    ids=["offline", "another blank", "streaming", "other chunks"],
+    indirect=True,
+)
 def test_speechbrain_loads_an_exported_recognizer(recognizer, tmp_path):
     hparams, folder = recognizer
     asr = EncoderASR.from_hparams(str(folder), savedir=str(tmp_path / "cache"))
-    wavs, lens = torch.randn(2, 8000), torch.tensor([1.0, 0.6])
+    samples = hparams["sample_rate"]
+    wavs, lens = torch.randn(2, samples), torch.tensor([1.0, 0.6])
+    short = round(0.6 * samples)
     modules = {name: module.eval() for name, module in hparams["modules"].items()}
     with torch.no_grad():
         feats = modules["normalize"](hparams["compute_features"](wavs[:1]), torch.ones(1))
+        src = modules["CNN"](feats)
         chunks = hparams["chunk_config"] if hparams["streaming"] else None
-        expected = modules["ctc_lin"](modules["Encoder"](modules["CNN"](feats), dynchunktrain_config=chunks))
+        expected = modules["ctc_lin"](modules["Encoder"](src, dynchunktrain_config=chunks))
+        at_once = modules["ctc_lin"](modules["Encoder"](src))
         log_probs = asr.encode_batch(wavs, lens)
-        alone = asr.encode_batch(wavs[1:, :4800], torch.ones(1))
+        alone = asr.encode_batch(wavs[1:, :short], torch.ones(1))
     torch.testing.assert_close(log_probs[:1], expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(log_probs[1:, : alone.shape[1]], alone, atol=1e-4, rtol=1e-4)
-    assert log_probs[1, alone.shape[1] :].argmax(-1).eq(0).all()
+    blank = hparams["blank_index"]
+    assert log_probs[1, alone.shape[1] :].argmax(-1).eq(blank).all()
+    assert torch.allclose(expected, at_once, atol=1e-3) != hparams["streaming"]
+
+    texts, _ = asr.transcribe_batch(wavs, lens)
+    assert texts == [transcribe(example, folder.parent / "tokenizer", blank) for example in log_probs]
+    assert any(texts) and asr.audio_normalizer.sample_rate == samples
 
 
-def test_judges_hear_any_rate(recognizer, tmp_path):
+@pytest.fixture
+def speaker(request, tmp_path):
+    """A speaker encoder with random weights, and its folder."""
     path = HPARAMS / "tts/speaker_mini.yaml"
-    sizes = {"manifest_folder": "unused", "emb_dim": 8}
-    modules = load_hparams(path, sizes)["modules"]
-    export_speaker_encoder(tmp_path / "speaker", read_hparams(path, sizes), modules)
-    judges = load_judges(str(recognizer[1]), str(tmp_path / "speaker"))
+    sizes = {"manifest_folder": "unused", "emb_dim": 8, **getattr(request, "param", {})}
+    hparams = load_hparams(path, sizes)
+    folder = tmp_path / "speaker"
+    export_speaker_encoder(folder, read_hparams(path, sizes), hparams["modules"])
+    return hparams, folder
+
+
+@pytest.mark.parametrize("speaker", [{}, {"sample_rate": 10000, "n_speakers": 7}], indirect=True)
+def test_speechbrain_loads_an_exported_speaker_encoder(speaker, tmp_path):
+    hparams, folder = speaker
+    encoder = EncoderClassifier.from_hparams(str(folder), savedir=str(tmp_path / "cache"))
+    modules = {name: module.eval() for name, module in hparams["modules"].items()}
+    wavs, lens = torch.randn(2, 8000), torch.tensor([1.0, 0.6])
+    with torch.no_grad():
+        expected = modules["embedding_model"](modules["mean_var_norm"](modules["compute_features"](wavs), lens), lens)
+        scores = modules["classifier"](expected)[:, 0]
+    torch.testing.assert_close(encoder.encode_batch(wavs, lens), expected)
+    encoder.hparams.label_encoder = SimpleNamespace(decode_torch=lambda index: index)
+    torch.testing.assert_close(encoder.classify_batch(wavs, lens)[0], scores)
+    assert scores.shape == (2, hparams["n_speakers"])
+    assert encoder.audio_normalizer.sample_rate == hparams["sample_rate"]
+    assert {path.name for path in folder.iterdir()} == {"hyperparams.yaml", "embedding_model.ckpt", "classifier.ckpt"}
+
+
+def test_judges_hear_any_rate(recognizer, speaker):
+    judges = load_judges(str(recognizer[1]), str(speaker[1]))
     wav = torch.randn(16000)
-    assert isinstance(judges["recognize"](wav, 16000), str)
-    assert judges["embed"](wav, 16000).shape == (8,)
+    heard = torchaudio.functional.resample(wav, 16000, 8000)
+    asr, encoder = EncoderASR.from_hparams(str(recognizer[1])), EncoderClassifier.from_hparams(str(speaker[1]))
+    assert judges["recognize"](wav, 16000) == asr.transcribe_batch(heard[None], torch.ones(1))[0][0] != ""
+    torch.testing.assert_close(judges["embed"](wav, 16000), encoder.encode_batch(heard)[0, 0], rtol=1e-3, atol=1e-3)
+    assert judges["embed"](wav, 8000).shape == (8,)
+    assert not torch.allclose(judges["embed"](wav, 8000), judges["embed"](wav, 16000), atol=1e-3)
+
+
+def test_what_is_not_asked_for_is_not_loaded(recognizer, speaker):
     assert load_judges(None, None) == {}
+    assert set(load_judges(str(recognizer[1]), None)) == {"recognize"}
+    assert set(load_judges(None, str(speaker[1]))) == {"embed"}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder of a published model, and how it was loaded and called, without one."""
+    made = SimpleNamespace(folder=tmp_path / "published", loaded=[], normalized=[], heard=[], words=["SO ES IST"])
+    made.folder.mkdir()
+
+    def normalize(wav, sample_rate):
+        made.normalized.append((len(wav), sample_rate))
+        return wav[::2]
+
+    def transcribe(wavs, lens):
+        made.heard.append((wavs, lens))
+        return made.words, None
+
+    def encode(wavs):
+        made.heard.append(wavs)
+        return torch.arange(6.0).reshape(1, 2, 3)
+
+    def loader(kind):
+        def load(source, savedir=None, run_opts=None):
+            made.loaded.append((kind, source, savedir, run_opts))
+            return SimpleNamespace(audio_normalizer=normalize, transcribe_batch=transcribe, encode_batch=encode)
+
+        return staticmethod(load)
+
+    for kind in ("EncoderASR", "EncoderDecoderASR", "WhisperASR"):
+        monkeypatch.setattr(f"speechbrain.inference.ASR.{kind}.from_hparams", loader(kind))
+    monkeypatch.setattr(EncoderClassifier, "from_hparams", loader("EncoderClassifier"))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("modules:\n  encoder: 1\ndecoding_function: !name:f", "EncoderASR"),
+        ("modules:\n  whisper: 1\ndecoding_function: !name:f", "EncoderASR"),
+        ("modules:\n  whisper: 1\nencoder: 2", "WhisperASR"),
+        ("modules:\n  encoder: 1\nwhisper: 2", "EncoderDecoderASR"),
+        ("encoder: 1", "EncoderDecoderASR"),
+    ],
+    ids=["CTC", "CTC with Whisper's encoder", "Whisper", "no Whisper among the modules", "no modules"],
+)
+@pytest.mark.parametrize(("device", "savedir"), [("cpu", None), ("meta", "cache")])
+def test_a_recognizer_is_loaded_by_its_kind(published, text, kind, device, savedir):
+    (published.folder / "hyperparams.yaml").write_text(text)
+    recognize = load_recognizer(str(published.folder), device, savedir)
+    assert published.loaded == [(kind, str(published.folder), savedir, {"device": device})]
+    assert recognize(torch.arange(10.0), 16000) == "SO ES IST"
+    assert published.normalized == [(10, 16000)]
+    ((wavs, lens),) = published.heard
+    assert wavs.shape == (1, 5) and wavs.device.type == device and lens.tolist() == [1.0]
+    published.words = [["SO", "ES", "IST"]]
+    assert recognize(torch.arange(10.0), 16000) == "SO ES IST"
+
+
+@pytest.mark.parametrize(("device", "savedir"), [("cpu", None), ("cuda:1", "cache")])
+def test_a_speaker_encoder_is_loaded_where_it_shall_compute(published, device, savedir):
+    (published.folder / "hyperparams.yaml").write_text("modules: 1")
+    embed = load_speaker_encoder(str(published.folder), device, savedir)
+    assert published.loaded == [("EncoderClassifier", str(published.folder), savedir, {"device": device})]
+    assert embed(torch.arange(10.0), 16000).tolist() == [0, 1, 2]
+    assert published.normalized == [(10, 16000)] and published.heard[0].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_both_judges_compute_on_the_device(published):
+    (published.folder / "hyperparams.yaml").write_text("decoding_function: 1")
+    load_judges(str(published.folder), str(published.folder), "cuda:1")
+    load_judges(published.folder, published.folder)
+    assert [(kind, options["device"]) for kind, _, _, options in published.loaded] == [
+        ("EncoderASR", "cuda:1"),
+        ("EncoderClassifier", "cuda:1"),
+        ("EncoderASR", "cpu"),
+        ("EncoderClassifier", "cpu"),
+    ]
+    assert all(isinstance(source, str) for _, source, _, _ in published.loaded)
 
 
 def test_a_missing_judge_is_named(tmp_path):

@@ -1,13 +1,24 @@
-"""ConMamba encoders and Mamba decoders: padding, chunks, streams, states."""
+"""ConMamba encoders and Mamba decoders: composition, options, padding, chunks, streams, states."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from speechbrain.lobes.models.transformer.Conformer import ConformerEncoderLayer
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import nn
 
 from speechbrain_mamba.lobes.models.chunked_mamba import ChunkedBiMamba
-from speechbrain_mamba.lobes.models.conmamba import ConmambaEncoder, ConmambaEncoderLayer, MambaDecoder
-from speechbrain_mamba.nnet.mamba import BiMamba
+from speechbrain_mamba.lobes.models.conmamba import (
+    ConmambaEncoder,
+    ConmambaEncoderLayer,
+    MambaDecoder,
+    MambaDecoderLayer,
+    is_bidirectional,
+    mamba_options,
+)
+from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from tests.errors import relative_error
+from tests.nnet.test_mamba import scramble, written_out
 
 KINDS = {
     "bidirectional": {},
@@ -57,6 +68,110 @@ def test_chunked_layer_has_bimambas_weights_and_is_it_in_one_chunk():
         assert relative_error(ours(x, lengths, chunk_size=chunk_size), theirs(x, lengths)) < 1e-5
 
 
+@pytest.mark.parametrize("options", [{}, {"bias": True, "conv_bias": False, "d_conv": 3, "expand": 3}])
+@pytest.mark.parametrize("chunk_size", [None, 3, 5])
+def test_chunked_layer_against_the_recurrence(options, chunk_size):
+    layer = scramble(ChunkedBiMamba(d_model=6, d_state=3, **options).double())
+    lengths = [11, 1, 0, 6]
+    x = torch.randn(4, 11, 6, dtype=torch.float64)
+    weight = torch.randn_like(x)
+    for i, length in enumerate(lengths):
+        x[i, length:] = float("nan")
+    x.requires_grad_()
+    y = layer(x, torch.tensor(lengths), chunk_size=chunk_size)
+    expected = [written_out(layer, x[i, :length], chunk_size) for i, length in enumerate(lengths)]
+    for i, length in enumerate(lengths):
+        assert relative_error(y[i, :length], expected[i]) < 1e-9
+        assert not y[i, length:].any()
+    wanted = [x, *layer.parameters()]
+    gradients = torch.autograd.grad((y * weight).sum(), wanted)
+    loss = sum((part * weight[i, : len(part)]).sum() for i, part in enumerate(expected))
+    for ours, theirs in zip(gradients, torch.autograd.grad(loss, wanted)):
+        assert relative_error(ours, theirs) < 1e-9
+
+
+def test_chunked_layer_in_one_piece_with_a_state():
+    """Without a chunk size the piece is the chunk."""
+    layer = scramble(ChunkedBiMamba(d_model=6, d_state=3).double())
+    x = torch.randn(1, 11, 6, dtype=torch.float64)
+    head, state = layer(x[:, :5], return_state=True)
+    rest = layer(x[:, 5:10], state=state)
+    expected = written_out(layer, x[0, :10], 5)
+    assert relative_error(torch.cat([head, rest], 1)[0], expected) < 1e-9
+
+
+class AsAttention(nn.Module):
+    """A Mamba layer with the interface of SpeechBrain's attention."""
+
+    def __init__(self, mamba, chunk_size):
+        super().__init__()
+        self.mamba, self.options = mamba, {"chunk_size": chunk_size} if chunk_size else {}
+
+    def forward(self, query, key, value, **rest):
+        return self.mamba(query, **self.options), None
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4, 7])
+@pytest.mark.parametrize(
+    "options, config, mixer",
+    [
+        ({}, {"d_state": 5, "bias": True}, ChunkedBiMamba),
+        ({"kernel_size": 5, "activation": nn.GELU, "bias": False}, {"bidirectional": False, "expand": 3}, Mamba),
+        ({"kernel_size": 4, "causal": True}, {"dt_rank": 5, "conv_bias": False}, Mamba),
+        ({"kernel_size": 7, "activation": nn.Tanh}, None, ChunkedBiMamba),
+    ],
+)
+def test_layer_is_speechbrains_with_mamba_for_attention(options, config, mixer, chunk_size):
+    ours = scramble(ConmambaEncoderLayer(12, 16, mamba_config=config, **options).double())
+    theirs = ConformerEncoderLayer(12, 16, nhead=1, attention_type="regularMHA", **options)
+    mamba = mixer(12, **{key: value for key, value in (config or {}).items() if key != "bidirectional"})
+    theirs.mha_layer = AsAttention(mamba, chunk_size if mixer is ChunkedBiMamba else None)
+    theirs.double().load_state_dict(
+        {key.replace("mamba.", "mha_layer.mamba.", 1): value for key, value in ours.state_dict().items()}
+    )
+    chunks = DynChunkTrainConfig(chunk_size) if chunk_size and not options.get("causal") else None
+    x = torch.randn(2, 23, 12, dtype=torch.float64)
+    assert relative_error(ours(x, chunk_size=chunk_size), theirs(x, dynchunktrain_config=chunks)[0]) < 1e-9
+
+
+def rates(model):
+    return {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+
+
+def test_layer_drops_out_in_training_alone():
+    """What is left when everything that can be dropped is: Mamba, which has no dropout."""
+    layer, x = ConmambaEncoderLayer(12, 16, 5, dropout=1.0), torch.randn(2, 23, 12)
+    assert relative_error(layer(x), layer.norm2(x + layer.mamba(layer.norm1(x)))) < 1e-6
+    without = ConmambaEncoderLayer(12, 16, 5)
+    without.load_state_dict(layer.state_dict())
+    assert relative_error(layer.eval()(x), without(x)) < 1e-6
+    assert rates(without) == {0.0} and rates(ConmambaEncoderLayer(12, 16, 5, dropout=0.3)) == {0.3}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kernel_size": 4, "activation": nn.GELU, "bias": False, "causal": True, "mamba_config": {"expand": 3}},
+        {"kernel_size": 5, "mamba_config": {"bidirectional": False, "bias": True}},
+    ],
+)
+def test_encoder_is_layers_in_order_and_a_normalisation(options):
+    encoder = scramble(ConmambaEncoder(3, 12, 16, dropout=0.4, **options)).eval()
+    assert rates(encoder) == {0.4}
+    x, lengths = torch.randn(2, 23, 12), [23, 9]
+    y, attention = encoder(x, src_key_padding_mask=padding_mask(lengths, 23))
+    assert attention == [None] * 3
+    for i, length in enumerate(lengths):
+        expected = x[i : i + 1, :length]
+        for layer in encoder.layers:
+            twin = ConmambaEncoderLayer(12, 16, **options).eval()
+            twin.load_state_dict(layer.state_dict())
+            expected = twin(expected)
+        expected = F.layer_norm(expected, (12,), encoder.norm.norm.weight, encoder.norm.norm.bias, 1e-6)
+        assert relative_error(y[i, :length], expected[0]) < 1e-5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_hide_the_future(kind):
     encoder, config = make_encoder(kind), DynChunkTrainConfig(5)
@@ -69,15 +184,26 @@ def test_chunks_hide_the_future(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, split",
-    [("bidirectional", [4, 4, 8, 4, 3]), ("unidirectional", [4, 4, 8, 4, 3]), ("causal", [1, 5, 4, 13])],
+    "kind, chunk_size, split",
+    [
+        ("bidirectional", 4, [4, 4, 8, 4, 3]),
+        ("bidirectional", 7, [14, 7, 2]),
+        ("bidirectional", 1, [3, 1, 19]),
+        ("unidirectional", 4, [4, 4, 8, 4, 3]),
+        ("unidirectional", 11, [11, 11, 1]),
+        ("causal", 4, [1, 5, 4, 13]),
+    ],
 )
-def test_stream_equals_offline(kind, split):
-    encoder, config = make_encoder(kind), DynChunkTrainConfig(4, 2)
+def test_stream_equals_offline(kind, chunk_size, split):
+    encoder, config = scramble(make_encoder(kind)), DynChunkTrainConfig(chunk_size, 2)
     x = torch.randn(2, 23, 12)
     expected, _ = encoder(x, dynchunktrain_config=config)
-    context = encoder.make_streaming_context(config)
-    pieces = [encoder.forward_streaming(piece, context)[0] for piece in x.split(split, 1)]
+    context, pieces, seen = encoder.make_streaming_context(config), [], 0
+    for piece in x.split(split, 1):
+        y, attention = encoder.forward_streaming(piece, context)
+        pieces.append(y)
+        seen += piece.shape[1]
+        assert context.position == seen and attention == [None, None]
     assert relative_error(torch.cat(pieces, 1), expected) < 1e-4
     if kind == "causal":
         assert relative_error(torch.cat(pieces, 1), encoder(x)[0]) < 1e-4
@@ -112,6 +238,15 @@ def test_hidden_states_and_layerdrop():
     assert torch.equal(encoder.norm(hidden[-1]), y)
 
 
+def test_share_of_layers_dropped():
+    encoder = ConmambaEncoder(10, 2, 2, kernel_size=1, mamba_config={"d_state": 1, "expand": 1}, layerdrop_prob=0.3)
+    x = torch.randn(1, 1, 2)
+    kept = torch.tensor([len(encoder(x)[1]) for _ in range(20)])
+    assert 0.6 < kept.double().mean() / 10 < 0.8 and len(kept.unique()) > 1
+    encoder.layerdrop_prob = 0.0
+    assert len(encoder(x)[1]) == 10
+
+
 def test_config_is_left_as_it_is():
     config = {"d_state": 4, "bidirectional": True}
     ConmambaEncoder(num_layers=2, d_model=12, d_ffn=16, mamba_config=config)
@@ -126,6 +261,7 @@ def test_config_is_left_as_it_is():
             {"mamba_config": {"dstate": 4}},
             "mamba_config has 'dstate', which no Mamba layer takes: did you mean 'd_state'",
         ),
+        ({"mamba_config": {"xyz": 4}}, "mamba_config has 'xyz', which no Mamba layer takes: it takes d_state, d_conv"),
         (
             {"mamba_config": {"bidirectional": True}, "causal": True},
             "causal is True, but mamba_config has bidirectional",
@@ -135,6 +271,95 @@ def test_config_is_left_as_it_is():
 def test_config_errors(options, message):
     with pytest.raises(ValueError, match=message):
         ConmambaEncoderLayer(d_model=12, d_ffn=16, **options)
+
+
+def test_config_holds_all_options_of_a_mamba_layer():
+    options = {"d_state": 4, "d_conv": 3, "expand": 3, "dt_rank": 2, "conv_bias": False, "bias": True}
+    options |= {"dt_min": 0.2, "dt_max": 0.3, "dt_init_floor": 0.1, "dt_scale": 0.5}
+    assert mamba_options({**options, "bidirectional": False}) == options
+    assert mamba_options(None) == {} and mamba_options({}) == {}
+    layer = ConmambaEncoderLayer(6, 8, mamba_config=options).mamba
+    shapes = {key: value.shape for key, value in layer.state_dict().items()}
+    assert shapes == {key: value.shape for key, value in BiMamba(6, **options).state_dict().items()}
+    steps = F.softplus(layer.dt_proj_b.bias)
+    assert steps.min() > 0.199 and steps.max() < 0.301
+
+
+@pytest.mark.parametrize(
+    "config, causal, expected",
+    [
+        (None, False, True),
+        (None, True, False),
+        ({"d_state": 4}, False, True),
+        ({"bidirectional": False}, False, False),
+        ({"bidirectional": False}, True, False),
+        ({"bidirectional": True}, False, True),
+    ],
+)
+def test_directions(config, causal, expected):
+    assert is_bidirectional(config, causal) is expected
+    layer = ConmambaEncoderLayer(6, 8, kernel_size=1, causal=causal, mamba_config=config)
+    x = torch.randn(1, 5, 6, requires_grad=True)
+    layer(x)[0, 2, 0].backward()
+    assert bool(x.grad[0, 3:].any()) is expected
+
+
+def written_out_decoder_layer(layer, tgt, memory, activation):
+    """The layer over one example: targets (time, d_model) and their memory (memory time, d_model)."""
+
+    def normalise(norm, x):
+        return F.layer_norm(x, x.shape[-1:], norm.norm.weight, norm.norm.bias, 1e-6)
+
+    w = dict(layer.pos_ffn.named_parameters())
+    x = tgt + written_out(layer.self_mamba, normalise(layer.norm1, tgt))
+    x = x + written_out(layer.cross_mamba, torch.cat([memory, normalise(layer.norm2, x)]))[len(memory) :]
+    hidden = activation(F.linear(normalise(layer.norm3, x), w["ffn.0.weight"], w["ffn.0.bias"]))
+    return x + F.linear(hidden, w["ffn.3.weight"], w["ffn.3.bias"])
+
+
+@pytest.mark.parametrize(
+    "options, activation",
+    [
+        ({}, F.relu),
+        ({"activation": nn.GELU, "mamba_config": {"bias": True, "conv_bias": False, "d_state": 3}}, F.gelu),
+        ({"mamba_config": {"bidirectional": True, "expand": 3}}, F.relu),
+    ],
+)
+def test_decoder_layers_written_out(options, activation):
+    decoder = scramble(MambaDecoder(3, 6, 8, **options).double())
+    tgt, memory = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(2, 7, 6, dtype=torch.float64)
+    y, *attention = decoder(tgt, memory, memory_key_padding_mask=padding_mask([7, 4], 7))
+    assert attention == [[None] * 3] * 2
+    for i, length in enumerate((7, 4)):
+        expected = tgt[i]
+        for layer in decoder.layers:
+            expected = written_out_decoder_layer(layer, expected, memory[i, :length], activation)
+        expected = F.layer_norm(expected, (6,), decoder.norm.norm.weight, decoder.norm.norm.bias, 1e-6)
+        assert relative_error(y[i], expected) < 1e-9
+
+
+def test_decoder_drops_out_in_training_alone():
+    """When everything that can be dropped is, the targets are left."""
+    decoder = MambaDecoder(2, 12, 16, dropout=1.0)
+    tgt, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    assert relative_error(decoder(tgt, memory)[0], F.layer_norm(tgt, (12,), eps=1e-6)) < 1e-5
+    without = MambaDecoder(2, 12, 16)
+    without.load_state_dict(decoder.state_dict())
+    decoder.eval()
+    expected = without(tgt, memory)[0]
+    assert relative_error(decoder(tgt, memory)[0], expected) < 1e-6
+    assert relative_error(decoder.step(tgt[:, 0], decoder.consume(memory))[0], expected[:, 0]) < 1e-5
+    assert rates(without) == {0.0} and rates(MambaDecoder(2, 12, 16, dropout=0.3)) == {0.3}
+
+
+def test_decoder_layer_leaves_its_state_as_it_is():
+    layer = MambaDecoderLayer(6, 8)
+    state = layer.consume(torch.randn(2, 7, 6))
+    before = {key: {name: part.clone() for name, part in value.items()} for key, value in state.items()}
+    layer.step(torch.randn(2, 6), state)
+    layer(torch.randn(2, 3, 6), state)
+    for key, parts in before.items():
+        assert all(torch.equal(state[key][name], part) for name, part in parts.items())
 
 
 def make_decoder():

@@ -68,6 +68,42 @@ def test_quiet_frames_are_clipped_below_the_loudest_so_far():
         assert relative_error(torch.cat(pieces, 1), frontend(features(wavs))) < 1e-4
 
 
+@pytest.mark.parametrize("end", ["finish", "reset"])
+def test_a_stream_knows_nothing_of_an_earlier_one(end):
+    """Not even how loud it was: a quiet stream is not clipped below it, nor does audio of it linger."""
+    features = Fbank(n_mels=80)
+    frontend = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]).eval()
+    wavs = torch.cat([1e-2 * speech(8000), torch.zeros(2, 3000)], 1)
+    stream = StreamingFrontEnd(features, torch.nn.Identity(), frontend)
+    with torch.no_grad():
+        stream(1e4 * speech(9000))
+        getattr(stream, end)()
+        pieces = [*(stream(piece) for piece in wavs.split(3200, 1)), stream.finish()]
+        assert relative_error(torch.cat(pieces, 1), frontend(features(wavs))) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name, changes, options",
+    [
+        ("published", {}, {}),
+        ("published", {"kernel_sizes": (1, 1)}, {}),
+        ("uneven", {}, {"hop_length": 7}),
+        ("residual", {}, {}),
+    ],
+)
+def test_frames_come_as_soon_as_later_samples_cannot_change_them(name, changes, options):
+    features = Fbank(n_mels=80, **options)
+    frontend = ConvolutionFrontEnd((8, 10, 80), **{**FRONT_ENDS[name], **changes}).eval()
+    wavs = 1 + torch.rand(1, 6000)
+    with torch.no_grad():
+        whole = frontend(features(wavs))
+        for samples in (1, 199, 200, 900, 1603, 1604, 2400, 3333, 4800):
+            other = torch.cat([wavs[:, :samples], 1 + torch.rand(1, 6000 - samples)], 1)
+            changed = (frontend(features(other)) - whole).abs().amax((0, 2, 3)) > 1e-5
+            stream = StreamingFrontEnd(features, torch.nn.Identity(), frontend)
+            assert stream(wavs[:, :samples]).shape[1] == changed.int().argmax()
+
+
 def test_streams_without_enough_audio():
     frontend = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]).eval()
     stream = StreamingFrontEnd(Fbank(n_mels=80), torch.nn.Identity(), frontend)

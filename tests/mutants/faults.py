@@ -1,8 +1,8 @@
 """Small faults that a person could make: one changed operator, number, flag, argument or statement at a time.
 
 The kinds of faults in Python are mutmut's, less those that any test notices (values replaced by None) or that change
-wording or looks only (texts, colors), plus two: a call whose value nobody uses is left out, and the condition of an ``if`` is
-negated. In YAML every number grows and every flag is turned.
+wording or looks only (texts, colors), plus two: a call whose value nobody uses is left out, and the condition of an
+``if`` is negated. In YAML every number grows and every flag is turned.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _yaml_faults(path: str, text: str) -> Iterator[Fault]:
 
 
 def _larger(number: str) -> str:
-    return repr(int(number) + 1) if re.fullmatch(r"-?\d+", number) else repr(float(number) * 2)
+    return repr(int(number) + 1) if re.fullmatch(r"-?\d+", number) else repr(float(number) * 2 or 1.0)
 
 
 def _turned(flag: str) -> str:
@@ -153,5 +153,5 @@ def _changes(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
     if isinstance(node, cst.If | cst.While):
         inner = node.test.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
         yield node.with_changes(test=cst.UnaryOperation(cst.Not(), inner))
-    if m.matches(node, m.Expr(value=m.Call())):
+    if m.matches(node, m.Expr(value=m.Call())) and not m.matches(node.value, WORDING):
         yield cst.Pass()

@@ -22,19 +22,10 @@ class Suite:
 
     def __init__(self, copy: Path, tests: list[str]):
         durations, data_file = copy / "durations.json", copy / "coverage.data"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "tests.mutants.durations",
-            "-p",
-            "no:xdist",
-            "-m",
-            "not slow",
-            *tests,
-        ]
-        command += ["--cov=speechbrain_mamba", "--cov=recipes", "--cov-context=test", "--cov-report="]
+        options = (
+            "-m pytest -p tests.mutants.durations -p no:xdist --cov=speechbrain_mamba --cov=recipes --cov-context=test"
+        )
+        command = [sys.executable, *options.split(), "--cov-report=", "-m", "not slow", *tests]
         settings = {"MUTANTS_DURATIONS": str(durations), "COVERAGE_FILE": str(data_file)}
         run = subprocess.run(
             command, cwd=copy, env={**environment(copy), **settings}, capture_output=True, text=True, check=False

@@ -1,11 +1,14 @@
-"""The layers: published values, padding, state."""
+"""The layers: published values, options against the recurrence written out, padding, state, initial values."""
+
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.nnet.init import reset_parameters
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.nnet.mamba import BiMamba, DeltaProjection, Mamba, ScaledLinear
 from tests.errors import relative_error
 
 SIZES = ("d_model", "d_state", "d_conv", "expand")
@@ -33,6 +36,126 @@ def test_published_states(golden):
     _, state = layer(expected["x"], return_state=True)
     assert relative_error(state["conv"], expected["final_conv_state"][..., 1:]) < 1e-4
     assert relative_error(state["ssm"], expected["final_ssm_state"]) < 1e-4
+
+
+def written_out(layer, x, chunk_size=None):
+    """The layer over one example, (time, d_model), frame by frame; the reverse direction within chunks, if any."""
+    w = dict(layer.named_parameters())
+    u, z = F.linear(x, w["in_proj.weight"], w.get("in_proj.bias")).chunk(2, -1)
+    y = written_out_scan(w, "", u)
+    if "D_b" in w:
+        chunks = u.split(chunk_size or max(1, len(u)))
+        y = (y + torch.cat([written_out_scan(w, "_b", chunk.flip(0)).flip(0) for chunk in chunks])) / 2
+    return F.linear(y * F.silu(z), w["out_proj.weight"], w.get("out_proj.bias"))
+
+
+def written_out_scan(w, suffix, u):
+    taps, bias = w[f"conv1d{suffix}.weight"][:, 0], w.get(f"conv1d{suffix}.bias", 0)
+    (channels, width), rates = taps.shape, w[f"A{suffix}_log"].exp()
+    rank, d_state = w[f"dt_proj{suffix}.weight"].shape[1], rates.shape[1]
+    earlier, h, y = u.new_zeros(width - 1, channels), u.new_zeros(channels, d_state), [u[:0]]
+    for t in range(len(u)):
+        seen = torch.cat([earlier, u])[t : t + width]
+        v = F.silu((seen * taps.T).sum(0) + bias)
+        low, b, c = (w[f"x_proj{suffix}.weight"] @ v).split([rank, d_state, d_state])
+        step = F.softplus(w[f"dt_proj{suffix}.weight"] @ low + w[f"dt_proj{suffix}.bias"])[:, None]
+        h = (-step * rates).exp() * h + step * b * v[:, None]
+        y.append((h @ c + w[f"D{suffix}"] * v)[None])
+    return torch.cat(y)
+
+
+def scramble(module):
+    """Random values for all parameters, no two alike: even those that begin as ones or zeros."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+OPTIONS = {
+    "projections with biases, convolution without": {"bias": True, "conv_bias": False},
+    "all biases": {"bias": True, "d_state": 5},
+    "no biases": {"conv_bias": False, "d_state": 1},
+    "rank": {"dt_rank": 3, "d_state": 2},
+    "widths": {"d_conv": 2, "expand": 3, "d_state": 3},
+    "broken expand": {"expand": 1.5, "d_conv": 3, "bias": True},
+}
+
+
+@pytest.mark.parametrize("cls", [Mamba, BiMamba])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_in_a_padded_batch_against_the_recurrence(cls, name):
+    layer = scramble(cls(d_model=6, **OPTIONS[name]).double())
+    lengths = [7, 1, 0, 4]
+    x = torch.randn(4, 7, 6, dtype=torch.float64)
+    weight = torch.randn_like(x)
+    for i, length in enumerate(lengths):
+        x[i, length:] = float("nan")
+    x.requires_grad_()
+    y = layer(x, torch.tensor(lengths))
+    expected = [written_out(layer, x[i, :length]) for i, length in enumerate(lengths)]
+    for i, length in enumerate(lengths):
+        assert relative_error(y[i, :length], expected[i]) < 1e-9
+        assert not y[i, length:].any()
+    wanted = [x, *layer.parameters()]
+    gradients = torch.autograd.grad((y * weight).sum(), wanted)
+    loss = sum((part * weight[i, : len(part)]).sum() for i, part in enumerate(expected))
+    for ours, theirs in zip(gradients, torch.autograd.grad(loss, wanted)):
+        assert relative_error(ours, theirs) < 1e-9
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_step_by_step(name):
+    layer = scramble(Mamba(d_model=6, **OPTIONS[name]).double())
+    x, state = torch.randn(2, 7, 6, dtype=torch.float64), layer.init_state(2)
+    expected = torch.stack([written_out(layer, example) for example in x])
+    for t in range(7):
+        y, state = layer.step(x[:, t], state)
+        assert relative_error(y, expected[:, t]) < 1e-9
+
+
+@pytest.mark.parametrize("cls, suffixes", [(Mamba, ("",)), (BiMamba, ("", "_b"))])
+def test_options_are_sizes(cls, suffixes):
+    options = {"d_state": 5, "d_conv": 3, "expand": 3, "bias": True, "conv_bias": False}
+    for rank, expected in ((None, 2), ("auto", 2), (7, 7)):
+        rank = {} if rank is None else {"dt_rank": rank}
+        shapes = {key: tuple(p.shape) for key, p in cls(d_model=20, **options, **rank).named_parameters()}
+        scans = {
+            "conv1d{}.weight": (60, 1, 3),
+            "x_proj{}.weight": (expected + 10, 60),
+            "dt_proj{}.weight": (60, expected),
+            "dt_proj{}.bias": (60,),
+            "A{}_log": (60, 5),
+            "D{}": (60,),
+        }
+        projections = {"in_proj.weight": (120, 20), "in_proj.bias": (120,)} | {
+            "out_proj.weight": (20, 60),
+            "out_proj.bias": (20,),
+        }
+        assert shapes == projections | {k.format(s): shape for k, shape in scans.items() for s in suffixes}
+
+
+def test_first_state_has_the_types_of_the_parameters_or_those_asked_for():
+    layer = Mamba(d_model=6, d_state=5, d_conv=3)
+    for kind, conv, ssm in (
+        (None, torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+        (torch.float64, torch.float64, torch.float64),
+    ):
+        state = layer.init_state(2, dtype=kind)
+        assert state["conv"].dtype == conv and state["ssm"].dtype == ssm
+        assert state["conv"].shape == (2, 12, 2) and state["ssm"].shape == (2, 12, 5)
+        assert not state["conv"].any() and not state["ssm"].any()
+    assert all(part.dtype == torch.float64 for part in layer.double().init_state(1).values())
+    assert all(part.device.type == "meta" for part in layer.init_state(1, device="meta").values())
+
+
+def test_step_leaves_the_state_as_it_is():
+    layer = Mamba(d_model=6, d_state=5)
+    _, state = layer(torch.randn(2, 7, 6), return_state=True)
+    before = {key: part.clone() for key, part in state.items()}
+    layer.step(torch.randn(2, 6), state)
+    assert all(torch.equal(state[key], part) for key, part in before.items())
 
 
 def stack(bidirectional, **options):
@@ -140,3 +263,73 @@ def test_initialisation_survives_both_ways_of_resetting():
         step = torch.nn.functional.softplus(mixer.dt_proj_b.bias)
         assert step.min() >= 0.9e-3 and step.max() <= 0.11
         assert mixer.out_proj.weight.abs().max() <= 1 / 24**0.5
+
+
+def steps(bias):
+    """The steps that the recurrence takes for an input of zero, in order."""
+    return F.softplus(bias.detach().double()).sort().values
+
+
+@pytest.mark.parametrize("options, low, high", [({}, 0.001, 0.1), ({"dt_min": 0.02, "dt_max": 0.5}, 0.02, 0.5)])
+@pytest.mark.parametrize("cls", [Mamba, BiMamba])
+def test_steps_are_drawn_log_uniformly(cls, options, low, high):
+    layer = cls(d_model=512, d_state=1, d_conv=1, **options)
+    uniform = torch.linspace(math.log(low), math.log(high), 1024, dtype=torch.float64)
+    for projection in (module for module in layer.modules() if isinstance(module, DeltaProjection)):
+        drawn = steps(projection.bias)
+        assert drawn[0] >= low * 0.999 and drawn[-1] <= high * 1.001
+        assert (drawn.log() - uniform).abs().max() < 0.06 * (uniform[-1] - uniform[0])
+
+
+def test_steps_have_a_floor():
+    drawn = steps(DeltaProjection(1, 1000, dt_min=1e-5, dt_max=1.0, dt_init_floor=1e-3).bias)
+    assert drawn[0] == pytest.approx(1e-3, rel=1e-3)
+    assert ((drawn < 1.001e-3).double().mean() - 0.4).abs() < 0.05
+    assert steps(DeltaProjection(1, 1000, dt_min=1e-5).bias)[0] == pytest.approx(1e-4, rel=1e-3)
+
+
+def assert_uniform(weight, bound):
+    """Spread evenly over +-bound, as far as a thousand values or more can tell."""
+    assert weight.abs().max() <= bound * 1.0001
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert weight.mean().abs() < 0.1 * bound
+
+
+@pytest.mark.parametrize("options, scale", [({}, 1.0), ({"dt_scale": 0.3}, 0.3)])
+def test_step_projection_has_uniform_weights(options, scale):
+    layer = BiMamba(d_model=64, dt_rank=16, **options)
+    for projection in (layer.dt_proj, layer.dt_proj_b):
+        assert_uniform(projection.weight, scale / 4)
+
+
+@pytest.mark.parametrize("options, scale", [({}, 1.0), ({"init_scale": 0.3}, 0.3)])
+def test_scaled_linear_scales_its_weights_alone(options, scale):
+    layer = ScaledLinear(25, 2000, **options)
+    for _ in range(2):
+        assert_uniform(layer.weight, scale / 5)
+        assert_uniform(layer.bias, 1 / 5)
+        layer.reset_parameters()
+    assert ScaledLinear(25, 3, bias=False).bias is None
+
+
+@pytest.mark.parametrize("n_mamba", [1, 3, 4])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_output_projections_begin_smaller_in_deeper_stacks(n_mamba, bidirectional):
+    model = MambaBlocksSequential(n_mamba, bidirectional, d_model=32, expand=3, bias=True)
+    for reset in (None, reset_parameters):
+        if reset:
+            reset(model)
+        for block in model.layers:
+            assert_uniform(block.mixer.out_proj.weight, 1 / 96**0.5 / n_mamba**0.5)
+            assert_uniform(block.mixer.in_proj.weight, 1 / 32**0.5)
+            assert block.mixer.out_proj.bias.abs().max() > 0.8 / 96**0.5
+    assert_uniform(Mamba(d_model=32, expand=3).out_proj.weight, 1 / 96**0.5)
+
+
+@pytest.mark.parametrize("cls", [Mamba, BiMamba])
+def test_states_begin_to_decay_at_whole_rates(cls):
+    layer = cls(d_model=6, d_state=5)
+    parameters = dict(layer.named_parameters())
+    for suffix in ("", "_b")[: 1 if cls is Mamba else 2]:
+        assert torch.allclose(parameters[f"A{suffix}_log"].exp(), torch.arange(1.0, 6.0).expand(12, 5))
+        assert torch.equal(parameters[f"D{suffix}"], torch.ones(12))

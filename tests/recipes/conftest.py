@@ -35,12 +35,16 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def separation(monkeypatch):
-    """The module of the separation recipe."""
-    folder = str(ROOT / "recipes" / "separation")
-    monkeypatch.syspath_prepend(folder)
+def import_separation(monkeypatch):
+    """The module of the separation recipe, imported anew; the one place that knows where it is."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "separation"))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # SpeechBrain replaces it
     for name in ("train", "prepare_folder", "prepare_fsdd", "prepare_wsj0mix"):
         sys.modules.pop(name, None)
     return importlib.import_module("train")
+
+
+@pytest.fixture
+def separation(monkeypatch):
+    """The module of the separation recipe."""
+    return import_separation(monkeypatch)

@@ -1,6 +1,7 @@
 """The speaker encoder's recipe from end to end."""
 
 import csv
+import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -76,15 +77,36 @@ def test_what_does_not_fit_is_named(train, manifests):
         train()
 
 
-def error_rate(same, other):
-    """The equal error rate in percent, of sorted scores: where as many pairs are taken for others as for the same."""
-    scores = sorted([(score, True) for score in same] + [(score, False) for score in other])
-    refused, accepted, rates = 0, len(other), []
-    for _, is_same in scores:
-        refused, accepted = refused + is_same, accepted - (not is_same)
-        rates.append((refused / len(same), accepted / len(other)))
-    refused, accepted = min(rates, key=lambda pair: abs(pair[0] - pair[1]))
-    return 50 * (refused + accepted)
+def sorted_equal_error_rate(same, different):
+    """Where the share of pairs of a speaker below a threshold meets that of pairs of two above it, in percent."""
+    rates = []
+    for threshold in sorted([*same, *different]):
+        missed = sum(score <= threshold for score in same) / len(same)
+        accepted = sum(score > threshold for score in different) / len(different)
+        rates.append((abs(missed - accepted), (missed + accepted) / 2))
+    return 100 * min(rates)[1]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "angles"),
+    [
+        ("aabbb", [0.0, 0.1, 1.0, 1.2, 1.5]),
+        ("aabbbcc", [0.0, 0.9, 0.8, 1.05, 0.4, 2.0, 1.73]),
+        ("abcabcaa", [0.3, 1.0, 0.7, 0.15, 1.3, 1.9, 1.12, 0.81]),
+    ],
+)
+def test_the_equal_error_rate_is_that_of_all_pairs(brain, speakers, angles):
+    """Embeddings are directions, so that scores are cosines of the angles between them."""
+    brain.embeddings = [torch.tensor([math.cos(angle), math.sin(angle)]) for angle in angles]
+    brain.speakers = list(speakers)
+    pairs = list(itertools.combinations(zip(speakers, angles), 2))
+    same, different = (
+        [math.cos(x - y) for (speaker, x), (other, y) in pairs if (speaker == other) == wanted]
+        for wanted in (True, False)
+    )
+    rate = brain.equal_error_rate()
+    assert rate == pytest.approx(sorted_equal_error_rate(same, different))
+    assert (rate == 0) == (speakers == "aabbb")
 
 
 def angles(*degrees):
@@ -105,7 +127,7 @@ def brain():
     return brain
 
 
-def test_the_equal_error_rate_is_that_of_all_pairs_of_directions(brain):
+def test_embeddings_are_compared_by_their_directions_whatever_their_batch(brain):
     directions = {"anna": (24, 320, 250), "ben": (254, 193), "cleo": (172, 300, 353)}
     names = [name for name, degrees in directions.items() for _ in degrees]
     degrees = [degree for own in directions.values() for degree in own]
@@ -116,7 +138,7 @@ def test_the_equal_error_rate_is_that_of_all_pairs_of_directions(brain):
     pairs = [(i, j) for i in range(8) for j in range(i)]
     cosines = {pair: math.cos((degrees[pair[0]] - degrees[pair[1]]) * math.pi / 180) for pair in pairs}
     same, other = ([cosines[i, j] for i, j in pairs if (names[i] == names[j]) is equal] for equal in (True, False))
-    expected = error_rate(same, other)
+    expected = sorted_equal_error_rate(same, other)
     assert 20 < expected < 50
     assert brain.equal_error_rate() == pytest.approx(expected, abs=1e-4)
 

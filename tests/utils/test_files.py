@@ -1,8 +1,53 @@
 """Files are there whole or not at all."""
 
+import os
+
 import pytest
 
-from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
+
+
+def test_the_temporary_name_is_beside_hidden_and_free(tmp_path):
+    target = tmp_path / "new" / "folder" / "speech.v2.wav"
+    with atomic_path(str(target)) as one, atomic_path(target) as other:
+        for temporary in (one, other):
+            assert temporary.parent == target.parent
+            assert temporary.name.startswith(".") and temporary.suffix == ".wav"
+            assert not temporary.exists()
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+        assert not target.exists()
+    assert target.read_text() == "one"  # that context ends last
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_before_anything_is_written_is_the_error_that_shows(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.txt"):
+        raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
+        pass  # nothing to give the name to
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def unlink(*args, **kwargs):
+        raise OSError("busy")
+
+    with pytest.raises(RuntimeError, match="the cause"), atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "a.txt").write_text("a")
+        monkeypatch.setattr(os, "unlink", unlink)
+        raise RuntimeError("the cause")
+
+
+def test_a_folder_with_files_is_not_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old.txt").write_text("old")
+    with pytest.raises(OSError, match="folder"), atomic_path(tmp_path / "folder") as temporary:
+        (temporary / "below").mkdir(parents=True)
+        (temporary / "below" / "new.txt").write_text("new")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "folder", tmp_path / "folder" / "old.txt"]
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -30,3 +75,20 @@ def test_a_row_that_does_not_fit_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="extra"):
         write_csv(tmp_path / "a.csv", [{"ID": 1}, {"extra": 2}], ["ID"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_has_its_columns_in_order_and_the_same_bytes_everywhere(tmp_path):
+    rows = [{"wav": "ä,b.wav", "ID": 'a"1'}, {"ID": "b"}, {"ID": "c", "wav": 1.5}]
+    write_csv(tmp_path / "new" / "a.csv", iter(rows), ["ID", "wav"])
+    expected = 'ID,wav\n"a""1","ä,b.wav"\nb,\nc,1.5\n'
+    assert (tmp_path / "new" / "a.csv").read_bytes() == expected.encode()
+
+
+def test_json_is_indented_and_keeps_letters(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"name": "ä", "levels": [1, None]})
+    expected = '{\n  "name": "ä",\n  "levels": [\n    1,\n    null\n  ]\n}\n'
+    assert (tmp_path / "new" / "a.json").read_bytes() == expected.encode()
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "new" / "a.json", {"path": tmp_path})
+    assert (tmp_path / "new" / "a.json").read_bytes() == expected.encode()
+    assert len(list((tmp_path / "new").iterdir())) == 1

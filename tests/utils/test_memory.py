@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from speechbrain_mamba.utils.memory import keep_freed_memory
 
 SCRIPT = """
 import resource, torch
@@ -44,3 +47,57 @@ def test_settings_of_the_user_hold():
     kept, count = faults(MALLOC_MMAP_THRESHOLD_="131072")
     assert kept == "False"
     assert count > 1000
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What glibc is told, by number of the parameter in its malloc.h."""
+    told, answers = {}, {}
+
+    class Glibc:
+        def __init__(self, name):
+            assert name is None  # the process's own
+
+        def mallopt(self, parameter, value):
+            told[parameter] = value
+            return answers.get(parameter, 1)
+
+    monkeypatch.setattr(ctypes, "CDLL", Glibc)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    return told, answers
+
+
+def test_thresholds_of_glibc(told):
+    """Large tensors come from the heap too, whose end is kept up to a limit and grows in large steps."""
+    settings, _ = told
+    assert keep_freed_memory() is True
+    trim, top_pad, mmap = (settings.pop(parameter) for parameter in (-1, -2, -3))
+    assert not settings
+    assert mmap == 2**25  # the most that glibc takes
+    assert 2**20 < top_pad < trim < 2**31  # an int
+    assert (top_pad, trim) == (2**26, 2**30)
+
+
+@pytest.mark.parametrize("refused", [-1, -2, -3])
+def test_a_setting_that_glibc_refuses(told, refused):
+    settings, answers = told
+    answers[refused] = 0
+    assert keep_freed_memory() is False
+    assert len(settings) == 3
+
+
+def test_other_libraries_are_left_alone(told, monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert keep_freed_memory() is False
+    assert not told[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("MALLOC_ARENA_MAX", False), ("MALLOC_TOP_PAD_", False), ("MALLOCATE", True)]
+)
+def test_a_variable_of_the_user_holds(told, monkeypatch, name, kept):
+    monkeypatch.setenv(name, "4")
+    assert keep_freed_memory() is kept
+    assert bool(told[0]) is kept

@@ -1,0 +1,137 @@
+"""No number in a hyper-parameter file changes by accident, and the published ones are as published."""
+
+import json
+
+import pytest
+
+from tests.conftest import GOLDEN
+from tests.hparams.settings import TASKS, files_of, read_settings, table_path, value_of, write_table
+
+PUBLISHED = json.loads((GOLDEN / "published_settings.json").read_text(encoding="utf-8"))
+FOLDERS = {"recognition": "asr", "separation": "separation"}
+
+# Our keys of the published settings. Where there are several the first that the file has counts.
+KEYS = {
+    "epochs": ["number_of_epochs", "N_epochs"],
+    "averaged_checkpoints": ["avg_checkpoints"],
+    "warmup_optimizer_steps": ["n_warmup_steps"],
+    "weight_decay": ["optimizer.weight_decay"],
+    "lr": ["optimizer.lr"],
+    "adam_betas": ["optimizer.betas"],
+    "adam_eps": ["optimizer.eps"],
+    "n_fft": ["compute_features.n_fft"],
+    "n_mels": ["compute_features.n_mels"],
+    "win_length_ms": ["compute_features.win_length"],
+    "max_batch_seconds_train": ["max_batch_length_train"],
+    "max_batch_seconds_valid": ["max_batch_length_valid"],
+    "dropout": ["Transformer.dropout"],
+    "attention_type": ["Transformer.attention_type"],
+    "loss_reduction": ["ctc_cost.reduction"],
+    "ctc_beam_size": ["test_search.beam_size"],
+    "ctc_beam_prune_logp": ["test_search.beam_prune_logp"],
+    "ctc_token_prune_min_logp": ["test_search.token_prune_min_logp"],
+    "label_smoothing": ["seq_cost.label_smoothing"],
+    "speed_changes_percent": ["speed_perturb.speeds"],
+    "time_drop_frames_low": ["time_drop.drop_length_low"],
+    "time_drop_frames_high": ["time_drop.drop_length_high"],
+    "time_drop_count_low": ["time_drop.drop_count_low"],
+    "time_drop_count_high": ["time_drop.drop_count_high"],
+    "freq_drop_bands_low": ["freq_drop.drop_length_low"],
+    "freq_drop_bands_high": ["freq_drop.drop_length_high"],
+    "freq_drop_count_low": ["freq_drop.drop_count_low"],
+    "freq_drop_count_high": ["freq_drop.drop_count_high"],
+    "drop_replace": ["time_drop.replace"],
+    "time_warp_window": ["time_warp.warp_window"],
+    "time_warp_mode": ["time_warp.warp_mode"],
+    "augment_prob": ["fea_augment.augment_prob", "wav_augment.augment_prob"],
+    "concat_original": ["fea_augment.concat_original", "wav_augment.concat_original"],
+    "d_state": ["mamba_config.d_state", "MambaNet.d_state", "intra_model.d_state"],
+    "expand": ["mamba_config.expand", "MambaNet.expand", "intra_model.expand"],
+    "d_conv": ["mamba_config.d_conv", "MambaNet.d_conv", "intra_model.d_conv"],
+    "bidirectional": ["MambaNet.bidirectional", "intra_model.bidirectional"],
+    "kernel_size": ["Encoder.kernel_size"],
+    "kernel_stride": ["Decoder.stride"],
+    "speed_perturb": ["use_speedperturb"],
+    "threshold_db": ["threshold"],
+    "lr_final_ratio": ["lr_scheduler.lr_final_ratio"],
+    "chunk_size": ["MaskNet.K"],
+    "n_dp": ["MaskNet.num_layers"],
+    "skip_around_intra": ["MaskNet.skip_around_intra"],
+    "max_grad_norm": ["max_grad_norm"],
+}
+
+# SpeechBrain's value where a file does not state one.
+DEFAULTS = {"time_warp.warp_window": 5, "time_warp.warp_mode": "bicubic", "fea_augment.concat_original": False}
+
+# Published, but not a setting of ours: what we do instead never departs from it.
+NOT_SETTINGS = {
+    "batch_ordering",  # the recipe shuffles always
+    "cosine_schedule",  # the scheduler has no other
+    "wave_drop",  # the recipe does not drop
+    "random_shift",  # the recipe does not shift
+    "n_mamba_dp",  # a layer as intra and one as inter model: see intra_model.n_mamba
+    "skip_n_block",  # no such connections
+}
+
+
+CTC = ["conformer_ctc", "conmamba_ctc"]
+MAMBA_LARGE = ["conmamba_large", "conmambamamba_large"]
+LARGE = ["conformer_large", *MAMBA_LARGE]
+
+# Where our files differ from the published ones today: files, key, our value.
+DIFFERENCES = [
+    ([*CTC, *LARGE], "seed", 7775),
+    ([*CTC, "conformer_large"], "test_splits", ["test-clean", "test-other"]),
+    (LARGE, "max_batch_ex", 128),
+    (MAMBA_LARGE, "warmup_optimizer_steps", 30000),
+    (["conformer_small"], "warmup_optimizer_steps", 25000),
+    (["conformer_small"], "grad_accumulation_factor", 1),
+    (CTC, "valid_search_interval", None),  # every validation searches
+    # Drops in the wave domain and a clean copy, in place of drops of features.
+    *[(CTC, f"time_drop_{key}", None) for key in ("frames_low", "frames_high", "count_low", "count_high")],
+    *[(CTC, f"freq_drop_{key}", None) for key in ("bands_low", "bands_high", "count_low", "count_high")],
+    (CTC, "drop_replace", None),
+    (CTC, "augmentations", None),
+    (CTC, "concat_original", True),
+    (["sepformer"], "lr_scheduler", "LinearWarmupCosineScheduler"),
+]
+
+
+def ours_of(task, name, key):
+    """Our value of a published setting, and the published one in the same form."""
+    settings = read_settings(files_of(FOLDERS[task])[name])
+    published = PUBLISHED[task][name][key]
+    if key == "optimizer":
+        return settings["optimizer"].rpartition(".")[2], published
+    if key == "lr_scheduler":
+        return settings["lr_scheduler"].rpartition(".")[2], published.partition("(")[0]
+    if key == "augmentations":
+        return settings.get("fea_augment.augmentations"), "[3]" if "time_warp_mode" in PUBLISHED[task][name] else "[2]"
+    if key == "bidirectional" and task == "recognition":
+        return settings["mamba_config.bidirectional.0"] == "!ref <causal>" and not value_of(settings, "causal"), True
+    keys = KEYS.get(key, [key])
+    found = next((k for k in keys if k in settings), keys[0])
+    return (value_of(settings, found) if found in settings else DEFAULTS.get(found)), published
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_settings_are_those_of_the_table(task):
+    """A change that is meant is told to the table by ``python -m tests.hparams.settings``."""
+    expected = table_path(task).read_text(encoding="utf-8").splitlines()
+    changed = set(expected) ^ set(write_table(task).splitlines())
+    assert not changed, "\n".join(sorted(changed))
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in FOLDERS for name in PUBLISHED[task]])
+def test_settings_are_the_published_ones_but_for_known_differences(task, name):
+    found = {}
+    for key in PUBLISHED[task][name].keys() - NOT_SETTINGS:
+        ours, published = ours_of(task, name, key)
+        if ours != published:
+            found[key] = ours
+    assert found == {key: value for names, key, value in DIFFERENCES if name in names}
+
+
+def test_every_published_file_is_ours_too():
+    for task, folder in FOLDERS.items():
+        assert PUBLISHED[task].keys() <= files_of(folder).keys()
