@@ -486,6 +486,7 @@ def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, monkeypatch, tm
         ({"causal": True}, [7, 8, 8, 3]),
         ({"streaming": True, "chunk_size": 8}, [8, 8, 10]),
         ({"streaming": True, "chunk_size": 3}, [6, 9, 6, 5]),
+        ({"streaming": True, "chunk_size": 32}, [26]),
     ],
 )
 def test_a_stream_is_heard_as_soon_as_it_makes_chunks(recipe, load, monkeypatch, options, heard):
