@@ -203,6 +203,9 @@ def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         run("stream", "mini_conmamba_ctc", **options)
     assert "the following arguments are required: --wav" in capsys.readouterr().err
+    write_audio(tmp_path / "fast.wav", torch.rand(4000), 24000)
+    with pytest.raises(ValueError, match="has a sample rate of 24000 Hz, but 16000 Hz are wanted"):
+        run("stream", "mini_conmamba_ctc", **options, wav=tmp_path / "fast.wav")
     with pytest.raises(ValueError, match="The recogniser has to hear all before it writes"):
         run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
     with pytest.raises(ValueError, match="encoder_module is 'conformer', which has no state of constant size"):
@@ -519,3 +522,14 @@ def test_repeated_tokens_of_a_stream_are_one_unless_a_blank_parts_them(recipe, l
     recogniser = recipe("stream").StreamingRecogniser(hparams, SimpleNamespace(decode=list))
     texts = [recogniser.add(piece) for piece in torch.randn(1, 16000).split(5120, 1)]
     assert texts[:2] == [[1, other, other, 1], [1, other, other, 1, 1, other]] and texts[-1] == texts[1]
+
+
+@pytest.mark.parametrize("options, size", [({"streaming": True, "chunk_size": 5}, 5), ({"causal": True}, None)])
+def test_what_is_heard_at_once_is_cut_into_chunks_where_the_training_was(recipe, load, monkeypatch, options, size):
+    hparams, tokenizer = load(output_neurons=6, data_folder="unused", **options), SimpleNamespace(decode=list)
+    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
+    given, forward = [], hparams["Encoder"].forward
+    monkeypatch.setattr(hparams["Encoder"], "forward", lambda x, **named: (given.append(named), forward(x, **named))[1])
+    recipe("stream").recognise_whole(hparams, tokenizer, torch.randn(1, 16000))
+    (chunks,) = given[0].values()
+    assert (chunks and chunks.chunk_size) == size
