@@ -43,7 +43,7 @@ class Suite:
         lines = self._lines.get(fault.path, {})
         first, last = fault.lines
         tests = set().union(*(lines.get(line, ()) for line in range(first, last + 1)))
-        if not tests and not lines.get(0, set()).isdisjoint(range(first, last + 1)):
+        if not lines.get(0, set()).isdisjoint(range(first, last + 1)):
             # Run on import, as the values of constants and defaults are: any test of the file may notice.
             tests = set().union(*(names for line, names in lines.items() if line))
         return sorted(tests, key=self.seconds.__getitem__)
