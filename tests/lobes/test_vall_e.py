@@ -396,6 +396,8 @@ def test_examples_are_split_where_they_are_told(shape):
     assert first.shape == (3, 3, *shape)
     assert second.shape == (3, 5, *shape)
     assert split_at(whole, lengths.clamp(min=1))[1].shape == (3, 4, *shape)
+    shortest = split_at(whole[:2, :1], torch.tensor([0, 1]))
+    assert torch.equal(shortest[1][0], whole[0, :1]) and torch.equal(shortest[0][1], whole[1, :1])
     for example, length in enumerate(lengths):
         assert torch.equal(first[example, :length], whole[example, :length])
         assert torch.equal(second[example, : 5 - length], whole[example, length:])
@@ -637,6 +639,12 @@ def test_bad_input_is_named(batch, change, words):
     model, inputs = make_model("mamba"), {name: t for name, t in batch.items() if not name.startswith("code")}
     with pytest.raises(ValueError, match=words):
         model.generate(**inputs | change, max_frames=3)
+
+
+def test_a_prompt_of_one_frame_is_enough(batch):
+    inputs = {name: t for name, t in batch.items() if not name.startswith("code")}
+    speech = make_model("mamba").generate(**inputs | {"prompt_lengths": torch.tensor([2, 1, 5])}, max_frames=3)
+    assert speech.codes.shape[0] == 3
 
 
 def test_a_prompt_longer_than_the_model_takes_is_named(batch):
