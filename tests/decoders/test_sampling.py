@@ -42,6 +42,10 @@ def test_shares_are_those_of_the_distribution(options, expected):
     assert shares(TokenSampler(seed=0, **options)) == pytest.approx(expected, abs=0.03)
 
 
+def test_the_token_that_reaches_top_p_exactly_is_the_last_one():
+    assert len(TokenSampler(top_p=0.5, seed=0)(torch.zeros(200, 2)).unique()) == 1
+
+
 def test_a_token_drawn_too_often_is_drawn_again_from_all():
     likeliest, other = ORDERS[:, :1].repeat(4000, 1), ORDERS[:, 1:2].repeat(4000, 1)
     sampler = TokenSampler(top_k=1, repetition_window=4, repetition_ratio=0.5, seed=0)

@@ -192,3 +192,12 @@ def test_errors(modules):
     scorer = ScorerBuilder(full_scorers=[CoverageScorer(vocab_size=VOCABULARY)], weights={"coverage": 0.3})
     with pytest.raises(ValueError, match="has a coverage scorer"):
         S2SMambaBeamSearcher(modules=[net, seq_lin], beam_size=2, scorer=scorer, **options)
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(None, (2, 90)), (30, (2, 30)), (300, (2, 90))])
+def test_a_search_takes_no_more_steps_than_the_decoder_has_positions(modules, monkeypatch, limit, steps):
+    monkeypatch.setattr(type(modules[0]), "max_target_length", limit)
+    search = S2SMambaGreedySearcher(
+        modules=list(modules[:2]), bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0
+    )
+    assert search.change_max_decoding_length(2, 90) == steps
