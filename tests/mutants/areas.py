@@ -28,5 +28,5 @@ AREAS = {
     "recipes-separation": Area(("recipes/separation/*.py",), ("tests/recipes/test_*separation*.py",)),
     "recipes-asr": Area(("recipes/asr/*.py",), ("tests/recipes/test_*asr*.py", "tests/dataio/test_librispeech.py")),
     "recipes-tts": Area(("recipes/tts/*.py",), ("tests/recipes/test_*tts*.py",)),
-    "hparams": Area(("hparams/**/*.yaml",), ("tests/hparams",)),
+    "hparams": Area(("hparams/**/*.yaml",), ("tests/hparams/test_settings.py",)),
 }
