@@ -96,7 +96,8 @@ def test_a_resumed_run_has_the_schedule_of_an_uninterrupted_one(run, tmp_path):
         assert [row[key] for row in resumed] == [row[key] for row in whole]
 
 
-def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeypatch, capsys):
+def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO")
     torch.manual_seed(0)
     sizes = {"n_codebooks": 4, "codebook_size": 16, "dimension": 4, "n_filters": 2, "lstm": 1}
     save_codec(EnCodec(8000, (8, 5, 4), **sizes), tmp_path / "codec")  # has one codebook more than the tokens
@@ -129,6 +130,8 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
     assert judges == [("hearer", "cpu:0"), ("voices", "cpu:0")]
     summary = json.loads((out / "test" / "summary.json").read_text())
     assert summary["utterances"] == 5 and summary["rtf"] > 0 and "wer" in summary
+    said = f"5 test utterances were spoken, {[row['finished'] for row in rows].count('False')} of which did not end"
+    assert said in caplog.text
     assert "utterances             5" in capsys.readouterr().out
     synthesizer = SpeechSynthesizer.from_hparams(source=str(out / "inference"), savedir=str(tmp_path / "cache"))
     speech = synthesizer.synthesize_batch(["abc"], torch.randn(1, 1600), prompt_texts=["def"])
