@@ -15,6 +15,7 @@ from speechbrain_mamba.codecs import EnCodec, save_codec
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
 from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer, export_synthesizer
 from speechbrain_mamba.lobes.models.vall_e import VallE
@@ -254,6 +255,15 @@ def test_prompts_are_at_most_so_long(tmp_path, prompt_seconds, frames):
     loaded.synthesize_batch(["one"], torch.randn(1, 160 * frames), prompt_texts=["two"])
     with pytest.raises(ValueError, match=f"{frames + 1} frames, but the model takes at most {frames}"):
         loaded.synthesize_batch(["one"], torch.randn(1, 160 * frames + 1), prompt_texts=["two"])
+
+
+def test_the_symbols_of_texts_are_kept_where_all_files_are(monkeypatch, tmp_path):
+    module = "speechbrain_mamba.inference.synthesis"
+    asked, fetch = [], fetch_pretrained
+    monkeypatch.setattr(f"{module}.fetch_pretrained", lambda *given: (asked.append(given[2:]), fetch(*given))[1])
+    write_model(tmp_path / "model", "mini_vallm")
+    load_model(tmp_path / "model")
+    assert asked == [(str(tmp_path / "cache"),)]
 
 
 def test_another_codec_can_be_given(tmp_path):
