@@ -107,7 +107,7 @@ def test_punctuation_and_case_do_not_count(text, words):
 
 WORDS = {"a": "One two, three four!", "b": "five", "c": "it's six seven", "d": "eight nine ten", "e": "zero", "f": "oh"}
 HEARD = {"a": "one too three. four", "b": "five five", "c": "IT'S SEVEN", "d": "Eight, nine ten", "f": "no"}
-"""By utterance: what was to be said, and what the recogniser hears."""
+"""By utterance: what was to be said, and what the recognizer hears."""
 HEARD_IN_REFERENCE = {"a": "one two three", "b": "five", "d": "eight nine, eleven twelve", "f": ""}
 PITCH = {"a": 500, "b": 1400, "c": 800, "d": 800, "f": 800}
 SECONDS = {"a": 1.5, "b": 0.75, "c": 1.0, "d": 0.5, "e": 0.0, "f": 0.05}

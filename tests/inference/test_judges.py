@@ -21,7 +21,7 @@ SIZES = {"d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "data_
 
 @pytest.fixture
 def recognizer(request, tmp_path):
-    """A recogniser with random weights, and its folder."""
+    """A recognizer with random weights, and its folder."""
     path, sizes = HPARAMS / "asr/mini_conmamba_ctc_fsdd.yaml", {**SIZES, **getattr(request, "param", {})}
     tokenizer = train_tokenizer(tmp_path / "tokenizer/tokenizer.ckpt", ["ONE TWO", "TWO ONE"], 9, token_type="char")
     sizes["output_neurons"] = tokenizer.vocab_size()

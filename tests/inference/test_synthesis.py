@@ -1,4 +1,4 @@
-"""The synthesiser that is loaded from a folder: what it says, and what it makes of bad input."""
+"""The synthesizer that is loaded from a folder: what it says, and what it makes of bad input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GREEDY = {
 
 
 def write_model(folder, name: str, tokenizer=None, codec=None, **options):
-    """A small synthesiser with random weights that takes the likeliest tokens; its parts are returned."""
+    """A small synthesizer with random weights that takes the likeliest tokens; its parts are returned."""
     torch.manual_seed(0)
     text = read_hparams(HPARAMS / "tts" / f"{name}.yaml", {**GREEDY, "sampler": {"temperature": 0}, **options})
     codec = EnCodec(**{**CODEC, **(codec or {})})
@@ -54,7 +54,7 @@ def load_model(folder, **options) -> SpeechSynthesizer:
 
 @pytest.fixture(scope="module", params=["mini_vallm", "mini_valle"])
 def synthesizer(request, tmp_path_factory) -> SpeechSynthesizer:
-    """A synthesiser as users load it."""
+    """A synthesizer as users load it."""
     folder = tmp_path_factory.mktemp(request.param)
     write_model(folder / "model", request.param)
     return SpeechSynthesizer.from_hparams(source=str(folder / "model"), savedir=str(folder / "cache"))

@@ -156,7 +156,7 @@ def test_layer_drops_out_in_training_alone():
         {"kernel_size": 5, "mamba_config": {"bidirectional": False, "bias": True}},
     ],
 )
-def test_encoder_is_layers_in_order_and_a_normalisation(options):
+def test_encoder_is_layers_in_order_and_a_normalization(options):
     encoder = scramble(ConmambaEncoder(3, 12, 16, dropout=0.4, **options)).eval()
     assert rates(encoder) == {0.4}
     x, lengths = torch.randn(2, 23, 12), [23, 9]
@@ -307,13 +307,13 @@ def test_directions(config, causal, expected):
 def written_out_decoder_layer(layer, tgt, memory, activation):
     """The layer over one example: targets (time, d_model) and their memory (memory time, d_model)."""
 
-    def normalise(norm, x):
+    def normalize(norm, x):
         return F.layer_norm(x, x.shape[-1:], norm.norm.weight, norm.norm.bias, 1e-6)
 
     w = dict(layer.pos_ffn.named_parameters())
-    x = tgt + written_out(layer.self_mamba, normalise(layer.norm1, tgt))
-    x = x + written_out(layer.cross_mamba, torch.cat([memory, normalise(layer.norm2, x)]))[len(memory) :]
-    hidden = activation(F.linear(normalise(layer.norm3, x), w["ffn.0.weight"], w["ffn.0.bias"]))
+    x = tgt + written_out(layer.self_mamba, normalize(layer.norm1, tgt))
+    x = x + written_out(layer.cross_mamba, torch.cat([memory, normalize(layer.norm2, x)]))[len(memory) :]
+    hidden = activation(F.linear(normalize(layer.norm3, x), w["ffn.0.weight"], w["ffn.0.bias"]))
     return x + F.linear(hidden, w["ffn.3.weight"], w["ffn.3.bias"])
 
 

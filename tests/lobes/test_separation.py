@@ -77,7 +77,7 @@ DUAL_PATHS = {
     "no linear layers": dict(num_spks=1, linear_layer_after_inter_intra=False, norm="cln"),
     "odd chunks": dict(num_spks=3, K=7),
     "one-frame hop": dict(num_spks=3, K=2),
-    "no normalisation inside": dict(num_spks=3, norm=None),
+    "no normalization inside": dict(num_spks=3, norm=None),
     "positions": dict(num_spks=3, use_global_pos_enc=True, max_length=12),
 }
 

@@ -9,7 +9,7 @@ from tests.errors import relative_error
 from tests.nnet.test_mamba import scramble, written_out
 
 
-def normalise(norm, x, rms, eps):
+def normalize(norm, x, rms, eps):
     if not rms:
         x = x - x.mean(-1, keepdim=True)
     y = x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * norm.weight
@@ -20,15 +20,15 @@ def normalise(norm, x, rms, eps):
 @pytest.mark.parametrize(
     "options, rms, eps", [({}, True, 1e-5), ({"rms_norm": False, "norm_epsilon": 0.3}, False, 0.3)]
 )
-def test_stack_is_blocks_in_order_and_a_normalisation(bidirectional, options, rms, eps):
+def test_stack_is_blocks_in_order_and_a_normalization(bidirectional, options, rms, eps):
     model = scramble(MambaBlocksSequential(3, bidirectional, d_model=6, d_state=3, **options).double())
     x = 0.01 * torch.randn(2, 7, 6, dtype=torch.float64)
     y = model(x, torch.tensor([7, 4]))
     for i, length in enumerate((7, 4)):
         expected = x[i, :length]
         for block in model.layers:
-            expected = expected + written_out(block.mixer, normalise(block.norm, expected, rms, eps))
-        assert relative_error(y[i, :length], normalise(model.norm_f, expected, rms, eps)) < 1e-9
+            expected = expected + written_out(block.mixer, normalize(block.norm, expected, rms, eps))
+        assert relative_error(y[i, :length], normalize(model.norm_f, expected, rms, eps)) < 1e-9
 
 
 @pytest.mark.parametrize("bidirectional, layer", [(True, BiMamba), (False, Mamba)])

@@ -1,4 +1,4 @@
-"""The recognition recipes as modules, and a recogniser with nothing to learn: its audio spells the tokens, sample by
+"""The recognition recipes as modules, and a recognizer with nothing to learn: its audio spells the tokens, sample by
 sample, and its networks read them."""
 
 import importlib

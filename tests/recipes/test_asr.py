@@ -174,7 +174,7 @@ def test_tokenizer_alone_and_given_to_another_run(run, corpus, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("kind, length", [("causal", {}), ("streaming", {"milliseconds": 150})])
-def test_stream_writes_what_is_recognised_at_once(run, corpus, tmp_path, monkeypatch, capsys, kind, length):
+def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeypatch, capsys, kind, length):
     options = as_manifest(corpus, tmp_path / "lists") | {kind: True, "number_of_epochs": 1}
     out = run("train_ctc", "mini_conmamba_ctc", **options, test_search={"beam_size": 2})
     for file in out.glob("save/CKPT*/model.ckpt"):  # hardly trained: make it write something
@@ -430,7 +430,7 @@ def test_librispeech_is_prepared_by_a_command(monkeypatch):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_trained_recogniser_is_exported_as_it_is(recipe, load, tmp_path, streaming):
+def test_a_trained_recognizer_is_exported_as_it_is(recipe, load, tmp_path, streaming):
     options = {"output_neurons": 6, "streaming": streaming, "output_folder": str(tmp_path / "out"), "chunk_size": 3}
     options |= {**TINY, "save_folder": str(tmp_path / "out/save"), "data_folder": "unused"}
     hparams, text = load(**options), read_hparams(HPARAMS / "asr/mini_conmamba_ctc.yaml", options)
@@ -503,10 +503,10 @@ def test_a_stream_is_heard_as_soon_as_it_makes_chunks(recipe, load, monkeypatch,
     monkeypatch.setattr(
         encoder, "forward_streaming", lambda x, context: (lengths.append(x.shape[1]), forward(x, context))[1]
     )
-    recogniser = recipe("stream").StreamingRecogniser(hparams, tokenizer)
+    recognizer = recipe("stream").StreamingRecogniser(hparams, tokenizer)
     pieces = torch.randn(1, 16000).split(5120, 1)
     for index, piece in enumerate(pieces):
-        recogniser.add(piece, is_last=index == len(pieces) - 1)
+        recognizer.add(piece, is_last=index == len(pieces) - 1)
     assert lengths == heard
 
 
@@ -519,8 +519,8 @@ def test_repeated_tokens_of_a_stream_are_one_unless_a_blank_parts_them(recipe, l
         hparams["ctc_lin"], "forward",
         lambda x: torch.nn.functional.one_hot(torch.tensor([[next(said) for _ in range(x.shape[1])]]), 3),
     )  # fmt: skip
-    recogniser = recipe("stream").StreamingRecogniser(hparams, SimpleNamespace(decode=list))
-    texts = [recogniser.add(piece) for piece in torch.randn(1, 16000).split(5120, 1)]
+    recognizer = recipe("stream").StreamingRecogniser(hparams, SimpleNamespace(decode=list))
+    texts = [recognizer.add(piece) for piece in torch.randn(1, 16000).split(5120, 1)]
     assert texts[:2] == [[1, other, other, 1], [1, other, other, 1, 1, other]] and texts[-1] == texts[1]
 
 

@@ -57,7 +57,7 @@ def recipe(monkeypatch):
 
 @pytest.fixture
 def make(recipe, tmp_path, monkeypatch):
-    """Make a recogniser and its hyper-parameters as the recipe does, tiny."""
+    """Make a recognizer and its hyper-parameters as the recipe does, tiny."""
     monkeypatch.setattr(Search, "made", ())
     drawn = []
     monkeypatch.setattr("speechbrain_mamba.utils.experiment.plot_curves", lambda *args: drawn.append(args))
@@ -81,7 +81,7 @@ def make(recipe, tmp_path, monkeypatch):
 
 @pytest.fixture
 def make_reader(make, tmp_path):
-    """Make a recogniser whose networks read audio that spells; its weight is the number of the epoch."""
+    """Make a recognizer whose networks read audio that spells; its weight is the number of the epoch."""
 
     def call(name, errors=None, hparams=None, **options):
         counter = EpochCounter(options.get("number_of_epochs", 2))
@@ -104,7 +104,7 @@ def make_reader(make, tmp_path):
 
 
 def follow(recognition, head):
-    """Record batches, losses, learning rates and the weights in tests of a recogniser."""
+    """Record batches, losses, learning rates and the weights in tests of a recognizer."""
     recognition.batches, recognition.rates, recognition.tested = [], [], []
     fit_batch, evaluate_batch, step = recognition.fit_batch, recognition.evaluate_batch, recognition.optimizers_step
 
