@@ -131,6 +131,8 @@ def main():
 
     area = AREAS[options.area]
     sources = [path for path in expand(area.sources) if fnmatch.fnmatch(path, options.files)]
+    if not sources:
+        parser.error(f"no file of {options.area} matches '{options.files}': its files are {', '.join(area.sources)}.")
     faults = [fault for path in sources for fault in find_faults(ROOT, path)]
     table = options.out / f"{options.area}.csv"
     if options.survivors:
