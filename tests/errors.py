@@ -1,4 +1,4 @@
-"""Relative errors."""
+"""Relative errors, and what a padded batch has to be."""
 
 import torch
 
@@ -11,3 +11,24 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
         return 0.0
     difference = (actual.double() - expected.double()).abs().max()
     return (difference / expected.double().abs().max().clamp(min=1e-30)).item()
+
+
+def assert_padding_is_harmless(layer, run, alone, x: torch.Tensor, lengths: list[int]):
+    """Compare a batch with NaN in its padding, forward and gradient, with each example alone.
+
+    ``run(x, lengths)`` gives the output of the padded batch, ``alone(x)`` that of one example (time, channels).
+    """
+    weight = torch.randn_like(x)
+    for i, length in enumerate(lengths):
+        x[i, length:] = float("nan")
+    x.requires_grad_()
+    y = run(x, torch.tensor(lengths))
+    expected = [alone(x[i, :length]) for i, length in enumerate(lengths)]
+    for i, length in enumerate(lengths):
+        assert relative_error(y[i, :length], expected[i]) < 1e-9
+        assert not y[i, length:].any()
+    wanted = [x, *layer.parameters()]
+    gradients = torch.autograd.grad((y * weight).sum(), wanted)
+    loss = sum((part * weight[i, : len(part)]).sum() for i, part in enumerate(expected))
+    for ours, theirs in zip(gradients, torch.autograd.grad(loss, wanted)):
+        assert relative_error(ours, theirs) < 1e-9

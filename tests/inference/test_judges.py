@@ -1,4 +1,4 @@
-"""Recognisers and speaker encoders that were exported, loaded as judges and by SpeechBrain itself."""
+"""Recognizers and speaker encoders that were exported, loaded as judges and by SpeechBrain itself."""
 
 import itertools
 from types import SimpleNamespace

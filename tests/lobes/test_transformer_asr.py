@@ -317,7 +317,7 @@ def test_encoder_alone():
     assert encoder_out.shape == (2, 30, 16) and len(hidden) == 3 and decoder_out is None
 
 
-def test_mamba_keeps_its_initialisation():
+def test_mamba_keeps_its_initialization():
     net = conmamba(decoder_module="mamba")
     layers = [m for layer in net.decoder.layers for m in (layer.self_mamba, layer.cross_mamba)]
     for layer in [*layers, *(layer.mamba for layer in net.encoder.layers)]:

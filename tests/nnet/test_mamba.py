@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.nnet.mamba import BiMamba, DeltaProjection, Mamba, ScaledLinear
-from tests.errors import relative_error
+from tests.errors import assert_padding_is_harmless, relative_error
 
 SIZES = ("d_model", "d_state", "d_conv", "expand")
 LAYERS = {"mamba_layer": Mamba, "bimamba_layer": BiMamba}
@@ -86,22 +86,8 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_in_a_padded_batch_against_the_recurrence(cls, name):
     layer = scramble(cls(d_model=6, **OPTIONS[name]).double())
-    lengths = [7, 1, 0, 4]
     x = torch.randn(4, 7, 6, dtype=torch.float64)
-    weight = torch.randn_like(x)
-    for i, length in enumerate(lengths):
-        x[i, length:] = float("nan")
-    x.requires_grad_()
-    y = layer(x, torch.tensor(lengths))
-    expected = [written_out(layer, x[i, :length]) for i, length in enumerate(lengths)]
-    for i, length in enumerate(lengths):
-        assert relative_error(y[i, :length], expected[i]) < 1e-9
-        assert not y[i, length:].any()
-    wanted = [x, *layer.parameters()]
-    gradients = torch.autograd.grad((y * weight).sum(), wanted)
-    loss = sum((part * weight[i, : len(part)]).sum() for i, part in enumerate(expected))
-    for ours, theirs in zip(gradients, torch.autograd.grad(loss, wanted)):
-        assert relative_error(ours, theirs) < 1e-9
+    assert_padding_is_harmless(layer, layer, lambda x: written_out(layer, x), x, [7, 1, 0, 4])
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -243,7 +229,7 @@ def test_double_precision():
     assert relative_error(model.float()(x.float()), model.double()(x)) < 1e-5
 
 
-def test_initialisation_survives_both_ways_of_resetting():
+def test_initialization_survives_both_ways_of_resetting():
     def recursive_reset(layer):  # as SpeechBrain's separation recipes have it
         if hasattr(layer, "reset_parameters"):
             layer.reset_parameters()

@@ -27,7 +27,7 @@ TINY = {
 
 
 def speech(speaker):
-    """Noise with bursts at low or at high frequencies: a voice's colour, which does not go with the mean."""
+    """Noise with bursts at low or at high frequencies: a voice's color, which does not go with the mean."""
     noise, burst = 0.05 * torch.randn(2, 4001)
     burst = burst[1:] + {"a": 0.9, "b": -0.9}[speaker] * burst[:-1]
     return 0.1 * noise[1:] + burst * (torch.arange(4000) // 400 % 2)
