@@ -11,10 +11,10 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, PlatformError
 
-CPU = Path("speechbrain_mamba/ops/cpu")
+CPU = Path("speechbrain_mamba/ops/backends/cpu")
 
 kernels = Extension(
-    "speechbrain_mamba.ops.cpu._kernels",
+    "speechbrain_mamba.ops.backends.cpu._kernels",
     sources=sorted(str(path) for path in CPU.glob("csrc/*.c")),
     depends=sorted(str(path) for path in CPU.glob("csrc/*.h")),
     # Not -march: the library carries several instruction sets and chooses at run time. No -ffast-math: it drops the

@@ -17,8 +17,8 @@ from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
 from timing import write_table
 
 from speechbrain_mamba.dataio.audio import read_audio
-from speechbrain_mamba.dataio.hparams import load_hparams
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.utils.hparams import load_hparams
 
 MODEL = Path(__file__).parent.parent / "hparams" / "separation" / "mini_mambatasnet.yaml"
 

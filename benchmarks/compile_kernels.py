@@ -19,8 +19,8 @@ import torch
 from timing import write_table
 from tqdm import tqdm
 
-from speechbrain_mamba.ops import triton as backend
-from speechbrain_mamba.ops.triton.resources import ARCHITECTURES, launches_of, resources
+from speechbrain_mamba.ops.backends import triton as backend
+from speechbrain_mamba.ops.backends.triton.resources import ARCHITECTURES, launches_of, resources
 
 FRAMES = 4000
 

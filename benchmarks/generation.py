@@ -18,7 +18,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from timing import write_table
 
-from speechbrain_mamba.dataio.hparams import read_hparams, select_hparams
+from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 
 FOLDER = Path(__file__).parent.parent / "hparams/tts"
 PHONEMES_PER_FRAME = 0.2

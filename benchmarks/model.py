@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from timing import summarise, time_in_turn, write_table
 
-from speechbrain_mamba.dataio.hparams import load_hparams
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.utils.hparams import load_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "separation"

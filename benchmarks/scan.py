@@ -20,7 +20,7 @@ from timing import summarise, time_in_turn, write_table
 from torch import Tensor
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops.cpu.native import instruction_set, library
+from speechbrain_mamba.ops.backends.cpu.native import instruction_set, library
 
 try:
     from mambapy.pscan import pscan

@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from speechbrain_mamba import __version__, ops
-from speechbrain_mamba.ops.cpu.native import PATH, library
+from speechbrain_mamba.ops.backends.cpu.native import PATH, library
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "mamba-ssm", "causal-conv1d")
 
@@ -74,8 +74,8 @@ def _advice() -> Iterator[str]:
         yield f"Let torch use no more than {cores} threads, one per core: set OMP_NUM_THREADS."
     if not kernels.shares_torch_threads:
         yield "Use a build of torch with OpenMP: its threads could not be found, and starting others takes time."
-    if os.environ.get(ops.backends.ENVIRONMENT_VARIABLE) == "reference":
-        yield f"Unset {ops.backends.ENVIRONMENT_VARIABLE}: it asks for the slow reference backend."
+    if os.environ.get(ops.registry.ENVIRONMENT_VARIABLE) == "reference":
+        yield f"Unset {ops.registry.ENVIRONMENT_VARIABLE}: it asks for the slow reference backend."
 
 
 def report() -> str:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from speechbrain.utils.importutils import LazyModule
+
+from speechbrain_mamba.dataio.audio import write_audio
 
 GOLDEN = Path(__file__).parent / "golden"
 HPARAMS = Path(__file__).parent.parent / "hparams"
@@ -27,3 +30,31 @@ def _seed():
 def golden():
     """Read a golden file: weights, inputs and outputs of the published architectures, computed in float32 on a CPU."""
     return lambda name: torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+
+
+@pytest.fixture
+def make_speech():
+    """Write noise bursts as ``speaker/<n>.wav`` for some speakers; the seconds of file ``n`` are ``seconds[n]``."""
+
+    def write(folder, speakers=("anna", "ben", "carl"), seconds=(0.4, 0.7), sample_rate=8000):
+        for number, speaker in enumerate(speakers):
+            for index, duration in enumerate(seconds):
+                torch.manual_seed(100 * number + index)
+                signal = 0.1 * torch.randn(round(duration * sample_rate))
+                write_audio(folder / speaker / f"{index}.wav", signal, sample_rate)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that would be saved, the latest last. To draw them is slow; the examples of the docstrings do."""
+    saved = []
+
+    def savefig(self, path, **options):
+        saved.append(self)
+        path.write_text("picture")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved

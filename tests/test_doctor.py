@@ -10,8 +10,9 @@ import torch
 from speechbrain_mamba import ops
 from speechbrain_mamba.__main__ import main
 from speechbrain_mamba.doctor import report, usable_cores
-from speechbrain_mamba.ops import backends, cpu
-from speechbrain_mamba.ops.cpu.native import instruction_set, library
+from speechbrain_mamba.ops import registry as backends
+from speechbrain_mamba.ops.backends import cpu
+from speechbrain_mamba.ops.backends.cpu.native import instruction_set, library
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ python recipes/asr/prepare_librispeech.py /path/to/LibriSpeech results/librispee
 import argparse
 import logging
 
-from speechbrain_mamba.dataio.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

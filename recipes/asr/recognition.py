@@ -10,15 +10,15 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
-from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.librispeech import prepare_librispeech
-from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
-from speechbrain_mamba.dataio.recognition import encoder_frames, read_transcripts, recognition_dataset, select_usable
-from speechbrain_mamba.dataio.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
+from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.mini.build import build_mini_corpus
+from speechbrain_mamba.dataio.transcripts import encoder_frames, read_transcripts, recognition_dataset, select_usable
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
-from speechbrain_mamba.lobes.models.speech_features import compute_padded_features
-from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
+from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
+from speechbrain_mamba.text.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
+from speechbrain_mamba.training.record import record_epoch, save_hparams
+from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def batch_sampler(dataset, hparams, seconds):
 def prepare_manifests(hparams):
     """Where the manifests of a corpus are, by split; they are made unless they are there."""
     corpus, folder = hparams["corpus"], Path(hparams["save_folder"])
-    splits = {"train": hparams["train_splits"], "valid": hparams["dev_splits"]}
+    splits = {"train": hparams["train_splits"], "valid": hparams["valid_splits"]}
     splits |= {name: [name] for name in hparams["test_splits"]}
     if corpus == "manifest":
         return {name: Path(hparams["data_folder"]) / files[0] for name, files in splits.items()}

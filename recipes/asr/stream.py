@@ -21,9 +21,9 @@ from recognition import best_checkpoints
 from speechbrain.utils.checkpoints import average_checkpoints
 
 from speechbrain_mamba.dataio.audio import read_audio
-from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.tokenizer import load_tokenizer
-from speechbrain_mamba.lobes.models.streaming_frontend import StreamingFrontEnd
+from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
+from speechbrain_mamba.text.tokenizer import load_tokenizer
+from speechbrain_mamba.utils.hparams import read_hparams
 
 
 class StreamingRecogniser:

@@ -19,8 +19,8 @@ from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMS
 from speechbrain.utils.Accuracy import AccuracyStats
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 
 class S2SRecognition(Recognition):

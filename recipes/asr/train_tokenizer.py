@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recognition import get_tokenizer, prepare_manifests, start
 
-from speechbrain_mamba.dataio.recognition import read_transcripts
+from speechbrain_mamba.dataio.transcripts import read_transcripts
 
 
 def main():

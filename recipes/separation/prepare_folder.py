@@ -14,8 +14,7 @@ import os
 import re
 from pathlib import Path
 
-from speechbrain_mamba.dataio.corpus import Utterance, scan_speakers
-from speechbrain_mamba.dataio.prepare import (
+from speechbrain_mamba.corpora.mixtures import (
     SPLITS,
     MixtureSettings,
     add_mixture_options,
@@ -23,6 +22,7 @@ from speechbrain_mamba.dataio.prepare import (
     run_preparation,
     split_speakers,
 )
+from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
 _SPLIT_NAMES = {"train": "train|tr", "valid": "valid|validation|val|dev|cv", "test": "test|tt|eval"}
 
@@ -63,7 +63,7 @@ def prepare_folder(
     fractions : tuple of float
         Shares of the speakers in training, validation and test, where the data are not divided.
     **settings
-        Those of :class:`~speechbrain_mamba.dataio.prepare.MixtureSettings`; the files must have its ``sample_rate``.
+        Those of :class:`~speechbrain_mamba.corpora.mixtures.MixtureSettings`; the files must have its ``sample_rate``.
 
     Returns
     -------

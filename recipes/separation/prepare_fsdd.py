@@ -12,15 +12,15 @@ import argparse
 import os
 from pathlib import Path
 
-from speechbrain_mamba.dataio.corpus import Utterance, scan_speakers
-from speechbrain_mamba.dataio.fsdd import find_recordings, parse_take
-from speechbrain_mamba.dataio.prepare import (
+from speechbrain_mamba.corpora.fsdd import find_recordings, parse_take
+from speechbrain_mamba.corpora.mixtures import (
     SPLITS,
     MixtureSettings,
     add_mixture_options,
     prepare_mixtures,
     run_preparation,
 )
+from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
 
 def fsdd_speaker(path: Path) -> str | None:
@@ -49,7 +49,7 @@ def prepare_fsdd(
     save_folder : str or Path
         Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
     **settings
-        Those of :class:`~speechbrain_mamba.dataio.prepare.MixtureSettings`; FSDD has a ``sample_rate`` of 8000.
+        Those of :class:`~speechbrain_mamba.corpora.mixtures.MixtureSettings`; FSDD has a ``sample_rate`` of 8000.
 
     Returns
     -------

@@ -15,10 +15,10 @@ import logging
 import os
 from pathlib import Path
 
+from speechbrain_mamba.corpora.mixtures import is_prepared, manifest_paths, mark_prepared, run_preparation
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info
-from speechbrain_mamba.dataio.corpus import parallel_map, scan_speakers, write_utterances, wsj0_speaker
-from speechbrain_mamba.dataio.prepare import is_prepared, manifest_paths, mark_prepared, run_preparation
-from speechbrain_mamba.dataio.separation import source_keys
+from speechbrain_mamba.dataio.mixture_dataset import source_keys
+from speechbrain_mamba.dataio.utterances import parallel_map, scan_speakers, write_utterances, wsj0_speaker
 from speechbrain_mamba.utils.files import write_csv
 
 logger = logging.getLogger(__name__)

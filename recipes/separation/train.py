@@ -23,17 +23,17 @@ from prepare_fsdd import prepare_fsdd
 from prepare_wsj0mix import prepare_wsj0mix
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.mixing import dynamic_mixtures
-from speechbrain_mamba.dataio.separation import separation_dataset
+from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
 from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
 from speechbrain_mamba.inference.separation import export_separator
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.training.record import record_epoch, save_hparams
 from speechbrain_mamba.utils.distributed import leave_processes
-from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
+from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class Separation(sb.Brain):
                 self.train_data.set_epoch(epoch)
         elif stage == sb.Stage.TEST:
             self.report = SeparationReport(
-                Path(self.hparams.output_folder) / "test", self.hparams.sample_rate, self.hparams.n_audio_to_save
+                Path(self.hparams.output_folder) / "test", self.hparams.sample_rate, self.hparams.n_examples
             )
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -293,7 +293,7 @@ def test_is_done(hparams, run_opts):
     last = hparams["checkpointer"].find_checkpoint(max_key="epoch")
     return (
         last is not None
-        and last.meta["epoch"] >= hparams["N_epochs"]
+        and last.meta["epoch"] >= hparams["number_of_epochs"]
         and (Path(hparams["output_folder"]) / "test" / "summary.json").exists()
     )
 
@@ -344,7 +344,7 @@ def main():
     train_loader = separation.make_dataloader(train_data, sb.Stage.TRAIN, shuffle=True, **options)
     scheduler = hparams["lr_scheduler"]
     if scheduler.n_total_steps is None:
-        steps = len(train_loader) // separation.grad_accumulation_factor * hparams["N_epochs"]
+        steps = len(train_loader) // separation.grad_accumulation_factor * hparams["number_of_epochs"]
         scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
     separation.fit(hparams["epoch_counter"], train_loader, valid_data, valid_loader_kwargs=options)
     separation.evaluate(test_data, min_key="si-snr", test_loader_kwargs=options)

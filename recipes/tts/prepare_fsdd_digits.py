@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
+from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
 
 
 def main(arguments=None):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prepare_tokens import add_token_options, load_token_codec, make_tokens
 
-from speechbrain_mamba.dataio.librispeech import LIBRITTS, prepare_libritts
+from speechbrain_mamba.corpora.librispeech import LIBRITTS, prepare_libritts
 
 
 def main(arguments=None):

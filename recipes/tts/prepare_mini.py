@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from speechbrain_mamba.dataio.librispeech import prepare_librispeech
-from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 
 SPLITS = ("train", "valid", "test")
 

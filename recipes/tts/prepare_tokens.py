@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 
 from speechbrain_mamba.codecs import load_codec
-from speechbrain_mamba.dataio.phonemes import KINDS
-from speechbrain_mamba.dataio.recognition import find_manifests
-from speechbrain_mamba.dataio.tokenize_speech import tokenize_speech
+from speechbrain_mamba.codecs.tokenize_speech import tokenize_speech
+from speechbrain_mamba.dataio.transcripts import find_manifests
+from speechbrain_mamba.text.phonemes import KINDS
 
 
 def add_token_options(parser):

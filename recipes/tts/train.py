@@ -26,19 +26,19 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
-from speechbrain_mamba.dataio.hparams import read_hparams
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.evaluation.speaking import speak_test_set
 from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary
-from speechbrain_mamba.evaluation.synthesis_test import speak_test_set
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
-from speechbrain_mamba.lobes.models.vall_e import VallE
-from speechbrain_mamba.lobes.models.vall_e.packing import split_at
+from speechbrain_mamba.lobes.models.synthesis import VallE
+from speechbrain_mamba.lobes.models.synthesis.packing import split_at
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
+from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.training.record import record_epoch, save_hparams
 from speechbrain_mamba.utils.distributed import leave_processes
-from speechbrain_mamba.utils.experiment import record_epoch, save_hparams
 from speechbrain_mamba.utils.files import write_json
+from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from speechbrain_mamba.codecs.encodec import EnCodec, codec_settings, pretrained_encodec
-from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 __all__ = ["EnCodec", "load_codec", "pretrained_encodec", "save_codec"]
 

@@ -270,7 +270,7 @@ def pretrained_encodec(n_codebooks: int | None = 8, repository=None) -> EnCodec:
         place = f"in '{repository}'" if repository else "from the address that the package encodec has"
         raise FileNotFoundError(
             f"The weights of EnCodec for 24 kHz cannot be had {place}: {error}. Give a folder that has "
-            "encodec_24khz-d7cc33bc.th, or train a codec with recipes/tts/train_codec.py."
+            "encodec_24khz-d7cc33bc.th, or train a codec with recipes/codec/train.py."
         ) from error
     return EnCodec.from_encodec(model, n_codebooks)
 

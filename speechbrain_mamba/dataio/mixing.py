@@ -23,8 +23,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.corpus import Utterance, parallel_map, read_utterances
-from speechbrain_mamba.dataio.separation import read_manifest, source_keys
+from speechbrain_mamba.dataio.mixture_dataset import read_manifest, source_keys
+from speechbrain_mamba.dataio.utterances import Utterance, parallel_map, read_utterances
 from speechbrain_mamba.utils.files import write_csv, write_json
 
 logger = logging.getLogger(__name__)

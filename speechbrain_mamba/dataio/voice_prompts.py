@@ -10,7 +10,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_mamba.dataio.codec_tokens import token_dataset
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.text.phonemes import TextTokenizer
 
 
 class VoicePrompts:

@@ -80,7 +80,7 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     Example
     -------
     >>> from speechbrain.nnet.linear import Linear
-    >>> from speechbrain_mamba.lobes.models.transformer_asr import TransformerASR
+    >>> from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
     >>> net = TransformerASR(
     ...     tgt_vocab=20, input_size=24, d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=1, d_ffn=32,
     ...     normalize_before=True, causal=False, encoder_module="conmamba", decoder_module="mamba",
@@ -143,7 +143,7 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     Example
     -------
     >>> from speechbrain.nnet.linear import Linear
-    >>> from speechbrain_mamba.lobes.models.transformer_asr import TransformerASR
+    >>> from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
     >>> sizes = dict(tgt_vocab=9, input_size=24, d_model=8, nhead=1)
     >>> net = TransformerASR(**sizes, normalize_before=True, decoder_module="mamba")
     >>> ends = dict(bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0)

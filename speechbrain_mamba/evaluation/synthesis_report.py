@@ -17,8 +17,8 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
+from speechbrain_mamba.evaluation.speaking import TABLE
 from speechbrain_mamba.evaluation.synthesis_scores import N_MELS, mel_cepstral_distortion
-from speechbrain_mamba.evaluation.synthesis_test import TABLE
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 from speechbrain_mamba.utils.plots import plot_pairs, plot_spectrograms
 
@@ -71,7 +71,7 @@ class SynthesisReport:
 
     def write(self, folder: str | os.PathLike) -> dict[str, float]:
         """Score what ``synthesis.csv`` in the folder lists, as
-        :func:`~speechbrain_mamba.evaluation.synthesis_test.speak_test_set` wrote it.
+        :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` wrote it.
 
         Arguments
         ---------

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from speechbrain_mamba.dataio.hparams import select_hparams
 from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.hparams import select_hparams
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from speechbrain.inference import ASR
 from speechbrain.inference.classifiers import EncoderClassifier
 from torch import Tensor
 
-from speechbrain_mamba.dataio.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 
 def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None) -> Callable[[Tensor, int], str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from speechbrain_mamba.dataio.tokenizer import FILE_NAME
 from speechbrain_mamba.inference.export import exported
+from speechbrain_mamba.text.tokenizer import FILE_NAME
 
 _KEYS = ["sample_rate", "compute_features", "normalize", "CNN", "Encoder", "ctc_lin", "blank_index"]
 _INTERFACE = """
-encoder: !new:speechbrain_mamba.lobes.models.ctc_encoder.CTCEncoder
+encoder: !new:speechbrain_mamba.lobes.models.recognition.ctc_encoder.CTCEncoder
     compute_features: !ref <compute_features>
     normalize: !ref <normalize>
     CNN: !ref <CNN>

@@ -5,7 +5,7 @@ from __future__ import annotations
 from speechbrain.inference.separation import SepformerSeparation
 
 from speechbrain_mamba.inference.export import exported
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.masking import separate
 
 _PRETRAINER = """
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
@@ -23,7 +23,7 @@ class SpeechSeparator(SepformerSeparation):
     -------
     >>> folder = getfixture("tmp_path")
     >>> import torch
-    >>> from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+    >>> from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
     >>> path = "hparams/separation/mini_mambatasnet.yaml"
     >>> export_separator(folder / "model", read_hparams(path), load_hparams(path)["modules"])
     >>> separator = SpeechSeparator.from_hparams(source=str(folder / "model"), savedir=str(folder / "cache"))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from speechbrain_mamba.codecs import load_codec, save_codec
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
-from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 from speechbrain_mamba.inference.export import exported
-from speechbrain_mamba.lobes.models.vall_e import VallE
-from speechbrain_mamba.lobes.models.vall_e.speech import Speech, check_codec, speak
+from speechbrain_mamba.lobes.models.synthesis import VallE
+from speechbrain_mamba.lobes.models.synthesis.speech import Speech, check_codec, speak
+from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 _KEYS = ["modules", "sampler", "max_seconds", "prompt_seconds"]
 _PRETRAINER = """
@@ -35,7 +35,7 @@ class SpeechSynthesizer(Pretrained):
     -------
     >>> folder = getfixture("tmp_path")
     >>> from speechbrain_mamba.codecs import EnCodec
-    >>> from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
+    >>> from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
     >>> codec = EnCodec(8000, (8, 5, 4), n_codebooks=4, codebook_size=16, dimension=8, n_filters=2)
     >>> sizes = {"token_folder": "unused", "num_layers": 1, "d_model": 16, "max_seconds": 0.1}
     >>> sizes |= {"n_codebooks": codec.n_codebooks, "codebook_size": codec.codebook_size}

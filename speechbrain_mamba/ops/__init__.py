@@ -1,11 +1,11 @@
 """Tensor operations of Mamba. The only place that knows that there are several backends."""
 
-from speechbrain_mamba.ops.backends import available_backends, unavailable_backends, use_backend
 from speechbrain_mamba.ops.bidirectional import bidirectional_causal_conv1d, bidirectional_selective_scan
-from speechbrain_mamba.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.conv import causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, scan_arguments
 from speechbrain_mamba.ops.lengths import absolute_lengths, mask_frames, valid_frames
-from speechbrain_mamba.ops.mamba_inner import bidirectional_mamba_inner, scan_arguments
-from speechbrain_mamba.ops.selective_scan import selective_scan, selective_state_update
+from speechbrain_mamba.ops.registry import available_backends, unavailable_backends, use_backend
+from speechbrain_mamba.ops.scan import selective_scan, selective_state_update
 
 __all__ = [
     "absolute_lengths",

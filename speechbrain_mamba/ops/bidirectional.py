@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends import select_backend
-from speechbrain_mamba.ops.causal_conv1d import check_activation, check_convolution
 from speechbrain_mamba.ops.checks import check_pair
-from speechbrain_mamba.ops.selective_scan import check_scan
+from speechbrain_mamba.ops.conv import check_activation, check_convolution
+from speechbrain_mamba.ops.registry import select_backend
+from speechbrain_mamba.ops.scan import check_scan
 
 Pair = tuple[Tensor, Tensor]
 

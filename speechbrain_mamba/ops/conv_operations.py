@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from speechbrain_mamba.ops.operations import Operations
+from speechbrain_mamba.ops.torch_ops import Operations
 
 CONV_INPUTS = ("x", "weight", "bias", "weight_b", "bias_b", "initial_state", "lengths")
 """Tensors of a convolution in one direction, or with ``weight_b`` in two over the same input."""
@@ -91,7 +91,7 @@ def register_conv(operations: Operations, forward: Callable, backward: Callable)
 def _functions(operations: Operations) -> tuple[Callable, Callable, Callable]:
     def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, reverse=False, initial_state=None,
                       return_final_state=False):  # fmt: skip
-        """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.causal_conv1d`."""
+        """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.conv`."""
         inputs = (x, weight, bias, None, None, initial_state, lengths)
         y, _, final_state = operations.call("conv", *inputs, activation is not None, reverse, return_final_state)
         return (y, final_state) if return_final_state else y

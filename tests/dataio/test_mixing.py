@@ -12,8 +12,8 @@ import torch
 from speechbrain.dataio.dataloader import make_dataloader
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.corpus import Utterance, scan_speakers, write_utterances
 from speechbrain_mamba.dataio.mixing import MixtureSampler, dynamic_mixtures, is_complete, write_mixtures
+from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers, write_utterances
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.text.phonemes import TextTokenizer
 
 ITEMS = {
     "a1": {"spk_id": "a", "frames": 5},

@@ -11,7 +11,7 @@ from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.nnet.linear import Linear
 
 from speechbrain_mamba.decoders import S2SMambaBeamSearcher, S2SMambaGreedySearcher
-from speechbrain_mamba.lobes.models.transformer_asr import TransformerASR
+from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
 from tests.errors import relative_error
 
 VOCABULARY = 20

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.evaluation.speaking import COLUMNS, TABLE
 from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary, normalize_words
 from speechbrain_mamba.evaluation.synthesis_scores import mel_cepstral_distortion
-from speechbrain_mamba.evaluation.synthesis_test import COLUMNS, TABLE
 from speechbrain_mamba.utils.files import write_csv
 
 RATE = 8000

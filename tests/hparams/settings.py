@@ -8,7 +8,7 @@ import io
 
 from ruamel.yaml import YAML
 
-from speechbrain_mamba.dataio.hparams import read_hparams
+from speechbrain_mamba.utils.hparams import read_hparams
 from tests.conftest import GOLDEN, HPARAMS
 
 TASKS = sorted({path.parent.name for path in HPARAMS.glob("*/*.yaml")})

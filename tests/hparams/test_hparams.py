@@ -4,8 +4,8 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams, select_hparams
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams, select_hparams
 from tests.conftest import HPARAMS
 
 FILES = [path for path in sorted(HPARAMS.rglob("*.yaml")) if path.parent.name != "base"]

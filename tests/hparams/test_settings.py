@@ -12,7 +12,7 @@ FOLDERS = {"recognition": "asr", "separation": "separation"}
 
 # Our keys of the published settings. Where there are several the first that the file has counts.
 KEYS = {
-    "epochs": ["number_of_epochs", "N_epochs"],
+    "epochs": ["number_of_epochs"],
     "averaged_checkpoints": ["avg_checkpoints"],
     "warmup_optimizer_steps": ["n_warmup_steps"],
     "weight_decay": ["optimizer.weight_decay"],

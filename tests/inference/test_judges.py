@@ -9,11 +9,11 @@ import torchaudio.functional
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.inference.classifiers import EncoderClassifier
 
-from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
-from speechbrain_mamba.dataio.tokenizer import load_tokenizer, train_tokenizer
 from speechbrain_mamba.inference.judges import load_judges, load_recognizer, load_speaker_encoder
 from speechbrain_mamba.inference.recognition import export_recognizer
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
+from speechbrain_mamba.text.tokenizer import load_tokenizer, train_tokenizer
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 
 SIZES = {"d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "data_folder": "unused"}
@@ -78,7 +78,7 @@ def test_speechbrain_loads_an_exported_recognizer(recognizer, tmp_path):
 @pytest.fixture
 def speaker(request, tmp_path):
     """A speaker encoder with random weights, and its folder."""
-    path = HPARAMS / "tts/speaker_mini.yaml"
+    path = HPARAMS / "speaker/mini_speaker.yaml"
     sizes = {"manifest_folder": "unused", "emb_dim": 8, **getattr(request, "param", {})}
     hparams = load_hparams(path, sizes)
     folder = tmp_path / "speaker"

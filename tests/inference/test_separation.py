@@ -7,9 +7,9 @@ import torch
 import torchaudio.functional
 
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 
 SIZES = {"N_encoder_out": 16, "out_channels": 8}

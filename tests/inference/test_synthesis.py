@@ -13,13 +13,13 @@ pytest.importorskip("encodec", reason="the package encodec is not installed")
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
-from speechbrain_mamba.dataio.pretrained import fetch_pretrained
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer, export_synthesizer
-from speechbrain_mamba.lobes.models.vall_e import VallE
-from speechbrain_mamba.lobes.models.vall_e.speech import Speech, speak
+from speechbrain_mamba.lobes.models.synthesis import VallE
+from speechbrain_mamba.lobes.models.synthesis.speech import Speech, speak
+from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
 from tests.conftest import HPARAMS
 
 CODEC = {

@@ -11,7 +11,7 @@ from speechbrain_mamba.ops import (
     selective_state_update,
     use_backend,
 )
-from speechbrain_mamba.ops.backends import ENVIRONMENT_VARIABLE
+from speechbrain_mamba.ops.registry import ENVIRONMENT_VARIABLE
 
 
 def scan(**changes):

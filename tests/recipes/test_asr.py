@@ -15,13 +15,13 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.hparams import load_hparams, read_hparams
-from speechbrain_mamba.dataio.librispeech import prepare_librispeech
-from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
-from speechbrain_mamba.dataio.recognition import read_transcripts, write_transcripts
-from speechbrain_mamba.lobes.models.streaming_frontend import StreamingFrontEnd
+from speechbrain_mamba.dataio.transcripts import read_transcripts, write_transcripts
+from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import RECIPE, importer
 
@@ -69,7 +69,7 @@ def as_manifest(corpus, folder):
     with open(files["train"], newline="") as file:
         characters = set("".join(row["wrd"] for row in csv.DictReader(file)))
     return {
-        "corpus": "manifest", "data_folder": folder, "train_splits": ["train.csv"], "dev_splits": ["valid.csv"],
+        "corpus": "manifest", "data_folder": folder, "train_splits": ["train.csv"], "valid_splits": ["valid.csv"],
         "test_splits": ["test.csv"], "output_neurons": len(characters) + 3,
     }  # fmt: skip
 
@@ -238,7 +238,7 @@ def test_parts_of_a_corpus_make_up_the_sets(recipe, load, corpus, tmp_path):
         (tmp_path / "data" / name).symlink_to(corpus / part)
         parts[name] = {path.stem for path in (corpus / part).rglob("*.wav")}
     options = {"corpus": "librispeech", "data_folder": str(tmp_path / "data"), "train_splits": ["large", "small"]}
-    options |= {"dev_splits": ["clean"], "test_splits": ["small", "clean"]}
+    options |= {"valid_splits": ["clean"], "test_splits": ["small", "clean"]}
     files = prepare(load(**options, skip_prep=True))
     assert not any(path.exists() for path in files.values())
     with pytest.raises(ValueError, match="8000"):
@@ -323,7 +323,7 @@ def test_a_tokenizer_of_the_hub_is_kept_with_the_run(recipe, load, monkeypatch, 
         asked.append((file_name, source, str(savedir)))
         return tmp_path / "trained" / file_name
 
-    monkeypatch.setattr("speechbrain_mamba.dataio.pretrained.fetch", fetch)
+    monkeypatch.setattr("speechbrain_mamba.utils.pretrained.fetch", fetch)
     tokenizer = get(load(output_neurons=6, tokenizer_folder="someone/tokenizer"), TEXTS)
     assert tokenizer.vocab_size() == 6
     assert set(asked) == {("tokenizer.ckpt", "someone/tokenizer", str(tmp_path / "out/save"))}
@@ -339,8 +339,8 @@ def lists(tmp_path):
                 for i, text in enumerate(words)]  # fmt: skip
         write_transcripts(tmp_path / f"{name}.csv", rows)
     return {
-        "corpus": "manifest", "data_folder": str(tmp_path), "train_splits": ["train.csv"], "dev_splits": ["valid.csv"],
-        "test_splits": ["test.csv"], "output_neurons": 6,
+        "corpus": "manifest", "data_folder": str(tmp_path), "train_splits": ["train.csv"],
+        "valid_splits": ["valid.csv"], "test_splits": ["test.csv"], "output_neurons": 6,
     }  # fmt: skip
 
 
@@ -423,7 +423,7 @@ def test_a_script_trains_and_then_leaves_the_other_processes(recipe, monkeypatch
 def test_librispeech_is_prepared_by_a_command(monkeypatch):
     calls = []
     monkeypatch.setattr("logging.basicConfig", lambda **options: calls.append(options))
-    monkeypatch.setattr("speechbrain_mamba.dataio.librispeech.prepare_librispeech", lambda *args: calls.append(args))
+    monkeypatch.setattr("speechbrain_mamba.corpora.librispeech.prepare_librispeech", lambda *args: calls.append(args))
     monkeypatch.setattr("sys.argv", ["prepare_librispeech.py", "data", "lists"])
     runpy.run_path(str(RECIPE / "prepare_librispeech.py"), run_name="__main__")
     assert calls == [{"level": logging.INFO}, ("data", "lists")]
@@ -476,7 +476,7 @@ def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, monkeypatch, tm
         recipe("stream").load(file, {**overrides, "save_folder": str(tmp_path / "empty")})
     (tmp_path / "out/save/tokenizer.ckpt").rename(tmp_path / "tokenizer.ckpt")
     asked = []
-    fetch = "speechbrain_mamba.dataio.pretrained.fetch"
+    fetch = "speechbrain_mamba.utils.pretrained.fetch"
     monkeypatch.setattr(fetch, lambda *where, savedir: (asked.append((*where, savedir)), tmp_path / where[0])[1])
     _, tokenizer = recipe("stream").load(file, {**overrides, "tokenizer_folder": "someone/tokenizer"})
     assert tokenizer.vocab_size() == 6

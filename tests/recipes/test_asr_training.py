@@ -19,7 +19,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch import nn
 from torch.nn import functional as F
 
-from speechbrain_mamba.dataio.hparams import load_hparams
+from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import (
     BLANK,
@@ -42,7 +42,7 @@ from tests.recipes.asr_spies import (
 CTC, S2S = "mini_conmamba_ctc", "mini_conmambamamba_s2s"
 TINY = {
     "d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "n_mels": 16, "cnn_channels": 4,
-    "cnn_out_channels": 4, "transformer_dropout": 0.0, "output_neurons": N_TOKENS, "num_buckets": 2,
+    "cnn_out_channels": 4, "dropout": 0.0, "output_neurons": N_TOKENS, "num_buckets": 2,
     "max_batch_ex": 1, "fea_augment": None,
 }  # fmt: skip
 TRAIN, VALID, TEST = sb.Stage.TRAIN, sb.Stage.VALID, sb.Stage.TEST
@@ -60,7 +60,7 @@ def make(recipe, tmp_path, monkeypatch):
     """Make a recognizer and its hyper-parameters as the recipe does, tiny."""
     monkeypatch.setattr(Search, "made", ())
     drawn = []
-    monkeypatch.setattr("speechbrain_mamba.utils.experiment.plot_curves", lambda *args: drawn.append(args))
+    monkeypatch.setattr("speechbrain_mamba.training.record.plot_curves", lambda *args: drawn.append(args))
 
     def call(name, hparams=None, **options):
         layers = {"num_decoder_layers": 1} if name == S2S else {}
@@ -628,7 +628,7 @@ def test_a_language_model_of_the_hub_is_kept_with_the_run(make, monkeypatch, tmp
         asked.append((file_name, source, str(savedir)))
         return tmp_path / file_name
 
-    monkeypatch.setattr("speechbrain_mamba.dataio.pretrained.fetch", fetch)
+    monkeypatch.setattr("speechbrain_mamba.utils.pretrained.fetch", fetch)
     make(S2S, {"searcher": Search, "lm_model": lambda: TransformerLM(**small)}, lm_folder="someone/lm")
     assert set(asked) == {("lm.ckpt", "someone/lm", str(tmp_path / "out/save"))}
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import audio_info, write_audio
-from speechbrain_mamba.dataio.corpus import read_utterances
 from speechbrain_mamba.dataio.mixing import dynamic_mixtures
-from speechbrain_mamba.dataio.separation import separation_dataset
+from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
+from speechbrain_mamba.dataio.utterances import read_utterances
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "separation"
 SPLITS = ("train", "valid", "test")

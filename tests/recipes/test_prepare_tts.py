@@ -10,17 +10,20 @@ import sys
 import pytest
 import torch
 
+from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.espeak import espeak_available
-from speechbrain_mamba.dataio.fsdd import prepare_fsdd_digits
-from speechbrain_mamba.dataio.librispeech import prepare_librispeech
-from speechbrain_mamba.dataio.mini_corpus import build_mini_corpus
-from speechbrain_mamba.dataio.recognition import write_transcripts
-from speechbrain_mamba.evaluation.synthesis_test import COLUMNS, TABLE
+from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.evaluation.speaking import COLUMNS, TABLE
+from speechbrain_mamba.text.espeak import espeak_available
 from speechbrain_mamba.utils.files import write_csv
-from tests.recipes.tts_spies import RECIPES, load_script
+from tests.recipes import tts_spies
+from tests.recipes.tts_spies import load_script
 
 needs_espeak = pytest.mark.skipif(not espeak_available(), reason="espeakng-loader is not installed")
+
+RECIPES = tts_spies.RECIPES / "tts"
 
 
 def noted(script, function, monkeypatch, result=None):
@@ -48,7 +51,7 @@ def noted(script, function, monkeypatch, result=None):
     ],
 )
 def test_digits_are_made_as_the_command_line_says(monkeypatch, options, settings):
-    script = load_script("prepare_fsdd_digits")
+    script = load_script("tts/prepare_fsdd_digits")
     calls = noted(script, prepare_fsdd_digits, monkeypatch)
     script.main(["data", "lists", *options])
     assert calls == [{"data_folder": "data", "save_folder": "lists", "sample_rate": 8000, **settings}]
@@ -60,7 +63,7 @@ def test_digits_leave_their_settings_in_the_stamp(tmp_path):
             signal = torch.full((80,), (take + 1) / 20)
             write_audio(tmp_path / f"fsdd/recordings/{digit}_anna_{take}.wav", signal, sample_rate=8000)
     arguments = [str(tmp_path / "fsdd"), str(tmp_path / "lists")]
-    load_script("prepare_fsdd_digits").main(
+    load_script("tts/prepare_fsdd_digits").main(
         [*arguments, "--long", "4", "--short", "3", "--level", "0.2", "--seed", "5"]
     )
     stamp = json.loads((tmp_path / "lists" / "prepared.json").read_text())
@@ -83,7 +86,7 @@ def test_digits_leave_their_settings_in_the_stamp(tmp_path):
     ],
 )
 def test_the_embedded_corpus_is_built_as_the_command_line_says(monkeypatch, options, settings, rate):
-    script = load_script("prepare_mini")
+    script = load_script("tts/prepare_mini")
     built = noted(script, build_mini_corpus, monkeypatch, result="the corpus")
     listed = noted(script, prepare_librispeech, monkeypatch)
     script.main(["corpus", "lists", *options])
@@ -101,7 +104,7 @@ def test_the_embedded_corpus_is_built_as_the_command_line_says(monkeypatch, opti
 def test_the_help_shows_a_command_as_it_is_written_and_explains_each_option(name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(RECIPES))
     with pytest.raises(SystemExit):
-        load_script(name).main(["--help"])
+        load_script(f"tts/{name}").main(["--help"])
     sys.modules.pop("prepare_tokens", None)
     (command,) = re.findall(f"^ *python recipes/tts/{name}.*$", (RECIPES / f"{name}.py").read_text(), re.MULTILINE)
     shown, _, options = capsys.readouterr().out.partition("positional arguments:")
@@ -154,7 +157,7 @@ def prepared(folder) -> dict:
 def test_tokens_are_made_as_the_command_line_says(codec, lists, tmp_path, monkeypatch, capsys):
     devices, move = [], EnCodec.to
     monkeypatch.setattr(EnCodec, "to", lambda codec, device: (devices.append(device), move(codec, device))[1])
-    script, root = load_script("prepare_tokens"), ["--data_root", str(tmp_path / "data")]
+    script, root = load_script("tts/prepare_tokens"), ["--data_root", str(tmp_path / "data")]
     out = {name: tmp_path / name for name in ("plain", "german", "letters")}
     options = {
         "plain": [],
@@ -178,7 +181,7 @@ def test_tokens_are_made_as_the_command_line_says(codec, lists, tmp_path, monkey
 
 
 def test_the_published_codec_makes_the_tokens_by_default(lists, tmp_path, codec, monkeypatch):
-    script = load_script("prepare_tokens")
+    script = load_script("tts/prepare_tokens")
     loaded, load = [], script.load_codec
     monkeypatch.setattr(script, "load_codec", lambda *arguments: (loaded.append(arguments), load(codec))[1])
     script.main([lists, str(tmp_path / "out"), "--data_root", str(tmp_path / "data"), "--kind", "characters"])
@@ -191,7 +194,7 @@ def libritts(monkeypatch):
     """The script that prepares LibriTTS."""
     monkeypatch.syspath_prepend(str(RECIPES))
     monkeypatch.delitem(sys.modules, "prepare_tokens", raising=False)
-    yield load_script("prepare_libritts")
+    yield load_script("tts/prepare_libritts")
     sys.modules.pop("prepare_tokens", None)
 
 
@@ -226,7 +229,7 @@ def test_speech_is_judged_by_whom_the_command_line_names(tmp_path, monkeypatch, 
         load = lambda *arguments, judge=judge: (asked_for.append(arguments), judge)[1]  # noqa: E731
         monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
     options = ["--recognizer", "hearer", "--speaker_encoder", "voices", "--device", "cuda:3"] if asked else []
-    load_script("evaluate").main([str(tmp_path), *options])
+    load_script("tts/evaluate").main([str(tmp_path), *options])
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert asked_for == ([("hearer", "cuda:3"), ("voices", "cuda:3")] if asked else [])
     assert {name: summary.get(name) for name in ("wer", "similarity", "rtf")} == {
@@ -240,5 +243,5 @@ def test_the_judges_compute_on_the_cpu_by_default(tmp_path, monkeypatch):
     load = lambda source, device: devices.append((source, device))  # noqa: E731
     monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", load)
     with pytest.raises(FileNotFoundError, match=r"has no synthesis\.csv"):
-        load_script("evaluate").main([str(tmp_path), "--recognizer", "hearer"])
+        load_script("tts/evaluate").main([str(tmp_path), "--recognizer", "hearer"])
     assert devices == [("hearer", "cpu")]

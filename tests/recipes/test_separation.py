@@ -32,10 +32,10 @@ TINY = {
     "mixture_seconds": "[0.2, 0.3]",
     "batch_size": 2,
     "num_workers": 0,
-    "N_epochs": 2,
+    "number_of_epochs": 2,
     "n_warmup_steps": 2,
     "lr": 0.01,
-    "n_audio_to_save": 1,
+    "n_examples": 1,
     "precision": "fp32",
 }
 
@@ -107,14 +107,14 @@ def test_finished_run_says_so(run, capsys):
 
 @pytest.mark.slow
 def test_it_learns(run):
-    folder = run(N_epochs=10, mixtures_per_epoch=24, lr=0.01, n_mamba=2, out_channels=16)
+    folder = run(number_of_epochs=10, mixtures_per_epoch=24, lr=0.01, n_mamba=2, out_channels=16)
     losses = [float(row["train_si_snr"]) for row in table(folder / "training.csv")]
     assert losses[-1] > losses[0] + 5
 
 
 @pytest.mark.parametrize("name", ["dpmamba_XS", "sepformer"])
 def test_other_models(run, name):
-    folder = run(name=name, N_epochs=1)
+    folder = run(name=name, number_of_epochs=1)
     assert (folder / "test" / "summary.json").exists()
 
 
@@ -125,7 +125,7 @@ def test_three_speakers_on_disk_with_all_augmentation(run):
         limit_training_signal_len=True,
         training_signal_len=1200,
         batch_size=3,
-        N_epochs=1,
+        number_of_epochs=1,
     )
     names = {path.stem.split("_", 4)[-1] for path in (folder / "test" / "examples").glob("*.wav")}
     assert {name.split("_")[-1] for name in names} == {
@@ -138,13 +138,18 @@ def test_three_speakers_on_disk_with_all_augmentation(run):
 
 def test_bf16_accumulation_and_tensorboard(run):
     pytest.importorskip("tensorboard")
-    folder = run(precision="bf16", grad_accumulation_factor=2, tensorboard=True, N_epochs=1)
+    folder = run(precision="bf16", grad_accumulation_factor=2, tensorboard=True, number_of_epochs=1)
     assert all(torch.isfinite(value).all() for value in weights(folder).values())
     assert list((folder / "tensorboard").iterdir())
 
 
 def test_accumulated_batches_equal_one_large_batch(run):
-    options = {"N_epochs": 1, "mixtures_per_epoch": 4, "use_speedperturb": False, "mixture_seconds": "[0.2, 0.2]"}
+    options = {
+        "number_of_epochs": 1,
+        "mixtures_per_epoch": 4,
+        "use_speedperturb": False,
+        "mixture_seconds": "[0.2, 0.2]",
+    }
     large = run("large", batch_size=4, **options)
     small = run("small", batch_size=2, grad_accumulation_factor=2, **options)
     for key, value in weights(large).items():
@@ -190,7 +195,7 @@ def test_killed_and_resumed_equals_uninterrupted(corpus, tmp_path):
 @pytest.mark.slow
 def test_two_processes(corpus, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    recipe = command(tmp_path / "out", corpus, N_epochs=1, batch_size=1, grad_accumulation_factor=2)
+    recipe = command(tmp_path / "out", corpus, number_of_epochs=1, batch_size=1, grad_accumulation_factor=2)
     succeed([*torchrun, *recipe[1:], "--distributed_backend", "gloo"])
     assert len(table(tmp_path / "out" / "test" / "results.csv")) == 3
     assert (tmp_path / "out" / "inference" / "masknet.ckpt").exists()
@@ -286,8 +291,8 @@ def recorded(run, separation, monkeypatch, tmp_path):
         monkeypatch.setattr(separation.Separation, replacement.__name__, replacement)
 
     record.out = run(
-        num_spks=SPEAKERS, mixtures_per_epoch=7, valid_mixtures=3, test_mixtures=4, N_epochs=3, seed=7,
-        grad_accumulation_factor=2, n_audio_to_save=0, limit_training_signal_len=True, training_signal_len=1500,
+        num_spks=SPEAKERS, mixtures_per_epoch=7, valid_mixtures=3, test_mixtures=4, number_of_epochs=3, seed=7,
+        grad_accumulation_factor=2, n_examples=0, limit_training_signal_len=True, training_signal_len=1500,
         save_folder=record.data,
     )  # fmt: skip
     return record
@@ -366,8 +371,8 @@ def started(run, separation, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
-        ({"mixtures_per_epoch": 7, "N_epochs": 5, "grad_accumulation_factor": 3}, 5),
-        ({"mixtures_per_epoch": 7, "N_epochs": 5, "grad_accumulation_factor": 3, "n_warmup_steps": 8}, 8),
+        ({"mixtures_per_epoch": 7, "number_of_epochs": 5, "grad_accumulation_factor": 3}, 5),
+        ({"mixtures_per_epoch": 7, "number_of_epochs": 5, "grad_accumulation_factor": 3, "n_warmup_steps": 8}, 8),
         ({"n_total_steps": 33}, 33),
     ],
 )
@@ -378,7 +383,7 @@ def test_steps_of_the_schedule(started, options, steps):
 
 
 def test_mixtures_on_disk_come_in_another_order_in_each_epoch(started):
-    brain, epochs, loader, *_ = started(dynamic_mixing=False, N_epochs=3, num_spks=3)
+    brain, epochs, loader, *_ = started(dynamic_mixing=False, number_of_epochs=3, num_spks=3)
     orders = []
     for epoch in epochs:
         brain.on_stage_start(Stage.TRAIN, epoch)
@@ -431,7 +436,7 @@ def test_a_run_is_done_after_its_last_epoch_and_its_test(separation, tmp_path, e
     if summary:
         (tmp_path / "test").mkdir()
         (tmp_path / "test" / "summary.json").write_text("{}")
-    hparams = {"checkpointer": checkpointer, "N_epochs": 3, "output_folder": str(tmp_path)}
+    hparams = {"checkpointer": checkpointer, "number_of_epochs": 3, "output_folder": str(tmp_path)}
     run_opts = SimpleNamespace(**{"test_only": False, "debug": False, **options})
     assert separation.test_is_done(hparams, run_opts) is done
 

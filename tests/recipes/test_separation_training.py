@@ -19,8 +19,8 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from torch.utils.data import DataLoader
 from torchmetrics.functional.audio import permutation_invariant_training, scale_invariant_signal_noise_ratio
 
-from speechbrain_mamba.lobes.models.mamba_tasnet import MaskNet
-from speechbrain_mamba.lobes.models.separation import separate
+from speechbrain_mamba.lobes.models.separation.mamba_tasnet import MaskNet
+from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.nnet.schedulers import LinearWarmupCosineScheduler
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
@@ -34,7 +34,7 @@ def build(separation, tmp_path):
 
     def build(modules, brain=separation.Separation, run_opts=None, **options):
         options = {
-            "seed": 5, "num_spks": SPEAKERS, "sample_rate": RATE, "output_folder": tmp_path, "n_audio_to_save": 0,
+            "seed": 5, "num_spks": SPEAKERS, "sample_rate": RATE, "output_folder": tmp_path, "n_examples": 0,
             "use_speedperturb": False, "speed_perturb": None, "limit_training_signal_len": False,
             "training_signal_len": 100, "loss": get_si_snr_with_pitwrapper, "threshold_byloss": True,
             "threshold": -40, "loss_upper_lim": 99, "grad_accumulation_factor": 1, "max_grad_norm": -1,

@@ -70,7 +70,7 @@ seq_cost: !name:speechbrain.nnet.losses.kldiv_loss
     label_smoothing: 0.1
     reduction: batchmean
 """
-OURS = "speechbrain_mamba.lobes.models.transformer_asr.TransformerASR"
+OURS = "speechbrain_mamba.lobes.models.recognition.transformer_asr.TransformerASR"
 SEARCH = "speechbrain.decoders.S2STransformerBeamSearcher"
 
 

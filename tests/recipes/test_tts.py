@@ -11,8 +11,8 @@ import torch
 
 from speechbrain_mamba.dataio.audio import audio_info
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, token_dataset, write_tokens
-from speechbrain_mamba.dataio.hparams import load_hparams
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
+from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 
 pytest.importorskip("encodec", reason="the package encodec is not installed")
@@ -35,7 +35,7 @@ PROMPTS = ("prompt", "other_prompt")
 @pytest.fixture(scope="module")
 def recipe():
     """The recipe as a module."""
-    return load_script("train")
+    return load_script("tts/train")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def run(tokens, tmp_path):
 
     def call(name, **options):
         options = {"token_folder": tokens, "output_folder": tmp_path / "out", **TINY, **options}
-        run_script("train", name, options)
+        run_script("tts/train", f"tts/{name}", options)
         return options["output_folder"]
 
     return call

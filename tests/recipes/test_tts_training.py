@@ -45,7 +45,7 @@ def train(tmp_path_factory):
                 patch.setattr("time.monotonic", lambda: 1.26 * len(watch.passes))
                 watch.loaders = note_loaders(patch)
 
-            pictures = run_script("train", hparams, options, prepare)
+            pictures = run_script("tts/train", f"tts/{hparams}", options, prepare)
         rows = []
         if (out / "training.csv").exists():
             with open(out / "training.csv", newline="") as file:

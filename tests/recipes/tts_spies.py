@@ -1,4 +1,4 @@
-"""The synthesis recipes as modules, and what a training of codec language models does, seen from outside."""
+"""The recipes of synthesis, codecs and speaker encoders as modules, and what a training does, seen from outside."""
 
 import importlib.util
 import inspect
@@ -13,11 +13,11 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
-from speechbrain_mamba.dataio.phonemes import TextTokenizer
-from speechbrain_mamba.lobes.models.vall_e import AutoregressiveCodecLM, NonAutoregressiveCodecLM
+from speechbrain_mamba.lobes.models.synthesis import AutoregressiveCodecLM, NonAutoregressiveCodecLM
+from speechbrain_mamba.text.phonemes import TextTokenizer
 from tests.conftest import HPARAMS
 
-RECIPES = HPARAMS.parent / "recipes" / "tts"
+RECIPES = HPARAMS.parent / "recipes"
 MODELS = {"ar": AutoregressiveCodecLM, "nar": NonAutoregressiveCodecLM}
 FACTS = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=4, codebook_size=16)
 SPEAKERS = "aaabbc"
@@ -25,8 +25,8 @@ SPEAKERS = "aaabbc"
 
 
 def load_script(name: str):
-    """A script of the recipe as a module."""
-    spec = importlib.util.spec_from_file_location(f"tts_{name}", RECIPES / f"{name}.py")
+    """A script of a recipe as a module; its name is ``TASK/SCRIPT``."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), RECIPES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -60,7 +60,7 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
             axis.get_ylabel(): {line.get_label(): list(line.get_ydata()) for line in axis.lines} for axis in figure.axes
         }
 
-    command = [f"{name}.py", str(HPARAMS / "tts" / f"{hparams}.yaml")]
+    command = [f"{name}.py", str(HPARAMS / f"{hparams}.yaml")]
     for key, value in options.items():
         command += [f"--{key}"] if value is None else [f"--{key}", *_text(value)]
     with pytest.MonkeyPatch.context() as patch:

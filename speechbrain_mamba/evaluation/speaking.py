@@ -1,0 +1,90 @@
+"""Speaking the sentences of a test set, and writing down what is needed to judge it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.voice_prompts import VoicePrompts
+from speechbrain_mamba.lobes.models.synthesis.speech import speak
+from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.utils.files import write_csv
+
+COLUMNS = [
+    "ID", "spk_id", "language", "wrd", "duration", "finished", "seconds", "wav", "reference", "prompt", "other_prompt"
+]  # fmt: skip
+TABLE = "synthesis.csv"
+
+
+def speak_test_set(
+    model,
+    codec,
+    items: dict[str, dict],
+    codes: dict[str, Tensor],
+    tokenizer: TextTokenizer,
+    prompts: VoicePrompts,
+    folder,
+    max_frames: int,
+    sampler=None,
+    batch_size: int = 16,
+) -> list[dict]:
+    """Say each text of a test set in the voice of another utterance of its speaker.
+
+    Arguments
+    ---------
+    model, codec, max_frames, sampler
+        As of :func:`~speechbrain_mamba.lobes.models.synthesis.speech.speak`.
+    items : dict of str to dict
+        The utterances to say, by id, as of :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+    codes : dict of str to Tensor
+        Tokens (frames, codebooks) of these and of all prompts.
+    tokenizer : TextTokenizer
+        The phonemes' inventory.
+    prompts : VoicePrompts
+        Whose prompts are among ``codes`` and have their items in ``prompts.items``.
+    folder : str or Path
+        Gets ``wavs/ID.wav`` and ``synthesis.csv``, with a row per utterance: what it says (``wrd``), its ``duration``
+        in seconds, whether the model ``finished`` by itself, the ``seconds`` that it took, and the paths of the sound
+        (``wav``), of the same text as a human said it (``reference``, empty where unknown), of the ``prompt``, and of a
+        prompt of another speaker (``other_prompt``).
+    batch_size : int
+        Utterances at a time.
+
+    Returns
+    -------
+    list of dict
+        The rows.
+    """
+    folder, rows = Path(folder), []
+    for batch in _batches(sorted(items, key=lambda name: items[name]["frames"]), batch_size):
+        chosen = [prompts.draw(name, fixed=True) for name in batch]
+        texts = [
+            tokenizer.join(prompts.items[prompt]["phonemes"], items[name]["phonemes"])
+            for name, prompt in zip(batch, chosen)
+        ]
+        said = [len(text) - len(items[name]["phonemes"]) for text, name in zip(texts, batch)]
+        start = time.perf_counter()
+        speech = speak(model, codec, texts, said, [codes[prompt] for prompt in chosen], max_frames, sampler)
+        wavs = speech.wavs.cpu()
+        seconds = (time.perf_counter() - start) / len(batch)
+        for name, prompt, wav, length, finished in zip(
+            batch, chosen, wavs, speech.lengths.tolist(), speech.finished.tolist()
+        ):
+            path, other = folder / "wavs" / f"{name}.wav", prompts.draw_other_speaker(name)
+            write_audio(path, wav[:length].clamp(-1, 1), codec.sample_rate)
+            row = {key: items[name].get(key, "") for key in ("spk_id", "language", "wrd")}
+            row |= {"ID": name, "duration": length / codec.sample_rate, "finished": finished, "seconds": seconds}
+            row |= {"wav": path, "reference": items[name].get("wav", "")}
+            row |= {"prompt": prompts.items[prompt].get("wav", "")}
+            row["other_prompt"] = "" if other is None else prompts.items[other].get("wav", "")
+            rows.append({column: row[column] for column in COLUMNS})
+    write_csv(folder / TABLE, rows, COLUMNS)
+    return rows
+
+
+def _batches(names: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (names[first : first + size] for first in range(0, len(names), size))

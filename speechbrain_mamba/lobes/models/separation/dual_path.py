@@ -1,0 +1,133 @@
+"""SpeechBrain's dual-path model, made right for padded batches: the frame of DPMamba and of its twin SepFormer."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.models.dual_path import CumulativeLayerNorm, Dual_Computation_Block, Dual_Path_Model
+from torch import Tensor, nn
+
+from speechbrain_mamba.ops import valid_frames
+
+
+def _normalise(norm: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
+    """Apply a normalisation, with statistics of the valid positions only; ``valid`` broadcasts to ``x``."""
+    if isinstance(norm, CumulativeLayerNorm):  # normalises each position by itself
+        return norm(x)
+    axes = tuple(range(1, x.dim()))
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    count = valid.expand_as(x).sum(axes, keepdim=True).clamp(min=1)
+    x = torch.where(valid, x.float(), 0)
+    mean = x.sum(axes, keepdim=True) / count
+    variance = torch.where(valid, x - mean, 0).square().sum(axes, keepdim=True) / count
+    y = (x - mean) * torch.rsqrt(variance + norm.eps)
+    return y * norm.weight.reshape(shape) + norm.bias.reshape(shape)
+
+
+class DualPathModel(Dual_Path_Model):
+    """SpeechBrain's ``Dual_Path_Model`` (Luo et al., arXiv 1910.06379) with lengths: same arguments, same weights.
+
+    Without lengths it is ``Dual_Path_Model``. With them, each example of a padded batch gets the masks that it gets
+    alone: its normalisations see only its own frames and chunks, and its inter model only its own chunks. Where the
+    intra and inter models take no ``lengths`` (SpeechBrain's transformer and RNN blocks), or the normalisation mixes
+    examples, the examples are run one by one.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As ``speechbrain.lobes.models.dual_path.Dual_Path_Model``.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+    >>> intra, inter = MambaBlocksSequential(1, True, 8), MambaBlocksSequential(1, True, 8)
+    >>> masknet = DualPathModel(16, 8, intra, inter, K=10, linear_layer_after_inter_intra=False)
+    >>> masknet(torch.rand(3, 16, 50), torch.tensor([50, 20, 1])).shape
+    torch.Size([2, 3, 16, 50])
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        block = self.dual_mdl[0]
+        takes_lengths = all(
+            "lengths" in inspect.signature(model.forward).parameters for model in (block.intra_mdl, block.inter_mdl)
+        )
+        masks_apply = isinstance(self.norm, (nn.GroupNorm, CumulativeLayerNorm)) and not self.use_global_pos_enc
+        self._batched = takes_lengths and masks_apply
+
+    def forward(self, x, lengths=None):
+        """Estimate the masks.
+
+        Arguments
+        ---------
+        x : Tensor
+            Encoded mixture (batch, channels, time).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); the masks are zero past them.
+
+        Returns
+        -------
+        Tensor
+            Masks (speakers, batch, channels, time), not negative.
+        """
+        time = x.shape[2]
+        if lengths is None or bool((lengths == time).all()):
+            return super().forward(x)
+        if self._batched:
+            return self._forward_padded(x, lengths)
+        alone = [
+            F.pad(super(DualPathModel, self).forward(example[None, :, :length]), (0, time - length))
+            if length
+            else example.new_zeros(self.num_spks, 1, *example.shape)
+            for example, length in zip(x, lengths.tolist())
+        ]
+        return torch.cat(alone, 1)
+
+    def _forward_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        batch, _, time = x.shape
+        valid = valid_frames(lengths, time)[:, None]
+        x = torch.where(valid, x, 0)
+        x = self.conv1d(_normalise(self.norm, x, valid))
+        x, gap = self._Segmentation(torch.where(valid, x, 0), self.K)
+        chunks = self._chunks(lengths)
+        for block in self.dual_mdl:
+            x = self._dual_computation(block, x, chunks)
+        x = self.conv2d(self.prelu(x))
+        chunk_size, n_chunks = x.shape[2:]
+        x = torch.where(valid_frames(chunks, n_chunks)[:, None, None], x, 0)
+        x = self._over_add(x.reshape(batch * self.num_spks, -1, chunk_size, n_chunks), gap)
+        x = self.end_conv1x1(self.output(x) * self.output_gate(x))
+        masks = self.activation(x.reshape(batch, self.num_spks, -1, time))
+        return torch.where(valid[:, None], masks, 0).transpose(0, 1)
+
+    def _chunks(self, lengths: Tensor) -> Tensor:
+        """The number of chunks that ``_Segmentation`` makes of an example of each length."""
+        hop = self.K // 2
+        gap = self.K - (hop + lengths % self.K) % self.K
+        chunks = 2 * (lengths + gap + hop) // self.K
+        return torch.where(lengths > 0, chunks, 0)
+
+    def _dual_computation(self, block: Dual_Computation_Block, x: Tensor, chunks: Tensor) -> Tensor:
+        """``Dual_Computation_Block`` over x, (batch, channels, chunk size, chunks), with the chunks that are valid."""
+        batch, channels, chunk_size, n_chunks = x.shape
+        valid = valid_frames(chunks, n_chunks)[:, None, None]
+
+        intra = block.intra_mdl(x.permute(0, 3, 2, 1).reshape(batch * n_chunks, chunk_size, channels))
+        if block.linear_layer_after_inter_intra:
+            intra = block.intra_linear(intra)
+        intra = intra.reshape(batch, n_chunks, chunk_size, channels).permute(0, 3, 2, 1)
+        if block.norm is not None:
+            intra = _normalise(block.intra_norm, intra, valid)
+        if block.skip_around_intra:
+            intra = intra + x
+
+        inter = intra.permute(0, 2, 3, 1).reshape(batch * chunk_size, n_chunks, channels)
+        inter = block.inter_mdl(inter, lengths=chunks.repeat_interleave(chunk_size))
+        if block.linear_layer_after_inter_intra:
+            inter = block.inter_linear(inter)
+        inter = inter.reshape(batch, chunk_size, n_chunks, channels).permute(0, 3, 1, 2)
+        if block.norm is not None:
+            inter = _normalise(block.inter_norm, inter, valid)
+        return torch.where(valid, inter + intra, 0)

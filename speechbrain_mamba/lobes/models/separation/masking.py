@@ -1,0 +1,70 @@
+"""Time-domain speech separation from its three parts: encoder, mask network, decoder."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechbrain_mamba.ops import absolute_lengths, mask_frames
+
+
+def separate(
+    encoder: nn.Module, masknet: nn.Module, decoder: nn.Module, mix: Tensor, mix_lens: Tensor | None = None
+) -> Tensor:
+    """Separate mixtures into speakers (the frame of TasNet, arXiv 1809.07454).
+
+    In a padded batch each example gets the estimate that it gets alone, whatever its padding holds.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        SpeechBrain's ``dual_path.Encoder``.
+    masknet : torch.nn.Module
+        Called with the encoded mixture (batch, channels, frames) and lengths in frames, gives masks (speakers, batch,
+        channels, frames): :class:`~speechbrain_mamba.lobes.models.separation.mamba_tasnet.MaskNet` or
+        :class:`~speechbrain_mamba.lobes.models.separation.dual_path.DualPathModel`.
+    decoder : torch.nn.Module
+        SpeechBrain's ``dual_path.Decoder``.
+    mix : Tensor
+        Mixtures (batch, samples).
+    mix_lens : Tensor, optional
+        Lengths relative to the longest mixture, (batch,) in [0, 1], as SpeechBrain's batches have them.
+
+    Returns
+    -------
+    Tensor
+        Estimates (batch, samples, speakers), zero past each length.
+
+    Raises
+    ------
+    ValueError
+        When the mixtures are shorter than the encoder's kernel.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
+    >>> from speechbrain_mamba.lobes.models.separation.mamba_tasnet import MaskNet
+    >>> from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+    >>> masknet = MaskNet(N=16, B=8, C=2, mamba_net=MambaBlocksSequential(2, True, 8))
+    >>> encoder, decoder = Encoder(16, 16), Decoder(16, 1, 16, stride=8, bias=False)
+    >>> separate(encoder, masknet, decoder, torch.randn(3, 800), torch.tensor([1.0, 0.5, 0.2])).shape
+    torch.Size([3, 800, 2])
+    """
+    samples = mix.shape[1]
+    conv = getattr(encoder, "module", encoder).conv1d  # inside DistributedDataParallel
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if samples < kernel:
+        raise ValueError(f"The mixture has {samples} samples, but the encoder's kernel needs at least {kernel}.")
+    lengths = absolute_lengths(mix_lens, samples)
+    frame_lengths = None
+    if lengths is not None:
+        mix = mask_frames(mix, lengths)
+        frame_lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
+
+    mix_w = encoder(mix)
+    sources_w = masknet(mix_w, frame_lengths) * mix_w
+    speakers, batch = sources_w.shape[:2]
+    estimate = decoder(sources_w.flatten(0, 1)).reshape(speakers, batch, -1)
+    estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
+    return estimate.permute(1, 2, 0)

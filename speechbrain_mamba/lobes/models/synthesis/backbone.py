@@ -1,0 +1,219 @@
+"""What stands between embeddings and predictions of a codec language model: Transformer, Mamba, or Mamba that also
+attends to the text."""
+
+from __future__ import annotations
+
+import torch
+from speechbrain.nnet.attention import PositionalwiseFeedForward
+from torch import Tensor, nn
+
+from speechbrain_mamba.lobes.models.recognition.conmamba import mamba_options
+from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
+from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+
+BACKBONES = ("transformer", "mamba", "hybrid")
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """Layer normalisation with a scale and a shift for each stage: AdaLN of VALL-E (arXiv 2301.02111, section 4.2.2).
+
+    The linear projection of a learned stage embedding that the paper has gives one scale and one shift per stage and
+    channel; here these are the parameters.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels.
+    n_stages : int
+        Number of stages; with 0 it is plain layer normalisation.
+
+    Example
+    -------
+    >>> norm = AdaptiveLayerNorm(8, n_stages=3)
+    >>> norm(torch.randn(2, 10, 8), torch.tensor([0, 2])).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, d_model, n_stages=0):
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model, elementwise_affine=n_stages == 0)
+        self.scale = nn.Parameter(torch.ones(n_stages, d_model)) if n_stages else None
+        self.shift = nn.Parameter(torch.zeros(n_stages, d_model)) if n_stages else None
+
+    def forward(self, x, stage=None):
+        """Normalise (batch, time, d_model), or (batch, d_model), for the stages of its examples, integers (batch,)."""
+        x = self.norm(x)
+        return x if self.scale is None else x * self.scale[stage][:, None] + self.shift[stage][:, None]
+
+
+class CodecLanguageLayer(nn.Module):
+    """A pre-norm layer: attention or Mamba, in hybrids attention to the text, and a feed-forward network.
+
+    Arguments
+    ---------
+    mixer : torch.nn.Module
+        :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a Mamba layer.
+    d_model, d_ffn : int
+        Channels, and those within the feed-forward network.
+    text_attention : torch.nn.Module, optional
+        :class:`~speechbrain_mamba.nnet.attention.PrefixCrossAttention`.
+    dropout : float
+        Dropout rate.
+    n_stages : int
+        Stages of the normalisations.
+
+    Example
+    -------
+    >>> layer = CodecLanguageLayer(Mamba(8), d_model=8, d_ffn=16)
+    >>> layer(torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4]), prefix_time=4)[0].shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, mixer, d_model, d_ffn, text_attention=None, dropout=0.0, n_stages=0):
+        super().__init__()
+        self.mixer, self.text_attention = mixer, text_attention
+        self.ffn = PositionalwiseFeedForward(d_ffn, input_size=d_model, dropout=dropout, activation=nn.GELU)
+        self.norm1, self.norm2 = AdaptiveLayerNorm(d_model, n_stages), AdaptiveLayerNorm(d_model, n_stages)
+        self.norm_text = AdaptiveLayerNorm(d_model, n_stages) if text_attention is not None else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, lengths, prefix_lengths, prefix_time, stage=None, return_state=False):
+        """Run the layer; arguments as of :meth:`CodecLanguageBackbone.forward`, result with a state or None."""
+        arguments = (lengths, prefix_lengths) if isinstance(self.mixer, PrefixAttention) else (lengths,)
+        options = {"return_state": True} if return_state else {}
+        y = self.mixer(self.norm1(x, stage), *arguments, **options)
+        y, state = y if return_state else (y, None)
+        x = x + self.dropout(y)
+        text_state = None
+        if self.text_attention is not None:
+            y = self.text_attention(self.norm_text(x, stage), prefix_lengths, prefix_time, **options)
+            y, text_state = y if return_state else (y, None)
+            x = x + self.dropout(y)
+        x = x + self.dropout(self.ffn(self.norm2(x, stage)))
+        return x, {"mixer": state, "text": text_state} if return_state else None
+
+    def step(self, x_t, state):
+        """Run the layer over one frame, (batch, d_model), from a state; returns the output and the state after it."""
+        y, mixer = self.mixer.step(self.norm1(x_t), state["mixer"])
+        x_t = x_t + y
+        if self.text_attention is not None:
+            x_t = x_t + self.text_attention.step(self.norm_text(x_t), state["text"])[0]
+        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": state["text"]}
+
+
+class CodecLanguageBackbone(nn.Module):
+    """A stack of layers over text followed by speech.
+
+    Arguments
+    ---------
+    backbone : str
+        ``transformer`` as in VALL-E (arXiv 2301.02111), ``mamba`` as in VALL-M (arXiv 2407.09732), or ``hybrid``: Mamba
+        with attention to the text in some layers, as joint modelling of text and speech is where Mamba is weak.
+    num_layers, d_model, d_ffn, nhead : int
+        Sizes; ``nhead`` is for layers that attend.
+    causal : bool
+        Whether speech sees no later speech.
+    dropout : float
+        Dropout rate.
+    mamba_config : dict, optional
+        Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+    attention_interval : int
+        In a hybrid every so many layers attend to the text, the first of them at this depth.
+    n_stages : int
+        Stages of the normalisations; 0 for plain ones.
+
+    Raises
+    ------
+    ValueError
+        For another backbone, or a ``mamba_config`` that does not fit.
+
+    Example
+    -------
+    >>> net = CodecLanguageBackbone("hybrid", num_layers=2, d_model=8, d_ffn=16, nhead=2, attention_interval=2)
+    >>> x, lengths, text_lengths = torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4])
+    >>> net(x, lengths, text_lengths, prefix_time=4).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_layers,
+        d_model,
+        d_ffn,
+        nhead=16,
+        causal=True,
+        dropout=0.0,
+        mamba_config=None,
+        attention_interval=4,
+        n_stages=0,
+    ):
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone is '{backbone}', but must be one of {', '.join(BACKBONES)}.")
+        self.causal = causal
+        mamba = Mamba if causal else BiMamba
+        layers = []
+        for depth in range(1, num_layers + 1):
+            if backbone == "transformer":
+                mixer = PrefixAttention(d_model, nhead, dropout, causal)
+            else:
+                mixer = mamba(d_model, **mamba_options(mamba_config))
+            attends = backbone == "hybrid" and depth % attention_interval == 0
+            text_attention = PrefixCrossAttention(d_model, nhead, dropout) if attends else None
+            layers.append(CodecLanguageLayer(mixer, d_model, d_ffn, text_attention, dropout, n_stages))
+        self.layers = nn.ModuleList(layers)
+        self.norm = AdaptiveLayerNorm(d_model, n_stages)
+
+    def forward(self, x, lengths, prefix_lengths, prefix_time, stage=None, return_state=False):
+        """Run the stack over whole sequences.
+
+        Arguments
+        ---------
+        x : Tensor
+            Text and then speech, without padding in between, (batch, time, d_model).
+        lengths : Tensor
+            Valid frames per example, integers (batch,).
+        prefix_lengths : Tensor
+            How many of them are text, at least 1, integers (batch,).
+        prefix_time : int
+            No text is longer.
+        stage : Tensor, optional
+            Stage of each example, integers (batch,).
+        return_state : bool
+            Whether to return the state after each example's last valid frame; for causal stacks.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state, a tuple of one dict per layer.
+        """
+        states = []
+        for layer in self.layers:
+            x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
+            states.append(state)
+        x = self.norm(x, stage)
+        return (x, tuple(states)) if return_state else x
+
+    def step(self, x_t, state):
+        """Run the stack over one frame of speech.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Input frame (batch, d_model).
+        state : tuple of dict
+            State before the frame. What attention has cached goes over to the one returned: use it no more.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output frame (batch, d_model).
+        state : tuple of dict
+            State after the frame.
+        """
+        states: list[dict[str, Tensor]] = []
+        for layer, before in zip(self.layers, state):
+            x_t, after = layer.step(x_t, before)
+            states.append(after)
+        return self.norm(x_t), tuple(states)

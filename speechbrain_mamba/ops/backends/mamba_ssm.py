@@ -1,0 +1,194 @@
+"""Adapters to the public CUDA kernels: the packages mamba-ssm (1.2 to 2.3) and causal-conv1d (1.2 and newer).
+
+Their layout is (batch, channels, time). They know neither lengths nor a reverse direction: sequences are put into the
+order of the scan and their padding is cleared before the call. What they cannot serve, :func:`unsupported` names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
+
+DEVICE = "cuda"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST_STATE = 256
+WIDTHS = range(2, 5)
+_NEEDED = (
+    ("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
+    ("mamba_ssm.ops.triton.selective_state_update", "selective_state_update"),
+    ("causal_conv1d", "causal_conv1d_fn"),
+    ("causal_conv1d", "causal_conv1d_update"),
+)
+
+
+@cache
+def _kernels() -> SimpleNamespace:
+    """Their functions, by name."""
+    return SimpleNamespace(**{name: getattr(importlib.import_module(module), name) for module, name in _NEEDED})
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot be used here, None if it can."""
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        return "it needs a CUDA GPU, and PyTorch sees none."
+    try:
+        kernels = _kernels()
+    except (ImportError, AttributeError, OSError) as error:
+        return f"mamba-ssm and causal-conv1d cannot be imported ({error}); install speechbrain_mamba[cuda], with nvcc."
+    missing = [name for name, function in vars(kernels).items() if function is None]
+    return f"the installed packages were built without {', '.join(missing)}." if missing else None
+
+
+def _needs_gradient(tensors: list[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def unsupported(op: str, tensor: Tensor, arguments: dict) -> str | None:
+    """Why this backend cannot serve a call, None if it can."""
+    tensors = [tensor, *(a for a in arguments.values() if isinstance(a, Tensor))]
+    for t in tensors:
+        if t.is_floating_point() and (t.device.type != DEVICE or t.dtype not in DTYPES):
+            return f"it takes float32, bfloat16 and float16 on {DEVICE}, but got {t.dtype} on {t.device}."
+    A, weight = arguments.get("A"), arguments.get("conv_weight", arguments.get("weight"))
+    if A is not None and A.shape[1] > LARGEST_STATE:
+        return f"mamba-ssm takes up to {LARGEST_STATE} states per channel, but got {A.shape[1]}."
+    if weight is not None and weight.shape[1] not in WIDTHS:
+        return f"causal-conv1d takes filters of 2 to 4 frames, but got {weight.shape[1]}."
+    if op == "selective_scan" and arguments.get("initial_state") is not None:
+        return "the scan of mamba-ssm takes no initial state."
+    if op.endswith("_update") and _needs_gradient(tensors):
+        return "the one-step kernels of mamba-ssm and causal-conv1d have no gradients."
+    if 0 in tensor.shape:
+        return "mamba-ssm and causal-conv1d take no empty tensors."
+    return None
+
+
+class _WithoutGradient(torch.autograd.Function):
+    """The last state, whose gradient mamba-ssm leaves out without a word."""
+
+    @staticmethod
+    def forward(ctx, state: Tensor) -> Tensor:
+        """The state itself."""
+        return state.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        """Refuse."""
+        raise NotImplementedError(
+            "mamba-ssm has no gradient through the last state of a scan: use the backend 'triton', or auto."
+        )
+
+
+def _in_scan_order(x: Tensor | None, lengths: Tensor | None, reverse: bool) -> Tensor | None:
+    """Frames in the order of the scan, zero past the length; its own inverse."""
+    if x is None:
+        return None
+    x = mask_frames(x, lengths)
+    if not reverse:
+        return x
+    if lengths is None:
+        return x.flip(1)
+    position = torch.arange(x.shape[1], device=x.device)
+    order = torch.where(valid_frames(lengths, x.shape[1]), lengths[:, None] - 1 - position, position)
+    return x.gather(1, order[..., None].expand(x.shape))
+
+
+def _channels_first(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if x is None else x.to(dtype).transpose(1, 2).contiguous()
+
+
+def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
+                   reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
+    """The selective scan; see :func:`speechbrain_mamba.ops.scan`."""
+    dtype = u.dtype
+    u, delta, B, C, z = (_in_scan_order(x, lengths, reverse) for x in (u, delta, B, C, z))
+    if lengths is not None and return_last_state:
+        # Steps of length zero in the padding keep the state; bias and softplus have to come before.
+        delta = delta.float() if delta_bias is None else delta.float() + delta_bias.float()
+        delta = mask_frames(F.softplus(delta) if delta_softplus else delta, lengths)
+        delta_bias, delta_softplus = None, False
+    result = _kernels().selective_scan_fn(
+        *(_channels_first(x, dtype) for x in (u, delta)),
+        A.float().contiguous(),
+        *(_channels_first(x, dtype) for x in (B, C)),
+        D=None if D is None else D.float(),
+        z=_channels_first(z, dtype),
+        delta_bias=None if delta_bias is None else delta_bias.float(),
+        delta_softplus=delta_softplus,
+        return_last_state=return_last_state,
+    )
+    y, last = result if return_last_state else (result, None)
+    y = _in_scan_order(y.transpose(1, 2), lengths, reverse)
+    return (y, _WithoutGradient.apply(last.float())) if return_last_state else y
+
+
+def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
+    """Both directions of a scan, averaged; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`."""
+    y, y_b = (
+        selective_scan(**direction, z=z, delta_softplus=delta_softplus, lengths=lengths, reverse=backwards)
+        for direction, backwards in ((forward, False), (reverse, True))
+    )
+    return 0.5 * (y + y_b)
+
+
+def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
+    state = state.to(torch.float32, copy=True)  # theirs changes it in place
+    y = _kernels().selective_state_update(
+        state, u, delta, A.float(), B, C, None if D is None else D.float(), z=z,
+        dt_bias=None if delta_bias is None else delta_bias.float(), dt_softplus=delta_softplus,
+    )  # fmt: skip
+    return y.to(u.dtype), state
+
+
+def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, reverse=False, initial_state=None,
+                  return_final_state=False):  # fmt: skip
+    """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.conv`.
+
+    An initial state is put before the sequence: not all versions of causal-conv1d take one.
+    """
+    history = weight.shape[1] - 1
+    dtype = x.dtype
+    x = _in_scan_order(x, lengths, reverse)
+    if initial_state is None:
+        earlier = x.new_zeros(x.shape[0], history, x.shape[2]) if return_final_state else x[:, :0]
+    else:
+        earlier = initial_state.to(dtype).transpose(1, 2)
+    padded = torch.cat([earlier, x], 1) if earlier.shape[1] else x
+    y = _kernels().causal_conv1d_fn(
+        _channels_first(padded, dtype), weight.to(dtype), None if bias is None else bias.to(dtype),
+        activation=activation,
+    )  # fmt: skip
+    y = _in_scan_order(y.transpose(1, 2)[:, earlier.shape[1] :], lengths, reverse)
+    if not return_final_state:
+        return y
+    end = torch.full((x.shape[0],), x.shape[1], device=x.device) if lengths is None else lengths
+    last = end[:, None] + torch.arange(history, device=x.device)
+    final = padded.gather(1, last[..., None].expand(-1, -1, x.shape[2])).transpose(1, 2)
+    return y, final.to(dtype if initial_state is None else initial_state.dtype)
+
+
+def bidirectional_causal_conv1d(x, weights, biases, activation, lengths):
+    """Both directions of a convolution; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
+    y, y_b = (
+        causal_conv1d(x, weight, bias, activation, lengths=lengths, reverse=backwards)
+        for weight, bias, backwards in zip(weights, biases, (False, True))
+    )
+    return y, y_b
+
+
+def causal_conv1d_update(x, state, weight, bias=None, activation=None):
+    """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
+    dtype = x.dtype
+    window = state.to(dtype, copy=True).contiguous()  # theirs changes it in place
+    y = _kernels().causal_conv1d_update(
+        x, window, weight.to(dtype), None if bias is None else bias.to(dtype), activation
+    )
+    return y, window.to(state.dtype)

@@ -1,0 +1,206 @@
+"""The definition of right: every operation in plain PyTorch.
+
+Nothing here is tuned. The recurrences are written as the papers write them, one step of time after another, vectorised
+over batch, channels and state; gradients come from autograd. Arithmetic is in float32, or in float64 when the input is
+float64. All other backends are tested against this file.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot be used here; None as it always can."""
+    return None
+
+
+def unsupported(op: str, tensor: Tensor, arguments: dict) -> str | None:
+    """Why this backend cannot serve a call; None as it serves all."""
+    return None
+
+
+def _scan_order(time: int, lengths: Tensor | None, reverse: bool, device: torch.device) -> Tensor | None:
+    """Positions in the order of a reverse scan, (batch or 1, time): each example's valid frames backwards, then its
+    padding. Its own inverse; None for a forward scan.
+    """
+    if not reverse:
+        return None
+    position = torch.arange(time, device=device)[None]
+    if lengths is None:
+        return time - 1 - position
+    return torch.where(valid_frames(lengths, time), lengths[:, None] - 1 - position, position)
+
+
+def _reorder(x: Tensor, order: Tensor | None) -> Tensor:
+    if order is None:
+        return x
+    return x.gather(1, order[..., None].expand(x.shape))
+
+
+def _accumulation_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def selective_state_update(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
+    dtype, out_dtype = _accumulation_dtype(u), u.dtype
+    state, u, delta, A, B, C = (t.to(dtype) for t in (state, u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)
+    if delta_softplus:
+        delta = F.softplus(delta)
+    state = torch.exp(delta[..., None] * A) * state + (delta * u)[..., None] * B[:, None]
+    y = (state * C[:, None]).sum(-1)
+    if D is not None:
+        y = y + D.to(dtype) * u
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(out_dtype), state
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The selective scan; see :func:`speechbrain_mamba.ops.scan`."""
+    batch, time, channels = u.shape
+    dtype, out_dtype = _accumulation_dtype(u), u.dtype
+    order = _scan_order(time, lengths, reverse, u.device)
+
+    def prepare(x: Tensor) -> Tensor:
+        return _reorder(mask_frames(x.to(dtype), lengths), order)
+
+    u, delta, B, C = prepare(u), prepare(delta), prepare(B), prepare(C)
+    A = A.to(dtype)
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)
+    if delta_softplus:
+        delta = F.softplus(delta)
+    delta = mask_frames(delta, lengths)  # a step of length zero keeps the state
+
+    state = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(dtype)
+    outputs = []
+    for t in range(time):
+        state = torch.exp(delta[:, t, :, None] * A) * state + (delta[:, t] * u[:, t])[..., None] * B[:, t, None]
+        outputs.append((state * C[:, t, None]).sum(-1))
+    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
+    if D is not None:
+        y = y + D.to(dtype) * u
+    y = _reorder(y, order)
+    if z is not None:
+        y = y * F.silu(mask_frames(z.to(dtype), lengths))
+    y = mask_frames(y, lengths).to(out_dtype)
+    return (y, state) if return_last_state else y
+
+
+def bidirectional_selective_scan(
+    forward: dict[str, Tensor | None],
+    reverse: dict[str, Tensor | None],
+    z: Tensor | None,
+    delta_softplus: bool,
+    lengths: Tensor | None,
+) -> Tensor:
+    """Both directions of a scan, averaged; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`."""
+    out_dtype = forward["u"].dtype
+    both = [
+        # rounded to the input's type at the end only
+        selective_scan(
+            **{**direction, "u": direction["u"].to(_accumulation_dtype(direction["u"]))},
+            z=z,
+            delta_softplus=delta_softplus,
+            lengths=lengths,
+            reverse=backwards,
+        )
+        for direction, backwards in ((forward, False), (reverse, True))
+    ]
+    return (0.5 * (both[0] + both[1])).to(out_dtype)
+
+
+def _activate(y: Tensor, activation: str | None) -> Tensor:
+    return F.silu(y) if activation == "silu" else y
+
+
+def causal_conv1d_update(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
+    dtype = _accumulation_dtype(x)
+    window = torch.cat([state.to(dtype), x.to(dtype)[..., None]], -1)
+    y = (window * weight.to(dtype)).sum(-1)
+    if bias is not None:
+        y = y + bias.to(dtype)
+    return _activate(y, activation).to(x.dtype), window[..., 1:].to(state.dtype)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.conv`."""
+    batch, time, channels = x.shape
+    width = weight.shape[1]
+    dtype, out_dtype = _accumulation_dtype(x), x.dtype
+    order = _scan_order(time, lengths, reverse, x.device)
+    history = x.new_zeros(batch, width - 1, channels) if initial_state is None else initial_state.transpose(1, 2)
+    padded = torch.cat([history.to(dtype), _reorder(mask_frames(x.to(dtype), lengths), order)], 1)
+    y = sum(weight[:, k].to(dtype) * padded[:, k : k + time] for k in range(width))
+    if bias is not None:
+        y = y + bias.to(dtype)
+    y = mask_frames(_reorder(_activate(y, activation), order), lengths).to(out_dtype)
+    if not return_final_state:
+        return y
+    # The last width - 1 inputs before each example's end, in the order of the scan.
+    end = torch.full((batch,), time, device=x.device) if lengths is None else lengths
+    last = end[:, None] + torch.arange(width - 1, device=x.device)
+    final_state = padded.gather(1, last[..., None].expand(-1, -1, channels)).transpose(1, 2)
+    return y, final_state.to(out_dtype if initial_state is None else initial_state.dtype)
+
+
+def bidirectional_causal_conv1d(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor],
+    biases: tuple[Tensor | None, Tensor | None],
+    activation: str | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Both directions of a convolution; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
+    forward, reverse = (
+        causal_conv1d(x, weight, bias, activation, lengths=lengths, reverse=backwards)
+        for weight, bias, backwards in zip(weights, biases, (False, True))
+    )
+    return forward, reverse

@@ -1,0 +1,140 @@
+"""The short depthwise causal convolution in front of Mamba's scan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
+from speechbrain_mamba.ops.registry import select_backend
+
+
+def check_activation(op: str, activation: str | None) -> str | None:
+    """Check an activation and return its one name, ``silu`` or None."""
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"{op}: activation is {activation!r}, but must be None, 'silu' or 'swish'.")
+    return "silu" if activation else None
+
+
+def check_convolution(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+    """Check the arguments of a convolution named ``op``; returns the lengths, checked too."""
+    check_dims(op, "x", x, "(batch, time, channels)")
+    check_dims(op, "weight", weight, "(channels, width)")
+    (batch, time, channels), width = x.shape, weight.shape[1]
+    check_shape(op, "weight", weight, "(channels, width)", (channels, width))
+    check_shape(op, "bias", bias, "(channels,)", (channels,))
+    return check_lengths(op, lengths, batch, time, x.device)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Convolve each channel with its own causal filter: an output frame sees ``width - 1`` earlier frames and itself.
+
+    Arguments
+    ---------
+    x : Tensor
+        Input (batch, time, channels).
+    weight : Tensor
+        Filters (channels, width); the last tap meets the current frame.
+    bias : Tensor, optional
+        Bias (channels,).
+    activation : str, optional
+        None, ``silu`` or its other name ``swish``.
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, whatever
+        they hold.
+    reverse : bool
+        Run backwards in time, from each example's own last valid frame: "earlier" then means later frames.
+    initial_state : Tensor, optional
+        The ``width - 1`` inputs before the first frame in the scan's order, oldest first, (batch, channels, width - 1);
+        zeros by default.
+    return_final_state : bool
+        Whether to return the last ``width - 1`` inputs of each example in the scan's order too.
+
+    Returns
+    -------
+    Tensor
+        Output (batch, time, channels), dtype of ``x``; and with ``return_final_state`` the state (batch, channels,
+        width - 1), in the dtype of ``initial_state`` or else of ``x``.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, an unknown activation, lengths out of range, or a backend that cannot serve the
+        call.
+    TypeError
+        For dtypes that do not fit.
+
+    Example
+    -------
+    >>> y = causal_conv1d(torch.ones(1, 3, 1), torch.tensor([[1.0, 2.0]]))
+    >>> y.flatten()
+    tensor([2., 3., 3.])
+    """
+    op = "causal_conv1d"
+    lengths = check_convolution(op, x, weight, bias, lengths)
+    state_shape = (x.shape[0], x.shape[2], weight.shape[1] - 1)
+    check_shape(op, "initial_state", initial_state, "(batch, channels, width - 1)", state_shape)
+    arguments = dict(
+        weight=weight, bias=bias, activation=check_activation(op, activation), lengths=lengths, reverse=reverse,
+        initial_state=initial_state, return_final_state=return_final_state,
+    )  # fmt: skip
+    backend = select_backend(op, x, arguments)
+    with torch.autocast(x.device.type, enabled=False):
+        return backend.causal_conv1d(x, **arguments)
+
+
+def causal_conv1d_update(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of :func:`causal_conv1d`, for decoding and streaming. Nothing is changed in place.
+
+    Arguments
+    ---------
+    x : Tensor
+        Input frame (batch, channels).
+    state : Tensor
+        The ``width - 1`` frames before, oldest first, (batch, channels, width - 1).
+    weight, bias, activation
+        As in :func:`causal_conv1d`.
+
+    Returns
+    -------
+    y : Tensor
+        Output frame (batch, channels), dtype of ``x``.
+    state : Tensor
+        State after the step, like ``state``.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, an unknown activation, or a backend that cannot serve the call.
+    TypeError
+        For dtypes that do not fit.
+
+    Example
+    -------
+    >>> y, state = causal_conv1d_update(torch.ones(1, 1), torch.zeros(1, 1, 1), torch.tensor([[1.0, 2.0]]))
+    >>> y.item(), state.item()
+    (2.0, 1.0)
+    """
+    op = "causal_conv1d_update"
+    check_dims(op, "x", x, "(batch, channels)")
+    check_dims(op, "weight", weight, "(channels, width)")
+    (batch, channels), width = x.shape, weight.shape[1]
+    check_shape(op, "weight", weight, "(channels, width)", (channels, width))
+    check_shape(op, "bias", bias, "(channels,)", (channels,))
+    check_shape(op, "state", state, "(batch, channels, width - 1)", (batch, channels, width - 1))
+    arguments = dict(state=state, weight=weight, bias=bias, activation=check_activation(op, activation))
+    backend = select_backend(op, x, arguments)
+    with torch.autocast(x.device.type, enabled=False):
+        return backend.causal_conv1d_update(x, **arguments)

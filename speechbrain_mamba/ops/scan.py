@@ -1,0 +1,190 @@
+"""The selective scan of Mamba: the state space recurrence whose step, input and output maps depend on the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
+from speechbrain_mamba.ops.registry import select_backend
+
+
+def check_scan(
+    op: str,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor | None:
+    """Check the arguments of a scan named ``op``; returns the lengths, checked and brought to the inputs' device."""
+    check_dims(op, "u", u, "(batch, time, channels)")
+    check_dims(op, "A", A, "(channels, state)")
+    batch, time, channels = u.shape
+    state = A.shape[1]
+    check_shape(op, "delta", delta, "(batch, time, channels)", (batch, time, channels))
+    check_shape(op, "A", A, "(channels, state)", (channels, state))
+    check_shape(op, "B", B, "(batch, time, state)", (batch, time, state))
+    check_shape(op, "C", C, "(batch, time, state)", (batch, time, state))
+    check_shape(op, "D", D, "(channels,)", (channels,))
+    check_shape(op, "z", z, "(batch, time, channels)", (batch, time, channels))
+    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
+    return check_lengths(op, lengths, batch, time, u.device)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Scan a sequence by a selective state space model (Gu and Dao, "Mamba", arXiv 2312.00752, section 3.2).
+
+    With :math:`\Delta_t` the step (after bias and softplus), for each channel and state
+
+    .. math::
+
+        h_t = \exp(\Delta_t A)\, h_{t-1} + \Delta_t B_t u_t, \qquad y_t = (C_t \cdot h_t + D u_t)\, \mathrm{silu}(z_t)
+
+    State and accumulation are float32 whatever the inputs' types (float64 for float64 inputs). A pure function,
+    differentiable in every tensor.
+
+    Arguments
+    ---------
+    u, delta : Tensor
+        Input and step, (batch, time, channels).
+    A : Tensor
+        State matrix, diagonal, usually negative, (channels, state).
+    B, C : Tensor
+        Input and output maps, (batch, time, state).
+    D : Tensor, optional
+        Skip connection, (channels,).
+    z : Tensor, optional
+        Gate before its SiLU, (batch, time, channels).
+    delta_bias : Tensor, optional
+        Added to ``delta``, (channels,).
+    delta_softplus : bool
+        Whether ``delta`` (plus bias) goes through a softplus.
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, whatever
+        they hold.
+    reverse : bool
+        Scan backwards in time, from each example's own last valid frame.
+    initial_state : Tensor, optional
+        State before the first frame in the scan's order, (batch, channels, state).
+    return_last_state : bool
+        Whether to return the state after each example's last frame in the scan's order too.
+
+    Returns
+    -------
+    Tensor
+        Output (batch, time, channels), dtype of ``u``; and with ``return_last_state`` the state (batch, channels,
+        state), float32.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, lengths out of range, or a backend that cannot serve the call.
+    TypeError
+        For dtypes that do not fit.
+
+    Example
+    -------
+    >>> u, delta, z = torch.randn(3, 2, 10, 8).unbind()
+    >>> A, B, C = -torch.rand(8, 4), torch.randn(2, 10, 4), torch.randn(2, 10, 4)
+    >>> y, state = selective_scan(u, delta, A, B, C, z=z, delta_softplus=True, return_last_state=True)
+    >>> y.shape, state.shape
+    (torch.Size([2, 10, 8]), torch.Size([2, 8, 4]))
+    """
+    op = "selective_scan"
+    lengths = check_scan(op, u, delta, A, B, C, D, z, delta_bias, lengths)
+    batch, _, channels = u.shape
+    check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, A.shape[1]))
+    arguments = dict(
+        delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus,
+        lengths=lengths, reverse=reverse, initial_state=initial_state, return_last_state=return_last_state,
+    )  # fmt: skip
+    backend = select_backend(op, u, arguments)
+    with torch.autocast(u.device.type, enabled=False):
+        return backend.selective_scan(u, **arguments)
+
+
+def selective_state_update(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One step of :func:`selective_scan`, for decoding and streaming. Nothing is changed in place.
+
+    Arguments
+    ---------
+    state : Tensor
+        State before the step, (batch, channels, state).
+    u, delta : Tensor
+        Input and step, (batch, channels).
+    A : Tensor
+        State matrix, (channels, state).
+    B, C : Tensor
+        Input and output maps, (batch, state).
+    D, z, delta_bias, delta_softplus
+        As in :func:`selective_scan`; ``z`` is (batch, channels).
+
+    Returns
+    -------
+    y : Tensor
+        Output (batch, channels), dtype of ``u``.
+    state : Tensor
+        State after the step, (batch, channels, state), float32 (float64 for float64 inputs).
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, or a backend that cannot serve the call.
+    TypeError
+        For dtypes that do not fit.
+
+    Example
+    -------
+    >>> state, A = torch.zeros(2, 8, 4), -torch.rand(8, 4)
+    >>> u, delta, B, C = torch.randn(2, 8), torch.rand(2, 8), torch.randn(2, 4), torch.randn(2, 4)
+    >>> y, state = selective_state_update(state, u, delta, A, B, C)
+    >>> y.shape
+    torch.Size([2, 8])
+    """
+    op = "selective_state_update"
+    check_dims(op, "u", u, "(batch, channels)")
+    check_dims(op, "A", A, "(channels, state)")
+    (batch, channels), states = u.shape, A.shape[1]
+    check_shape(op, "state", state, "(batch, channels, state)", (batch, channels, states))
+    check_shape(op, "delta", delta, "(batch, channels)", (batch, channels))
+    check_shape(op, "A", A, "(channels, state)", (channels, states))
+    check_shape(op, "B", B, "(batch, state)", (batch, states))
+    check_shape(op, "C", C, "(batch, state)", (batch, states))
+    check_shape(op, "D", D, "(channels,)", (channels,))
+    check_shape(op, "z", z, "(batch, channels)", (batch, channels))
+    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
+    arguments = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)
+    backend = select_backend(op, u, arguments | {"state": state})
+    with torch.autocast(u.device.type, enabled=False):
+        return backend.selective_state_update(state, **arguments)

@@ -1,0 +1,210 @@
+"""Text as the tokens that a synthesiser reads: phonemes, characters or pieces of words."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from speechbrain_mamba.text.espeak import phonemes
+from speechbrain_mamba.utils.files import atomic_path
+
+KINDS = ("ipa", "characters", "bpe")
+
+
+def split_phonemes(ipa: str) -> list[str]:
+    """Split phonemes in the International Phonetic Alphabet into symbols.
+
+    Arguments
+    ---------
+    ipa : str
+        Phonemes; spaces between words.
+
+    Returns
+    -------
+    list of str
+        Letters with the marks that belong to them, stress marks, and spaces.
+
+    Example
+    -------
+    >>> split_phonemes("θɹˈiː tˈuː")
+    ['θ', 'ɹ', 'ˈ', 'iː', ' ', 't', 'ˈ', 'uː']
+    """
+    symbols: list[str] = []
+    for character in ipa:
+        mark = unicodedata.combining(character) or (unicodedata.category(character) == "Lm" and character not in "ˈˌ")
+        if mark and symbols and symbols[-1] != " ":
+            symbols[-1] += character
+        else:
+            symbols.append(character)
+    return symbols
+
+
+class TextTokenizer:
+    """Text to the numbers of its symbols, by an inventory that is saved with the model.
+
+    Arguments
+    ---------
+    symbols : list of str
+        The inventory; pieces of words are numbered by ``model`` instead.
+    kind : str
+        ``ipa``, phonemes as espeak-ng speaks them; ``characters``; or ``bpe``, pieces of words.
+    language : str
+        The espeak-ng language of texts for which none is given, such as ``en-us``, ``de`` or ``cmn``.
+    model : bytes, optional
+        The SentencePiece model of ``bpe``.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+
+    Example
+    -------
+    >>> tokenizer = TextTokenizer.train(["one two", "two"], kind="characters")
+    >>> tokenizer.encode("two"), len(tokenizer)
+    ([4, 5, 3], 6)
+    """
+
+    def __init__(self, symbols, kind="ipa", language="en-us", model=None):
+        if kind not in KINDS:
+            raise ValueError(f"The kind of text tokens is '{kind}', but must be one of {', '.join(KINDS)}.")
+        self.symbols, self.kind, self.language, self.model = list(symbols), kind, language, model
+        self._index = {symbol: index for index, symbol in enumerate(self.symbols)}
+        self._pieces = None if model is None else sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def train(cls, texts: Iterable[str | tuple[str, str]], kind="ipa", language="en-us", size=500):
+        """The tokenizer of all that occurs in some texts.
+
+        Arguments
+        ---------
+        texts : iterable of str or of tuple of str
+            Texts, or texts and their languages.
+        kind, language
+            As in the class.
+        size : int
+            How many pieces ``bpe`` has.
+
+        Returns
+        -------
+        TextTokenizer
+            The tokenizer.
+        """
+        texts = [text if isinstance(text, tuple) else (text, language) for text in texts]
+        if kind == "bpe":
+            model = io.BytesIO()
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter([text for text, _ in texts]), model_writer=model, vocab_size=size,
+                model_type="bpe", character_coverage=1.0, hard_vocab_limit=False, minloglevel=2,
+            )  # fmt: skip
+            pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+            symbols = [pieces.id_to_piece(index) for index in range(pieces.vocab_size())]
+            return cls(symbols, kind, language, model.getvalue())
+        blank = cls([], kind, language)
+        return cls(sorted({symbol for text, of in texts for symbol in blank.split(text, of)}), kind, language)
+
+    def __len__(self):
+        return len(self.symbols)
+
+    def split(self, text, language=None):
+        """The symbols of a text.
+
+        Arguments
+        ---------
+        text : str
+            The text.
+        language : str, optional
+            Its language.
+
+        Returns
+        -------
+        list of str
+            The symbols.
+
+        Raises
+        ------
+        ValueError
+            For an unknown language.
+        """
+        if self.kind == "ipa":
+            return split_phonemes(phonemes(text, language or self.language))
+        return list(text) if self.kind == "characters" else self._pieces.encode(text, out_type=str)
+
+    def encode(self, text, language=None):
+        """The numbers of a text's symbols.
+
+        Arguments
+        ---------
+        text, language
+            As in :meth:`split`.
+
+        Returns
+        -------
+        list of int
+            At least one number, each below ``len(self)``.
+
+        Raises
+        ------
+        ValueError
+            For an unknown language, a text without a symbol, or symbols that are not in the inventory.
+        """
+        symbols = self.split(text, language)
+        if not any(symbol.strip() for symbol in symbols):
+            raise ValueError(f"The text {text!r} has nothing to say: no phonemes or characters were found in it.")
+        unknown = sorted({symbol for symbol in symbols if symbol not in self._index})
+        if unknown:
+            raise ValueError(
+                f"The text {text!r} has symbols that the model was not trained with: {' '.join(unknown)}. It knows "
+                f"{' '.join(self.symbols)}."
+            )
+        return [self._index[symbol] for symbol in symbols]
+
+    def join(self, first, second):
+        """Put the numbers of two texts together as those of one, with a space in between where the inventory has it.
+
+        Arguments
+        ---------
+        first, second : list of int
+            Numbers, as of :meth:`encode`.
+
+        Returns
+        -------
+        list of int
+            Numbers of both.
+        """
+        space = [] if self.kind == "bpe" or " " not in self._index else [self._index[" "]]
+        return [*first, *space, *second]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the tokenizer to a JSON file."""
+        model = None if self.model is None else base64.b64encode(self.model).decode()
+        content = {"kind": self.kind, "language": self.language, "symbols": self.symbols, "model": model}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike):
+        """Read a tokenizer that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        ValueError
+            When it is something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no text tokenizer '{path}': it is written when the data are prepared.")
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            model = None if content["model"] is None else base64.b64decode(content["model"])
+            return cls(content["symbols"], content["kind"], content["language"], model)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"'{path}' is no text tokenizer: {error!r}.") from error

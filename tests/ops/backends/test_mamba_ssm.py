@@ -1,0 +1,179 @@
+"""The adapters to mamba-ssm and causal-conv1d, on stand-ins with the interfaces of these packages."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechbrain_mamba import ops
+from speechbrain_mamba.ops import registry as backends
+from speechbrain_mamba.ops.backends import mamba_ssm, reference
+from tests.ops.backends.triton.cases import check, inner_inputs, lengths_of, pick, scan_inputs, size
+
+
+class SelectiveScan(torch.autograd.Function):
+    """Its last state has no gradient, and nobody is told: as in mamba-ssm."""
+
+    @staticmethod
+    def forward(ctx, state):
+        return state.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
+                      return_last_state=False):  # fmt: skip
+    """What mamba-ssm's function computes, and what it demands."""
+    assert u.dtype == delta.dtype == B.dtype == C.dtype
+    assert A.dtype == torch.float32
+    assert all(t is None or t.dtype == torch.float32 for t in (D, delta_bias))
+    assert u.is_contiguous() and B.shape == (u.shape[0], A.shape[1], u.shape[2])
+    u, delta, B, C, z = (None if t is None else t.transpose(1, 2) for t in (u, delta, B, C, z))
+    y, last = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True)
+    return (y.transpose(1, 2), SelectiveScan.apply(last)) if return_last_state else y.transpose(1, 2)
+
+
+def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+    """Changes the state in place."""
+    y, after = reference.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    state.copy_(after)
+    return y
+
+
+def causal_conv1d_fn(x, weight, bias=None, seq_idx=None, initial_states=None, return_final_states=False,
+                     final_states_out=None, activation=None):  # fmt: skip
+    """What causal-conv1d's function computes, and what it demands."""
+    assert activation in (None, "silu", "swish")
+    assert 2 <= weight.shape[1] <= 4
+    assert initial_states is None and not return_final_states
+    return reference.causal_conv1d(x.transpose(1, 2), weight, bias, activation).transpose(1, 2)
+
+
+def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None):
+    """Changes the state in place."""
+    assert conv_state.dtype == x.dtype
+    y, after = reference.causal_conv1d_update(x, conv_state, weight, bias, activation)
+    conv_state.copy_(after)
+    return y
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stand_in():
+    """Modules of their names on the CPU."""
+    scan, step, conv = ModuleType("interface"), ModuleType("update"), ModuleType("causal_conv1d")
+    scan.selective_scan_fn, step.selective_state_update = selective_scan_fn, selective_state_update
+    conv.causal_conv1d_fn, conv.causal_conv1d_update = causal_conv1d_fn, causal_conv1d_update
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mamba_ssm", ModuleType("mamba_ssm"))
+        patch.setitem(sys.modules, "mamba_ssm.ops", ModuleType("ops"))
+        patch.setitem(sys.modules, "mamba_ssm.ops.triton", ModuleType("triton"))
+        patch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", scan)
+        patch.setitem(sys.modules, "mamba_ssm.ops.triton.selective_state_update", step)
+        patch.setitem(sys.modules, "causal_conv1d", conv)
+        patch.setattr(mamba_ssm, "DEVICE", "cpu")
+        patch.setattr(backends, "_reasons", {})
+        mamba_ssm._kernels.cache_clear()
+        yield
+    mamba_ssm._kernels.cache_clear()
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_scan(seed):
+    torch.manual_seed(seed)
+    batch, time, softplus = size(3), size(20), pick(True, False)
+    inputs = scan_inputs(batch, time, size(5), size(4), softplus)
+    del inputs["initial_state"]
+    for name in ("D", "z", "delta_bias"):
+        if pick(True, False):
+            del inputs[name]
+    check(ops.selective_scan, inputs, "mamba_ssm", "cpu", delta_softplus=softplus, lengths=lengths_of(batch, time),
+          reverse=pick(True, False))  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_last_state(seed):
+    torch.manual_seed(seed)
+    inputs = scan_inputs(3, 9, 4, 3)
+    del inputs["initial_state"]
+    options = {"delta_softplus": True, "lengths": lengths_of(3, 9), "reverse": pick(True, False)}
+    with ops.use_backend("mamba_ssm"):
+        y, last = ops.selective_scan(**inputs, **options, return_last_state=True)
+    with ops.use_backend("reference"):
+        expected = ops.selective_scan(**inputs, **options, return_last_state=True)
+    torch.testing.assert_close((y, last), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_convolution(seed):
+    torch.manual_seed(seed)
+    batch, time, channels, width = size(3), size(20), size(5), pick(2, 3, 4)
+    inputs = {"x": torch.randn(batch, time, channels), "weight": torch.randn(channels, width)}
+    if pick(True, False):
+        inputs["bias"] = torch.randn(channels)
+    if pick(True, False):
+        inputs["initial_state"] = torch.randn(batch, channels, width - 1)
+    check(ops.causal_conv1d, inputs, "mamba_ssm", "cpu", activation=pick(None, "silu"),
+          lengths=lengths_of(batch, time), reverse=pick(True, False), return_final_state=pick(True, False))  # fmt: skip
+
+
+@pytest.mark.parametrize("lengths", [None, [9, 0, 4]])
+def test_layer(lengths):
+    lengths = None if lengths is None else torch.tensor(lengths)
+    check(ops.bidirectional_mamba_inner, inner_inputs(3, 9, 5, 3, 2), "mamba_ssm", "cpu", lengths=lengths)
+
+
+def test_steps_leave_their_states_alone():
+    inputs = scan_inputs(2, 1, 5, 3)
+    state, over = inputs.pop("initial_state"), ("u", "delta", "B", "C", "z")
+    inputs |= {name: inputs[name][:, 0] for name in over}
+    x, conv_state, weight = torch.randn(2, 5), torch.randn(2, 5, 3), torch.randn(5, 4)
+    before = state.clone(), conv_state.clone()
+    results = []
+    for name in ("mamba_ssm", "reference"):
+        with ops.use_backend(name):
+            results.append((*ops.selective_state_update(state, **inputs, delta_softplus=True),
+                            *ops.causal_conv1d_update(x, conv_state, weight, activation="silu")))  # fmt: skip
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close((state, conv_state), before, rtol=0, atol=0)
+
+
+def test_what_it_cannot_serve_it_says():
+    inputs = scan_inputs(1, 5, 3, 2)
+    x, weight = torch.randn(1, 5, 3), torch.randn(3, 5)
+    with ops.use_backend("mamba_ssm"):
+        with pytest.raises(ValueError, match="takes no initial state"):
+            ops.selective_scan(**inputs)
+        with pytest.raises(ValueError, match="filters of 2 to 4 frames, but got 5"):
+            ops.causal_conv1d(x, weight)
+        with pytest.raises(ValueError, match=r"float32, bfloat16 and float16 on cpu, but got torch.float64"):
+            ops.causal_conv1d(x.double(), weight[:, :4])
+        with pytest.raises(ValueError, match="have no gradients"):
+            ops.causal_conv1d_update(x[:, 0].requires_grad_(), torch.randn(1, 3, 3), weight[:, :4])
+        with pytest.raises(ValueError, match="no empty tensors"):
+            ops.causal_conv1d(x[:, :0], weight[:, :4])
+        del inputs["initial_state"]
+        inputs["u"].requires_grad_()
+        _, last = ops.selective_scan(**inputs, return_last_state=True)
+        with pytest.raises(NotImplementedError, match="no gradient through the last state"):
+            last.sum().backward()
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "causal_conv1d", None)
+    mamba_ssm._kernels.cache_clear()
+    assert "cannot be imported" in mamba_ssm.unavailable()
+    monkeypatch.undo()
+    mamba_ssm._kernels.cache_clear()
+    monkeypatch.setattr(sys.modules["causal_conv1d"], "causal_conv1d_fn", None)
+    assert "built without causal_conv1d_fn" in mamba_ssm.unavailable()
+    mamba_ssm._kernels.cache_clear()

@@ -1,0 +1,88 @@
+"""The kernels of a layer compile for GPUs that are not there, without spilling registers.
+
+All variants of all models: ``python benchmarks/compile_kernels.py``.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from speechbrain_mamba.ops.backends import triton as backend
+from speechbrain_mamba.ops.backends.triton.resources import launches_of, resources
+
+FORWARD = {"conv_kernel", "chunk_states_kernel", "pass_states_kernel", "outputs_kernel"}
+BACKWARD = {"chunk_gradients_kernel", "gradients_kernel", "conv_backward_kernel"}
+WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_gradients_kernel", "gradients_kernel"}
+
+
+@pytest.fixture(scope="module")
+def layer():
+    """Launches of a training step of a bidirectional layer as in Mamba-TasNet M: 512 channels, bfloat16."""
+    channels, states, rank = 512, 16, 16
+
+    def direction() -> dict:
+        shapes = {
+            "conv_weight": (channels, 4), "conv_bias": (channels,), "x_proj_weight": (rank + 2 * states, channels),
+            "dt_proj_weight": (channels, rank), "delta_bias": (channels,), "A": (channels, states), "D": (channels,),
+        }  # fmt: skip
+        return {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
+
+    def step():
+        xz = torch.zeros(1, 4000, 2 * channels, dtype=torch.bfloat16)
+        out = torch.zeros(256, channels)
+        backend.bidirectional_mamba_inner(xz, direction(), direction(), out, None, None).sum().backward()
+
+    return launches_of(step)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    """Launches of a training step of a causal layer with states before and after it, and of one frame."""
+    channels, states = 512, 16
+
+    def step():
+        x = torch.zeros(1, 4000, channels, dtype=torch.bfloat16, requires_grad=True)
+        maps, frame = torch.zeros(1, 4000, states, dtype=torch.bfloat16), x.detach()[:, 0]
+        weight, vector, A = torch.zeros(channels, 4), torch.zeros(channels), torch.zeros(channels, states)
+        conv_state, state = torch.zeros(1, channels, 3), torch.zeros(1, channels, states, requires_grad=True)
+        u, conv_state = backend.causal_conv1d(
+            x, weight, vector, "silu", initial_state=conv_state, return_final_state=True
+        )
+        y, last = backend.selective_scan(
+            u, u, A, maps, maps, vector, x, vector, True, initial_state=state, return_last_state=True
+        )
+        (y.sum() + last.sum()).backward()
+        backend.causal_conv1d_update(frame, conv_state, weight, vector, "silu")
+        backend.selective_state_update(
+            last.detach(), frame, frame, A, maps[:, 0], maps[:, 0], vector, frame, vector, True
+        )
+
+    return launches_of(step)
+
+
+@pytest.mark.parametrize("kind", ["layer", "causal"])
+def test_a_training_step_launches_all_kernels(kind, request):
+    assert {launch.name for launch in request.getfixturevalue(kind)} == FORWARD | BACKWARD
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "names"),
+    [
+        ("layer", 80, FORWARD),
+        ("layer", 89, FORWARD),
+        ("layer", 90, FORWARD | BACKWARD),
+        ("causal", 90, FORWARD | BACKWARD),
+    ],
+)
+@pytest.mark.slow
+def test_kernels_compile_without_spilling(kind, architecture, names, request):
+    for launch in request.getfixturevalue(kind):
+        if launch.name in names:
+            used = resources(launch, architecture)
+            assert used["spill_bytes"] == 0, (launch.name, used)
+            assert used["registers"] <= 255
+            if launch.name in WALKS:  # the loop over frames is the longest
+                assert 16 <= used["loop_exponentials"] < used["loop_instructions"] / 2

@@ -1,0 +1,81 @@
+"""Triton's compiler takes the kernels of calls of many kinds: the interpreter, which runs Python, takes more.
+
+Each call's launches are recorded and translated, for a GPU that is not there.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from speechbrain_mamba.ops.backends import triton as backend
+from speechbrain_mamba.ops.backends.triton.resources import launches_of, translate
+from tests.ops.backends.triton.cases import OVER_TIME, inner_inputs, lengths_of, pick, run, scan_inputs, size
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TIMES = (1, 40, 3000)  # one chunk, and several
+
+
+def check(op, inputs: dict, **options) -> None:
+    """Translate what the forward and the backward pass of an operation launch."""
+    launches = launches_of(lambda: run(op, inputs, "cpu", None, **options))
+    assert launches
+    for launch in launches:
+        translate(launch)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_scan(seed):
+    torch.manual_seed(seed)
+    batch, time, states = size(2), TIMES[seed % 3], pick(1, 8, 16, 64)
+    inputs = scan_inputs(batch, time, size(300), states)
+    for name in ("D", "z", "delta_bias", "initial_state"):
+        if pick(True, False):
+            del inputs[name]
+    inputs |= {name: inputs[name].to(pick(*DTYPES)) for name in OVER_TIME if name in inputs}
+    check(backend.selective_scan, inputs, delta_softplus=pick(True, False), lengths=lengths_of(batch, time),
+          reverse=pick(True, False), return_last_state=pick(True, False))  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bidirectional_scan(seed):
+    torch.manual_seed(seed)
+    time, gated = TIMES[seed % 3], pick(True, False)
+    directions = [scan_inputs(2, time, 48, 16) for _ in range(2)]
+    inputs = {name: tuple(one[name] for one in directions) for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")}
+    inputs |= {"z": directions[0]["z"]} if gated else {}
+
+    def op(z=None, lengths=None, **pairs):
+        forward, reverse = ({name: pair[i] for name, pair in pairs.items()} for i in range(2))
+        return backend.bidirectional_selective_scan(forward, reverse, z, True, lengths)
+
+    check(op, inputs, lengths=lengths_of(2, time))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_layer(seed):
+    torch.manual_seed(seed)
+    time = TIMES[seed % 3]
+    inputs = inner_inputs(2, time, pick(16, 96, 512), pick(8, 16), pick(1, 16))
+    inputs["xz"] = inputs["xz"].to(pick(*DTYPES))
+
+    def op(xz, out_proj_weight, out_proj_bias, lengths=None, **pairs):
+        forward, reverse = ({name: pair[i] for name, pair in pairs.items()} for i in range(2))
+        return backend.bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
+
+    check(op, inputs, lengths=lengths_of(2, time))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_convolution(seed):
+    torch.manual_seed(seed)
+    batch, time, channels, width = size(2), TIMES[seed % 3], size(300), pick(1, 2, 4)
+    inputs = {"x": torch.randn(batch, time, channels).to(pick(*DTYPES)), "weight": torch.randn(channels, width)}
+    if pick(True, False):
+        inputs["bias"] = torch.randn(channels)
+    if pick(True, False):
+        inputs["initial_state"] = torch.randn(batch, channels, width - 1)
+    check(backend.causal_conv1d, inputs, activation=pick(None, "silu"), lengths=lengths_of(batch, time),
+          reverse=pick(True, False), return_final_state=pick(True, False))  # fmt: skip

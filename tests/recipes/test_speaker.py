@@ -1,0 +1,246 @@
+"""The speaker encoder's recipe from end to end."""
+
+import csv
+import itertools
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+from speechbrain.nnet.losses import LogSoftmaxWrapper
+
+from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.utils.hparams import load_hparams
+from tests.conftest import HPARAMS
+from tests.recipes.tts_spies import load_script, note_loaders, run_script
+
+TINY = {
+    "batch_size": 6, "crop_seconds": 0.3, "n_warmup_steps": 2, "n_speakers": 4, "emb_dim": 8, "number_of_epochs": 10,
+    "lr": 0.003,
+}  # fmt: skip
+
+
+def speech(speaker):
+    """Noise with bursts at low or at high frequencies: a voice's color, which does not go with the mean."""
+    noise, burst = 0.05 * torch.randn(2, 4001)
+    burst = burst[1:] + {"a": 0.9, "b": -0.9}[speaker] * burst[:-1]
+    return 0.1 * noise[1:] + burst * (torch.arange(4000) // 400 % 2)
+
+
+@pytest.fixture
+def manifests(tmp_path):
+    """Utterances of two speakers."""
+    for split, count in {"train": 24, "valid": 6, "test": 6}.items():
+        rows = []
+        for i in range(count):
+            path = tmp_path / "wavs" / f"{split}{i}.wav"
+            write_audio(path, speech("ab"[i % 2]), 8000)
+            rows.append({"ID": path.stem, "duration": 0.5, "wav": path, "wrd": "", "spk_id": "ab"[i % 2]})
+        write_transcripts(tmp_path / "lists" / f"{split}.csv", rows)
+    return tmp_path / "lists"
+
+
+@pytest.fixture
+def train(manifests, tmp_path):
+    """Run the recipe with options; its output folder is returned."""
+
+    def call(prepare=lambda module, patch: None, **options):
+        options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
+        run_script("speaker/train", "speaker/mini_speaker", options, prepare)
+        return tmp_path / "out"
+
+    return call
+
+
+@pytest.mark.slow
+def test_voices_are_told_apart_by_what_speechbrain_loads(train, tmp_path):
+    out = train()
+    assert json.loads((out / "test" / "verification.json").read_text())["EER"] <= 20  # by chance 50
+    encoder = EncoderClassifier.from_hparams(str(out / "inference"), savedir=str(tmp_path / "cache"))
+    voices = torch.stack([speech(speaker) for speaker in "aab"])
+    same, same_too, other = torch.nn.functional.normalize(encoder.encode_batch(voices)[:, 0], dim=-1)
+    assert same @ same_too > same @ other
+
+
+def test_what_does_not_fit_is_named(train, manifests):
+    with pytest.raises(ValueError, match="There are 2 training speakers, but n_speakers is 1"):
+        train(n_speakers=1)
+    table = (manifests / "valid.csv").read_text()
+    (manifests / "valid.csv").write_text(table.replace(",a", ","))
+    with pytest.raises(ValueError, match="has no spk_id for 'valid0'"):
+        train()
+
+
+def sorted_equal_error_rate(same, different):
+    """Where the share of pairs of a speaker below a threshold meets that of pairs of two above it, in percent."""
+    rates = []
+    for threshold in sorted([*same, *different]):
+        missed = sum(score <= threshold for score in same) / len(same)
+        accepted = sum(score > threshold for score in different) / len(different)
+        rates.append((abs(missed - accepted), (missed + accepted) / 2))
+    return 100 * min(rates)[1]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "angles"),
+    [
+        ("aabbb", [0.0, 0.1, 1.0, 1.2, 1.5]),
+        ("aabbbcc", [0.0, 0.9, 0.8, 1.05, 0.4, 2.0, 1.73]),
+        ("abcabcaa", [0.3, 1.0, 0.7, 0.15, 1.3, 1.9, 1.12, 0.81]),
+    ],
+)
+def test_the_equal_error_rate_is_that_of_all_pairs(brain, speakers, angles):
+    """Embeddings are directions, so that scores are cosines of the angles between them."""
+    brain.embeddings = [torch.tensor([math.cos(angle), math.sin(angle)]) for angle in angles]
+    brain.speakers = list(speakers)
+    pairs = list(itertools.combinations(zip(speakers, angles), 2))
+    same, different = (
+        [math.cos(x - y) for (speaker, x), (other, y) in pairs if (speaker == other) == wanted]
+        for wanted in (True, False)
+    )
+    rate = brain.equal_error_rate()
+    assert rate == pytest.approx(sorted_equal_error_rate(same, different))
+    assert (rate == 0) == (speakers == "aabbb")
+
+
+def angles(*degrees):
+    """Embeddings (utterances, 1, 2) of different lengths in some directions."""
+    radians = torch.tensor(degrees) * math.pi / 180
+    return (torch.stack([radians.cos(), radians.sin()], 1) * torch.arange(1, len(degrees) + 1)[:, None])[:, None]
+
+
+@pytest.fixture
+def brain():
+    """The training of an encoder of two channels, of three speakers."""
+    hparams = load_hparams(
+        HPARAMS / "speaker" / "mini_speaker.yaml", {"manifest_folder": "unused", "n_speakers": 3, "emb_dim": 2}
+    )
+    brain = load_script("speaker/train").SpeakerTraining(hparams["modules"], hparams["optimizer"], hparams)
+    brain.labels = {"anna": 0, "ben": 1, "cleo": 2}
+    brain.on_stage_start(sb.Stage.VALID)
+    return brain
+
+
+def test_embeddings_are_compared_by_their_directions_whatever_their_batch(brain):
+    directions = {"anna": (24, 320, 250), "ben": (254, 193), "cleo": (172, 300, 353)}
+    names = [name for name, degrees in directions.items() for _ in degrees]
+    degrees = [degree for own in directions.values() for degree in own]
+    for part in (slice(0, 3), slice(3, 8)):  # two batches
+        batch = SimpleNamespace(spk_id=names[part])
+        loss = brain.compute_objectives(angles(*degrees)[part], batch, sb.Stage.VALID)
+        assert loss == 0
+    pairs = [(i, j) for i in range(8) for j in range(i)]
+    cosines = {pair: math.cos((degrees[pair[0]] - degrees[pair[1]]) * math.pi / 180) for pair in pairs}
+    same, other = ([cosines[i, j] for i, j in pairs if (names[i] == names[j]) is equal] for equal in (True, False))
+    expected = sorted_equal_error_rate(same, other)
+    assert 20 < expected < 50
+    assert brain.equal_error_rate() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("names", [["anna"] * 3, ["anna", "ben", "cleo"]])
+def test_an_error_rate_needs_pairs_of_both_kinds(brain, names):
+    brain.compute_objectives(angles(0, 50, 100), SimpleNamespace(spk_id=names), sb.Stage.TEST)
+    with pytest.raises(ValueError, match="two are needed, and two utterances of one of them"):
+        brain.equal_error_rate()
+
+
+def test_the_loss_widens_the_angle_to_the_own_speaker_by_a_margin(brain):
+    names, embeddings = ["cleo", "anna", "ben", "cleo"], angles(10, 100, 200, 300)
+    loss = brain.compute_objectives(embeddings, SimpleNamespace(spk_id=names), sb.Stage.TRAIN)
+    weight = next(value for value in brain.modules.classifier.parameters() if value.shape == (3, 2))
+    labels = torch.tensor([2, 0, 1, 2])
+    cosine = F.normalize(embeddings[:, 0], dim=1) @ F.normalize(weight, dim=1).T
+    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+    widened = torch.where(angle + 0.2 < math.pi, (angle + 0.2).cos(), cosine - 0.2 * math.sin(0.2))
+    logits = 30 * torch.where(F.one_hot(labels, 3).bool(), widened, cosine)
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    assert brain.embeddings == []
+
+
+class Note(torch.nn.Module):
+    """Adds one, and notes the lengths that it is given."""
+
+    def forward(self, x, lens=None):
+        self.lens = lens
+        return x + 1
+
+
+def test_lengths_go_where_means_are_taken(brain):
+    modules = {name: Note() for name in ("compute_features", "mean_var_norm", "embedding_model")}
+    brain.modules = torch.nn.ModuleDict(modules)
+    batch = SimpleNamespace(sig=(torch.zeros(2, 4), torch.tensor([1.0, 0.5])))
+    batch.to = lambda device: batch
+    assert torch.equal(brain.compute_forward(batch, sb.Stage.TEST), torch.full((2, 4), 3.0))
+    assert [module.lens if module.lens is None else module.lens.tolist() for module in modules.values()] == [
+        None, [1.0, 0.5], [1.0, 0.5]
+    ]  # fmt: skip
+
+
+def test_training_hears_pieces_and_the_others_whole_utterances(manifests, tmp_path):
+    script = load_script("speaker/train")
+    hparams = {"manifest_folder": manifests, "data_root": None, "sample_rate": 8000, "crop_seconds": 0.3}
+    table = (manifests / "train.csv").read_text().replace(f"{tmp_path}/wavs", "$data_root")
+    (manifests / "train.csv").write_text(table.replace(",b", ",0b"))
+    dataset, speakers = script.make_dataset({**hparams, "data_root": tmp_path / "wavs"}, "train")
+    assert {len(example["sig"]) for example in dataset} == {2400} and len(dataset) == 24
+    assert not torch.equal(dataset[0]["sig"], dataset[0]["sig"])
+    assert speakers == ["0b", "a"] and dataset[1]["spk_id"] == "0b"
+    for split in ("valid", "test"):
+        dataset, _ = script.make_dataset(hparams, split)
+        assert {len(example["sig"]) for example in dataset} == {4000}
+
+
+def test_the_encoder_with_the_fewest_errors_is_kept_tested_and_exported(train, monkeypatch):
+    """Out of training embeddings are made up: of six utterances of two voices the second epoch confuses fewest."""
+    made_up = iter(
+        [[0, 100, 90, 10, 40, 60], [0, 180, 2, 170, 5, 160], [0, 180, 90, 90, 0, 180], [0, 180, 90, 91, 10, 175]]
+    )
+    passes, forward = [], ECAPA_TDNN.forward
+
+    def forced(encoder, feats, lens):
+        result = forward(encoder, feats, lens)
+        weight = sum(float(parameter.detach().double().abs().sum()) for parameter in encoder.parameters())
+        passes.append(SimpleNamespace(training=encoder.training, size=len(feats), weight=weight))
+        passes[-1].feats = round(float(feats.double().abs().sum()), 3)
+        return result if encoder.training else F.pad(angles(*next(made_up)), (0, 6))
+
+    monkeypatch.setattr(ECAPA_TDNN, "forward", forced)
+    loaders, losses, wrapped = [], [], LogSoftmaxWrapper.forward
+
+    def prepare(module, patch):
+        loaders.append(note_loaders(patch))
+        patch.setattr("time.monotonic", lambda: 1.26 * len(passes))
+        patch.setattr(LogSoftmaxWrapper, "forward", lambda *_: (losses.append(wrapped(*_)), losses[-1])[1])
+
+    options = {"number_of_epochs": 3, "batch_size": 10, "grad_accumulation_factor": 2, "n_warmup_steps": 1}
+    out = train(prepare, **options, num_workers=3)
+    assert sorted(set(loaders[0]), key=str) == [(stage, 3) for stage in (sb.Stage.TEST, sb.Stage.TRAIN, sb.Stage.VALID)]
+    with open(out / "training.csv", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    rates = [row["valid_EER"] for row in rows]
+    assert rates[1] == 0 and min(rates[0], rates[2]) > 5
+    training = [p for p in passes if p.training]
+    assert [p.size for p in training] == [10, 10, 4] * 3
+    assert len({p.feats for p in training}) == 9
+    # of three batches of an epoch one is left over: three steps
+    assert [row["lr"] for row in rows] == pytest.approx([0.003, 0.003 * (0.01 + 0.99 / 2), 0.003 * 0.01])
+    means = [sum(loss.item() for loss in losses[3 * epoch : 3 * epoch + 3]) / 3 for epoch in range(3)]
+    assert [row["train_loss"] for row in rows] == pytest.approx(means, rel=1e-5)
+    assert [row["seconds"] for row in rows] == [5.0] * 3  # of four batches
+    log = (out / "train_log.txt").read_text().splitlines()
+    assert "train loss: " in log[0] and "valid EER: " in log[0] and "test EER: " in log[3]
+    assert "batch_size: 10" in (out / "hyperparams.yaml").read_text()
+    first, second, third, tested = [p.weight for p in passes if not p.training]
+    assert tested == second and len({first, second, third}) == 3
+    exported = torch.load(out / "inference" / "embedding_model.ckpt", weights_only=True)
+    kept = [torch.load(path, weights_only=True) for path in (out / "save").glob("CKPT*/embedding_model.ckpt")]
+    assert sum(all(torch.equal(weights[name], value) for name, value in exported.items()) for weights in kept) == 1
+    rate = json.loads((out / "test" / "verification.json").read_text())["EER"]
+    assert rate not in rates and rate > 5

@@ -1,0 +1,60 @@
+"""Files of pretrained models."""
+
+import huggingface_hub
+import pytest
+
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub with one model, and what was asked of it."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "lm.ckpt").write_text("weights")
+    asked = []
+
+    def download(repo_id, filename, **options):
+        asked.append((repo_id, filename))
+        if (repo_id, filename) != ("someone/model", "lm.ckpt"):
+            raise OSError("404: nothing there")
+        return str(tmp_path / "cache" / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path, hub):
+    (tmp_path / "model" / "parts").mkdir(parents=True)
+    (tmp_path / "model" / "parts" / "a.ckpt").write_text("here")
+    for source in (tmp_path / "model", str(tmp_path / "model")):
+        found = fetch_pretrained(source, "parts/a.ckpt", tmp_path / "collected")
+        assert found == tmp_path / "model" / "parts" / "a.ckpt"
+    with pytest.raises(FileNotFoundError, match=r"The folder '.*model' has no b\.ckpt"):
+        fetch_pretrained(tmp_path / "model", "b.ckpt")
+    with pytest.raises(FileNotFoundError, match="has no parts"):
+        fetch_pretrained(tmp_path / "model", "parts")
+    assert not hub and not (tmp_path / "collected").exists()
+
+
+def test_a_file_of_the_hub_is_collected_where_it_is_asked_for(tmp_path, hub):
+    found = fetch_pretrained("someone/model", "lm.ckpt", tmp_path / "collected")
+    assert found == tmp_path / "collected" / "lm.ckpt"
+    assert found.read_text() == "weights"
+    assert fetch_pretrained("someone/model", "lm.ckpt") == tmp_path / "cache" / "lm.ckpt"
+    assert set(hub) == {("someone/model", "lm.ckpt")}
+
+
+def test_what_the_hub_does_not_have_is_named(hub):
+    with pytest.raises(FileNotFoundError, match=r"'someone/model' is no folder, and no am\.ckpt .*404: nothing there"):
+        fetch_pretrained("someone/model", "am.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"'no/one' is no folder"):
+        fetch_pretrained("no/one", "lm.ckpt")
+
+
+def test_an_id_that_the_hub_cannot_have_is_named(monkeypatch):
+    def refuse(**options):
+        raise ValueError("no such id")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(FileNotFoundError, match=r"'some one' is no folder, .*no such id"):
+        fetch_pretrained("some one", "lm.ckpt")
