@@ -121,7 +121,7 @@ class MixtureSampler:
         self.seconds = None if seconds is None else (float(seconds[0]), float(seconds[1]))
         if self.seconds is not None and not 0 < self.seconds[0] <= self.seconds[1]:
             raise ValueError(
-                f"seconds are {tuple(seconds)}, but must be the shortest and the longest mixture, above 0."
+                f"seconds are {self.seconds}, but must be the shortest and the longest mixture, above 0."
             )
         if seed < 0:
             raise ValueError(f"seed is {seed}, but must be 0 or above.")

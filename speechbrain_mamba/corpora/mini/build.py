@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def build_mini_corpus(
     folder: str | os.PathLike,
     sample_rate: int = 16000,
     seed: int = 1234,
-    speakers: tuple[int, int, int] = (40, 6, 8),
+    speakers: Sequence[int] = (40, 6, 8),
     sentences: int = 26,
     digit_strings: int = 4,
     distinct_sentences: int = 1200,
@@ -144,7 +144,7 @@ def build_mini_corpus(
         Samples per second. espeak-ng speaks at 22050 Hz: above that rate nothing is gained.
     seed : int
         Chooses speakers and texts.
-    speakers : tuple of int
+    speakers : sequence of int
         Speakers for training, validation and test.
     sentences : int
         Sentences that each speaker reads.
@@ -197,7 +197,7 @@ def build_mini_corpus(
         )
     version = espeak_version()
     rng = np.random.default_rng(seed)
-    cast = make_speakers(tuple(speakers), rng)
+    cast = make_speakers(speakers, rng)
     texts = list(_assign_texts(cast, sentences, digit_strings, distinct_sentences, rng))
     # A process speaks for one speaker and ends: espeak-ng carries state from text to text, which would make the files
     # depend on which process spoke what before.
