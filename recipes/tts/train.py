@@ -319,7 +319,8 @@ def main():
         run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
         if if_main_process():
             folder = folder.with_name("test")
-            print(f"\n{format_summary(SynthesisReport(**judges).write(folder))}\n\nlook and listen: {folder}\n")
+            report = SynthesisReport(**judges, n_examples=hparams["n_examples"])
+            print(f"\n{format_summary(report.write(folder))}\n\nlook and listen: {folder}\n")
 
 
 if __name__ == "__main__":
