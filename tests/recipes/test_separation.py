@@ -15,7 +15,7 @@ import torch
 from speechbrain import Stage
 
 from speechbrain_mamba.dataio.audio import read_audio
-from speechbrain_mamba.dataio.mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
