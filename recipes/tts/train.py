@@ -320,7 +320,8 @@ def main():
         run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
         if if_main_process():
             folder = folder.with_name("test")
-            print(f"\n{format_summary(judge_speech(folder, **judges))}\n\nlook and listen: {folder}\n")
+            summary = judge_speech(folder, **judges, n_examples=hparams["n_examples"])
+            print(f"\n{format_summary(summary)}\n\nlook and listen: {folder}\n")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ TINY = {
 }
 
 MODELS = {
-    "mambatasnet_XS": {"n_mamba": 1, "ssm_dim": 2},
-    "dpmamba_XS": {"n_dp": 1, "chunk_size": 20, "ssm_dim": 2},
+    "mambatasnet_XS": {"n_mamba": 1, "mamba_config": {"d_state": 2}},
+    "dpmamba_XS": {"n_dp": 1, "chunk_size": 20, "mamba_config": {"d_state": 2}},
     "sepformer": {"n_dp": 1, "chunk_size": 20, "n_transformer": 1, "nhead": 2, "d_ffn": 16, "out_channels": 16},
 }
 
