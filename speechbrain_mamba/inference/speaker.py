@@ -24,10 +24,8 @@ def export_speaker_encoder(folder: str | os.PathLike, hparams_text: str, modules
 
     Arguments
     ---------
-    folder : str or Path
-        The folder; replaced if it exists.
-    hparams_text : str
-        HyperPyYAML of the training, references not resolved.
+    folder, hparams_text
+        As in :func:`~speechbrain_mamba.inference.export.exported`.
     modules : dict of str to torch.nn.Module
         ``embedding_model`` and ``classifier``.
     """

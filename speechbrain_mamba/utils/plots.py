@@ -1,4 +1,7 @@
-"""Pictures of training runs and of speech, as PNG files."""
+"""Pictures of training runs and of speech, as PNG files.
+
+Drawing raises ImportError if matplotlib is not installed.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,6 @@ def plot_curves(
     panels : dict of str to list of str
         For each panel, by the label of its vertical axis, the columns to draw.
 
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
-
     Example
     -------
     >>> path = getfixture("tmp_path") / "curve.png"
@@ -98,11 +96,6 @@ def plot_spectrograms(
         The lowest level drawn, in dB below the highest of all signals.
     n_mels : int, optional
         Number of mel bands to draw instead of linear frequencies.
-
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
 
     Example
     -------
@@ -150,11 +143,6 @@ def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], la
         The pairs.
     labels : sequence of str
         Labels of the horizontal and the vertical axis.
-
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
 
     Example
     -------
