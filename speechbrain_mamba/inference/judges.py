@@ -85,12 +85,12 @@ def load_speaker_encoder(
 
 
 def load_judges(recognizer: str | None, speaker_encoder: str | None, device: str = "cpu") -> dict[str, Any]:
-    """Load a recognizer and a speaker encoder, or one of them, or none.
+    """Load the judges that are named.
 
     Returns
     -------
     dict
-        Those of ``recognize`` and ``embed`` that were named, the arguments of
+        ``recognize`` and ``embed``, if they are named: arguments of
         :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`.
     """
     judges: dict[str, Any] = {}
