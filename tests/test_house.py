@@ -240,16 +240,22 @@ def test_private_methods_of_others_are_overridden_in_compat_only():
     check_none(overridden)
 
 
-def written():
-    """Text files that people read."""
-    texts = files(*PRODUCT, "hparams", "docs", "tests", ".github", ".ci", suffixes=TEXT)
+def written(*tops):
+    """Text files that people read, with their lines."""
     top = [path.relative_to(ROOT) for path in sorted(ROOT.iterdir()) if path.suffix in TEXT or path.name == "Makefile"]
-    return [path for path in [*texts, *top] if path not in (CORPUS, Path("tests/test_house.py"))]
+    for path in [*files(*PRODUCT, "hparams", "docs", *tops, suffixes=TEXT), *top]:
+        if path not in (CORPUS, Path("tests/test_house.py")):
+            for number, line in enumerate((ROOT / path).read_text(encoding="utf-8").splitlines(), start=1):
+                yield f"{path}:{number}", line
 
 
 def test_spelling_is_american():
-    found = []
-    for path in written():
-        for number, line in enumerate((ROOT / path).read_text(encoding="utf-8").splitlines(), start=1):
-            found += [f"{path}:{number} {word}" for word in re.findall(rf"\w*(?:{BRITISH})\w*", line, re.IGNORECASE)]
-    check_none(found)
+    british = re.compile(rf"\w*(?:{BRITISH})\w*", re.IGNORECASE)
+    check_none(
+        f"{place} {word}" for place, line in written("tests", ".github", ".ci") for word in british.findall(line)
+    )
+
+
+def test_worn_words_are_not_used():
+    worn = re.compile(r"\btwins?\b|\banew\b|\bof one's own\b|\bso many\b|\bgoes on from\b", re.IGNORECASE)
+    check_none(f"{place} {words}" for place, line in written() for words in worn.findall(line))
