@@ -35,7 +35,7 @@ def source(tmp_path):
 def build(source, kind, **environment):
     """The path of the built file."""
     code = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
-    environment = os.environ | environment
+    run = [sys.executable, "-c", code]
     subprocess.run(
         [sys.executable, "-c", code], cwd=source, env=environment, check=True, capture_output=True, timeout=300
     )
