@@ -25,7 +25,7 @@ from speechbrain_mamba.codecs import save_codec
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
-from speechbrain_mamba.evaluation.synthesis_report import normalize_words
+from speechbrain_mamba.evaluation.word_errors import normalize_words
 from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.training.record import record_epoch, save_hparams
