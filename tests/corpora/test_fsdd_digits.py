@@ -203,5 +203,5 @@ def test_later_takes_are_for_training(fsdd, tmp_path):
 
 def test_splits_without_strings_are_refused(fsdd, tmp_path):
     for options in ({"counts": (3, 0, 2)}, {"counts": (-1, 1, 1)}, {"short": -1}):
-        with pytest.raises(ValueError, match="counts are .* and short is .*, but must be 1 or more and 0 or more"):
+        with pytest.raises(ValueError, match=r"counts are .* and short is .*, but must be 1 or more and 0 or more"):
             prepare_fsdd_digits(fsdd, tmp_path / "out", **options)
