@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from speechbrain_mamba.utils.hparams import merge_files
 from speechbrain_mamba.utils.overrides import Overrides, list_leaves, read_overrides, update_tree
@@ -19,7 +19,7 @@ from speechbrain_mamba.utils.yaml_text import dump_yaml, parse_yaml
 COMMAND_LINE = "the command line"
 NOTE_COLUMN = 60
 SECTION = "# --"
-"""How a comment starts that is a heading for the keys below it."""
+"""Start of a comment that is a heading for the keys below it."""
 
 
 class Block(NamedTuple):
@@ -67,16 +67,20 @@ def list_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> s
     for override in given:
         update_tree(tree, override)
     changed = [keys for override in given for keys in list_leaves(override)]
-    notes = {(key,): os.path.relpath(files[-1], top.parent).replace(os.sep, "/") for key, files in sources.items()}
+    notes: dict[tuple[str, ...], str] = {}
+    for key, files in sources.items():
+        notes[key,] = os.path.relpath(files[-1], top.parent).replace(os.sep, "/")
     notes |= dict.fromkeys(changed, COMMAND_LINE)
     return add_notes(merge_texts(top, tree, sources, {keys[0] for keys in changed}), notes)
 
 
 def merge_texts(top: Path, tree: CommentedMap, sources: dict[str, tuple[Path, ...]], changed: set[str]) -> str:
-    """Put the lines of all files together, with those of the changed keys written again from the tree."""
-    blocks = {file: split_file(file) for file in {top, *(file for files in sources.values() for file in files)}}
-    if None in blocks.values():
-        return dump_yaml(tree)  # without the comments of the files
+    """Join the lines of all files, each key's from the last file that defines it, or from the tree if it was changed."""
+    blocks = {}
+    for file in {file for files in sources.values() for file in files}:
+        if (parts := split_file(file)) is None:
+            return dump_yaml(tree)  # without the comments of the files
+        blocks[file] = parts
     lines = read_header(top)
     for key, files in sources.items():
         first, last = blocks[files[0]][key], blocks[files[-1]][key]
@@ -89,7 +93,7 @@ def merge_texts(top: Path, tree: CommentedMap, sources: dict[str, tuple[Path, ..
 
 
 def split_file(path: Path) -> dict[str, Block] | None:
-    """Split a file into its keys; None if their lines cannot stand alone, because of aliases or a ``{...}`` around."""
+    """Split a file into its keys; None if their lines depend on each other, as with aliases or a ``{...}`` around."""
     text = path.read_text(encoding="utf-8")
     root = YAML().compose(text)
     if not isinstance(root, MappingNode) or not root.value:
@@ -127,7 +131,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def write_changed(key: str, tree: CommentedMap, block: Block) -> list[str]:
-    """The lines of a key whose value was replaced, with the comment behind the old one."""
+    """The lines of a key whose value was replaced, with the comment that followed the old value."""
     lines = strip_comments(dump_yaml(CommentedMap({key: tree[key]})).splitlines())
     old = parse_yaml("\n".join(block.lines), key).ca.items.get(key)
     if old and old[2] and len(lines) == len(block.lines) == 1:
@@ -136,14 +140,14 @@ def write_changed(key: str, tree: CommentedMap, block: Block) -> list[str]:
 
 
 def add_notes(text: str, notes: dict[tuple[str, ...], str]) -> str:
-    """Add a comment that says where it is from to each value.
+    """Add comments that say where values are from.
 
     Arguments
     ---------
     text : str
         YAML with a mapping at the top.
     notes : dict of tuple of str to str
-        By the keys that lead to a value, where it is from.
+        Origins of values, by the keys that lead to them.
 
     Returns
     -------
@@ -168,11 +172,11 @@ def add_notes(text: str, notes: dict[tuple[str, ...], str]) -> str:
 
 
 def find_line(root: Node, keys: Sequence[str]) -> int:
-    """The line, counted from 0, that a comment on a value can end: that of its key, or the last one of a value that
-    goes on over lines without being a block."""
+    """The line, counted from 0, that may end in a comment on a value: that of its key, or the last one of a scalar or
+    flow collection that spans several lines."""
     node, line = root, 0
     for name in keys:
         line, node = next((key.start_mark.line, value) for key, value in node.value if key.value == str(name))
     if isinstance(node, ScalarNode):
         return node.end_mark.line if node.value and node.style not in ("|", ">") else line
-    return node.end_mark.line if node.flow_style else line
+    return node.end_mark.line if isinstance(node, CollectionNode) and node.flow_style else line
