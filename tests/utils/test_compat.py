@@ -16,8 +16,6 @@ def test_dual_path_models_cut_into_chunks_and_add_up():
     torch.testing.assert_close(overlap_add(model, chunks, gap), 2 * x)  # half of each chunk overlaps with the next one
 
 
-# ---------------------------------------------------------------------------------------------------- HyperPyYAML
-
 # ---------------------------------------------------------------------------------------------------- PyTorch
 
 # ---------------------------------------------------------------------------------------------------- Triton
