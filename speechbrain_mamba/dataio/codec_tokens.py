@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from torch import Tensor
 
 from speechbrain_mamba.utils.files import atomic_path, write_csv
 
@@ -20,38 +22,60 @@ COLUMNS = ["ID", "duration", "spk_id", "language", "wrd", "wav", "phonemes", "fi
 _BLOCK = 1 << 24
 
 
+class TokenFormat(Protocol):
+    """The rates and codebooks of codec tokens."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the waveforms, in Hz."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+
+    @property
+    def n_codebooks(self) -> int:
+        """Tokens per frame."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Each token is below it."""
+
+
+class Codec(TokenFormat, Protocol):
+    """A codec, such as :class:`~speechbrain_mamba.codecs.EnCodec`, which describes the arguments."""
+
+    def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn waveforms into tokens."""
+
+    def decode(self, codes: Tensor, code_lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn tokens into waveforms."""
+
+
 @dataclass(frozen=True)
 class TokenFacts:
-    """What has to be known of token files to use them."""
+    """What a user of token files has to know: a :class:`TokenFormat`, and ``codec``, the folder or id of the codec."""
 
     codec: str
-    """Which codec made them, such as its folder or id."""
-
     sample_rate: int
-    """Of its waveforms, in Hz."""
-
     frame_rate: float
-    """Frames per second."""
-
     n_codebooks: int
-    """Tokens per frame."""
-
     codebook_size: int
-    """Each token is below it."""
 
-    def check(self, codec) -> None:
+    def check(self, codec: TokenFormat) -> None:
         """Raise a ValueError unless a codec has the same rates and codebooks."""
         for name in ("sample_rate", "frame_rate", "n_codebooks", "codebook_size"):
             wanted, has = getattr(self, name), getattr(codec, name)
             if wanted != has:
                 raise ValueError(
                     f"The tokens were made by '{self.codec}' with a {name} of {wanted}, but the codec given has {has}: "
-                    "use the codec of the tokens, or prepare them anew."
+                    "use the codec of the tokens, or prepare them again."
                 )
 
 
 def _paths(folder: str | os.PathLike, split: str) -> tuple[Path, Path, Path]:
-    return tuple(Path(folder) / f"{split}.{suffix}" for suffix in ("codes.bin", "csv", "json"))
+    codes, table, facts = (Path(folder) / f"{split}.{suffix}" for suffix in ("codes.bin", "csv", "json"))
+    return codes, table, facts
 
 
 def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dict], facts: TokenFacts) -> int:

@@ -166,21 +166,20 @@ class TextTokenizer:
             )
         return [self._index[symbol] for symbol in symbols]
 
-    def join(self, first, second):
-        """Put the numbers of two texts together as those of one, with a space in between where the inventory has it.
+    def add_space(self, numbers: list[int]) -> list[int]:
+        """The numbers of a text that another text follows: with a space at the end if the inventory has one.
 
         Arguments
         ---------
-        first, second : list of int
-            Numbers, as of :meth:`encode`.
+        numbers : list of int
+            Numbers, as returned by :meth:`encode`.
 
         Returns
         -------
         list of int
-            Numbers of both.
+            The numbers with the space.
         """
-        space = [] if self.kind == "bpe" or " " not in self._index else [self._index[" "]]
-        return [*first, *space, *second]
+        return numbers if self.kind == "bpe" or " " not in self._index else [*numbers, self._index[" "]]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer to a JSON file."""
