@@ -92,6 +92,24 @@ class BatchesOfEpoch:
         self._batches = self.select_batches(self._batches, self._epoch)
 
 
+def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
+    """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
+
+    Returns
+    -------
+    chunks : Tensor
+        The chunks (batch, channels, chunk size, chunks).
+    gap : int
+        The frames that were padded.
+    """
+    return model._Segmentation(x, model.K)
+
+
+def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
+    """Add the chunks returned by :func:`segment` up to (batch, channels, time), as ``Dual_Path_Model`` does."""
+    return model._over_add(chunks, gap)
+
+
 # ---------------------------------------------------------------------------------------------------- HyperPyYAML
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
