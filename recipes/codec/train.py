@@ -59,7 +59,7 @@ class CodecTraining(sb.Brain):
         lengths = absolute_lengths(lens, wavs.shape[1])
         reconstruction, commitment, codes = self.modules.codec(wavs, lengths)
         wavs = F.pad(wavs, (0, reconstruction.shape[1] - wavs.shape[1]))
-        spoken = codes[valid_frames(self.hparams.codec.frames(lengths), codes.shape[1])].flatten()
+        spoken = codes[valid_frames(self.hparams.codec.count_frames(lengths), codes.shape[1])].flatten()
         self.used += spoken.bincount(minlength=len(self.used)).cpu()
         return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction, lengths), commitment
 
