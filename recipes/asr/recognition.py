@@ -73,7 +73,7 @@ class Recognition(sb.Brain):
 
     def stage_scores(self):
         """Scores of a validation, by the names that logs and checkpoints have for them."""
-        rates = self.report.error_rates()
+        rates = self.report.summarize()
         return {"WER": rates["wer"], "CER": rates["cer"]}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -83,7 +83,7 @@ class Recognition(sb.Brain):
         elif stage == sb.Stage.VALID:
             self.finish_epoch(stage_loss, epoch)
         else:
-            summary = self.report.write() if if_main_process() else self.report.error_rates()
+            summary = self.report.write() if if_main_process() else self.report.summarize()
             self.hparams.train_logger.log_stats(
                 {"test set": self.test_name, "epoch": self.hparams.epoch_counter.current},
                 test_stats={"loss": stage_loss, "WER": summary["wer"], "CER": summary["cer"]},

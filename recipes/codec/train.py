@@ -24,7 +24,7 @@ from tqdm import tqdm
 from speechbrain_mamba.codecs import save_codec
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.transcripts import find_manifests, piece_dataset, read_transcripts
-from speechbrain_mamba.evaluation.synthesis_report import normalize_words
+from speechbrain_mamba.evaluation.word_errors import normalize_words
 from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.training.record import record_epoch, save_hparams

@@ -26,7 +26,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.mixing import dynamic_mixtures
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
-from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.separation_report import SeparationReport
 from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.init import reset_parameters
