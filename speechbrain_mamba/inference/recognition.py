@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.text.tokenizer import FILE_NAME
+from speechbrain_mamba.utils._compat import save_normalizer
 
 _KEYS = ["sample_rate", "compute_features", "normalize", "CNN", "Encoder", "ctc_lin", "blank_index"]
 _INTERFACE = """
@@ -56,5 +57,5 @@ def export_recognizer(folder, hparams_text, modules, tokenizer_folder, streaming
     interface = _INTERFACE.format(chunks="chunk_config" if streaming else "no_chunks")
     networks = {name: modules[name] for name in ("CNN", "Encoder", "ctc_lin")}
     with exported(folder, hparams_text, keys, interface, networks) as unfinished:
-        modules["normalize"]._save(unfinished / "normalizer.ckpt")  # its statistics are in no state_dict
+        save_normalizer(modules["normalize"], unfinished / "normalizer.ckpt")
         shutil.copyfile(Path(tokenizer_folder) / FILE_NAME, unfinished / FILE_NAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hyperpyyaml import resolve_references
 
 from speechbrain_mamba.utils.files import atomic_path, write_csv
 from speechbrain_mamba.utils.plots import plot_curves
+
+logger = logging.getLogger(__name__)
 
 
 def save_hparams(folder: str | os.PathLike, text: str) -> None:
@@ -36,6 +39,8 @@ def save_hparams(folder: str | os.PathLike, text: str) -> None:
 def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[str]]) -> None:
     """Add an epoch to ``training.csv``, and draw the run so far as ``training.png``.
 
+    A picture that cannot be drawn is a warning, not an error.
+
     Arguments
     ---------
     folder : str or Path
@@ -61,4 +66,7 @@ def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[st
     for old in rows:
         old["epoch"] = int(old["epoch"])
     write_csv(path, rows, list(row))
-    plot_curves(Path(folder) / "training.png", rows, "epoch", panels)
+    try:
+        plot_curves(Path(folder) / "training.png", rows, "epoch", panels)
+    except Exception as error:  # whatever it is: the training goes on
+        logger.warning("training.png could not be drawn: %s", error)

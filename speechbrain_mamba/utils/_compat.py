@@ -6,7 +6,73 @@ each that fails, and says which, when the interface moves.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
+
+
+class CheckpointFolders:
+    """Mixin for SpeechBrain's ``Checkpointer``: how the meta file is written and which folders are checkpoints."""
+
+    def write_meta(self, path: Path, meta: Mapping[str, Any], end_of_epoch: bool) -> dict[str, Any]:
+        """Write the meta file of a checkpoint before its other files; returns what was written."""
+        return super()._save_checkpoint_metafile(path, meta, end_of_epoch)  # type: ignore[misc]  # of Checkpointer
+
+    def list_folders(self) -> list[Path]:
+        """List the folders that are checkpoints."""
+        return super()._list_checkpoint_dirs()  # type: ignore[misc]  # of Checkpointer
+
+    def _save_checkpoint_metafile(
+        self, fpath: Path, meta_to_include: Mapping[str, Any] | None = None, end_of_epoch: bool = True
+    ) -> dict[str, Any]:
+        return self.write_meta(fpath, meta_to_include or {}, end_of_epoch)
+
+    def _list_checkpoint_dirs(self) -> list[Path]:
+        return self.list_folders()
+
+
+class CheckpointsBetweenSteps:
+    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch."""
+
+    def is_between_steps(self) -> bool:
+        """Whether a checkpoint may be saved now."""
+        return True
+
+    def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
+        due = super()._should_save_intra_epoch_ckpt(*args)  # type: ignore[misc]  # of Brain
+        return due and self.is_between_steps()
+
+
+def run_option_helps() -> dict[str, tuple[Any, str]]:
+    """Defaults and descriptions of SpeechBrain's run options by name, without importing SpeechBrain.
+
+    The import takes seconds, so that the one file that has them is run on its own.
+    """
+    package = importlib.util.find_spec("speechbrain")
+    if package is None or not package.submodule_search_locations:
+        return {}
+    path = Path(package.submodule_search_locations[0]) / "utils" / "run_opts.py"
+    spec = importlib.util.spec_from_file_location("_speechbrain_run_opts", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]
+    options = module.RunOptions()
+    return {name: (options.get(name), text) for name, text in module.HELP_TEXTS.items()}
+
+
+def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
+    """Save the statistics of SpeechBrain's ``InputNormalization``, which are not in its ``state_dict``."""
+    normalizer._save(path)
+
 
 # ---------------------------------------------------------------------------------------------------- HyperPyYAML
 

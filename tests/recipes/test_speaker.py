@@ -121,7 +121,7 @@ def brain():
     hparams = load_hparams(
         HPARAMS / "speaker" / "mini_speaker.yaml", {"manifest_folder": "unused", "n_speakers": 3, "emb_dim": 2}
     )
-    brain = load_script("speaker/train").SpeakerTraining(hparams["modules"], hparams["optimizer"], hparams)
+    brain = load_script("speaker/train").SpeakerBrain(hparams["modules"], hparams["optimizer"], hparams)
     brain.labels = {"anna": 0, "ben": 1, "cleo": 2}
     brain.on_stage_start(sb.Stage.VALID)
     return brain
