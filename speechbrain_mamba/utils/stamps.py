@@ -84,7 +84,7 @@ class Stamp:
         """
         if not (self.is_begun() and self._read().get("done") and all(Path(file).is_file() for file in files)):
             return False
-        logger.info("'%s' is prepared already; remove %s to prepare it again.", self.path.parent, self.path.name)
+        logger.info("Prepared already, with the same settings: '%s'.", self.path)
         return True
 
     def differences(self) -> list[str]:

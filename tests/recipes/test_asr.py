@@ -14,11 +14,11 @@ import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
+from speechbrain_mamba.dataio.transcripts import read_transcripts, write_transcripts
 
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.transcripts import read_transcripts, write_transcripts
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams

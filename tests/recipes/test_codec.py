@@ -12,11 +12,12 @@ from torch import nn
 
 pytest.importorskip("encodec", reason="the package encodec is not installed")
 
+from speechbrain_mamba.dataio.transcripts import find_manifests, write_transcripts
+
 from speechbrain_mamba.codecs import EnCodec, load_codec
 from speechbrain_mamba.codecs.losses import MultiScaleMelLoss
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
-from speechbrain_mamba.dataio.transcripts import find_manifests, write_transcripts
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.recipes.tts_spies import load_script, note_loaders, run_script
 

@@ -172,7 +172,7 @@ class TestFolder:
         times = {path: path.stat().st_mtime_ns for path in first}
         with caplog.at_level(logging.INFO):
             assert mixtures() == first
-        assert "prepared already" in caplog.text
+        assert "Prepared already" in caplog.text
         assert {path: path.stat().st_mtime_ns for path in first} == times
         assert mixtures(seed=2) != first
         assert mixtures() == first

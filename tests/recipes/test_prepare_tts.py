@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import torch
+from speechbrain_mamba.dataio.transcripts import write_transcripts
 
 from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.transcripts import write_transcripts
 from speechbrain_mamba.evaluation.speaking import COLUMNS, TABLE
 from speechbrain_mamba.text.espeak import espeak_available
 from speechbrain_mamba.utils.files import write_csv

@@ -85,7 +85,7 @@ def test_what_is_done_is_logged(stamp, caplog):
         stamp.is_done(["missing"])
         assert not caplog.messages
         stamp.is_done()
-    assert caplog.messages == [f"'{stamp.path.parent}' is prepared already; remove prepared.json to prepare it again."]
+    assert caplog.messages == [f"Prepared already, with the same settings: '{stamp.path}'."]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", '{"seed": 3}', '{"settings": [3], "done": true}'])
