@@ -120,9 +120,7 @@ class MixtureSampler:
         self.num_spks, self.sample_rate, self.seed, self.level_db = num_spks, sample_rate, seed, level_db
         self.seconds = None if seconds is None else (float(seconds[0]), float(seconds[1]))
         if self.seconds is not None and not 0 < self.seconds[0] <= self.seconds[1]:
-            raise ValueError(
-                f"seconds are {self.seconds}, but must be the shortest and the longest mixture, above 0."
-            )
+            raise ValueError(f"seconds are {self.seconds}, but must be the shortest and the longest mixture, above 0.")
         if seed < 0:
             raise ValueError(f"seed is {seed}, but must be 0 or above.")
         by_speaker: defaultdict[str, list[Utterance]] = defaultdict(list)

@@ -61,7 +61,7 @@ class TextTokenizer:
     Raises
     ------
     ValueError
-        For another kind, or ``bpe`` without a model.
+        For another kind.
 
     Example
     -------
@@ -75,8 +75,6 @@ class TextTokenizer:
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"The kind of text tokens is '{kind}', but must be one of {', '.join(KINDS)}.")
-        if kind == "bpe" and model is None:
-            raise ValueError("Text tokens of the kind 'bpe' need a SentencePiece model.")
         self.symbols, self.kind, self.language, self.model = list(symbols), kind, language, model
         self._index = {symbol: index for index, symbol in enumerate(self.symbols)}
         self._pieces = None if model is None else open_sentencepiece(model)
@@ -130,11 +128,15 @@ class TextTokenizer:
         Raises
         ------
         ValueError
-            For an unknown language.
+            For an unknown language, or ``bpe`` without a model.
         """
         if self.kind == "ipa":
             return split_phonemes(phonemes(text, language or self.language))
-        return list(text) if self._pieces is None else self._pieces.encode(text, out_type=str)
+        if self.kind == "characters":
+            return list(text)
+        if self._pieces is None:
+            raise ValueError("Text tokens of the kind 'bpe' need a SentencePiece model, but there is none.")
+        return self._pieces.encode(text, out_type=str)
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The numbers of a text's symbols.

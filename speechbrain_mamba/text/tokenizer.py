@@ -92,13 +92,15 @@ def train_sentencepiece(
     return open_sentencepiece(model.getvalue())
 
 
-def open_sentencepiece(model: bytes) -> sentencepiece.SentencePieceProcessor:
+def open_sentencepiece(model: bytes, name: str = "The model") -> sentencepiece.SentencePieceProcessor:
     """Open a trained SentencePiece model.
 
     Arguments
     ---------
     model : bytes
         The content of its file.
+    name : str
+        What an error calls it.
 
     Returns
     -------
@@ -118,10 +120,10 @@ def open_sentencepiece(model: bytes) -> sentencepiece.SentencePieceProcessor:
     """
     try:
         if not model:  # which SentencePiece takes without complaint
-            raise RuntimeError("it is empty.")
+            raise RuntimeError("It is empty.")
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
-        raise ValueError(f"This is not a SentencePiece model: {error}") from error
+        raise ValueError(f"{name} is not a SentencePiece model: {error}") from error
 
 
 def train_tokenizer(
@@ -205,10 +207,7 @@ def load_tokenizer(
     See :func:`train_tokenizer`.
     """
     file = fetch_pretrained(source, FILE_NAME, collect_in)
-    try:
-        tokenizer = open_sentencepiece(Path(file).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"'{file}' cannot be loaded. {error}") from error
+    tokenizer = open_sentencepiece(Path(file).read_bytes(), f"'{file}'")
     if tokenizer.vocab_size() != vocab_size:
         raise ValueError(
             f"The tokenizer '{file}' has {tokenizer.vocab_size()} tokens, but output_neurons is {vocab_size}: set it "

@@ -39,8 +39,8 @@ class Datasets(NamedTuple):
 class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
     """SpeechBrain's ``Brain`` with the parts that all recipes share.
 
-    A recipe's Brain says what is its own: ``compute_forward`` and ``compute_objectives`` as in SpeechBrain, and those of
-    the following that it needs. :func:`~speechbrain_mamba.training.run.run_recipe` calls them in this order:
+    A recipe's Brain states what is its own: ``compute_forward`` and ``compute_objectives`` as in SpeechBrain, and what
+    it needs of the following. :func:`~speechbrain_mamba.training.run.run_recipe` calls them in this order:
     :meth:`set_up`, :meth:`prepare_data`, :meth:`make_datasets`, :meth:`loader_options`; in each epoch
     ``on_stage_start``, :meth:`stage_scores`, :meth:`table_row` and :meth:`panels`; after a test :meth:`write_results`;
     in the end :meth:`export` and :meth:`results`.

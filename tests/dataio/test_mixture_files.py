@@ -106,6 +106,8 @@ def test_mixtures_on_disk_are_kept_completed_or_made_anew(tmp_path, utterances, 
 def test_a_folder_of_other_files_is_left_alone(tmp_path, utterances):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match=r"mine' is not empty and was not written by this preparation, .* choose another"):
+    with pytest.raises(
+        ValueError, match=r"mine' is not empty and was not written by this preparation, .* choose another"
+    ):
         write_mixtures(MixtureSampler(utterances, 2, 8000), 1, tmp_path / "mine", tmp_path / "test.csv")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
