@@ -34,11 +34,11 @@ class RecognitionBrain(TrainingBrain):
         """The embedded corpus is spoken by espeak-ng."""
         return ("espeakng_loader",) if settings.get("corpus") == "mini" and not settings.get("skip_prep") else ()
 
-    def prepare_data(self, hparams: dict[str, Any]) -> None:
+    def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Make the manifests of the corpus."""
         prepare_recognition(hparams)
 
-    def make_datasets(self, hparams: dict[str, Any]) -> Datasets:
+    def make_datasets(self, hparams: Mapping[str, Any]) -> Datasets:
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
@@ -105,7 +105,9 @@ class RecognitionBrain(TrainingBrain):
         """Begin the report of a validation or a test."""
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
-            self.report = RecognitionReport(self.test_folder / (self.test_set if stage == sb.Stage.TEST else "valid"))
+            self.report = RecognitionReport(
+                self.results_folder / (self.test_set if stage == sb.Stage.TEST else "valid")
+            )
 
     def report_words(self, batch: Any, hypotheses: list[Any]) -> None:
         """Count the errors of a batch of token lists or texts."""
@@ -131,7 +133,7 @@ class RecognitionBrain(TrainingBrain):
         return {"loss": ["train_loss", "valid_loss"], "%": rates, "learning rate": ["lr"]}
 
     @property
-    def test_folder(self) -> Path:
+    def results_folder(self) -> Path:
         """Where the results of all test sets are."""
         return self.output_folder / "test"
 
@@ -143,10 +145,10 @@ class RecognitionBrain(TrainingBrain):
         """The error rates of each test set, and where to look."""
         lines = []
         for name in self.hparams.test_splits:
-            summary = json.loads((self.test_folder / name / "summary.json").read_text(encoding="utf-8"))
+            summary = json.loads((self.results_folder / name / "summary.json").read_text(encoding="utf-8"))
             rates = f"WER {summary['wer']:6.2f} %   CER {summary['cer']:6.2f} %"
             lines.append(f"{name:12s} {rates}   {summary['utterances']} utterances")
-        lines += ["", f"alignments, table and summary: {self.test_folder}"]
+        lines += ["", f"alignments, table and summary: {self.results_folder}"]
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 

@@ -20,8 +20,9 @@ from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.corpora.preparation import prepare_recognition
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
-from speechbrain_mamba.inference.streaming import StreamingRecognizer
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
+from speechbrain_mamba.text.tokenizer import train_tokenizer
+from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import RECIPE, importer
@@ -56,7 +57,9 @@ def run(recipe, monkeypatch, tmp_path):
         options = {"output_folder": tmp_path / "out", "save_folder": tmp_path / "out/save", **TINY, **options}
         command = [str(script), str(HPARAMS / "asr" / f"{hparams}.yaml")]
         for key, value in options.items():
-            command += [f"--{key}", json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
+            command.append(f"--{key}")
+            if value is not None:  # else a flag
+                command.append(json.dumps(value) if isinstance(value, (list, dict)) else str(value))
         monkeypatch.setattr("sys.argv", command)
         runpy.run_path(str(RECIPE / f"{script}.py"), run_name="__main__")
         return tmp_path / "out"
@@ -196,6 +199,73 @@ def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeyp
         run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
     with pytest.raises(ValueError, match="encoder_module is 'conformer', which has no state of constant size"):
         run("stream", "mini_conformer_ctc", **options, wav=wav)
+
+
+def rows_of(out):
+    """The table of a training, without what the clock says."""
+    with open(out / "training.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    "name, own",
+    [
+        ("mini_conmamba_ctc", {"test_search": {"beam_size": 2}}),
+        (
+            "mini_conmambamamba_s2s",
+            {"test_beam_size": 2, "valid_search_interval": 2, "num_decoder_layers": 1, "token_type": "char"},
+        ),
+    ],
+)
+def test_a_killed_run_resumes_as_if_it_had_not_been(run, lists, tmp_path, monkeypatch, name, own):
+    options = {**lists, "max_batch_ex": 1, "grad_accumulation_factor": 2, "number_of_epochs": 2, **own}
+    whole = run("train", name, **options)
+    whole.rename(tmp_path / "whole")
+    fit_batch, fitted = TrainingBrain.fit_batch, []
+
+    def fit_and_die(self, batch):
+        fitted.append(batch)
+        if len(fitted) == 5:  # amid the second epoch
+            raise KeyboardInterrupt
+        return fit_batch(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingBrain, "fit_batch", fit_and_die)
+        run("train", name, **options)
+    out = run("train", name, **options)
+    assert rows_of(out) == rows_of(tmp_path / "whole")
+    results = [(folder / "test/test.csv/results.csv").read_text() for folder in (out, tmp_path / "whole")]
+    assert results[0] == results[1]
+
+
+def test_a_finished_run_shows_its_results_again(run, lists, monkeypatch, capsys):
+    options = {**lists, "test_search": {"beam_size": 2}}
+    out = run("train", "mini_conmamba_ctc", **options)
+    shown, table = capsys.readouterr().out, (out / "training.csv").read_text()
+    assert "1 utterances" in shown
+    monkeypatch.setattr(TrainingBrain, "fit_batch", None)  # nothing is trained any more
+    run("train", "mini_conmamba_ctc", **options)
+    assert capsys.readouterr().out == shown and (out / "training.csv").read_text() == table
+
+
+def test_a_run_in_short_precision_is_logged_for_tensorboard(run, lists):
+    options = {"precision": "bf16", "tensorboard": True, "test_search": {"beam_size": 2}, "number_of_epochs": 1}
+    out = run("train", "mini_conmamba_ctc", **lists, **options)
+    assert list((out / "tensorboard").glob("events.*"))
+    assert len(rows_of(out)) == 1 and (out / "inference/hyperparams.yaml").is_file()
+
+
+def test_a_trial_run_is_short_and_never_finished(run, lists):
+    out = run("train", "mini_conmamba_ctc", **lists, test_search={"beam_size": 2}, debug=None)
+    assert not (out / "training.csv").exists() and not (out / "finished.json").exists()
+
+
+def test_a_recognizer_is_exported_with_the_tokenizer_it_was_given(run, lists, tmp_path):
+    train_tokenizer(tmp_path / "tokenizer/tokenizer.ckpt", ["ABC AB"], 7, token_type="char")
+    options = {"tokenizer_folder": tmp_path / "tokenizer", "output_neurons": 7, "number_of_epochs": 1}
+    out = run("train", "mini_conmamba_ctc", **{**lists, **options}, test_search={"beam_size": 2})
+    exported, given = (folder / "tokenizer.ckpt" for folder in (out / "inference", tmp_path / "tokenizer"))
+    assert exported.read_bytes() == given.read_bytes()
 
 
 # ---------------------------------------------------------------- parts
@@ -372,89 +442,3 @@ def test_a_trained_recognizer_is_exported_as_it_is(recipe, load, make, tmp_path,
         log_probs, *_ = recognition.compute_forward(batch, sb.Stage.TEST)
         torch.testing.assert_close(recognizer.encode_batch(wavs, lens), log_probs, atol=1e-4, rtol=1e-4)
     assert recognizer.tokenizer.decode([3, 4]) == tokenizer.decode([3, 4])
-
-
-# ---------------------------------------------------------------- streams
-
-
-@pytest.mark.parametrize("average, mean", [(1, 2.0), (2, 3.0), (3, 3.0)])
-def test_a_stream_is_heard_by_the_mean_of_the_best(recipe, load, monkeypatch, tmp_path, average, mean):
-    options = {"output_neurons": 6, "causal": True, "avg_checkpoints": average, "data_folder": "unused"}
-    hparams = load(**options)
-    recipe("recognition_brain").get_tokenizer(hparams, TEXTS)
-    for weight, wer in ((9, 50.0), (2, 10.0), (4, 11.0), (7, 20.0)):
-        for parameter in hparams["model"].parameters():
-            torch.nn.init.constant_(parameter, weight)
-        stats = {"count": weight, "glob_mean": torch.full((40,), float(weight)), "glob_std": torch.ones(40)}
-        hparams["normalize"]._load_statistics_dict(stats)
-        hparams["checkpointer"].save_checkpoint(meta={"WER": wer, "epoch": weight})
-    file = str(HPARAMS / "asr/mini_conmamba_ctc.yaml")
-    overrides = {**TINY, **options, "output_folder": str(tmp_path / "out"), "save_folder": str(tmp_path / "out/save")}
-    recognizer = StreamingRecognizer.from_hparams(file, overrides)
-    modules = recognizer.modules
-    weights = [p for name in ("CNN", "Encoder", "ctc_lin") for p in modules[name].parameters()]
-    assert all(parameter.eq(mean).all() for parameter in weights)
-    assert modules["normalize"].glob_mean.eq(2).all() and recognizer.tokenizer.vocab_size() == 6
-    assert not any(part.training for module in modules.values() for part in module.modules())
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint in '.*empty': train the recognizer first"):
-        StreamingRecognizer.from_hparams(file, {**overrides, "save_folder": str(tmp_path / "empty")})
-    (tmp_path / "out/save/tokenizer.ckpt").rename(tmp_path / "tokenizer.ckpt")
-    asked = []
-    fetch = "speechbrain_mamba.utils.pretrained.fetch"
-    monkeypatch.setattr(fetch, lambda *where, savedir: (asked.append((*where, savedir)), tmp_path / where[0])[1])
-    recognizer = StreamingRecognizer.from_hparams(file, {**overrides, "tokenizer_folder": "someone/tokenizer"})
-    assert recognizer.tokenizer.vocab_size() == 6
-    assert asked == [("tokenizer.ckpt", "someone/tokenizer", str(tmp_path / "out/save"))]
-
-
-@pytest.mark.parametrize(
-    "options, heard",
-    [
-        ({"causal": True}, [7, 8, 8, 1, 2]),
-        ({"streaming": True, "chunk_size": 8}, [8, 8, 8, 2]),
-        ({"streaming": True, "chunk_size": 3}, [6, 9, 6, 3, 2]),
-        ({"streaming": True, "chunk_size": 32}, [26]),
-    ],
-)
-def test_a_stream_is_heard_as_soon_as_it_makes_chunks(recipe, load, monkeypatch, options, heard):
-    """Of a second in pieces of 320 ms the front end gives 7, 8, 8 and 1 frames, and 2 at the end."""
-    hparams, tokenizer = load(output_neurons=6, data_folder="unused", **options), SimpleNamespace(decode=list)
-    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
-    encoder, lengths = hparams["Encoder"], []
-    for module in hparams["modules"].values():
-        module.eval()
-    forward = encoder.forward_streaming
-    monkeypatch.setattr(
-        encoder, "forward_streaming", lambda x, context: (lengths.append(x.shape[1]), forward(x, context))[1]
-    )
-    recognizer = StreamingRecognizer(hparams, tokenizer)
-    pieces = torch.randn(1, 16000).split(5120, 1)
-    for piece in pieces:
-        recognizer.add(piece)
-    recognizer.finish()
-    assert lengths == heard
-
-
-@pytest.mark.parametrize("blank, other", [(0, 2), (2, 0)])
-def test_repeated_tokens_of_a_stream_are_one_unless_a_blank_parts_them(recipe, load, monkeypatch, blank, other):
-    hparams = load(output_neurons=3, data_folder="unused", causal=True, blank_index=blank)
-    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
-    said = iter([1, 1, other, blank, blank, other, 1, 1, 1, blank, 1, other, *[blank] * 30])
-    monkeypatch.setattr(
-        hparams["ctc_lin"], "forward",
-        lambda x: torch.nn.functional.one_hot(torch.tensor([[next(said) for _ in range(x.shape[1])]]), 3),
-    )  # fmt: skip
-    recognizer = StreamingRecognizer(hparams, SimpleNamespace(decode=list))
-    texts = [recognizer.add(piece) for piece in torch.randn(1, 16000).split(5120, 1)]
-    assert texts[:2] == [[1, other, other, 1], [1, other, other, 1, 1, other]] and texts[-1] == texts[1]
-
-
-@pytest.mark.parametrize("options, size", [({"streaming": True, "chunk_size": 5}, 5), ({"causal": True}, None)])
-def test_what_is_heard_at_once_is_cut_into_chunks_where_the_training_was(recipe, load, monkeypatch, options, size):
-    hparams, tokenizer = load(output_neurons=6, data_folder="unused", **options), SimpleNamespace(decode=list)
-    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
-    given, forward = [], hparams["Encoder"].forward
-    monkeypatch.setattr(hparams["Encoder"], "forward", lambda x, **named: (given.append(named), forward(x, **named))[1])
-    StreamingRecognizer(hparams, tokenizer).recognize(torch.randn(1, 16000))
-    (chunks,) = given[0].values()
-    assert (chunks and chunks.chunk_size) == size
