@@ -14,9 +14,9 @@ from speechbrain_mamba.lobes.models.recognition.conmamba import (
     MambaDecoder,
     MambaDecoderLayer,
     is_bidirectional,
-    mamba_options,
 )
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.nnet.mamba_config import mamba_options
 from tests.errors import assert_padding_is_harmless, relative_error
 from tests.nnet.test_mamba import scramble, written_out
 
