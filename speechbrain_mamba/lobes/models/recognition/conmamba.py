@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,43 +13,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.lobes.models.recognition.chunked_mamba import ChunkedBiMamba
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionModule
 from speechbrain_mamba.nnet.mamba import Mamba
-
-MAMBA_OPTIONS = (
-    "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias", "dt_min", "dt_max", "dt_init_floor", "dt_scale",
-)  # fmt: skip
-"""What a ``mamba_config`` may hold beside ``bidirectional``: arguments of a Mamba layer."""
-
-
-def mamba_options(mamba_config):
-    """Take the arguments of a Mamba layer from a ``mamba_config``, which is left as it is.
-
-    Arguments
-    ---------
-    mamba_config : dict, optional
-        Any of ``MAMBA_OPTIONS``, and ``bidirectional``, which the encoder reads by itself.
-
-    Returns
-    -------
-    dict
-        The arguments, without ``bidirectional``.
-
-    Raises
-    ------
-    ValueError
-        For a key that is none of these.
-
-    Example
-    -------
-    >>> mamba_options({"d_state": 16, "bidirectional": True})
-    {'d_state': 16}
-    """
-    known = (*MAMBA_OPTIONS, "bidirectional")
-    for key in mamba_config or {}:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(known)}."
-            raise ValueError(f"mamba_config has '{key}', which no Mamba layer takes: {hint}")
-    return {key: value for key, value in (mamba_config or {}).items() if key != "bidirectional"}
+from speechbrain_mamba.nnet.mamba_config import mamba_options
 
 
 def is_bidirectional(mamba_config: Mapping[str, Any] | None, causal: bool) -> bool:

@@ -9,8 +9,8 @@ from speechbrain.nnet.attention import PositionalwiseFeedForward
 from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.conmamba import mamba_options
 from speechbrain_mamba.nnet.mamba import Mamba
+from speechbrain_mamba.nnet.mamba_config import mamba_options
 from speechbrain_mamba.ops import mask_frames
 
 DecoderLayerState = dict[str, dict[str, Tensor]]
