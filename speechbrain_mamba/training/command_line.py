@@ -116,11 +116,11 @@ def _read_pairs(arguments: list[str]) -> dict[str, object]:
 
 
 def _read_needs(tree: ast.Module) -> tuple[str, ...]:
-    """The tuple ``needs`` of a recipe's Brain."""
+    """The tuple ``needs`` of a recipe's Brain, by default that of ``TrainingBrain``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["needs"]:
             return ast.literal_eval(node.value)
-    return ()
+    return ("matplotlib",)
 
 
 def _format_help(program: str, description: str, path: Path | None, text: str) -> str:
