@@ -144,7 +144,9 @@ class EnCodec(nn.Module):
             Tokens, integers (batch, frames, codebooks).
         """
         wavs, _ = self._whole_frames(wavs, lengths)
-        quantized, codes, commitment = self.quantizer.vq(self.encoder(wavs[:, None]), n_q=self.n_codebooks)
+        latents = self.encoder(wavs[:, None])
+        with torch.autocast(latents.device.type, enabled=False):  # codebooks follow sums over many frames
+            quantized, codes, commitment = self.quantizer.vq(latents.float(), n_q=self.n_codebooks)
         return self.decoder(quantized)[:, 0, : wavs.shape[1]], commitment.mean(), codes.permute(1, 2, 0)
 
     def _whole_frames(self, wavs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -244,7 +244,7 @@ def brain(tmp_path):
         hparams |= {"discriminator_optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.2)}
         opt_class = lambda parameters: torch.optim.SGD(parameters, lr=7.0)  # noqa: E731
         options = {"hparams": hparams, "checkpointer": AtomicCheckpointer(tmp_path / "save")}
-        brain = load_script("codec/train").CodecTraining(modules, opt_class, **options)
+        brain = load_script("codec/train").CodecBrain(modules, opt_class, **options)
         brain.init_optimizers()
         brain.modules.train()
         brain.on_stage_start(sb.Stage.TRAIN, 1)
