@@ -10,10 +10,12 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
+from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
-from speechbrain_mamba.dataio.transcripts import encoder_frames, read_transcripts, recognition_dataset, select_usable
+from speechbrain_mamba.dataio.manifests import read_manifest
+from speechbrain_mamba.dataio.selection import encoder_frames, select_usable
+from speechbrain_mamba.dataio.speech_datasets import recognition_dataset
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.text.tokenizer import FILE_NAME, load_tokenizer, train_tokenizer
@@ -73,7 +75,7 @@ class Recognition(sb.Brain):
 
     def stage_scores(self):
         """Scores of a validation, by the names that logs and checkpoints have for them."""
-        rates = self.report.error_rates()
+        rates = self.report.summarize()
         return {"WER": rates["wer"], "CER": rates["cer"]}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -83,7 +85,7 @@ class Recognition(sb.Brain):
         elif stage == sb.Stage.VALID:
             self.finish_epoch(stage_loss, epoch)
         else:
-            summary = self.report.write() if if_main_process() else self.report.error_rates()
+            summary = self.report.write() if if_main_process() else self.report.summarize()
             self.hparams.train_logger.log_stats(
                 {"test set": self.test_name, "epoch": self.hparams.epoch_counter.current},
                 test_stats={"loss": stage_loss, "WER": summary["wer"], "CER": summary["cer"]},
@@ -204,7 +206,7 @@ def get_tokenizer(hparams, transcripts):
 def make_datasets(hparams):
     """The tokenizer, and the datasets for training, validation and each test set."""
     root = hparams["data_folder"]
-    items = {name: read_transcripts(path, root) for name, path in prepare_manifests(hparams).items()}
+    items = {name: read_manifest(path, root) for name, path in prepare_manifests(hparams).items()}
     tokenizer = get_tokenizer(hparams, [item["wrd"] for item in items["train"].values()])
     rate = hparams["sample_rate"]
     hop = hparams["compute_features"].compute_STFT.hop_length

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from recognition import get_tokenizer, prepare_manifests, start
 
-from speechbrain_mamba.dataio.transcripts import read_transcripts
+from speechbrain_mamba.dataio.manifests import read_manifest
 
 
 def main():
     """Prepare the data, train the tokenizer."""
     _, hparams, _ = start(sys.argv[1:])
-    items = read_transcripts(prepare_manifests(hparams)["train"], hparams["data_folder"])
+    items = read_manifest(prepare_manifests(hparams)["train"], hparams["data_folder"])
     transcripts = [item["wrd"] for item in items.values()]
     tokenizer = get_tokenizer(hparams, transcripts)
     tokens = sum(len(ids) for ids in tokenizer.encode(transcripts))

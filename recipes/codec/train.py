@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from speechbrain_mamba.codecs import save_codec
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.transcripts import find_manifests, piece_dataset, read_transcripts
-from speechbrain_mamba.evaluation.synthesis_report import normalize_words
+from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
+from speechbrain_mamba.dataio.speech_datasets import piece_dataset
+from speechbrain_mamba.evaluation.word_errors import normalize_words
 from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
@@ -168,7 +169,7 @@ def frozen(module):
 def make_dataset(hparams, split):
     """Utterances of a split, in training a random piece of each."""
     path = find_manifests(hparams["manifest_folder"], [split])[split]
-    items = read_transcripts(path, hparams["data_root"])
+    items = read_manifest(path, hparams["data_root"])
     if split != "train":
         return piece_dataset(items, hparams["sample_rate"], keys=["wrd"])
     least = hparams["min_seconds"]

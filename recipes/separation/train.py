@@ -20,15 +20,13 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from prepare_folder import prepare_folder
-from prepare_fsdd import prepare_fsdd
-from prepare_wsj0mix import prepare_wsj0mix
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_mamba.corpora.mini.build import build_mini_corpus
-from speechbrain_mamba.dataio.mixing import dynamic_mixtures
+from speechbrain_mamba.corpora.preparation import prepare_separation
+from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
-from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.separation_report import SeparationReport
 from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.init import reset_parameters
@@ -56,7 +54,7 @@ class SeparationBrain(TrainingBrain):
 
     def prepare_data(self, hparams):
         """Make the manifests of the corpus."""
-        prepare_data(hparams)
+        prepare_separation(hparams)
 
     def make_datasets(self, hparams):
         """Mixtures for training, validation and test."""
@@ -184,31 +182,6 @@ class SeparationBrain(TrainingBrain):
     def results(self):
         """The scores of the test, and where to look and listen."""
         return format_results(self.output_folder)
-
-
-def prepare_data(hparams):
-    """Make the manifests of a corpus, unless they are there."""
-    settings = {
-        key: hparams[key] for key in ("data_folder", "save_folder", "num_spks", "sample_rate", "dynamic_mixing")
-    }
-    sizes = {key: hparams[key] for key in ("train_mixtures", "valid_mixtures", "test_mixtures", "seed")}
-    corpus = hparams["corpus"]
-    if corpus == "wsj0mix":
-        dynamic, base_folder_dm = settings.pop("dynamic_mixing"), hparams["base_folder_dm"]
-        if dynamic and base_folder_dm is None:
-            raise ValueError(
-                "Dynamic mixing draws from clean utterances: set base_folder_dm to their folder (WSJ0's si_tr_s), or "
-                "dynamic_mixing to False."
-            )
-        prepare_wsj0mix(**settings, base_folder_dm=base_folder_dm if dynamic else None)
-    elif corpus == "fsdd":
-        prepare_fsdd(**settings, **sizes, seconds=hparams["mixture_seconds"])
-    elif corpus in ("folder", "mini"):
-        if corpus == "mini":
-            build_mini_corpus(settings["data_folder"], settings["sample_rate"], **hparams["mini_corpus"])
-        prepare_folder(**settings, **sizes, seconds=hparams["mixture_seconds"])
-    else:
-        raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
 
 
 def make_datasets(hparams):

@@ -21,7 +21,8 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.metric_stats import EER
 
-from speechbrain_mamba.dataio.transcripts import find_manifests, piece_dataset, read_transcripts
+from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
+from speechbrain_mamba.dataio.speech_datasets import piece_dataset
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
@@ -105,7 +106,7 @@ class SpeakerBrain(TrainingBrain):
 
 def make_dataset(hparams, split):
     """Utterances of a split, in training a random piece of each, with their speakers."""
-    items = read_transcripts(find_manifests(hparams["manifest_folder"], [split])[split], hparams["data_root"])
+    items = read_manifest(find_manifests(hparams["manifest_folder"], [split])[split], hparams["data_root"])
     without = [name for name, item in items.items() if not item.get("spk_id")]
     if without:
         raise ValueError(f"The manifest for {split} has no spk_id for '{without[0]}': name the speaker of each.")

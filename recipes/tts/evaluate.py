@@ -10,7 +10,8 @@ ASR and SPEAKER are Hub ids or folders of SpeechBrain models: ``inference`` of w
 
 import argparse
 
-from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 
 
@@ -22,8 +23,8 @@ def main(arguments=None):
     parser.add_argument("--speaker_encoder", help="Hub id or folder; without one voices are not compared")
     parser.add_argument("--device", default="cpu", help="where the judges compute")
     options = parser.parse_args(arguments)
-    report = SynthesisReport(**load_judges(options.recognizer, options.speaker_encoder, options.device))
-    print(format_summary(report.write(options.folder)))
+    judges = load_judges(options.recognizer, options.speaker_encoder, options.device)
+    print(format_summary(judge_speech(options.folder, **judges)))
 
 
 if __name__ == "__main__":

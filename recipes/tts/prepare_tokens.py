@@ -14,7 +14,7 @@ import argparse
 
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.codecs.tokenize_speech import tokenize_speech
-from speechbrain_mamba.dataio.transcripts import find_manifests
+from speechbrain_mamba.dataio.manifests import find_manifests
 from speechbrain_mamba.text.phonemes import KINDS
 
 

@@ -27,8 +27,9 @@ from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
-from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary
+from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
@@ -319,7 +320,8 @@ def main():
         run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
         if if_main_process():
             folder = folder.with_name("test")
-            print(f"\n{format_summary(SynthesisReport(**judges).write(folder))}\n\nlook and listen: {folder}\n")
+            summary = judge_speech(folder, **judges, n_examples=hparams["n_examples"])
+            print(f"\n{format_summary(summary)}\n\nlook and listen: {folder}\n")
 
 
 if __name__ == "__main__":

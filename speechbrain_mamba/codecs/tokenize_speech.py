@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info, read_audio
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
-from speechbrain_mamba.dataio.transcripts import read_transcripts
+from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.files import atomic_path, write_json
 
@@ -113,7 +113,7 @@ def tokenize_speech(
     ---------
     manifests : dict of str to str or Path
         For ``train`` and other splits a manifest, as of
-        :func:`~speechbrain_mamba.dataio.transcripts.read_transcripts`; it may have columns ``spk_id`` and ``language``.
+        :func:`~speechbrain_mamba.dataio.manifests.read_manifest`; it may have columns ``spk_id`` and ``language``.
     folder : str or Path
         Where the tokens go, as of :func:`~speechbrain_mamba.dataio.codec_tokens.write_tokens`, and the inventory of the
         training texts, ``text.json``.
@@ -152,7 +152,7 @@ def tokenize_speech(
         shutil.rmtree(parts, ignore_errors=True)
         write_json(stamp, {"settings": settings})
 
-    splits = {split: read_transcripts(path, data_root) for split, path in manifests.items()}
+    splits = {split: read_manifest(path, data_root) for split, path in manifests.items()}
     texts = [(item["wrd"], item.get("language") or language) for item in splits["train"].values()]
     tokenizer = TextTokenizer.train(texts, kind, language)
     tokenizer.save(folder / "text.json")

@@ -1,1 +1,1 @@
-"""How good a model is: scores, tables, examples to look at and listen to."""
+"""Scores and reports of a test, by task."""

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,12 @@ def _short_path(path: str) -> str:
     if len(os.fsencode(path)) <= _LONGEST_PATH:
         return path
     folder, owner = tempfile.mkdtemp(prefix="espeak-"), os.getpid()
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     link = Path(folder) / "espeak-ng-data"
     link.symlink_to(path, target_is_directory=True)
     return str(link)
@@ -86,7 +92,7 @@ class _Engine:
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _receive(self, samples, count: int, events) -> int:
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
         if count > 0:
             self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0

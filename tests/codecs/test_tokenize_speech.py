@@ -11,7 +11,7 @@ import torchaudio.functional
 from speechbrain_mamba.codecs import tokenize_speech as module
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
-from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.text.espeak import espeak_available, phonemes
 from speechbrain_mamba.text.phonemes import TextTokenizer, split_phonemes
 from speechbrain_mamba.utils.files import write_csv
@@ -42,8 +42,8 @@ def manifests(tmp_path) -> dict:
         write_audio(tmp_path / f"{name}.wav", wav, rate)
         row = {"ID": name, "duration": len(wav) / rate, "wav": tmp_path / f"{name}.wav", "wrd": TEXTS[name]}
         rows.append(row | {"spk_id": f"speaker {name}"})
-    write_transcripts(tmp_path / "train.csv", rows[:3])
-    write_transcripts(tmp_path / "test.csv", rows[1:])
+    write_manifest(tmp_path / "train.csv", rows[:3])
+    write_manifest(tmp_path / "test.csv", rows[1:])
     return {split: tmp_path / f"{split}.csv" for split in ("train", "test")}
 
 

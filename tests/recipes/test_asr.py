@@ -18,7 +18,7 @@ from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.transcripts import read_transcripts, write_transcripts
+from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
@@ -228,7 +228,7 @@ def load(tmp_path):
 
 def names(path):
     """The utterances that a manifest lists."""
-    return list(read_transcripts(path))
+    return list(read_manifest(path))
 
 
 def test_parts_of_a_corpus_make_up_the_sets(recipe, load, corpus, tmp_path):
@@ -337,7 +337,7 @@ def lists(tmp_path):
     for name, words in texts.items():
         rows = [{"ID": f"{name}{i}", "duration": 1.0, "wav": "$data_root/a.wav", "wrd": text, "spk_id": "x"}
                 for i, text in enumerate(words)]  # fmt: skip
-        write_transcripts(tmp_path / f"{name}.csv", rows)
+        write_manifest(tmp_path / f"{name}.csv", rows)
     return {
         "corpus": "manifest", "data_folder": str(tmp_path), "train_splits": ["train.csv"],
         "valid_splits": ["valid.csv"], "test_splits": ["test.csv"], "output_neurons": 6,
@@ -418,15 +418,6 @@ def test_a_script_trains_and_then_leaves_the_other_processes(recipe, monkeypatch
     monkeypatch.setattr("sys.argv", [script, "a.yaml", "--seed", "1"])
     runpy.run_path(str(RECIPE / f"{script}.py"), run_name="__main__")
     assert calls == [("TER" if script == "train_s2s" else "WER", ["a.yaml", "--seed", "1"]), "left"]
-
-
-def test_librispeech_is_prepared_by_a_command(monkeypatch):
-    calls = []
-    monkeypatch.setattr("logging.basicConfig", lambda **options: calls.append(options))
-    monkeypatch.setattr("speechbrain_mamba.corpora.librispeech.prepare_librispeech", lambda *args: calls.append(args))
-    monkeypatch.setattr("sys.argv", ["prepare_librispeech.py", "data", "lists"])
-    runpy.run_path(str(RECIPE / "prepare_librispeech.py"), run_name="__main__")
-    assert calls == [{"level": logging.INFO}, ("data", "lists")]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -16,7 +16,7 @@ from speechbrain_mamba.codecs import EnCodec, load_codec
 from speechbrain_mamba.codecs.losses import MultiScaleMelLoss
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
-from speechbrain_mamba.dataio.transcripts import find_manifests, write_transcripts
+from speechbrain_mamba.dataio.manifests import find_manifests, write_manifest
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.recipes.tts_spies import load_script, note_loaders, run_script
 
@@ -36,7 +36,7 @@ def manifests(tmp_path):
             path = tmp_path / "wavs" / f"{split}{i}.wav"
             write_audio(path, 0.3 * torch.sin(2 * torch.pi * (200 + 50 * i) * t), 8000)
             rows.append({"ID": path.stem, "duration": len(t) / 8000, "wav": path, "wrd": "one two", "spk_id": "tone"})
-        write_transcripts(tmp_path / "lists" / f"{split}.csv", rows)
+        write_manifest(tmp_path / "lists" / f"{split}.csv", rows)
     return tmp_path / "lists"
 
 

@@ -15,7 +15,7 @@ from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.nnet.losses import LogSoftmaxWrapper
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.tts_spies import load_script, note_loaders, run_script
@@ -42,7 +42,7 @@ def manifests(tmp_path):
             path = tmp_path / "wavs" / f"{split}{i}.wav"
             write_audio(path, speech("ab"[i % 2]), 8000)
             rows.append({"ID": path.stem, "duration": 0.5, "wav": path, "wrd": "", "spk_id": "ab"[i % 2]})
-        write_transcripts(tmp_path / "lists" / f"{split}.csv", rows)
+        write_manifest(tmp_path / "lists" / f"{split}.csv", rows)
     return tmp_path / "lists"
 
 

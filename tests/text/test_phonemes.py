@@ -136,12 +136,17 @@ def test_damaged_files_are_named(damage, tmp_path):
         path.write_text(json.dumps(content), encoding="utf-8")
     else:
         path.write_text(damage, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"text\.json' is no text tokenizer"):
+    with pytest.raises(ValueError, match=r"text\.json' is not a text tokenizer"):
         TextTokenizer.load(path)
 
 
+def test_pieces_of_words_need_their_model():
+    with pytest.raises(ValueError, match="'bpe' need a SentencePiece model"):
+        TextTokenizer("abc", "bpe").encode("abc")
+
+
 def test_missing_files_and_unknown_kinds_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no text tokenizer"):
+    with pytest.raises(FileNotFoundError, match="There is not a text tokenizer"):
         TextTokenizer.load(tmp_path / "none.json")
     with pytest.raises(ValueError, match="'runes', but must be one of ipa, characters, bpe"):
         TextTokenizer([], "runes")

@@ -13,11 +13,10 @@ Chapter 1 has sentences, chapter 2 strings of digits. No speaker, no voice varia
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,11 +30,12 @@ from speechbrain_mamba.corpora.mini.sentences import digit_string, make_sentence
 from speechbrain_mamba.corpora.mini.voices import SPLITS, Speaker, make_speakers
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.text.espeak import ESPEAK_RATE, espeak_version, phonemes, synthesize
-from speechbrain_mamba.utils.files import atomic_path, write_json
+from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.stamps import Stamp
 
 logger = logging.getLogger(__name__)
 
-STAMP = "corpus.json"
+_STAMP = "corpus.json"
 _VERSION = 1  # of the corpus: raised whenever the same parameters make other files
 _SILENCE_DB = -45  # relative to the utterance's peak
 _MARGIN = 0.05  # seconds kept around the speech
@@ -115,26 +115,6 @@ def _speakers_table(speakers: list[Speaker], seconds: list[float]) -> str:
     return "".join(lines)
 
 
-def _already_built(folder: Path, parameters: dict) -> bool:
-    """Whether the folder holds this very corpus; raises a ValueError when it holds anything else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not (folder / STAMP).is_file():
-        raise ValueError(f"'{folder}' exists but is no mini corpus: choose another folder, or remove it.")
-    built = json.loads((folder / STAMP).read_text(encoding="utf-8"))["parameters"]
-    differences = [
-        f"{name}={built.get(name)!r} instead of {value!r}"
-        for name, value in parameters.items()
-        if built.get(name) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"The mini corpus in '{folder}' was built with {', '.join(differences)}: choose another folder, or remove "
-            "it."
-        )
-    return True
-
-
 def _check_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if value < least:
@@ -145,7 +125,7 @@ def build_mini_corpus(
     folder: str | os.PathLike,
     sample_rate: int = 16000,
     seed: int = 1234,
-    speakers: tuple[int, int, int] = (40, 6, 8),
+    speakers: Sequence[int] = (40, 6, 8),
     sentences: int = 26,
     digit_strings: int = 4,
     distinct_sentences: int = 1200,
@@ -164,7 +144,7 @@ def build_mini_corpus(
         Samples per second. espeak-ng speaks at 22050 Hz: above that rate nothing is gained.
     seed : int
         Chooses speakers and texts.
-    speakers : tuple of int
+    speakers : sequence of int
         Speakers for training, validation and test.
     sentences : int
         Sentences that each speaker reads.
@@ -200,31 +180,36 @@ def build_mini_corpus(
         sample_rate=(sample_rate, 1000), sentences=(sentences, 1), digit_strings=(digit_strings, 0),
         distinct_sentences=(distinct_sentences, 25),
     )  # fmt: skip
-    folder = Path(folder).absolute()
+    corpus = Path(folder).absolute()
     parameters = {
         "version": _VERSION, "sample_rate": sample_rate, "seed": seed, "speakers": list(speakers),
         "sentences": sentences, "digit_strings": digit_strings, "distinct_sentences": distinct_sentences,
     }  # fmt: skip
-    if _already_built(folder, parameters):
-        logger.info("The mini corpus in %s is there already.", folder)
-        return folder
+    stamp = Stamp(corpus / _STAMP, parameters)
+    stamp.check_folder()
+    if stamp.is_done():
+        return corpus
+    if stamp.path.is_file():
+        differences = ", ".join(stamp.differences())
+        raise ValueError(
+            f"The mini corpus in '{corpus}' was built with other settings ({differences}): choose another folder, or "
+            "remove it."
+        )
     version = espeak_version()
     rng = np.random.default_rng(seed)
-    cast = make_speakers(tuple(speakers), rng)
+    cast = make_speakers(speakers, rng)
     texts = list(_assign_texts(cast, sentences, digit_strings, distinct_sentences, rng))
     # A process speaks for one speaker and ends: espeak-ng carries state from text to text, which would make the files
     # depend on which process spoke what before.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with atomic_path(folder) as temporary:
+    with atomic_path(corpus) as temporary:
         tasks = [(temporary, speaker, chapters, sample_rate, seed) for speaker, chapters in zip(cast, texts)]
         with multiprocessing.get_context(method).Pool(processes, maxtasksperchild=1) as pool:
             results = pool.imap(_write_speaker, tasks, chunksize=1)
             seconds = list(tqdm(results, total=len(tasks), desc="Building the mini corpus", unit="speaker"))
         (temporary / "SPEAKERS.TXT").write_text(_speakers_table(cast, seconds), encoding="utf-8")
-        write_json(
-            temporary / STAMP,
-            {"parameters": parameters, "espeak-ng": version, "hours": round(sum(seconds) / 3600, 3),
-             "speakers": [asdict(speaker) for speaker in cast]},
-        )  # fmt: skip
-    logger.info("Built the mini corpus in %s: %d speakers, %.0f minutes.", folder, len(cast), sum(seconds) / 60)
-    return folder
+        hours = round(sum(seconds) / 3600, 3)
+        facts = {"espeak-ng": version, "hours": hours, "speakers": [asdict(speaker) for speaker in cast]}
+        Stamp(temporary / _STAMP, parameters).finish(**facts)
+    logger.info("Built the mini corpus in %s: %d speakers, %.0f minutes.", corpus, len(cast), sum(seconds) / 60)
+    return corpus

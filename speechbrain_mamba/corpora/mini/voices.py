@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,12 +86,12 @@ def _make_speaker(number: int, split: str, position: int, rng: np.random.Generat
     )
 
 
-def make_speakers(counts: tuple[int, int, int], rng: np.random.Generator) -> list[Speaker]:
+def make_speakers(counts: Sequence[int], rng: np.random.Generator) -> list[Speaker]:
     """Draw the speakers of all splits, low and high voices in turn.
 
     Arguments
     ---------
-    counts : tuple of int
+    counts : sequence of int
         Speakers for training, validation and test.
     rng : numpy.random.Generator
         The source of chance.
