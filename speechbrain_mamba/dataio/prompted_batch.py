@@ -60,7 +60,7 @@ class Utterances(NamedTuple):
 
     def first_codebook(self) -> Utterances:
         """The same utterances, whose codes are those of the first codebook alone."""
-        return self._replace(codes=self.codes._replace(values=self.codes.values[..., 0]))
+        return Utterances(self.phonemes, Padded(self.codes.values[..., 0], self.codes.lengths))
 
     def emptied(self) -> Utterances:
         """As many utterances without phonemes and codes: the prompts of utterances that have none."""

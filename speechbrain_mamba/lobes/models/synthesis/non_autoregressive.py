@@ -41,7 +41,7 @@ class NonAutoregressiveCodecLM(nn.Module):
     >>> lm = NonAutoregressiveCodecLM(40, 64, 4, "mamba", num_layers=2, d_model=8, d_ffn=16)
     >>> phonemes = Padded(torch.randint(40, (2, 6)), torch.tensor([6, 4]))
     >>> speech = Utterances(phonemes, Padded(torch.randint(64, (2, 20, 4)), torch.tensor([20, 15])))
-    >>> prompt = speech.emptied()._replace(codes=Padded(torch.randint(64, (2, 7, 4)), torch.tensor([7, 5])))
+    >>> prompt = Utterances(phonemes, Padded(torch.randint(64, (2, 7, 4)), torch.tensor([7, 5])))
     >>> lm(prompt, speech, stage=torch.tensor([1, 3])).shape
     torch.Size([2, 20, 64])
     """
