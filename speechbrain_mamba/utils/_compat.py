@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
 
 
@@ -109,8 +110,6 @@ def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
     """Add the chunks returned by :func:`segment` up to (batch, channels, time), as ``Dual_Path_Model`` does."""
     return model._over_add(chunks, gap)
 
-
-# ---------------------------------------------------------------------------------------------------- HyperPyYAML
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
 

@@ -146,7 +146,7 @@ def test_pieces_of_words_need_their_model():
 
 
 def test_missing_files_and_unknown_kinds_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is not a text tokenizer"):
+    with pytest.raises(FileNotFoundError, match="There is no text tokenizer"):
         TextTokenizer.load(tmp_path / "none.json")
     with pytest.raises(ValueError, match="'runes', but must be one of ipa, characters, bpe"):
         TextTokenizer([], "runes")

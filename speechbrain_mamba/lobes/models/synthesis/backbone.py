@@ -8,9 +8,9 @@ import torch
 from speechbrain.nnet.attention import PositionalwiseFeedForward
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.conmamba import mamba_options
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.nnet.mamba_config import mamba_options
 
 BACKBONES = ("transformer", "mamba", "hybrid")
 LayerState = dict[str, Any]
