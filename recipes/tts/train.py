@@ -146,7 +146,7 @@ class CodecLanguageModelBrain(TrainingBrain):
         return shares
 
     def target_stage(self, batch_size, stage):
-        """The codebook that each example shall predict: random in training, else all of them in turn."""
+        """The codebook that each example predicts: random in training, all of them in turn otherwise."""
         books = self.hparams.n_codebooks
         if stage == sb.Stage.TRAIN:
             return torch.randint(1, books, (batch_size,), device=self.device)

@@ -143,6 +143,6 @@ def make_dataset(
     """
     items, prompts, codes, facts = read_split(hparams, split)
     of_speaker = prompts if hparams["prompts"] == "speaker" else None
-    # prompts come from the whole split, the utterances to say from what has one
+    # prompts come from the whole split, utterances are those that have one
     dataset = prompted_dataset(prompts.items, codes, tokenizer, of_speaker, fixed=split != "train")
     return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), prompts, facts.frame_rate

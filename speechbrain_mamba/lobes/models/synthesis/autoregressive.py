@@ -148,7 +148,7 @@ class AutoregressiveCodecLM(nn.Module):
         prompt : Utterances
             As in :meth:`forward`.
         phonemes : Padded
-            What is to be said, at least 1 phoneme, integers (batch, phonemes).
+            Phonemes of the text to speak, at least 1, integers (batch, phonemes).
 
         Returns
         -------

@@ -95,11 +95,11 @@ class NonAutoregressiveCodecLM(nn.Module):
         Arguments
         ---------
         prompt : Utterances
-            What comes before the speech, with all codebooks (batch, frames, n_codebooks). It may be the beginning of
-            an utterance, and have no phonemes of its own.
+            Utterances before those to speak, with codes (batch, frames, n_codebooks). A prompt may be the beginning of
+            its utterance, without phonemes of its own.
         speech : Utterances
-            What is said, at least 1 phoneme, with codes (batch, frames, n_codebooks) of which those below the stage are
-            read.
+            The utterances to speak, at least 1 phoneme each, with codes (batch, frames, n_codebooks); those below the
+            stage are read.
         stage : Tensor
             Which codebook to predict, counted from 0, so that it is 1 to n_codebooks - 1; integers (batch,).
 
@@ -128,7 +128,7 @@ class NonAutoregressiveCodecLM(nn.Module):
         prompt : Utterances
             As in :meth:`forward`.
         speech : Utterances
-            What is said, with codes (batch, frames) of the first codebook.
+            The utterances to speak, with codes (batch, frames) of the first codebook.
 
         Returns
         -------

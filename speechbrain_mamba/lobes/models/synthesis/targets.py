@@ -1,4 +1,4 @@
-"""What codec language models are trained on: inputs with noise, prompts, and the tokens to predict."""
+"""Training targets of codec language models, and what their inputs need: noise and prompts."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def replace_some(tokens: Tensor, share: float, size: int) -> Tensor:
 
 
 def take_prompts(prompt: Utterances, speech: Utterances, share: Tensor, most: int) -> tuple[Utterances, Utterances]:
-    """Let the speech begin with the prompt if there is none.
+    """Make the beginning of an utterance its prompt if it has none.
 
     Arguments
     ---------
     prompt : Utterances
-        Prompts, of which those without codes are replaced.
+        Prompts; those without codes are replaced.
     speech : Utterances
-        What is said after them.
+        The utterances after them.
     share : Tensor
         Fraction of the speech that becomes the prompt, floats (batch,).
     most : int
@@ -70,7 +70,7 @@ def take_prompts(prompt: Utterances, speech: Utterances, share: Tensor, most: in
     Returns
     -------
     tuple of Utterances
-        Prompts of at least one frame, and the speech after them. The phonemes stay with the speech.
+        Prompts of at least one frame, and the speech after them. The phonemes are not split.
 
     Example
     -------
@@ -81,5 +81,5 @@ def take_prompts(prompt: Utterances, speech: Utterances, share: Tensor, most: in
     """
     frames = (speech.codes.lengths * share).long().clamp(1, most).masked_fill(prompt.codes.lengths > 0, 0)
     beginning, rest = split_at(speech.codes, frames)
-    codes = Packing([prompt.codes, beginning]).whole  # of which one is empty
+    codes = Packing([prompt.codes, beginning]).whole  # one of both is empty
     return Utterances(prompt.phonemes, codes), Utterances(speech.phonemes, rest)
