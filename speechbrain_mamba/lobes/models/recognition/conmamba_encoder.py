@@ -12,7 +12,7 @@ from speechbrain.nnet.normalization import LayerNorm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.conmamba import ConmambaEncoderLayer
+from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer
 from speechbrain_mamba.ops import mask_frames
 
 
@@ -38,7 +38,7 @@ class ConmambaEncoder(nn.Module):
     num_layers : int
         Number of layers.
     d_model, d_ffn, kernel_size, activation, bias, dropout, causal, mamba_config
-        As in :class:`~speechbrain_mamba.lobes.models.recognition.conmamba.ConmambaEncoderLayer`.
+        As in :class:`~speechbrain_mamba.lobes.models.recognition.conmamba_layer.ConmambaEncoderLayer`.
     output_hidden_states : bool
         Whether to return the input and the output of each layer too.
     layerdrop_prob : float
