@@ -152,9 +152,9 @@ def test_encoder_is_layers_in_order_and_a_normalization(options):
     for i, length in enumerate(lengths):
         expected = x[i : i + 1, :length]
         for layer in encoder.layers:
-            twin = ConmambaEncoderLayer(12, 16, **options).eval()
-            twin.load_state_dict(layer.state_dict())
-            expected = twin(expected)
+            copied = ConmambaEncoderLayer(12, 16, **options).eval()
+            copied.load_state_dict(layer.state_dict())
+            expected = copied(expected)
         expected = F.layer_norm(expected, (12,), encoder.norm.norm.weight, encoder.norm.norm.bias, 1e-6)
         assert relative_error(y[i, :length], expected[0]) < 1e-5
 
