@@ -146,7 +146,9 @@ class EnCodec(nn.Module):
             Tokens, integers (batch, frames, codebooks).
         """
         whole, _ = self._pad_to_frames(wavs, lengths)
-        quantized, codes, commitment = quantize(self.quantizer, self.encoder(whole[:, None]), self.n_codebooks)
+        latents = self.encoder(whole[:, None])
+        with torch.autocast(latents.device.type, enabled=False):  # codebooks follow sums over many frames
+            quantized, codes, commitment = quantize(self.quantizer, latents.float(), self.n_codebooks)
         return self.decoder(quantized)[:, 0, : whole.shape[1]], commitment.mean(), codes
 
     def _pad_to_frames(self, wavs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

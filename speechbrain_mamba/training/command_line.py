@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import os
-import re
 import sys
 from pathlib import Path
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
 from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
 from speechbrain_mamba.utils._compat import run_option_helps
 from speechbrain_mamba.utils.hparams import read_hparams
-
-_KEY = re.compile(r"(\w+):(?: +(?!#)(.*?))?(?: +#\s*(.*))?$")
-_COMMENT = re.compile(r"\s+#\s*(.*)$")
 
 
 def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = None) -> None:
@@ -76,7 +75,7 @@ def read_comments(text: str) -> dict[str, tuple[object, str]]:
     Arguments
     ---------
     text : str
-        HyperPyYAML. Only keys at the top whose values stand on their own line are read, no objects.
+        HyperPyYAML. Only keys at the top that hold a number, a string or a list are read, no objects.
 
     Returns
     -------
@@ -88,20 +87,25 @@ def read_comments(text: str) -> dict[str, tuple[object, str]]:
     >>> read_comments("seed:\\nlr: 0.1   # at the peak,\\n          # after the warm-up\\nopt: !new:a.B\\n    x: 1")
     {'seed': (None, ''), 'lr': (0.1, 'at the peak, after the warm-up')}
     """
+    lines, tree = text.splitlines(), YAML().load(text) or CommentedMap()
     found: dict[str, tuple[object, str]] = {}
-    last = ""
-    for line in text.splitlines():
-        if match := _KEY.match(line):
-            last, value, comment = match.groups(default="")
-            if not value.startswith(("!new:", "!name:", "!apply:", "!module:")):
-                found[last] = (value if value.startswith("!") else yaml.safe_load(value), comment)
-        elif last in found and (match := _COMMENT.match(line)):
-            found[last] = (found[last][0], f"{found[last][1]} {match[1]}".strip())
-        elif line.startswith((" ", "-")):
-            found.pop(last, None)  # its value is not on its own line
-        else:
-            last = ""
+    for key, value in tree.items():
+        tag = getattr(value, "tag", None)
+        if isinstance(value, TaggedScalar):
+            found[key] = (f"{value.tag.value} {value.value}".strip(), "")
+        elif not isinstance(value, dict) and not (tag and tag.value):
+            found[key] = (value, "")
+        if key in found and "#" not in str(value):
+            found[key] = (found[key][0], _join_comment(lines[tree.lc.key(key)[0] :]))
     return found
+
+
+def _join_comment(lines: list[str]) -> str:
+    """The comment at the end of the first line and in the lines below that hold nothing else."""
+    words = [lines[0].partition(" #")[2]]
+    for line in itertools.takewhile(lambda line: line.startswith(" ") and line.strip().startswith("#"), lines[1:]):
+        words.append(line.strip().lstrip("#"))
+    return " ".join(part.strip() for part in words).strip()
 
 
 def _read_pairs(arguments: list[str]) -> dict[str, object]:

@@ -61,12 +61,14 @@ def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[st
     path, rows = Path(folder) / "training.csv", []
     if path.exists():
         with open(path, newline="", encoding="utf-8") as table:
-            rows = [{key: float(value or "nan") for key, value in old.items()} for old in csv.DictReader(table)]
+            rows = [{key: _number(value) for key, value in old.items()} for old in csv.DictReader(table)]
     rows = [old for old in rows if old["epoch"] < row["epoch"]] + [row]
-    for old in rows:
-        old["epoch"] = int(old["epoch"])
     write_csv(path, rows, list(row))
     try:
         plot_curves(Path(folder) / "training.png", rows, "epoch", panels)
     except Exception as error:  # whatever it is: the training goes on
         logger.warning("training.png could not be drawn: %s", error)
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text or "nan")

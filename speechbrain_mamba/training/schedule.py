@@ -51,7 +51,7 @@ def set_schedule_length(scheduler: Any, steps: int) -> None:
     Arguments
     ---------
     scheduler : object
-        A scheduler of :mod:`speechbrain_mamba.nnet.schedulers` or of SpeechBrain. A length that is None is set, one
+        A scheduler of :mod:`speechbrain_mamba.nnet.schedulers` or of SpeechBrain. A length that is None is set; one
         that the user has chosen stays.
     steps : int
         Steps of the run. A schedule is at least as long as its warm-up.

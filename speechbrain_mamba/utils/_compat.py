@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
 
 

@@ -75,7 +75,7 @@ def list_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> s
 
 
 def merge_texts(top: Path, tree: CommentedMap, sources: dict[str, tuple[Path, ...]], changed: set[str]) -> str:
-    """Join the lines of all files, each key's from the last file that defines it, or from the tree if it was changed."""
+    """Join the lines of all files, each key from the last file that defines it, or from the tree if it changed."""
     blocks = {}
     for file in {file for files in sources.values() for file in files}:
         if (parts := split_file(file)) is None:

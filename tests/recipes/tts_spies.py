@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
 from speechbrain_mamba.lobes.models.synthesis import AutoregressiveCodecLM, NonAutoregressiveCodecLM
 from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.training.brain import TrainingBrain
 from tests.conftest import HPARAMS
 
 RECIPES = HPARAMS.parent / "recipes"
@@ -74,6 +75,53 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
         prepare(module, patch)
         module.main()
     return pictures
+
+
+class Killed(Exception):
+    """Raised in place of a kill."""
+
+
+def kill_at(epoch: int, step: int):
+    """Prepare a run that is killed in a batch; for :func:`run_script`."""
+
+    def prepare(module, patch):
+        fit_batch = TrainingBrain.fit_batch
+
+        def fit(brain, batch):
+            if (brain.epoch, brain.step) == (epoch, step):
+                raise Killed
+            return fit_batch(brain, batch)
+
+        patch.setattr(TrainingBrain, "fit_batch", fit)
+
+    return prepare
+
+
+def assert_resumed(train, folder: Path, weights, **options) -> None:
+    """Check that a run that is killed in the middle of its second epoch and resumed equals one that is not.
+
+    Arguments
+    ---------
+    train : callable
+        Runs the recipe with options.
+    folder : Path
+        A folder for the runs.
+    weights : callable
+        From an output folder to the weights that are left there, by name.
+    **options
+        Options of the run.
+    """
+    options |= {"ckpt_interval_steps": 1, "number_of_epochs": 2}
+    whole = train(output_folder=folder / "whole", **options)
+    with pytest.raises(Killed):
+        train(kill_at(2, 3), output_folder=folder / "broken", **options)
+    torch.manual_seed(7)
+    broken = train(output_folder=folder / "broken", **options)
+    expected = weights(whole)
+    assert expected and all(torch.equal(value, expected[name]) for name, value in weights(broken).items())
+    tables = [(run / "training.csv").read_text().splitlines() for run in (whole, broken)]
+    rows = [[line.rpartition(",")[0] for line in table] for table in tables]  # all but the seconds
+    assert rows[0][:2] == rows[1][:2] and len(rows[0]) == len(rows[1]) == 3
 
 
 def note_loaders(patch) -> list[tuple]:

@@ -7,6 +7,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
+from speechbrain_mamba.utils import _compat
 from speechbrain_mamba.utils._compat import (
     BatchesOfEpoch,
     encodec_24khz,
@@ -14,6 +15,11 @@ from speechbrain_mamba.utils._compat import (
     quantize,
     quantize_to_codes,
 )
+
+
+def _moved(interface):
+    return f"{interface} of another package has moved: speechbrain_mamba/utils/_compat.py has to follow"
+
 
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
 
@@ -36,7 +42,6 @@ def test_the_batches_of_an_epoch_can_be_selected():
 
 
 def test_dual_path_models_cut_into_chunks_and_add_up():
-    import torch
     from speechbrain.lobes.models.dual_path import Dual_Path_Model
 
     from speechbrain_mamba.utils._compat import overlap_add, segment
@@ -46,6 +51,69 @@ def test_dual_path_models_cut_into_chunks_and_add_up():
     chunks, gap = segment(model, x)
     assert chunks.shape[:3] == (2, 3, 4)
     torch.testing.assert_close(overlap_add(model, chunks, gap), 2 * x)  # half of each chunk overlaps with the next one
+
+
+def test_speechbrain_asks_checkpointers_for_meta_files_and_folders(tmp_path):
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    calls = []
+
+    class Asked(_compat.CheckpointFolders, Checkpointer):
+        def write_meta(self, path, meta, end_of_epoch):
+            calls.append((path.name, dict(meta), end_of_epoch))
+            return super().write_meta(path, meta, end_of_epoch)
+
+        def list_folders(self):
+            return [folder for folder in super().list_folders() if "hidden" not in folder.name]
+
+    checkpointer = Asked(tmp_path)
+    checkpointer.save_checkpoint(meta={"loss": 1.0}, end_of_epoch=False)
+    checkpointer.save_checkpoint(name="hidden")
+    assert calls[0] == ("CKPT.yaml", {"loss": 1.0}, False), _moved("Checkpointer._save_checkpoint_metafile")
+    assert len(checkpointer.list_checkpoints()) == 1, _moved("Checkpointer._list_checkpoint_dirs")
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_speechbrain_asks_a_brain_before_it_saves_within_an_epoch(tmp_path, free):
+    import speechbrain as sb
+    from speechbrain.utils.checkpoints import Checkpointer
+    from torch.utils.data import DataLoader
+
+    class Asked(_compat.CheckpointsBetweenSteps, sb.Brain):
+        def is_between_steps(self):
+            return free
+
+        def fit_batch(self, batch):
+            return torch.zeros(())
+
+    run_opts = {"ckpt_interval_steps": 1, "device": "cpu", "noprogressbar": True}
+    brain = Asked({"layer": torch.nn.Linear(1, 1)}, run_opts=run_opts, checkpointer=Checkpointer(tmp_path))
+    brain.fit([1], DataLoader(["batch"] * 2, batch_size=None))
+    assert len(brain.checkpointer.list_checkpoints()) == free, _moved("Brain._should_save_intra_epoch_ckpt")
+
+
+def test_the_run_options_of_speechbrain_are_read_without_it():
+    from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
+
+    options = _compat.run_option_helps()
+    assert options == {name: (RunOptions().get(name), text) for name, text in HELP_TEXTS.items()}, _moved("run_opts.py")
+    assert {"device", "precision", "debug", "test_only"} <= options.keys()
+
+
+def test_without_speechbrain_there_are_no_run_options(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert _compat.run_option_helps() == {}
+
+
+def test_statistics_of_speechbrain_are_saved(tmp_path):
+    from speechbrain.processing.features import InputNormalization
+
+    normalize = InputNormalization(norm_type="global")
+    normalize.train()
+    normalize(torch.randn(2, 5, 3), torch.ones(2))
+    _compat.save_normalizer(normalize, tmp_path / "normalizer.ckpt")
+    saved = torch.load(tmp_path / "normalizer.ckpt", weights_only=True)
+    assert torch.equal(saved["glob_mean"], normalize.glob_mean), _moved("InputNormalization._save")
 
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
