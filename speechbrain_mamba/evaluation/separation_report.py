@@ -62,10 +62,8 @@ class SeparationReport(Report):
         ---------
         name : str
             Its name.
-        mix : Tensor
-            The mixture (samples,).
-        sources, estimates : Tensor
-            True and estimated speakers (samples, speakers).
+        mix, sources, estimates : Tensor
+            As in :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`.
 
         Returns
         -------

@@ -88,10 +88,9 @@ class SpeakerReport(Report):
 
 
 def equal_error_rate(positive: Tensor, negative: Tensor) -> float:
-    """The error rate at the threshold where as large a share of positive scores is rejected as of negative ones is
-    accepted.
+    """The mean of the rates of rejected positive and accepted negative scores, at the threshold where they are closest.
 
-    The same as SpeechBrain's ``EER``, whose effort grows with the square of the number of scores.
+    SpeechBrain's ``EER`` gives the same, but its effort grows with the square of the number of scores.
 
     Arguments
     ---------

@@ -11,7 +11,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
 
@@ -72,6 +75,24 @@ def run_option_helps() -> dict[str, tuple[Any, str]]:
 def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
     """Save the statistics of SpeechBrain's ``InputNormalization``, which are not in its ``state_dict``."""
     normalizer._save(path)
+
+
+def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
+    """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
+
+    Returns
+    -------
+    chunks : Tensor
+        The chunks (batch, channels, chunk size, chunks).
+    gap : int
+        The frames that were padded.
+    """
+    return model._Segmentation(x, model.K)
+
+
+def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
+    """Add the chunks returned by :func:`segment` up to (batch, channels, time), as ``Dual_Path_Model`` does."""
+    return model._over_add(chunks, gap)
 
 
 # ---------------------------------------------------------------------------------------------------- HyperPyYAML

@@ -127,7 +127,7 @@ def test_a_loud_estimate_is_not_clipped(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("n_examples", [0, 2])
-def test_so_many_of_the_first_mixtures_are_kept(tmp_path, pictures, n_examples):
+def test_the_first_mixtures_are_kept(tmp_path, pictures, n_examples):
     report = SeparationReport(tmp_path, 8000, n_examples)
     for name in "abc":
         report.add(name, *mixture(0.1))
