@@ -100,8 +100,10 @@ class CodecBrain(TrainingBrain):
             adversarial, features = self.deceive(reconstruction, wavs)
             terms |= {"adversarial": (self.hparams.adversarial_weight, adversarial)}
             terms |= {"features": (self.hparams.feature_weight, features)}
-        self.report.add_losses({name: value.item() for name, (_, value) in terms.items()}, codes)
-        return sum(weight * value for weight, value in terms.values())
+        loss = sum(weight * value for weight, value in terms.values())
+        if loss.isfinite():
+            self.report.add_losses({name: value.item() for name, (_, value) in terms.items()}, codes)
+        return loss
 
     def deceive(self, reconstruction, wavs):
         """The loss of reconstructions that the discriminator hears as such, and of layers that differ on recordings."""
@@ -118,8 +120,8 @@ class CodecBrain(TrainingBrain):
     def on_stage_start(self, stage, epoch=None):
         """Begin a report."""
         super().on_stage_start(stage, epoch)
-        settings = (getattr(self.hparams, key) for key in ("codec", "sample_rate"))
-        self.report = CodecReport(self.output_folder / "test", *settings, self.recognize, self.hparams.n_examples)
+        folder, codec, rate = self.output_folder / "test", self.hparams.codec, self.hparams.sample_rate
+        self.report = CodecReport(folder, codec, rate, self.recognize, self.hparams.n_examples)
 
     def stage_scores(self, stage, loss):
         """Means of the terms of the loss, and the perplexity of the codes."""

@@ -459,6 +459,32 @@ def test_the_codec_leaves_no_gradients_in_the_discriminator(brain):
     assert training.modules.discriminator.scale.grad is None
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_scaler_of_the_gradients_changes_no_step(brain, accumulation):
+    """FP16 has one."""
+    weights, reached = dict(zip(WEIGHTS, (1, 2, 4, 8, 16))), []
+    for enabled in (False, True):
+        training = brain(**weights)
+        training.scaler = torch.GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+        training.grad_accumulation_factor = accumulation
+        for _ in range(4):
+            training.fit_batch(Batch())
+        assert training.optimizer_step == 4 / accumulation
+        reached.append([parameter.item() for parameter in training.modules.parameters()])
+    assert reached[0] == pytest.approx(reached[1], rel=1e-4)
+
+
+def test_a_batch_without_a_finite_loss_has_no_part_in_the_means(brain):
+    training = brain(mel=1.0)
+    training.fit_batch(Batch())
+    means = training.stage_scores(sb.Stage.TRAIN, 0.0)
+    spoilt = Batch()
+    spoilt.sig = (SIGNALS * math.nan, spoilt.sig[1])
+    assert training.fit_batch(spoilt).isnan()
+    assert training.stage_scores(sb.Stage.TRAIN, 0.0) == means
+    assert training.modules.codec.gain.isfinite() and training.n_skipped >= 1
+
+
 def test_a_discriminator_with_infinite_gradients_does_not_step(brain):
     training = brain(mel=1.0)
     training.modules.discriminator.scale.register_hook(lambda gradient: gradient * math.inf)
