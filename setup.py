@@ -41,7 +41,7 @@ class CleanBuild(build):
 
 
 class BuildPackage(build_py):
-    """Adds hyperparameter files and recipes, except to an editable install, which finds them in the checkout."""
+    """Adds hyper-parameter files and recipes, except to an editable install, which finds them in the checkout."""
 
     def _shared_files(self):
         target = Path(self.build_lib, PACKAGE, "share")

@@ -127,14 +127,16 @@ def test_only_tests_are_called_so():
     check_none(f"{place} {node.name}" for _, place, node in functions if re.match("test(_|$)", node.name))
 
 
-def test_only_commands_print():
-    def prints(path):
-        return path.parts[0] == PACKAGE and not (path.parts[1] == "cli" or path.name in ("__main__.py", "doctor.py"))
+COMMANDS = [Path(PACKAGE, name) for name in ("cli", "__main__.py", "doctor.py")]
+COMMANDS += [Path(PACKAGE, "training", name) for name in ("command_line.py", "run.py")]  # a recipe's help and results
 
+
+def test_only_commands_print():
     check_none(
         place
         for path, place, node in nodes(ast.Call)
-        if prints(path) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if path.parts[0] == PACKAGE and not any(path.is_relative_to(command) for command in COMMANDS)
+        if isinstance(node.func, ast.Name) and node.func.id == "print"
     )
 
 

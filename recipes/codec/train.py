@@ -70,7 +70,7 @@ class CodecBrain(TrainingBrain):
         lengths = absolute_lengths(lens, wavs.shape[1])
         reconstruction, commitment, codes = self.modules.codec(wavs, lengths)
         wavs = F.pad(wavs, (0, reconstruction.shape[1] - wavs.shape[1]))
-        codes = codes[valid_frames(self.hparams.codec.frames(lengths), codes.shape[1])]
+        codes = codes[valid_frames(self.hparams.codec.count_frames(lengths), codes.shape[1])]
         return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction.float(), lengths), commitment, codes
 
     def train_adversary(self, outputs, should_step):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Judge the speech that train.py has left in its folder ``test``.
+"""Judge the speech that train.py wrote to its folder ``test``.
 
     python recipes/tts/evaluate.py results/tts/mini_vallm/1234/test --recognizer ASR --speaker_encoder SPEAKER
 
-ASR and SPEAKER are Hub ids or folders of SpeechBrain models: ``inference`` of what ``recipes/asr/train_ctc.py`` and
-``train_speaker.py`` have trained, or published ones such as speechbrain/spkrec-ecapa-voxceleb. ``results.csv``,
+ASR and SPEAKER are Hub ids or folders of SpeechBrain models: the folders ``inference`` of ``recipes/asr/train.py`` and
+``recipes/speaker/train.py``, or published models such as speechbrain/spkrec-ecapa-voxceleb. ``results.csv``,
 ``summary.json`` and pictures are written beside the speech.
 """
 
@@ -15,7 +15,7 @@ from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="the folder of synthesis.csv")

@@ -105,18 +105,7 @@ def prepare_fsdd_mixtures(
     **options
         Those of :class:`~speechbrain_mamba.corpora.mixtures.MixtureSettings`; FSDD has a ``sample_rate`` of 8000.
 
-    Returns
-    -------
-    dict
-        The manifests of ``train``, ``valid`` and ``test``.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such data folder.
-    ValueError
-        When the folder has no usable recording or too few speakers, a file has another sample rate or is not mono, or
-        a setting is out of range.
+    Results and errors are those of :func:`~speechbrain_mamba.corpora.folder.prepare_folder`.
     """
     recordings, settings = find_recordings(data_folder), MixtureSettings(**options)
 

@@ -142,8 +142,10 @@ def prepare_fsdd_digits(
     FileNotFoundError
         When there is no such folder, or nothing of FSDD in it.
     ValueError
-        When a speaker's recordings are not complete, or a split gets no string.
+        When a speaker's recordings are not complete, or a number of strings is out of range.
     """
+    if min(counts) < 1 or short < 0:
+        raise ValueError(f"counts are {tuple(counts)} and short is {short}, but must be 1 or more and 0 or more.")
     root, recordings = Path(save_folder).absolute(), find_recordings(data_folder)
     manifests = {split: root / f"{split}.csv" for split in SPLITS}
     settings = {

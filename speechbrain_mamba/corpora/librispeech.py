@@ -128,17 +128,7 @@ def prepare_parts(
     read : callable
         Returns the rows of such a file, for a sample rate.
 
-    Returns
-    -------
-    dict of str to Path
-        The manifests.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a part is missing.
-    ValueError
-        When a part has no transcribed speech, or a file has another rate or is not mono.
+    Results and errors are those of :func:`prepare_librispeech`.
     """
     root, manifests = Path(data_folder).absolute(), {}
     for name, parts in splits.items():

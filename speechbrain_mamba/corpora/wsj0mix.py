@@ -29,17 +29,7 @@ _RATES = {8000: "wav8k", 16000: "wav16k"}
 
 
 def wsj0_speaker(path: Path) -> str:
-    """The speaker of a file of WSJ0: the first three characters of its name.
-
-    Arguments
-    ---------
-    path : Path
-        The file, relative to the scanned folder.
-
-    Returns
-    -------
-    str
-        The speaker.
+    """The speaker of a file of WSJ0: the first three characters of the name of ``path``.
 
     Example
     -------
@@ -118,8 +108,8 @@ def prepare_wsj0mix(
     data_folder : str or Path
         The folder that holds ``2speakers`` and ``3speakers``, or one of them.
     save_folder : str or Path
-        Where ``train.csv``, ``valid.csv`` and ``test.csv`` go. Their paths begin with ``$data_root``, which stands
-        for ``data_folder``.
+        Where ``train.csv``, ``valid.csv`` and ``test.csv`` go. Their paths begin with ``$data_root``, a
+        placeholder for ``data_folder``.
     num_spks : int
         Speakers per mixture.
     sample_rate : int

@@ -92,14 +92,8 @@ def dynamic_mixtures(
         The speech, or the CSV file that lists it: ``train_utterances.csv`` of the preparation.
     count : int
         Mixtures per epoch.
-    num_spks : int
-        Speakers per mixture.
-    sample_rate : int
-        Samples per second.
-    seconds : tuple of float, optional
-        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
-    seed : int
-        The seed of all draws.
+    num_spks, sample_rate, seconds, seed
+        Those of :class:`~speechbrain_mamba.dataio.mixing.MixtureSampler`.
 
     Returns
     -------

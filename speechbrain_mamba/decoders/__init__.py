@@ -1,4 +1,7 @@
-"""Searches that keep the state of a Mamba decoder."""
+"""Searches that cache the state of a Mamba decoder.
+
+``speechbrain_mamba.decoders.S2SMambaBeamSearcher`` is a public path: users' YAML names it.
+"""
 
 from speechbrain_mamba.utils.torch_pair import check_torchaudio
 

@@ -167,21 +167,20 @@ class TextTokenizer:
             )
         return [self._index[symbol] for symbol in symbols]
 
-    def join(self, first: list[int], second: list[int]) -> list[int]:
-        """Join the numbers of two texts to those of one text, with a space in between if the inventory has one.
+    def add_space(self, numbers: list[int]) -> list[int]:
+        """The numbers of a text that another text follows: with a space at the end if the inventory has one.
 
         Arguments
         ---------
-        first, second : list of int
+        numbers : list of int
             Numbers, as returned by :meth:`encode`.
 
         Returns
         -------
         list of int
-            The numbers of the joint text.
+            The numbers with the space.
         """
-        space = [] if self.kind == "bpe" or " " not in self._index else [self._index[" "]]
-        return [*first, *space, *second]
+        return numbers if self.kind == "bpe" or " " not in self._index else [*numbers, self._index[" "]]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer to a JSON file."""

@@ -6,8 +6,10 @@ import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
+from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.pretrained import fetch_pretrained
@@ -212,3 +214,52 @@ def load_tokenizer(
             f"to {tokenizer.vocab_size()}, or use another tokenizer."
         )
     return tokenizer
+
+
+def load_or_train_tokenizer(
+    source: str | os.PathLike | None,
+    folder: str | os.PathLike,
+    transcripts: Iterable[str],
+    vocab_size: int,
+    **options: Any,
+) -> sentencepiece.SentencePieceProcessor:
+    """Load a trained tokenizer, or train one that later runs with the same folder find there.
+
+    All processes of a run call it: the main process writes, the others wait.
+
+    Arguments
+    ---------
+    source : str or Path, optional
+        A folder or Hub id with a tokenizer, as in :func:`load_tokenizer`. By default one is trained.
+    folder : str or Path
+        Where a trained tokenizer, or one from the Hub, is kept.
+    transcripts : iterable of str
+        What to train on.
+    vocab_size : int
+        The number of tokens.
+    **options
+        As in :func:`train_tokenizer`.
+
+    Returns
+    -------
+    sentencepiece.SentencePieceProcessor
+        The tokenizer.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> first = load_or_train_tokenizer(None, folder, ["ABBA"], vocab_size=6, token_type="char")
+    >>> again = load_or_train_tokenizer(None, folder, ["OTHER"], vocab_size=6, token_type="char")
+    >>> again.decode(first.encode("ABBA"))
+    'ABBA'
+    """
+    file = Path(folder) / FILE_NAME
+
+    def prepare() -> None:
+        if source is not None:
+            load_tokenizer(source, vocab_size, folder)
+        elif not file.is_file():
+            train_tokenizer(file, transcripts, vocab_size, **options)
+
+    run_on_main(prepare)
+    return load_tokenizer(folder if source is None else source, vocab_size, folder)

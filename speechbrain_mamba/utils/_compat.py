@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
 
 
@@ -77,6 +78,21 @@ def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
     normalizer._save(path)
 
 
+class BatchesOfEpoch:
+    """Mixin for SpeechBrain's ``DynamicBatchSampler``: a say in the batches of an epoch."""
+
+    _batches: Any
+    _epoch: int
+
+    def select_batches(self, batches: list[list[int]], epoch: int) -> list[list[int]]:
+        """Select the batches of an epoch, counted from 1, from those that SpeechBrain made; 0 before the first one."""
+        return batches
+
+    def _generate_batches(self) -> None:
+        super()._generate_batches()  # type: ignore[misc]  # of DynamicBatchSampler
+        self._batches = self.select_batches(self._batches, self._epoch)
+
+
 def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
     """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
 
@@ -95,10 +111,51 @@ def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
     return model._over_add(chunks, gap)
 
 
-# ---------------------------------------------------------------------------------------------------- HyperPyYAML
-
 # ---------------------------------------------------------------------------------------------------- PyTorch
 
 # ---------------------------------------------------------------------------------------------------- Triton
 
 # ---------------------------------------------------------------------------------------------------- EnCodec
+
+
+def make_encodec(sizes: Mapping[str, Any], n_codebooks: int, codebook_size: int) -> tuple[Any, Any, Any]:
+    """Make the encoder, the decoder and the residual quantizer of a new EnCodec.
+
+    ``sizes`` are arguments of ``SEANetEncoder`` and ``SEANetDecoder``.
+    """
+    _check_encodec()
+    from encodec.modules import SEANetDecoder, SEANetEncoder
+    from encodec.quantization import ResidualVectorQuantizer
+
+    quantizer = ResidualVectorQuantizer(sizes["dimension"], n_codebooks, codebook_size)
+    return SEANetEncoder(**sizes), SEANetDecoder(**sizes), quantizer
+
+
+def encodec_24khz(repository: str | os.PathLike | None = None) -> Any:
+    """Load the published ``EncodecModel`` for 24 kHz, from a folder or from the address that the package names."""
+    _check_encodec()
+    from encodec import EncodecModel
+
+    return EncodecModel.encodec_model_24khz(repository=None if repository is None else Path(repository))
+
+
+def _check_encodec() -> None:
+    if importlib.util.find_spec("encodec") is None:
+        raise ModuleNotFoundError(
+            'EnCodec is needed here, but the package encodec is not installed: pip install "speechbrain_mamba[tts]"'
+        )
+
+
+def quantize(quantizer: Any, x: Tensor, n_codebooks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantize features (batch, channels, frames) with the first codebooks of a residual quantizer.
+
+    The public call wants a bandwidth instead of a number of codebooks. Returns the quantized features, the codes
+    (batch, frames, codebooks), and the commitment loss of each codebook.
+    """
+    quantized, codes, commitment = quantizer.vq(x, n_q=n_codebooks)
+    return quantized, codes.permute(1, 2, 0), commitment
+
+
+def quantize_to_codes(quantizer: Any, x: Tensor, n_codebooks: int) -> Tensor:
+    """The codes of :func:`quantize`, without gradients."""
+    return quantizer.vq.encode(x, n_q=n_codebooks).permute(1, 2, 0)

@@ -82,7 +82,9 @@ class Stamp:
         bool
             True after :meth:`finish` with equal settings.
         """
-        if not (self.is_begun() and self._read().get("done") and all(Path(file).is_file() for file in files)):
+        content = self._read()
+        same = content.get("settings") == self.settings
+        if not (same and content.get("done") and all(Path(file).is_file() for file in files)):
             return False
         logger.info("Prepared already, with the same settings: '%s'.", self.path)
         return True

@@ -201,6 +201,7 @@ def test_later_takes_are_for_training(fsdd, tmp_path):
     assert read_audio(rows[0]["wav"]).max().item() == pytest.approx(11 / 20, abs=1e-3)
 
 
-def test_a_split_without_strings_is_refused(fsdd, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing to list in the manifest '.*valid\.csv'"):
-        prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 0, 2))
+def test_splits_without_strings_are_refused(fsdd, tmp_path):
+    for options in ({"counts": (3, 0, 2)}, {"counts": (-1, 1, 1)}, {"short": -1}):
+        with pytest.raises(ValueError, match=r"counts are .* and short is .*, but must be 1 or more and 0 or more"):
+            prepare_fsdd_digits(fsdd, tmp_path / "out", **options)

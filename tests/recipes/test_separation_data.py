@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from speechbrain_mamba.corpora.preparation import prepare_separation
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from tests.recipes.conftest import RATE, SPEAKERS, table, write_set
@@ -21,7 +22,7 @@ class TestData:
         }  # fmt: skip
 
     def test_mixtures_on_disk(self, separation, settings):
-        separation.prepare_separation({**settings, "corpus": "folder"})
+        prepare_separation({**settings, "corpus": "folder"})
         datasets = separation.make_datasets(settings)
         for dataset, split in zip(datasets, ("train", "valid", "test"), strict=True):
             rows = table(Path(settings["save_folder"]) / f"{split}.csv")
@@ -30,7 +31,7 @@ class TestData:
             assert not hasattr(dataset, "set_epoch")
 
     def test_mixtures_on_the_fly(self, separation, settings):
-        separation.prepare_separation({**settings, "corpus": "folder", "dynamic_mixing": True})
+        prepare_separation({**settings, "corpus": "folder", "dynamic_mixing": True})
         train, *others = separation.make_datasets({**settings, "dynamic_mixing": True})
         listing = Path(settings["save_folder"]) / "train_utterances.csv"
         expected = dynamic_mixtures(listing, 5, SPEAKERS, RATE, (0.2, 0.25), seed=77)
