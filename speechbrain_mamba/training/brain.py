@@ -65,6 +65,9 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
     text: str = ""
     """The run's hyper-parameters in HyperPyYAML."""
 
+    hparams: Any
+    train_sampler: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.train_data: Any = None

@@ -34,8 +34,8 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
     Arguments
     ---------
     recipe : str or Path
-        The script. Its docstring is the help's description; the tuple ``needs`` of its Brain names the packages that
-        it cannot do without.
+        The script. Its docstring is the help's description. The tuple ``needs`` of its Brain, which may stand in a file
+        beside it, names the packages that it cannot do without.
     arguments : list of str, optional
         The command line without the program's name; that of the process by default.
 
@@ -64,7 +64,7 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
         raise SystemExit
     settings = {key: value for key, (value, _) in read_comments(text).items()} | _read_pairs(given)
     try:
-        check_requirements([*_read_needs(tree), *named_packages(text), *logger_packages(settings)])
+        check_requirements([*_read_needs(Path(recipe), tree), *named_packages(text), *logger_packages(settings)])
     except ModuleNotFoundError as error:
         raise SystemExit(str(error)) from None
 
@@ -119,12 +119,15 @@ def _read_pairs(arguments: list[str]) -> dict[str, object]:
     return pairs
 
 
-def _read_needs(tree: ast.Module) -> tuple[str, ...]:
-    """The tuple ``needs`` of a recipe's Brain, by default that of ``TrainingBrain``."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["needs"]:
-            return ast.literal_eval(node.value)
-    return ("matplotlib",)
+def _read_needs(recipe: Path, tree: ast.Module) -> tuple[str, ...]:
+    """The tuple ``needs`` of a recipe's Brain, in the recipe or in a file beside it that it imports from."""
+    modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    files = [path for name in modules if name and (path := recipe.with_name(f"{name}.py")).is_file()]
+    for part in (tree, *(ast.parse(path.read_text(encoding="utf-8")) for path in files)):
+        for node in ast.walk(part):
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["needs"]:
+                return ast.literal_eval(node.value)
+    return ()
 
 
 def _format_help(program: str, description: str, path: Path | None, text: str) -> str:
