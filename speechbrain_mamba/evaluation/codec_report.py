@@ -73,21 +73,8 @@ class CodecReport(Report):
         self._terms: dict[str, list[float]] = {}
         self._used = torch.zeros(0, dtype=torch.long)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the codec computes."""
-        return next(self.codec.parameters()).device
-
     def add_losses(self, terms: Mapping[str, float], codes: Tensor) -> None:
-        """Count a batch.
-
-        Arguments
-        ---------
-        terms : dict of str to float
-            The terms of the loss.
-        codes : Tensor
-            The codes of all valid frames, integers of any shape.
-        """
+        """Count the terms of a batch's loss, and the codes of its valid frames, integers of any shape."""
         for name, value in terms.items():
             self._terms.setdefault(name, []).append(value)
         used = codes.flatten().bincount(minlength=len(self._used)).cpu()
@@ -102,26 +89,22 @@ class CodecReport(Report):
 
     @torch.no_grad()
     def add(self, name: str, wav: Tensor, text: str) -> None:
-        """Reconstruct an utterance, count its word errors, and keep it if it is among the first ones.
+        """Reconstruct a recording (samples,), count the errors in its words, and keep it if it is among the first ones.
 
         This sets the codec to evaluation mode.
-
-        Arguments
-        ---------
-        name : str
-            Its name.
-        wav : Tensor
-            The recording (samples,).
-        text : str
-            What is said in it.
         """
         example = len(self.rows) < self.n_examples
         row: dict[str, Any] = {"id": name}
         if example or self.recognize is not None:
-            codes, lengths = self.codec.eval().encode(wav[None].to(self.device))
+            device = next(self.codec.parameters()).device
+            codes, lengths = self.codec.eval().encode(wav[None].to(device))
             whole = self._decode(codes, lengths, wav)
             if example:
-                self._write_example(name, {"original": wav, "reconstruction": whole.cpu().clamp(-1, 1)})
+                stem = self.folder / "examples" / name
+                pictured = {"original": wav, "reconstruction": whole.cpu().clamp(-1, 1)}
+                for key, sound in pictured.items():
+                    write_audio(f"{stem}_{key}.wav", sound, self.sample_rate)
+                plot_spectrograms(f"{stem}.png", pictured, self.sample_rate)
             if self.recognize is not None:
                 sounds = [wav, whole, self._decode(codes[..., :1], lengths, wav)]
                 for (key, errors), sound in zip(self.errors.items(), sounds):
@@ -140,29 +123,12 @@ class CodecReport(Report):
     def _decode(self, codes: Tensor, lengths: Tensor, wav: Tensor) -> Tensor:
         return self.codec.decode(codes, lengths)[0][0, : len(wav)]
 
-    def _write_example(self, name: str, sounds: dict[str, Tensor]) -> None:
-        stem = self.folder / "examples" / name
-        for key, sound in sounds.items():
-            write_audio(f"{stem}_{key}.wav", sound, self.sample_rate)
-        plot_spectrograms(f"{stem}.png", sounds, self.sample_rate)
-
     def scores(self) -> dict[str, Any]:
         """Word error rates in percent, with a recognizer."""
         return {name: errors.rate() for name, errors in self.errors.items()} if self.recognize else {}
 
     def write(self) -> dict[str, Any]:
-        """Write what was collected.
-
-        Returns
-        -------
-        dict
-            With a recognizer the number of utterances and the word error rates, else the losses.
-
-        Raises
-        ------
-        ValueError
-            When no utterance was added for the recognizer.
-        """
+        """Write what was collected, and return the word error rates, or the losses without a recognizer."""
         if self._terms:
             write_json(self.folder / "reconstruction.json", self.losses())
         return self.losses() if self.recognize is None else super().write()

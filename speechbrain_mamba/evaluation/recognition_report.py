@@ -31,15 +31,7 @@ class RecognitionReport(Report):
         self.errors = {"wer": WordErrors(), "cer": WordErrors(characters=True)}
 
     def add(self, name: str, hypothesis: str, reference: str) -> None:
-        """Count the errors of an utterance.
-
-        Arguments
-        ---------
-        name : str
-            Its name.
-        hypothesis, reference : str
-            What was recognized, and what was said.
-        """
+        """Count the errors of an utterance in what was recognized, compared with what was said."""
         rates = {key: errors.add(name, hypothesis, reference) for key, errors in self.errors.items()}
         self.rows.append({"id": name, **rates, "hypothesis": hypothesis, "reference": reference})
 

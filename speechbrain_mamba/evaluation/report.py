@@ -14,8 +14,8 @@ from speechbrain_mamba.utils.files import write_csv, write_json
 _LABELS = {"si_snr": "SI-SNR", "si_snr_i": "SI-SNRi", "sdr": "SDR", "sdr_i": "SDRi"}
 _UNITS = {
     **dict.fromkeys(["si_snr", "si_snr_i", "sdr", "sdr_i", "mcd"], "dB"),
-    **dict.fromkeys(["wer", "cer", "reference_wer", "first_codebook_wer", "EER"], "%"),
-    **dict.fromkeys(["finished", "right_speaker", "duration_error"], "%"),
+    **dict.fromkeys(["wer", "cer", "reference_wer", "first_codebook_wer", "EER", "finished", "right_speaker"], "%"),
+    "duration_error": "%",
 }
 """Scores without a unit are not listed."""
 
@@ -30,11 +30,6 @@ class Report:
     ---------
     folder : str or Path
         Where the results go: ``results.csv`` with the rows, and the summary as JSON.
-
-    Attributes
-    ----------
-    rows : list of dict
-        The results so far.
 
     Example
     -------
@@ -71,36 +66,19 @@ class Report:
         """The numbers of a column, without those that are missing or not finite."""
         return [row[column] for row in self.rows if row[column] is not None and math.isfinite(row[column])]
 
+    def pairs(self, first: str, second: str) -> list[tuple[float, float]]:
+        """The numbers of two columns, of rows that have both."""
+        return [(row[first], row[second]) for row in self.rows if None not in (row[first], row[second])]
+
     def summarize(self) -> dict[str, Any]:
-        """Summarize the results so far.
-
-        Returns
-        -------
-        dict
-            The number of rows, and the scores by name.
-
-        Raises
-        ------
-        ValueError
-            When there are no results.
-        """
+        """Count the rows, and add their scores by name; ValueError without rows."""
         if not self.rows:
             raise ValueError(f"No {self.subject} was tested: the test set is empty.")
         return {f"{self.subject}s": len(self.rows), **self.scores()}
 
     def write(self) -> dict[str, Any]:
-        """Write all files. The summary is the last one: where it exists, the test is complete.
-
-        Returns
-        -------
-        dict
-            The summary, as returned by :meth:`summarize`.
-
-        Raises
-        ------
-        ValueError
-            When there are no results.
-        """
+        """Write all files, and return the summary of :meth:`summarize`. Its file is the last one: where it exists, the
+        test is complete."""
         summary = self.summarize()
         write_csv(self.folder / "results.csv", self.rows, list(self.columns))
         self.write_more()
@@ -114,17 +92,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """Format a summary as lines of text: numbers of things, then scores with their units.
-
-    Arguments
-    ---------
-    summary : dict
-        The summary, as returned by :meth:`Report.write`. None stands for a score that is not defined.
-
-    Returns
-    -------
-    str
-        A line per entry.
+    """Format the summary of a :class:`Report`: a line per number or score, with its unit. None is an undefined score.
 
     Example
     -------

@@ -52,24 +52,11 @@ class SeparationReport(Report):
 
     def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int) -> None:
         super().__init__(folder)
-        self.sample_rate = sample_rate
-        self.n_examples = n_examples
+        self.sample_rate, self.n_examples = sample_rate, n_examples
 
     def add(self, name: str, mix: Tensor, sources: Tensor, estimates: Tensor) -> SeparationScores:
-        """Score a mixture, and keep it if it is among the first ones.
-
-        Arguments
-        ---------
-        name : str
-            Its name.
-        mix, sources, estimates : Tensor
-            As in :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`.
-
-        Returns
-        -------
-        SeparationScores
-            The scores.
-        """
+        """Score a mixture with :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`, and keep it if
+        it is among the first ones."""
         scores, aligned = score_separation(mix, sources, estimates)
         if len(self.rows) < self.n_examples:
             self._write_example(name, mix.detach().cpu(), sources.detach().cpu(), aligned, scores)
@@ -92,7 +79,6 @@ class SeparationReport(Report):
         plot_spectrograms(f"{stem}.png", {title: signals.pop("mix"), **signals}, self.sample_rate)
 
     def scores(self) -> dict[str, Any]:
-        """The number of mixtures with an ``undefined`` score, and the means of the defined ones in dB, None without
-        any."""
+        """Count the mixtures with an ``undefined`` score; means of the defined ones in dB, None without any."""
         undefined = sum(any(not math.isfinite(row[score]) for score in SCORES) for row in self.rows)
         return {"undefined": undefined, **{score: mean(self.defined(score)) for score in SCORES}}

@@ -37,10 +37,9 @@ def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[S
     Returns
     -------
     scores : SeparationScores
-        The scores in the order of speakers with the best SI-SNR.
+        Those of the order of speakers with the best SI-SNR.
     aligned : Tensor
-        The estimates in the order of the sources, each scaled to its source in the least-squares sense, (samples,
-        speakers).
+        The estimates (samples, speakers) in that order, each scaled to its source by least squares.
 
     Raises
     ------

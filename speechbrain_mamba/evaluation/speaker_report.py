@@ -36,59 +36,40 @@ class SpeakerReport(Report):
         self._embeddings: list[Tensor] = []
 
     def add(self, name: str, speaker: str, embedding: Tensor) -> None:
-        """Keep an utterance, to be compared with all others.
-
-        Arguments
-        ---------
-        name, speaker : str
-            The names of the utterance and of its speaker.
-        embedding : Tensor
-            Its embedding (channels,) of any length: directions are compared.
-        """
+        """Keep an utterance's embedding (channels,), whose direction will be compared with all others."""
         self.rows.append({"id": name, "spk_id": speaker})
         self._embeddings.append(torch.nn.functional.normalize(embedding.detach().float(), dim=0).cpu())
 
-    def similarities(self) -> tuple[Tensor, Tensor]:
-        """Cosine similarities of the utterances, and whether they are of one speaker, both (utterances, utterances)."""
-        embeddings = torch.stack(self._embeddings)
-        names = sorted({row["spk_id"] for row in self.rows})
-        speakers = torch.tensor([names.index(row["spk_id"]) for row in self.rows])
-        return embeddings @ embeddings.T, speakers[:, None] == speakers
-
     def scores(self) -> dict[str, Any]:
-        """The number of ``pairs``, and the equal error rate over them in percent, ``EER``.
+        """Count the ``pairs``, find the equal error rate over them in percent, ``EER``, and complete the rows.
 
         Raises
         ------
         ValueError
             When no two utterances are of one speaker, or none are of different ones.
         """
-        similarities, same = self.similarities()
+        embeddings = torch.stack(self._embeddings)
+        similarities = embeddings @ embeddings.T
+        names = sorted({row["spk_id"] for row in self.rows})
+        speakers = torch.tensor([names.index(row["spk_id"]) for row in self.rows])
+        same = speakers[:, None] == speakers
+        for row, values, own, others in zip(self.rows, similarities, same & ~torch.eye(len(same)).bool(), ~same):
+            for column, chosen in (("own_similarity", own), ("other_similarity", others)):
+                row[column] = values[chosen].mean().item() if chosen.any() else None
         pairs = torch.ones_like(same).triu(1)
         positive, negative = similarities[pairs & same], similarities[pairs & ~same]
         if not len(positive) or not len(negative):
             raise ValueError("Speakers cannot be compared: two are needed, and two utterances of one of them.")
         return {"pairs": len(positive) + len(negative), "EER": equal_error_rate(positive, negative)}
 
-    def write(self) -> dict[str, Any]:
-        """Write all files, as :meth:`Report.write`."""
-        if self.rows:
-            similarities, same = self.similarities()
-            for index, row in enumerate(self.rows):
-                others = torch.arange(len(same)) != index
-                for column, chosen in (("own", same[index] & others), ("other", ~same[index])):
-                    row[f"{column}_similarity"] = similarities[index, chosen].mean().item() if chosen.any() else None
-        return super().write()
-
     def write_more(self) -> None:
         """Draw the similarities of utterances that have both."""
-        pairs = [(row["own_similarity"], row["other_similarity"]) for row in self.rows]
-        labels = ["similarity to the speaker", "similarity to other speakers"]
-        plot_pairs(self.folder / "similarity.png", [pair for pair in pairs if None not in pair], labels)
+        pairs = self.pairs("own_similarity", "other_similarity")
+        plot_pairs(self.folder / "similarity.png", pairs, ["similarity to the speaker", "similarity to other speakers"])
 
 
 def equal_error_rate(positive: Tensor, negative: Tensor) -> float:
-    """The mean of the rates of rejected positive and accepted negative scores, at the threshold where they are closest.
+    """The mean, in percent, of the rates of rejected positive and accepted negative scores, where they are closest.
 
     SpeechBrain's ``EER`` gives the same, but its effort grows with the square of the number of scores.
 
@@ -96,11 +77,6 @@ def equal_error_rate(positive: Tensor, negative: Tensor) -> float:
     ---------
     positive, negative : Tensor
         Scores (pairs,) of one speaker and of different speakers, at least one each.
-
-    Returns
-    -------
-    float
-        The rate in percent.
 
     Example
     -------

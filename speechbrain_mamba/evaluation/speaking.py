@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -36,7 +35,7 @@ def speak_test_set(
     sampler: Sampler | None = None,
     batch_size: int = 16,
 ) -> list[dict]:
-    """Say each text of a test set in the voice of another utterance of its speaker.
+    """Say each text of a test set in the voice of another utterance of its speaker, and return the rows that it writes.
 
     Arguments
     ---------
@@ -57,14 +56,11 @@ def speak_test_set(
         a prompt of another speaker (``other_prompt``).
     batch_size : int
         Utterances at a time.
-
-    Returns
-    -------
-    list of dict
-        The rows.
     """
     rows = []
-    for batch in _batches(sorted(items, key=lambda name: items[name]["frames"]), batch_size):
+    names = sorted(items, key=lambda name: items[name]["frames"])
+    for first in range(0, len(names), batch_size):
+        batch = names[first : first + batch_size]
         chosen = [prompts.draw(name, fixed=True) for name in batch]
         said = [tokenizer.add_space(prompts.items[prompt]["phonemes"]) for prompt in chosen]
         prompt_batch = Utterances(Padded.collate(said), Padded.collate([codes[prompt] for prompt in chosen]))
@@ -76,17 +72,12 @@ def speak_test_set(
         for name, prompt, wav, length, finished in zip(
             batch, chosen, wavs, speech.lengths.tolist(), speech.finished.tolist()
         ):
-            path, other = Path(folder) / "wavs" / f"{name}.wav", prompts.draw_other_speaker(name)
+            path, item, other = Path(folder) / "wavs" / f"{name}.wav", items[name], prompts.draw_other_speaker(name)
             write_audio(path, wav[:length].clamp(-1, 1), codec.sample_rate)
-            row = {key: items[name].get(key, "") for key in ("spk_id", "language", "wrd")}
-            row |= {"ID": name, "duration": length / codec.sample_rate, "finished": finished, "seconds": seconds}
-            row |= {"wav": path, "reference": items[name].get("wav", "")}
-            row |= {"prompt": prompts.items[prompt].get("wav", "")}
+            row = {"ID": name, **{key: item.get(key, "") for key in ("spk_id", "language", "wrd")}}
+            row |= {"duration": length / codec.sample_rate, "finished": finished, "seconds": seconds}
+            row |= {"wav": path, "reference": item.get("wav", ""), "prompt": prompts.items[prompt].get("wav", "")}
             row["other_prompt"] = "" if other is None else prompts.items[other].get("wav", "")
-            rows.append({column: row[column] for column in COLUMNS})
+            rows.append(row)
     write_csv(Path(folder) / TABLE, rows, COLUMNS)
     return rows
-
-
-def _batches(names: Sequence[str], size: int) -> Iterable[Sequence[str]]:
-    return (names[first : first + size] for first in range(0, len(names), size))

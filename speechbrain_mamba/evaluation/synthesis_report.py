@@ -63,13 +63,9 @@ class SynthesisReport(Report):
         self._finished: list[bool] = []
 
     def add(self, spoken: Mapping[str, Any]) -> None:
-        """Score an utterance, and draw it if it is among the first ones.
-
-        Arguments
-        ---------
-        spoken : dict of str to str
-            A row of ``synthesis.csv``, as described in :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set`.
-        """
+        """Score an utterance, a row of the table that
+        :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` writes, and draw it if it is among the first
+        ones."""
         if len(self.rows) < self.n_examples and float(spoken["duration"]):
             self._draw(spoken)
         self._finished.append(spoken["finished"] == "True")
@@ -110,26 +106,14 @@ class SynthesisReport(Report):
             sounds = {"recording": _read(spoken["reference"])[0], **sounds}
         plot_spectrograms(self.folder / "examples" / f"{spoken['ID']}.png", sounds, rate, n_mels=N_MELS)
 
-    def _voices(self) -> list[tuple[float, float]]:
-        """Similarities to the prompt and to another speaker, of utterances that have both."""
-        pairs = [(row["similarity"], row["other_similarity"]) for row in self.rows]
-        return [pair for pair in pairs if None not in pair]
-
     def scores(self) -> dict[str, Any]:
-        """Summarize the scores, leaving out those that no utterance has.
-
-        Returns
-        -------
-        dict
-            ``finished``, the percentage that ended on its own; ``wer`` and ``reference_wer`` over all words;
-            ``right_speaker``, the percentage that is more similar to its prompt than to the other one; and the means
-            of the other scores. ``duration_error`` is the mean of its absolute values.
-        """
-        right = mean([own > other for own, other in self._voices()])
+        """Summarize the scores that some utterance has: ``finished``, the percentage that ended on its own; ``wer`` and
+        ``reference_wer`` over all words; ``right_speaker``, the percentage that is more similar to its prompt than to
+        the other one; and the means of the other scores, of ``duration_error`` without its sign."""
         summary = {
-            "finished": 100 * sum(self._finished) / len(self._finished),
+            "finished": mean([100 * finished for finished in self._finished]),
             **{name: errors.rate() for name, errors in self.errors.items()},
-            "right_speaker": None if right is None else 100 * right,
+            "right_speaker": mean([100 * (own > other) for own, other in self.pairs("similarity", "other_similarity")]),
             **{name: mean(self.defined(name)) for name in ("similarity", "other_similarity", "mcd")},
             "duration_error": mean([abs(error) for error in self.defined("duration_error")]),
             "rtf": mean(self.defined("rtf")),
@@ -140,7 +124,7 @@ class SynthesisReport(Report):
         """Write the alignments, and draw the similarities."""
         if self.recognize is not None:
             self.errors["wer"].write_alignments(self.folder / "wer.txt")
-        if pairs := self._voices():
+        if pairs := self.pairs("similarity", "other_similarity"):
             labels = ["similarity to the prompt", "similarity to another speaker"]
             plot_pairs(self.folder / "similarity.png", pairs, labels)
 
@@ -151,20 +135,8 @@ def judge_speech(
     embed: Callable[[Tensor, int], Tensor] | None = None,
     n_examples: int = 8,
 ) -> dict[str, Any]:
-    """Score what ``synthesis.csv`` in a folder lists, as
-    :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` wrote it, and write a :class:`SynthesisReport`.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The folder.
-    recognize, embed, n_examples
-        As in :class:`SynthesisReport`.
-
-    Returns
-    -------
-    dict
-        The summary, see :meth:`SynthesisReport.scores`.
+    """Score what :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` wrote into a folder, write a
+    :class:`SynthesisReport`, whose arguments these are, and return its summary.
 
     Raises
     ------

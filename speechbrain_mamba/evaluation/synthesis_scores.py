@@ -14,17 +14,13 @@ N_MELS = 40
 
 
 def time_warp(distances: np.ndarray) -> list[tuple[int, int]]:
-    """Align two sequences from end to end by dynamic time warping with steps of at most one (Sakoe and Chiba, 1978).
+    """Align two sequences from end to end by dynamic time warping with steps of at most one (Sakoe and Chiba, 1978):
+    pairs of frames with the smallest total distance.
 
     Arguments
     ---------
     distances : numpy.ndarray
         Distances from each frame of the first to each frame of the second, (frames, frames), at least one each.
-
-    Returns
-    -------
-    list of tuple of int
-        Pairs of frames with the smallest total distance.
 
     Example
     -------
@@ -60,11 +56,6 @@ def mel_cepstral_distortion(estimate: Tensor, reference: Tensor, sample_rate: in
         Samples per second.
     n_coefficients : int
         Number of coefficients, without the first one.
-
-    Returns
-    -------
-    float
-        The distortion in dB.
 
     Raises
     ------
