@@ -18,18 +18,7 @@ PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "mamba-ssm", "causal
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on.
-
-    Returns
-    -------
-    int
-        At least 1; fewer than the machine has if the process is bound to some of them.
-
-    Example
-    -------
-    >>> usable_cores() >= 1
-    True
-    """
+    """Cores that this process may run on: fewer than the machine has if the process is bound to some of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -79,13 +68,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in PACKAGES:
         yield package, _version(package)
-    questions: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
-        "GPU": _gpu,
-        "threads": _threads,
-        "backends": _backends,
-        "CPU kernels": _kernels,
-    }
-    for name, ask in questions.items():
+    for name, ask in (("GPU", _gpu), ("threads", _threads), ("backends", _backends), ("CPU kernels", _kernels)):
         try:
             yield from ask()
         except Exception as error:  # whatever is broken here is what the report is for
@@ -111,15 +94,14 @@ def _speed() -> Iterator[str]:
     from speechbrain_mamba import ops
     from speechbrain_mamba.ops.backends import cpu
 
-    problem = ops.unavailable_backends().get("cpu")
-    if problem and cpu.PATH.exists():
-        yield f"Make the CPU kernels work: {problem}"
-    elif problem:
-        yield (
-            "Install a C compiler (on Debian and Ubuntu: apt install gcc) and this package again: the CPU kernels scan"
-            " up to 85 times faster than the reference backend."
-        )
-    if problem:
+    if problem := ops.unavailable_backends().get("cpu"):
+        if cpu.PATH.exists():
+            yield f"Make the CPU kernels work: {problem}"
+        else:
+            yield (
+                "Install a C compiler (on Debian and Ubuntu: apt install gcc) and this package again: the CPU kernels "
+                "scan up to 85 times faster than the reference backend."
+            )
         return
     kernels, threads, cores = cpu.library(), torch.get_num_threads(), usable_cores()
     if kernels.instruction_set != kernels.instruction_sets[0]:
@@ -142,12 +124,7 @@ def _advice(ask: Callable[[], Iterator[str]], otherwise: str) -> list[str]:
 
 
 def report() -> str:
-    """Describe versions, backends, instruction set and threads, and give advice.
-
-    Returns
-    -------
-    str
-        Lines of text.
+    """Describe versions, backends, instruction set and threads, and give advice, in lines of text.
 
     Example
     -------
@@ -156,14 +133,7 @@ def report() -> str:
     """
     facts = list(_facts())
     width = max(len(name) for name, _ in facts) + 2
-    return "\n".join(
-        [
-            *(f"{name:<{width}}{value}" for name, value in facts),
-            "",
-            "What keeps it from working",
-            *_advice(_repairs, "Nothing found."),
-            "",
-            "What would make it faster",
-            *_advice(_speed, "Nothing found: this is as fast as it gets here."),
-        ]
-    )
+    lines = [f"{name:<{width}}{value}" for name, value in facts]
+    lines += ["", "What keeps it from working", *_advice(_repairs, "Nothing found.")]
+    speed = _advice(_speed, "Nothing found: this is as fast as it gets here.")
+    return "\n".join([*lines, "", "What would make it faster", *speed])

@@ -18,22 +18,15 @@ SETTINGS, WEIGHTS, PUBLISHED = "codec.json", "codec.ckpt", "encodec_24khz"
 
 
 def save_codec(codec: EnCodec, folder: str | os.PathLike) -> None:
-    """Write a codec to a folder that :func:`load_codec` loads, here or from the Hub.
-
-    Arguments
-    ---------
-    codec : EnCodec
-        The codec.
-    folder : str or Path
-        Where it goes; an earlier one there is replaced, file by file.
-    """
+    """Write a codec to a folder that :func:`load_codec` loads, here or from the Hub. An earlier one there is replaced,
+    file by file."""
     with atomic_path(Path(folder) / WEIGHTS) as temporary:
         torch.save(codec.state_dict(), temporary)
     write_json(Path(folder) / SETTINGS, codec_settings(codec))
 
 
 def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnCodec:
-    """Load a codec.
+    """Load a codec, in evaluation mode.
 
     Arguments
     ---------
@@ -42,11 +35,6 @@ def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnC
         weights; or a folder or Hub id of a codec written by :func:`save_codec`.
     n_codebooks : int, optional
         How many of its codebooks to use. By default all of them; of the published EnCodec 8, which are 6 kbit/s.
-
-    Returns
-    -------
-    EnCodec
-        The codec, in evaluation mode.
 
     Raises
     ------

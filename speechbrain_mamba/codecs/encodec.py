@@ -93,19 +93,14 @@ class EnCodec(nn.Module):
 
     @classmethod
     def from_encodec(cls, model: EncodecModel, n_codebooks: int | None = None) -> EnCodec:
-        """Wrap a mono model of the package.
+        """Wrap a model of the package, for evaluation.
 
         Arguments
         ---------
         model : encodec.EncodecModel
-            The model, causal and without normalization, like the one for 24 kHz.
+            A mono model, causal and without normalization, like the one for 24 kHz.
         n_codebooks : int, optional
             Codebooks to use; all by default.
-
-        Returns
-        -------
-        EnCodec
-            The codec, in evaluation mode.
 
         Raises
         ------
@@ -162,14 +157,7 @@ class EnCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn waveforms into tokens.
-
-        Arguments
-        ---------
-        wavs : Tensor
-            Waveforms (batch, samples) at ``sample_rate``.
-        lengths : Tensor, optional
-            Valid samples, integers (batch,).
+        """Turn waveforms (batch, samples) at ``sample_rate`` with valid samples ``lengths`` (batch,) into tokens.
 
         Returns
         -------
@@ -219,10 +207,11 @@ class EnCodec(nn.Module):
                 f"Tokens have shape {tuple(codes.shape)}, but must be (batch, frames, at most {self.n_codebooks}): "
                 "they are of another codec."
             )
-        if int(codes.max()) >= self.codebook_size or int(codes.min()) < 0:
+        least, most = int(codes.min()), int(codes.max())
+        if least < 0 or most >= self.codebook_size:
             raise ValueError(
-                f"Tokens run from {int(codes.min())} to {int(codes.max())}, but the codec has those from 0 to "
-                f"{self.codebook_size - 1}: they are of another codec."
+                f"Tokens run from {least} to {most}, but the codec has those from 0 to {self.codebook_size - 1}: they "
+                "are of another codec."
             )
         if code_lengths is None:
             code_lengths = torch.full((codes.shape[0],), codes.shape[1], device=codes.device)
@@ -256,11 +245,6 @@ def pretrained_encodec(n_codebooks: int | None = 8, repository: str | os.PathLik
         Codebooks to use, at most 32.
     repository : Path, optional
         A folder with the file of the weights, named as the package names it; downloaded by the package by default.
-
-    Returns
-    -------
-    EnCodec
-        The codec, in evaluation mode.
 
     Raises
     ------

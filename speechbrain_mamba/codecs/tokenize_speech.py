@@ -34,9 +34,7 @@ _STAMP, _PARTS = "prepared.json", ".parts"
 
 
 def _read(path: str, rate: int) -> torch.Tensor:
-    own = audio_info(path).sample_rate
-    wav = read_audio(path, own)
-    return wav if own == rate else torchaudio.functional.resample(wav, own, rate)
+    return torchaudio.functional.resample(read_audio(path), audio_info(path).sample_rate, rate)
 
 
 def _batches(names: list[str], items: dict[str, dict]) -> Iterator[list[str]]:
@@ -78,15 +76,14 @@ def _encode_split(
     names = list(items)
     with tqdm(total=len(names), desc=f"Encoding {split}", unit="utterance") as progress:
         for first in range(0, len(names), SHARD):
-            path = parts / f"{split}-{first:08d}.npz"
-            if not path.is_file():
-                codes = _encode(names[first : first + SHARD], items, codec, device, progress)
-                with atomic_path(path) as temporary:
-                    np.savez(temporary, **codes)
+            path, shard = parts / f"{split}-{first:08d}.npz", names[first : first + SHARD]
+            if path.is_file():
+                progress.update(len(shard))
             else:
-                progress.update(len(names[first : first + SHARD]))
-            with np.load(path) as shard:
-                yield from ((name, shard[name]) for name in names[first : first + SHARD] if name in shard)
+                with atomic_path(path) as temporary:
+                    np.savez(temporary, **_encode(shard, items, codec, device, progress))
+            with np.load(path) as kept:
+                yield from ((name, kept[name]) for name in shard if name in kept)
 
 
 def _tokenize_texts(items: dict[str, dict], tokenizer: TextTokenizer, split: str) -> dict[str, list[int]]:
@@ -121,7 +118,8 @@ def tokenize_speech(
     data_root: str | os.PathLike | None = None,
     device: str = "cpu",
 ) -> dict[str, int]:
-    """Turn the splits of a corpus into tokens. A killed run resumes, and a finished one is not repeated.
+    """Turn the splits of a corpus into tokens, and count the utterances of each. A killed run resumes, and a finished
+    one is not repeated.
 
     Arguments
     ---------
@@ -142,11 +140,6 @@ def tokenize_speech(
         What ``$data_root`` stands for in the manifests' paths.
     device : str
         Where the codec runs.
-
-    Returns
-    -------
-    dict of str to int
-        Utterances in each split.
 
     Raises
     ------

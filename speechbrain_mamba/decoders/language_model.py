@@ -15,7 +15,7 @@ FILE_NAME = "lm.ckpt"
 
 
 def load_language_model(source: str | os.PathLike, model: nn.Module, collect_in: str | os.PathLike) -> nn.Module:
-    """Load the weights of a language model; all processes of a run call it.
+    """Load the weights of a language model, and prepare it for evaluation; all processes of a run call it.
 
     Arguments
     ---------
@@ -25,11 +25,6 @@ def load_language_model(source: str | os.PathLike, model: nn.Module, collect_in:
         The model that gets the weights.
     collect_in : str or Path
         Where a file from the Hub is kept.
-
-    Returns
-    -------
-    torch.nn.Module
-        The model, for evaluation.
 
     Raises
     ------

@@ -62,20 +62,8 @@ class TokenSampler:
         self._generators.clear()
 
     def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
-        """Draw one token per example.
-
-        Arguments
-        ---------
-        logits : Tensor
-            Logits (batch, tokens).
-        history : Tensor, optional
-            Tokens drawn so far, integers (batch, time), for repetition-aware sampling.
-
-        Returns
-        -------
-        Tensor
-            Tokens, integers (batch,).
-        """
+        """Draw one token per example, integers (batch,), by logits (batch, tokens). ``history`` are the tokens drawn so
+        far, integers (batch, time), for repetition-aware sampling."""
         if self.temperature == 0:
             return logits.argmax(-1)
         probabilities = (logits.float() / self.temperature).softmax(-1)

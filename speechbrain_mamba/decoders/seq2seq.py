@@ -15,19 +15,7 @@ from torch import Tensor, nn
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """Apply a function to every tensor of a state.
-
-    Arguments
-    ---------
-    function : callable
-        Takes and returns a tensor.
-    state : dict, tuple or Tensor
-        Tensors in dicts and tuples, nested to any depth.
-
-    Returns
-    -------
-    dict, tuple or Tensor
-        The same structure with the results.
+    """Apply a function to every tensor of a state, in dicts and tuples nested to any depth.
 
     Example
     -------
@@ -42,18 +30,18 @@ def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
 
 
 class _MambaSearch:
-    """Shared by both searches: a limit of target positions, and the state before the first token."""
+    """Shared by both searches: the check of the model, its limit of positions, and the state before the first token."""
 
     model: Any
     beam_size = 1
 
-    @staticmethod
-    def _check_model(model: nn.Module) -> None:
-        if not getattr(model, "has_mamba_decoder", False):
+    def __init__(self, modules: Sequence[nn.Module], *args: Any, **kwargs: Any) -> None:
+        if not getattr(modules[0], "has_mamba_decoder", False):
             raise TypeError(
-                f"The model, a {type(model).__name__}, has no Mamba decoder: set its decoder_module to mamba, or "
+                f"The model, a {type(modules[0]).__name__}, has no Mamba decoder: set its decoder_module to mamba, or "
                 "use SpeechBrain's S2STransformerBeamSearcher or S2STransformerGreedySearcher."
             )
+        super().__init__(modules, *args, **kwargs)
 
     def change_max_decoding_length(self, min_decode_steps: int, max_decode_steps: int) -> tuple[int, int]:
         """Limit the number of steps to the decoder's positions."""
@@ -112,8 +100,7 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     """
 
     def __init__(self, modules: Sequence[nn.Module], temperature: float = 1.0, **kwargs: Any) -> None:
-        self._check_model(modules[0])
-        super().__init__(modules, temperature=temperature, **kwargs)
+        super().__init__(modules, temperature, **kwargs)
         if self.using_max_attn_shift:
             raise ValueError("using_max_attn_shift is True, but a Mamba decoder has no attention: leave it out.")
         if self.scorer is not None and self.scorer.weights["coverage"] > 0:
@@ -139,16 +126,11 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     Arguments
     ---------
     modules : list of torch.nn.Module
-        As in :class:`S2SMambaBeamSearcher`.
+        As in :class:`S2SMambaBeamSearcher`, with the same error.
     temperature : float
-        Of sampling; 0 takes the most probable token.
+        Of sampling; 0, the default, takes the most probable token.
     **kwargs
         As in ``speechbrain.decoders.seq2seq.S2SGreedySearcher``.
-
-    Raises
-    ------
-    TypeError
-        When the model has no Mamba decoder.
 
     Example
     -------
@@ -162,10 +144,6 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     >>> len(hyps)
     2
     """
-
-    def __init__(self, modules: Sequence[nn.Module], temperature: float = 0.0, **kwargs: Any) -> None:
-        self._check_model(modules[0])
-        super().__init__(modules, temperature=temperature, **kwargs)
 
     @torch.no_grad()
     def forward_step(

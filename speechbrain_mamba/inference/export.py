@@ -23,7 +23,8 @@ def exported(
     interface: str,
     modules: Mapping[str, nn.Module],
 ) -> Iterator[Path]:
-    """Write a trained model to a folder, which appears when the context ends without an error.
+    """Write a trained model to a folder, which appears when the context ends without an error. Until then the context
+    gives the unfinished folder, for more files.
 
     Arguments
     ---------
@@ -37,11 +38,6 @@ def exported(
         HyperPyYAML to append, with a ``pretrainer``.
     modules : dict of str to torch.nn.Module
         Each is saved as ``NAME.ckpt``, whether or not DistributedDataParallel wraps it.
-
-    Yields
-    ------
-    Path
-        The unfinished folder, for more files.
 
     Example
     -------

@@ -14,7 +14,7 @@ from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 
 def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None) -> Callable[[Tensor, int], str]:
-    """Load a recognizer.
+    """Load a recognizer: a function from a waveform (samples,) and its rate in Hz to the words.
 
     Arguments
     ---------
@@ -25,11 +25,6 @@ def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None
         Where it computes.
     savedir : str, optional
         Where files from the Hub are kept.
-
-    Returns
-    -------
-    callable
-        From a waveform (samples,) and its rate in Hz to the words.
 
     Raises
     ------
@@ -55,7 +50,7 @@ def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None
 def load_speaker_encoder(
     source: str, device: str = "cpu", savedir: str | None = None
 ) -> Callable[[Tensor, int], Tensor]:
-    """Load a speaker encoder.
+    """Load a speaker encoder: a function from a waveform (samples,) and its rate in Hz to an embedding (channels,).
 
     Arguments
     ---------
@@ -63,17 +58,7 @@ def load_speaker_encoder(
         The Hub id of a SpeechBrain speaker encoder, or its folder, such as ``inference`` in the output folder of
         ``recipes/speaker/train.py``.
     device, savedir
-        As in :func:`load_recognizer`.
-
-    Returns
-    -------
-    callable
-        From a waveform (samples,) and its rate in Hz to an embedding (channels,).
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such encoder.
+        As in :func:`load_recognizer`, which raises the same errors.
     """
     fetch_pretrained(source, "hyperparams.yaml", savedir)
     encoder = EncoderClassifier.from_hparams(str(source), savedir=savedir, run_opts={"device": device})
@@ -85,14 +70,8 @@ def load_speaker_encoder(
 
 
 def load_judges(recognizer: str | None, speaker_encoder: str | None, device: str = "cpu") -> dict[str, Any]:
-    """Load the judges that are named.
-
-    Returns
-    -------
-    dict
-        ``recognize`` and ``embed``, if they are named: arguments of
-        :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`.
-    """
+    """Load the judges that are named: ``recognize`` and ``embed``, arguments of
+    :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`."""
     judges: dict[str, Any] = {}
     if recognizer is not None:
         judges["recognize"] = load_recognizer(recognizer, device)

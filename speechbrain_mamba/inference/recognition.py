@@ -51,10 +51,8 @@ def export_recognizer(
 
     Arguments
     ---------
-    folder : str or Path
-        The folder; replaced if it exists.
-    hparams_text : str
-        HyperPyYAML of the training, references not resolved.
+    folder, hparams_text
+        As in :func:`~speechbrain_mamba.inference.export.exported`.
     modules : dict of str to torch.nn.Module
         ``CNN``, ``Encoder``, ``ctc_lin`` and ``normalize``.
     tokenizer : sentencepiece.SentencePieceProcessor

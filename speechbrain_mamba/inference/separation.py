@@ -36,19 +36,9 @@ class SpeechSeparator(SepformerSeparation):
     """
 
     def separate_batch(self, mix: Tensor, mix_lens: Tensor | None = None) -> Tensor:
-        """Separate a batch of mixtures.
+        """Separate mixtures (batch, samples) at the separator's sample rate: the speakers (batch, samples, speakers).
 
-        Arguments
-        ---------
-        mix : Tensor
-            Mixtures (batch, samples) at the separator's sample rate.
-        mix_lens : Tensor, optional
-            Lengths relative to the longest mixture, (batch,) in [0, 1].
-
-        Returns
-        -------
-        Tensor
-            Estimates (batch, samples, speakers), zero past each length.
+        ``mix_lens``, (batch,) in [0, 1], are lengths relative to the longest mixture; estimates are zero past them.
         """
         mix = mix.to(self.device)
         mix_lens = None if mix_lens is None else mix_lens.to(self.device)

@@ -66,11 +66,6 @@ class StreamingRecognizer:
         overrides : str or dict, optional
             The values that replaced those of the file in the training.
 
-        Returns
-        -------
-        StreamingRecognizer
-            The recognizer.
-
         Raises
         ------
         ValueError
@@ -108,18 +103,7 @@ class StreamingRecognizer:
 
     @torch.no_grad()
     def add(self, wav: Tensor) -> str:
-        """Take the next piece.
-
-        Arguments
-        ---------
-        wav : Tensor
-            Samples (1, samples), any number of them.
-
-        Returns
-        -------
-        str
-            The text so far.
-        """
+        """Take the next piece, (1, samples) with any number of samples, and return the text so far."""
         frames = torch.cat([*self.waiting, self.frontend(wav)], 1)
         ready = frames.shape[1] // self.chunk_size * self.chunk_size
         self.waiting = [frames[:, ready:]]
@@ -127,13 +111,7 @@ class StreamingRecognizer:
 
     @torch.no_grad()
     def finish(self) -> str:
-        """End the stream.
-
-        Returns
-        -------
-        str
-            The whole text. The next piece begins another stream.
-        """
+        """End the stream, and return its whole text. The next piece begins another stream."""
         text = self._decode(torch.cat([*self.waiting, self.frontend.finish()], 1))
         self.reset()
         return text
@@ -150,18 +128,7 @@ class StreamingRecognizer:
 
     @torch.no_grad()
     def recognize(self, wav: Tensor) -> str:
-        """Recognize a whole waveform at once; the stream is left unchanged.
-
-        Arguments
-        ---------
-        wav : Tensor
-            The waveform (1, samples).
-
-        Returns
-        -------
-        str
-            Its text.
-        """
+        """Recognize a whole waveform (1, samples) at once, and return its text; the stream is left unchanged."""
         src = self.modules["CNN"](self.modules["normalize"](self.compute_features(wav)))
         chunks = self.chunk_config if self.is_chunked else None
         log_probs = self.modules["ctc_lin"](self.modules["Encoder"](src, dynchunktrain_config=chunks)).log_softmax(-1)

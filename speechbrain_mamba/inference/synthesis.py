@@ -67,11 +67,6 @@ class SpeechSynthesizer(Pretrained):
         **options
             Options of SpeechBrain's ``from_hparams``: ``savedir``, ``run_opts``, ``overrides`` and others.
 
-        Returns
-        -------
-        SpeechSynthesizer
-            The synthesizer.
-
         Raises
         ------
         FileNotFoundError
@@ -79,16 +74,14 @@ class SpeechSynthesizer(Pretrained):
         ValueError
             When the model was trained for another codec.
         """
-        synthesizer = super().from_hparams(source=source, **options)
-        text = fetch_pretrained(source, _TEXT, options.get("savedir"))
-        synthesizer.tokenizer = TextTokenizer.load(text)
-        model = VallE(synthesizer.mods.ar, synthesizer.mods.nar)
-        synthesizer.codec = load_codec(codec or source, model.n_codebooks).to(synthesizer.device)
-        check_codec(model, synthesizer.codec)
-        frame_rate = synthesizer.codec.frame_rate
-        model.max_prompt_frames = round(synthesizer.hparams.prompt_seconds * frame_rate)
-        synthesizer.model, synthesizer.max_frames = model.eval(), round(synthesizer.hparams.max_seconds * frame_rate)
-        return synthesizer
+        self = super().from_hparams(source=source, **options)
+        self.tokenizer = TextTokenizer.load(fetch_pretrained(source, _TEXT, options.get("savedir")))
+        self.model = VallE(self.mods.ar, self.mods.nar).eval()
+        self.codec = load_codec(codec or source, self.model.n_codebooks).to(self.device)
+        check_codec(self.model, self.codec)
+        self.model.max_prompt_frames = round(self.hparams.prompt_seconds * self.codec.frame_rate)
+        self.max_frames = round(self.hparams.max_seconds * self.codec.frame_rate)
+        return self
 
     @property
     def sample_rate(self) -> int:
@@ -96,7 +89,7 @@ class SpeechSynthesizer(Pretrained):
         return self.codec.sample_rate
 
     def synthesize_file(self, text: str, prompt: str, prompt_text: str, language: str | None = None) -> Tensor:
-        """Say a text in the voice of a file.
+        """Say a text in the voice of a file: a waveform (samples,) at ``sample_rate``.
 
         Arguments
         ---------
@@ -108,11 +101,6 @@ class SpeechSynthesizer(Pretrained):
             The text of the file.
         language : str, optional
             The espeak-ng language of both texts; that of the training by default.
-
-        Returns
-        -------
-        Tensor
-            Waveform (samples,) at ``sample_rate``.
 
         Raises
         ------
@@ -134,26 +122,18 @@ class SpeechSynthesizer(Pretrained):
         prompt_texts: Sequence[str],
         languages: Sequence[str | None] | None = None,
     ) -> Speech:
-        """Say some texts, each in the voice of its prompt.
+        """Say some texts, each in the voice of its prompt: waveforms at ``sample_rate``.
 
         Arguments
         ---------
-        texts : sequence of str
-            The texts to speak.
+        texts, prompt_texts : sequence of str
+            The texts to speak, and those of the prompts.
         prompts : Tensor
             Waveforms (batch, samples) at ``sample_rate``.
         prompt_lens : Tensor, optional
             Lengths relative to the longest prompt, (batch,) in [0, 1].
-        prompt_texts : sequence of str
-            The texts of the prompts.
         languages : sequence of str, optional
             The espeak-ng languages of the texts; that of the training by default.
-
-        Returns
-        -------
-        Speech
-            Waveforms (batch, samples) at ``sample_rate`` with their lengths in samples, and whether they ended on
-            their own.
 
         Raises
         ------
@@ -169,9 +149,10 @@ class SpeechSynthesizer(Pretrained):
             )
         relative = torch.ones(len(prompts)) if prompt_lens is None else prompt_lens.cpu()
         lengths = absolute_lengths(relative, prompts.shape[1])
-        if int(lengths.min()) < self.codec.hop_length:
+        shortest = int(lengths.min())
+        if shortest < self.codec.hop_length:
             raise ValueError(
-                f"A prompt has {int(lengths.min())} samples, which is shorter than one frame of the codec, "
+                f"A prompt has {shortest} samples, which is shorter than one frame of the codec, "
                 f"{self.codec.hop_length}: give some seconds of speech."
             )
         encode = self.tokenizer.encode
@@ -194,10 +175,8 @@ def export_synthesizer(
 
     Arguments
     ---------
-    folder : str or Path
-        The folder; replaced if it exists.
-    hparams_text : str
-        HyperPyYAML of the training, references not resolved.
+    folder, hparams_text
+        As in :func:`~speechbrain_mamba.inference.export.exported`.
     modules : dict of str to torch.nn.Module
         ``ar`` and ``nar``.
     tokenizer : TextTokenizer

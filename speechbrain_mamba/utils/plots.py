@@ -1,6 +1,6 @@
-"""Pictures of training runs and of speech, as PNG files.
+"""Pictures of training runs and of speech.
 
-Drawing raises ImportError if matplotlib is not installed.
+Each function takes the path of a PNG file to write, and raises ImportError if matplotlib is not installed.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ def plot_curves(
 
     Arguments
     ---------
-    path : str or Path
-        The PNG file to write.
     rows : list of dict
         The run's table, such as a row per epoch.
     x : str
@@ -84,8 +82,6 @@ def plot_spectrograms(
 
     Arguments
     ---------
-    path : str or Path
-        The PNG file to write.
     signals : dict of str to Tensor
         Signals (samples,) by title.
     sample_rate : int
@@ -133,16 +129,7 @@ def plot_spectrograms(
 
 
 def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
-    """Draw pairs of numbers as points, with the line where both are equal.
-
-    Arguments
-    ---------
-    path : str or Path
-        The PNG file to write.
-    pairs : list of tuple of float
-        The pairs.
-    labels : sequence of str
-        Labels of the horizontal and the vertical axis.
+    """Draw pairs of numbers as points, with labels for both axes and the line where both are equal.
 
     Example
     -------
@@ -151,8 +138,7 @@ def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], la
     >>> path.stat().st_size > 1000
     True
     """
-    figure, axes = _figure(1, 1, (4.5, 4.5))
-    axis = axes[0, 0]
+    figure, [[axis]] = _figure(1, 1, (4.5, 4.5))
     axis.plot(*zip(*pairs), ".", alpha=0.6)
     axis.axline((0, 0), slope=1, color="gray", linewidth=1)
     axis.set_xlabel(labels[0])

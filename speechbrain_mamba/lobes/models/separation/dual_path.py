@@ -60,20 +60,8 @@ class DualPathModel(Dual_Path_Model):
         self._batched = takes_lengths and masks_apply
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Estimate the masks.
-
-        Arguments
-        ---------
-        x : Tensor
-            Encoded mixture (batch, channels, time).
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); the masks are zero past them.
-
-        Returns
-        -------
-        Tensor
-            Masks (speakers, batch, channels, time), not negative.
-        """
+        """Estimate the masks (speakers, batch, channels, time), not negative, of an encoded mixture (batch, channels,
+        time). ``lengths`` are valid frames per example, integers (batch,); the masks are zero past them."""
         time = x.shape[2]
         if lengths is None or bool((lengths == time).all()):
             return super().forward(x)

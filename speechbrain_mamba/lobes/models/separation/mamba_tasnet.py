@@ -44,20 +44,8 @@ class MaskNet(nn.Module):
         self.mask_conv1x1 = Conv1d(in_channels=B, out_channels=C * N, kernel_size=1, bias=False)
 
     def forward(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Estimate the masks.
-
-        Arguments
-        ---------
-        mix_w : Tensor
-            Encoded mixture (batch, N, time), whose frames past the length are finite.
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); the masks are zero past them.
-
-        Returns
-        -------
-        Tensor
-            Masks (speakers, batch, N, time), not negative.
-        """
+        """Estimate the masks (speakers, batch, N, time), not negative, of an encoded mixture (batch, N, time), whose
+        frames are finite. ``lengths`` are valid frames per example, integers (batch,); the masks are zero past them."""
         batch, channels, time = mix_w.shape
         x = self.bottleneck_conv1x1(self.layer_norm(mix_w.transpose(1, 2)))
         x = self.mask_conv1x1(self.mamba_net(x, lengths))  # zero past the lengths: it has no bias

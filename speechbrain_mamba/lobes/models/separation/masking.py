@@ -13,10 +13,10 @@ from speechbrain_mamba.ops import absolute_lengths, mask_frames
 def separate(
     encoder: nn.Module, masknet: nn.Module, decoder: nn.Module, mix: Tensor, mix_lens: Tensor | None = None
 ) -> Tensor:
-    """Separate mixtures into speakers (the frame of TasNet, arXiv 1809.07454).
+    """Separate mixtures into speakers (batch, samples, speakers), as in TasNet (arXiv 1809.07454).
 
-    In a padded batch each example gets the estimate that it gets alone, whatever its padding holds. Relative lengths
-    become absolute here, and padding is masked here: the parts get lengths in frames and finite values.
+    In a padded batch each example gets the estimate that it gets alone, whatever its padding holds, and zeros past its
+    length. Lengths become absolute here, and padding is masked here: the parts get lengths in frames and finite values.
 
     Arguments
     ---------
@@ -32,11 +32,6 @@ def separate(
         Mixtures (batch, samples).
     mix_lens : Tensor, optional
         Lengths relative to the longest mixture, (batch,) in [0, 1], as in SpeechBrain's batches.
-
-    Returns
-    -------
-    Tensor
-        Estimates (batch, samples, speakers), zero past each length.
 
     Raises
     ------
