@@ -38,10 +38,8 @@ def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnC
 
     Raises
     ------
-    FileNotFoundError
-        When there is no codec, or its weights are not available.
-    ValueError
-        For more codebooks than it has.
+    FileNotFoundError, ValueError
+        When there is no codec or its weights are not available, and for more codebooks than it has.
 
     Example
     -------

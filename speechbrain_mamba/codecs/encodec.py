@@ -122,19 +122,12 @@ class EnCodec(nn.Module):
         return -(-samples // self.hop_length)
 
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode, quantize and decode, with gradients, for training.
-
-        Arguments
-        ---------
-        wavs : Tensor
-            Waveforms (batch, samples).
-        lengths : Tensor, optional
-            Valid samples, integers (batch,).
+        """Encode, quantize and decode, with gradients, for training: waveforms and lengths as in :meth:`encode`.
 
         Returns
         -------
         reconstruction : Tensor
-            Waveforms (batch, samples).
+            Waveforms (batch, frames * hop_length).
         commitment : Tensor
             The quantizer's loss.
         codes : Tensor
@@ -157,7 +150,7 @@ class EnCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn waveforms (batch, samples) at ``sample_rate`` with valid samples ``lengths`` (batch,) into tokens.
+        """Turn waveforms (batch, samples) at ``sample_rate`` into tokens. ``lengths``, integers (batch,), are samples.
 
         Returns
         -------
@@ -181,14 +174,8 @@ class EnCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, code_lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn tokens into waveforms.
-
-        Arguments
-        ---------
-        codes : Tensor
-            Tokens, integers (batch, frames, codebooks); with as many codebooks as the codec has, or fewer.
-        code_lengths : Tensor, optional
-            Valid frames, integers (batch,).
+        """Turn tokens (batch, frames, codebooks) into waveforms. They have as many codebooks as the codec, or fewer;
+        ``code_lengths``, integers (batch,), are frames.
 
         Returns
         -------
@@ -242,16 +229,14 @@ def pretrained_encodec(n_codebooks: int | None = 8, repository: str | os.PathLik
     Arguments
     ---------
     n_codebooks : int, optional
-        Codebooks to use, at most 32.
+        Codebooks to use; all 32 if None.
     repository : Path, optional
-        A folder with the file of the weights, named as the package names it; downloaded by the package by default.
+        A folder with the file of the weights, which the package encodec downloads by default.
 
     Raises
     ------
-    FileNotFoundError
-        When the weights are not available.
-    ValueError
-        For more codebooks than there are.
+    FileNotFoundError, ValueError
+        When the weights are not available, and for more codebooks than there are.
     """
     try:
         model = encodec_24khz(repository)

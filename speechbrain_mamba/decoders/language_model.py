@@ -21,17 +21,13 @@ def load_language_model(source: str | os.PathLike, model: nn.Module, collect_in:
     ---------
     source : str or Path
         A folder with an ``lm.ckpt``, or the Hub id of one.
-    model : torch.nn.Module
-        The model that gets the weights.
-    collect_in : str or Path
-        Where a file from the Hub is kept.
+    model, collect_in
+        The model that gets the weights, and the folder where a file from the Hub is kept.
 
     Raises
     ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When the weights do not fit.
+    FileNotFoundError, ValueError
+        When there is no such file, and when its weights do not fit.
 
     Example
     -------

@@ -17,11 +17,10 @@ class TokenSampler:
         Only this many of the likeliest tokens can be drawn; 0 for all.
     top_p : float
         Only the likeliest tokens that together have this probability can be drawn; 1 for all.
-    repetition_window : int
+    repetition_window, repetition_ratio : int, float
         Repetition-aware sampling (VALL-E 2, arXiv 2406.05370, section 4.2): if the token drawn makes up more than
-        ``repetition_ratio`` of this many tokens before it, another one is drawn from all tokens; 0 for never.
-    repetition_ratio : float
-        See ``repetition_window``.
+        ``repetition_ratio`` of ``repetition_window`` tokens before it, another one is drawn from all tokens; a window
+        of 0 for never.
     seed : int, optional
         Seed of the sampler's own random numbers; without it torch's global ones are used.
 

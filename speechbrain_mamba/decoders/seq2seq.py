@@ -41,7 +41,7 @@ class _MambaSearch:
                 f"The model, a {type(modules[0]).__name__}, has no Mamba decoder: set its decoder_module to mamba, or "
                 "use SpeechBrain's S2STransformerBeamSearcher or S2STransformerGreedySearcher."
             )
-        super().__init__(modules, *args, **kwargs)
+        super().__init__(modules, *args, **kwargs)  # type: ignore[call-arg]  # of SpeechBrain's searchers
 
     def change_max_decoding_length(self, min_decode_steps: int, max_decode_steps: int) -> tuple[int, int]:
         """Limit the number of steps to the decoder's positions."""
@@ -85,16 +85,11 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     -------
     >>> from speechbrain.nnet.linear import Linear
     >>> from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
-    >>> net = TransformerASR(
-    ...     tgt_vocab=20, input_size=24, d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=1, d_ffn=32,
-    ...     normalize_before=True, causal=False, encoder_module="conmamba", decoder_module="mamba",
-    ... ).eval()
-    >>> searcher = S2SMambaBeamSearcher(
-    ...     modules=[net, Linear(input_size=16, n_neurons=20)], bos_index=1, eos_index=2,
-    ...     min_decode_ratio=0.0, max_decode_ratio=1.0, beam_size=4, using_eos_threshold=False,
-    ... )
-    >>> wav_len = torch.tensor([1.0, 0.5])
-    >>> hyps, lengths, scores, log_probs = searcher(net.encode(torch.randn(2, 10, 24), wav_len), wav_len)
+    >>> sizes = dict(tgt_vocab=9, input_size=24, d_model=8, nhead=1)
+    >>> net = TransformerASR(**sizes, normalize_before=True, decoder_module="mamba")
+    >>> options = dict(bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0, beam_size=4)
+    >>> searcher = S2SMambaBeamSearcher(modules=[net.eval(), Linear(input_size=8, n_neurons=9)], **options)
+    >>> hyps, lengths, scores, log_probs = searcher(torch.randn(2, 10, 8), torch.tensor([1.0, 0.5]))
     >>> len(hyps), scores.shape
     (2, torch.Size([2]))
     """
@@ -120,17 +115,16 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
 
 
 class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
-    """Greedy search for Mamba decoders: a drop-in for SpeechBrain's ``S2STransformerGreedySearcher``, with the same
-    hypotheses and scores. It feeds the decoder one token at a time.
+    """Greedy search for Mamba decoders: a drop-in for SpeechBrain's ``S2STransformerGreedySearcher``, as
+    :class:`S2SMambaBeamSearcher` is for its beam search.
 
     Arguments
     ---------
     modules : list of torch.nn.Module
         As in :class:`S2SMambaBeamSearcher`, with the same error.
-    temperature : float
-        Of sampling; 0, the default, takes the most probable token.
     **kwargs
-        As in ``speechbrain.decoders.seq2seq.S2SGreedySearcher``.
+        As in ``S2STransformerGreedySearcher``: the ``temperature`` of sampling is 0 by default, which takes the most
+        probable token.
 
     Example
     -------

@@ -31,16 +31,10 @@ class CodecReport(Report):
 
     Arguments
     ---------
-    folder : str or Path
-        Where the results go.
-    codec : EnCodec
-        The codec.
-    sample_rate : int
-        In Hz.
+    folder, codec, sample_rate, n_examples
+        Where the results go, the codec, the rate in Hz, and how many utterances to keep as examples.
     recognize : callable, optional
         From a waveform (samples,) and its rate to words.
-    n_examples : int
-        How many utterances to keep as examples.
 
     Example
     -------

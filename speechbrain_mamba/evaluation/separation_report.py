@@ -21,18 +21,13 @@ class SeparationReport(Report):
     """Collect the scores of a test, keep some examples, and write it all to a folder.
 
     The folder gets ``results.csv`` with a row per mixture, ``summary.json`` with the means, and in ``examples/`` for
-    each of the first mixtures the waveforms of mixture, sources and estimates and a picture of their spectrograms. The
-    estimates are in the order of the sources and at their levels; all signals of an example are scaled together, so
-    that none is clipped.
+    each of the first mixtures the waveforms of mixture, sources and estimates, and a picture. The estimates are in the
+    order of the sources and at their levels; the signals of an example are scaled together, so that none is clipped.
 
     Arguments
     ---------
-    folder : str or Path
-        Where the results go.
-    sample_rate : int
-        In Hz.
-    n_examples : int
-        How many mixtures to keep as examples.
+    folder, sample_rate, n_examples
+        Where the results go, the rate in Hz, and how many mixtures to keep as examples.
 
     Example
     -------

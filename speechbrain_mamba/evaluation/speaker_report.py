@@ -69,14 +69,10 @@ class SpeakerReport(Report):
 
 
 def equal_error_rate(positive: Tensor, negative: Tensor) -> float:
-    """The mean, in percent, of the rates of rejected positive and accepted negative scores, where they are closest.
+    """The equal error rate in percent: the mean of the rates of rejected ``positive`` scores (pairs,), of one speaker,
+    and of accepted ``negative`` ones, of different speakers, at the threshold where they are closest.
 
     SpeechBrain's ``EER`` gives the same, but its effort grows with the square of the number of scores.
-
-    Arguments
-    ---------
-    positive, negative : Tensor
-        Scores (pairs,) of one speaker and of different speakers, at least one each.
 
     Example
     -------

@@ -38,14 +38,10 @@ class SynthesisReport(Report):
 
     Arguments
     ---------
-    folder : str or Path
-        Where the results go.
-    recognize : callable, optional
-        From a waveform (samples,) and its rate to words.
-    embed : callable, optional
-        From a waveform (samples,) and its rate to a speaker embedding (channels,).
-    n_examples : int
-        How many utterances to draw.
+    folder, n_examples
+        Where the speech is and the results go, and how many utterances to draw.
+    recognize, embed : callable, optional
+        From a waveform (samples,) and its rate to words, and to a speaker embedding (channels,).
     """
 
     columns = ("ID", *SCORES, "wrd", "hypothesis")
@@ -66,22 +62,20 @@ class SynthesisReport(Report):
         """Score an utterance, a row of the table that
         :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` writes, and draw it if it is among the first
         ones."""
-        if len(self.rows) < self.n_examples and float(spoken["duration"]):
-            self._draw(spoken)
-        self._finished.append(spoken["finished"] == "True")
-        self.rows.append(self._score(spoken))
-
-    def _score(self, spoken: Mapping[str, Any]) -> dict[str, Any]:
-        """The scores of an utterance, None where there is nothing to compare with."""
-        row = {"ID": spoken["ID"], **dict.fromkeys(SCORES), "wrd": spoken["wrd"], "hypothesis": ""}
         duration = float(spoken["duration"])  # may be 0: files without samples cannot be read
         wav, rate = _read(spoken["wav"]) if duration else (torch.zeros(0), 0)
+        reference, reference_rate = _read(spoken["reference"]) if _exists(spoken["reference"]) else (torch.zeros(0), 0)
+        if duration and len(self.rows) < self.n_examples:
+            sounds = {"recording": reference} if rate == reference_rate else {}
+            sounds[f"{spoken['ID']}: {spoken['wrd']}"] = wav
+            plot_spectrograms(self.folder / "examples" / f"{spoken['ID']}.png", sounds, rate, n_mels=N_MELS)
+
+        row = {"ID": spoken["ID"], **dict.fromkeys(SCORES), "wrd": spoken["wrd"], "hypothesis": ""}
         row["rtf"] = float(spoken["seconds"]) / duration if duration else None
         if self.recognize is not None:
             row["hypothesis"] = normalize_words(self.recognize(wav, rate)) if duration else ""
             row["wer"] = self._count("wer", spoken, row["hypothesis"])
-        if _exists(spoken["reference"]):
-            reference, reference_rate = _read(spoken["reference"])
+        if reference_rate:
             seconds = len(reference) / reference_rate
             row["duration_error"] = 100 * (duration - seconds) / seconds
             if rate == reference_rate and min(duration, seconds) > 0.05:
@@ -94,17 +88,11 @@ class SynthesisReport(Report):
             for prompt, score in (("prompt", "similarity"), ("other_prompt", "other_similarity")):
                 if _exists(spoken[prompt]):
                     row[score] = float(cosine_similarity(voice, self.embed(*_read(spoken[prompt])), dim=-1))
-        return row
+        self.rows.append(row)
+        self._finished.append(spoken["finished"] == "True")
 
     def _count(self, score: str, spoken: Mapping[str, Any], hypothesis: str) -> float:
         return self.errors[score].add(spoken["ID"], hypothesis, normalize_words(spoken["wrd"]))
-
-    def _draw(self, spoken: Mapping[str, Any]) -> None:
-        wav, rate = _read(spoken["wav"])
-        sounds = {f"{spoken['ID']}: {spoken['wrd']}": wav}
-        if _exists(spoken["reference"]) and audio_info(spoken["reference"]).sample_rate == rate:
-            sounds = {"recording": _read(spoken["reference"])[0], **sounds}
-        plot_spectrograms(self.folder / "examples" / f"{spoken['ID']}.png", sounds, rate, n_mels=N_MELS)
 
     def scores(self) -> dict[str, Any]:
         """Summarize the scores that some utterance has: ``finished``, the percentage that ended on its own; ``wer`` and
@@ -140,10 +128,8 @@ def judge_speech(
 
     Raises
     ------
-    FileNotFoundError
-        When nothing was spoken into the folder.
-    ValueError
-        When ``synthesis.csv`` lists nothing.
+    FileNotFoundError, ValueError
+        When nothing was spoken into the folder, and when its ``synthesis.csv`` lists nothing.
 
     Example
     -------

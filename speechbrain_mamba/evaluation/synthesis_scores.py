@@ -50,10 +50,8 @@ def mel_cepstral_distortion(estimate: Tensor, reference: Tensor, sample_rate: in
 
     Arguments
     ---------
-    estimate, reference : Tensor
-        Waveforms (samples,), of at least 25 ms.
-    sample_rate : int
-        Samples per second.
+    estimate, reference, sample_rate
+        Waveforms (samples,), of at least 25 ms, and their rate in Hz.
     n_coefficients : int
         Number of coefficients, without the first one.
 

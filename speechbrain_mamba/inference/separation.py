@@ -46,15 +46,8 @@ class SpeechSeparator(SepformerSeparation):
 
 
 def export_separator(folder: str | os.PathLike, hparams_text: str, modules: Mapping[str, nn.Module]) -> None:
-    """Write a trained separator to a folder that ``SpeechSeparator.from_hparams`` loads, here or from the Hub.
-
-    Arguments
-    ---------
-    folder, hparams_text
-        As in :func:`~speechbrain_mamba.inference.export.exported`.
-    modules : dict of str to torch.nn.Module
-        ``encoder``, ``masknet`` and ``decoder``.
-    """
+    """Write a separator, ``encoder``, ``masknet`` and ``decoder``, to a folder that ``SpeechSeparator.from_hparams``
+    loads, here or from the Hub; arguments as in :func:`~speechbrain_mamba.inference.export.exported`."""
     networks = {name: modules[name] for name in SpeechSeparator.MODULES_NEEDED}
     with exported(folder, hparams_text, ["num_spks", "sample_rate", "modules"], _PRETRAINER, networks):
         pass

@@ -20,15 +20,8 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def export_speaker_encoder(folder: str | os.PathLike, hparams_text: str, modules: Mapping[str, nn.Module]) -> None:
-    """Write a speaker encoder to a folder that SpeechBrain's ``EncoderClassifier.from_hparams`` loads.
-
-    Arguments
-    ---------
-    folder, hparams_text
-        As in :func:`~speechbrain_mamba.inference.export.exported`.
-    modules : dict of str to torch.nn.Module
-        ``embedding_model`` and ``classifier``.
-    """
+    """Write a speaker encoder, ``embedding_model`` and ``classifier``, to a folder that SpeechBrain's
+    ``EncoderClassifier.from_hparams`` loads; arguments as in :func:`~speechbrain_mamba.inference.export.exported`."""
     networks = {name: modules[name] for name in ("embedding_model", "classifier")}
     with exported(folder, hparams_text, ["sample_rate", "modules"], _INTERFACE, networks):
         pass

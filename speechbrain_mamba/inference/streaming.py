@@ -68,10 +68,8 @@ class StreamingRecognizer:
 
         Raises
         ------
-        ValueError
-            When the recognizer cannot run on a stream.
-        FileNotFoundError
-            When it has not been trained.
+        ValueError, FileNotFoundError
+            When the recognizer cannot run on a stream, and when it has not been trained.
         """
         hparams = load_hyperpyyaml(read_hparams(hparams_file, overrides))
         if not hparams["causal"] and not hparams["streaming"]:

@@ -69,10 +69,8 @@ class SpeechSynthesizer(Pretrained):
 
         Raises
         ------
-        FileNotFoundError
-            When a file is missing.
-        ValueError
-            When the model was trained for another codec.
+        FileNotFoundError, ValueError
+            When a file is missing, and when the model was trained for another codec.
         """
         self = super().from_hparams(source=source, **options)
         self.tokenizer = TextTokenizer.load(fetch_pretrained(source, _TEXT, options.get("savedir")))

@@ -71,14 +71,10 @@ def plot_curves(
 
 
 def plot_spectrograms(
-    path: str | os.PathLike,
-    signals: Mapping[str, Tensor],
-    sample_rate: int,
-    window: float = 0.032,
-    floor: float = -70.0,
-    n_mels: int | None = None,
+    path: str | os.PathLike, signals: Mapping[str, Tensor], sample_rate: int, n_mels: int | None = None
 ) -> None:
-    """Draw spectrograms one below the other, with one color scale.
+    """Draw spectrograms one below the other: Hann windows of 32 ms, and one color scale, from the highest level of all
+    signals to 70 dB below it.
 
     Arguments
     ---------
@@ -86,10 +82,6 @@ def plot_spectrograms(
         Signals (samples,) by title.
     sample_rate : int
         In Hz.
-    window : float
-        Length of the Hann window in seconds; the hop is a quarter of it.
-    floor : float
-        The lowest level drawn, in dB below the highest of all signals.
     n_mels : int, optional
         Number of mel bands to draw instead of linear frequencies.
 
@@ -100,7 +92,7 @@ def plot_spectrograms(
     >>> path.stat().st_size > 1000
     True
     """
-    n_fft = max(16, round(window * sample_rate))
+    n_fft = max(16, round(0.032 * sample_rate))
     levels = {}
     for title, signal in signals.items():
         padded = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
@@ -117,7 +109,7 @@ def plot_spectrograms(
             origin="lower",
             aspect="auto",
             extent=(0, len(signals[title]) / sample_rate, 0, n_mels or sample_rate / 2000),
-            vmin=top + floor,
+            vmin=top - 70,
             vmax=top,
             cmap="magma",
         )

@@ -20,14 +20,12 @@ def separate(
 
     Arguments
     ---------
-    encoder : torch.nn.Module
-        SpeechBrain's ``dual_path.Encoder``.
+    encoder, decoder : torch.nn.Module
+        SpeechBrain's ``dual_path.Encoder`` and ``dual_path.Decoder``.
     masknet : torch.nn.Module
         Called with the encoded mixture (batch, channels, frames) and lengths in frames, gives masks (speakers, batch,
         channels, frames): :class:`~speechbrain_mamba.lobes.models.separation.mamba_tasnet.MaskNet` or
         :class:`~speechbrain_mamba.lobes.models.separation.dual_path.DualPathModel`.
-    decoder : torch.nn.Module
-        SpeechBrain's ``dual_path.Decoder``.
     mix : Tensor
         Mixtures (batch, samples).
     mix_lens : Tensor, optional
