@@ -197,7 +197,7 @@ class Gain(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(0.5))
 
-    def frames(self, samples):
+    def count_frames(self, samples):
         return -(-samples // 2)
 
     def forward(self, wavs, lengths):
