@@ -45,7 +45,7 @@ class SeparationBrain(TrainingBrain):
     @classmethod
     def extra_needs(cls, settings):
         """The embedded corpus is spoken by espeak-ng."""
-        return ("espeakng_loader",) if settings.get("corpus") == "mini" else ()
+        return ("espeakng_loader",) if settings.get("corpus") == "mini" and not settings.get("skip_prep") else ()
 
     def set_up(self):
         """Give each copy of a block its own weights at first."""
@@ -110,7 +110,7 @@ class SeparationBrain(TrainingBrain):
         return sources.sum(-1), sources, mix_lens
 
     def cut(self, sources, mix_lens):
-        """Cut a batch to the training length, at a place where each example has some signal."""
+        """Cut a batch to the training length, where every example has signal."""
         limit, samples = self.hparams.training_signal_len, sources.shape[1]
         if samples <= limit:
             return sources, mix_lens
