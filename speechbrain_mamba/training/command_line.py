@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
 from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
 from speechbrain_mamba.utils._compat import run_option_helps
-from speechbrain_mamba.utils.hparams import read_hparams
+from speechbrain_mamba.utils.hparams_listing import list_hparams
 
 
 def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = None) -> None:
@@ -58,7 +58,7 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
     given = sys.argv[1:] if arguments is None else arguments
     tree = ast.parse(Path(recipe).read_text(encoding="utf-8"))
     path = Path(given[0]) if given and not given[0].startswith("-") else None
-    text = read_hparams(path) if path is not None and path.is_file() else ""
+    text = list_hparams(path, origins=False) if path is not None and path.is_file() else ""
     if "-h" in given or "--help" in given:
         print(_format_help(Path(recipe).name, ast.get_docstring(tree) or "", path, text))
         raise SystemExit

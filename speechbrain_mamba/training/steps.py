@@ -104,11 +104,12 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         return self.n_accumulated == 0
 
     def update_average(self, loss: Tensor, avg_loss: float) -> float:
-        """The mean over the batches with a loss; SpeechBrain's also divides by the number of the others."""
-        if torch.isfinite(loss):
-            self.n_losses += 1
-            avg_loss += (float(loss) - avg_loss) / self.n_losses
-        return avg_loss
+        """The mean over the batches with a finite loss, infinite without any: SpeechBrain counts the others as 0."""
+        if not torch.isfinite(loss):
+            return avg_loss if self.n_losses else float("inf")
+        self.n_losses += 1
+        mean = avg_loss if self.n_losses > 1 else 0.0
+        return mean + (float(loss) - mean) / self.n_losses
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Reset the counters of a stage."""
