@@ -1,16 +1,19 @@
-# Each target does all its set-up by itself, in .venv: python and make are all it takes.
+# Each target sets up its own virtual environment: Python and make are all you need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The oldest torch and torchaudio that pyproject.toml admits, in an environment of their own.
+OLDEST := .venv-oldest
+OLDEST_TORCH := 'torch==2.8.*' 'torchaudio==2.8.*'
 
-# Threads that wait for each other spin for a moment only, then sleep. Where they spin for long, as they do by default,
+# Threads that wait for each other spin for a moment only, then sleep. If they spin for long, as they do by default,
 # training slows down many times over when another program needs a core.
 export GOMP_SPINCOUNT := 10000
 
-SOURCES := setup.cfg pyproject.toml $(wildcard setup.py) $(shell find speechbrain_mamba -name '*.[ch]')
+SOURCES := pyproject.toml setup.py $(shell find speechbrain_mamba -name '*.[ch]')
 
-.PHONY: demo test mutants lint clean
+.PHONY: demo test test-oldest mutants lint clean
 
 demo: $(READY)  ## train a small Mamba-TasNet on synthetic voices, test it, show what it made
 	$(BIN)/python recipes/separation/train.py hparams/separation/mini_mambatasnet.yaml
@@ -18,25 +21,36 @@ demo: $(READY)  ## train a small Mamba-TasNet on synthetic voices, test it, show
 test: $(READY)  ## run all tests and the examples of the docstrings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+test-oldest: $(OLDEST)/.ready  ## run the fast tests with the oldest torch that is supported
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto -m "not slow" tests
+
 AREA ?= nnet
 SAMPLE ?= 100
 mutants: $(READY)  ## plant faults in an AREA of the code and count those that the tests notice: tests/mutants/README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python -m tests.mutants $(AREA) --sample $(SAMPLE) --workers 2 $(OPTIONS)
 
-lint: $(READY)  ## check style of Python and YAML
+lint: $(READY)  ## check style and types of Python, and style of YAML
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/yamllint --strict .
+	$(BIN)/mypy
 
-clean:  ## remove the virtual environment and all caches; results/ and data/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache
+clean:  ## remove the virtual environments and all caches; results/ and data/ stay
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# uv resolves and installs in seconds what takes pip minutes; where it is not to be had, pip does the same.
+# uv resolves and installs in seconds what takes pip minutes; without uv, pip does the same.
+define install
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv \
+		&& $(1)/bin/uv pip install --python $(1)/bin/python --editable '.[dev]' $(2) \
+		|| $(1)/bin/python -m pip install --disable-pip-version-check --editable '.[dev]' $(2)
+	touch $(1)/.ready
+endef
+
 $(READY): $(SOURCES)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]' \
-		|| $(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	$(call install,$(VENV))
+
+$(OLDEST)/.ready: $(SOURCES)
+	$(call install,$(OLDEST),$(OLDEST_TORCH))

@@ -1,17 +1,23 @@
-"""The native library of the CPU kernels; everything else stands in setup.cfg.
+"""What pyproject.toml cannot say: the native library of the CPU kernels, the recipes in the wheel, and its tag.
 
-A plain shared library of C, loaded by ctypes: it links to neither Python nor torch, so that one build serves every
-version of both. Without a C compiler the package installs without it, and works on the reference backend.
+The library is a plain shared library of C, loaded by ctypes: it links to neither Python nor torch, so that one build
+serves every version of both. Without a C compiler the package installs without it and runs on the reference backend.
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, PlatformError
 
-CPU = Path("speechbrain_mamba/ops/backends/cpu")
+PACKAGE = "speechbrain_mamba"
+CPU = Path(PACKAGE, "ops/backends/cpu")
+SHARED = {"hparams": ("*.yaml",), "recipes": ("*.py", "*.md")}
+"""Folders beside the package that the wheel carries in ``speechbrain_mamba/share``, and which of their files."""
 
 kernels = Extension(
     "speechbrain_mamba.ops.backends.cpu._kernels",
@@ -25,6 +31,36 @@ kernels = Extension(
 )
 
 
+class CleanBuild(build):
+    """Builds from nothing: files of an earlier build, moved or deleted since, must not get into a wheel."""
+
+    def run(self):
+        for folder in (self.build_lib, self.build_temp):
+            shutil.rmtree(folder, ignore_errors=True)
+        super().run()
+
+
+class BuildPackage(build_py):
+    """Adds hyper-parameter files and recipes, except to an editable install, which finds them in the checkout."""
+
+    def _shared_files(self):
+        target = Path(self.build_lib, PACKAGE, "share")
+        for folder, patterns in SHARED.items():
+            for source in sorted(path for pattern in patterns for path in Path(folder).rglob(pattern)):
+                yield source, target / source
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._shared_files():
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+    def get_outputs(self, include_bytecode=True):
+        shared = [] if self.editable_mode else [str(target) for _, target in self._shared_files()]
+        return super().get_outputs(include_bytecode) + shared
+
+
 class BuildLibrary(build_ext):
     """Names the library without Python's version, which it does not depend on, and says so when it cannot be built."""
 
@@ -33,7 +69,7 @@ class BuildLibrary(build_ext):
             super().build_extension(ext)
         except (CCompilerError, PlatformError):
             self.warn(
-                "no CPU kernels were built, as no C compiler that works was found: speechbrain_mamba works, but "
+                "the CPU kernels were not built, because no working C compiler was found: speechbrain_mamba works, but "
                 "slowly, on its reference backend"
             )
 
@@ -42,10 +78,15 @@ class BuildLibrary(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """Tags the wheel for any Python 3 of one platform."""
+    """Tags the wheel for any Python 3: of one platform with the native library, of any platform without it."""
 
     def get_tag(self):
-        return "py3", "none", super().get_tag()[2]
+        built = Path(self.get_finalized_command("build").build_lib, CPU, "_kernels.so").exists()
+        self.root_is_pure = not built
+        return "py3", "none", super().get_tag()[2] if built else "any"
 
 
-setup(ext_modules=[kernels], cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel})
+setup(
+    ext_modules=[kernels],
+    cmdclass={"build": CleanBuild, "build_py": BuildPackage, "build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+)

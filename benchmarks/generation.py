@@ -18,6 +18,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from timing import write_table
 
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 
 FOLDER = Path(__file__).parent.parent / "hparams/tts"
@@ -62,7 +63,9 @@ def prefill(model, frames: int, arguments):
     codes = torch.randint(model.codebook_size, (batch, frames), device=device)
     phoneme_lengths, lengths = (torch.full((batch,), length, device=device) for length in (n_phonemes, frames))
     start = clock(device)
-    logits, state = model.start(phonemes, phoneme_lengths, codes, lengths)
+    text = Padded(phonemes, phoneme_lengths)
+    nothing = Padded(phonemes[:, :0], torch.zeros_like(phoneme_lengths))
+    logits, state = model.start(Utterances(nothing, Padded(codes, lengths)), text)
     return logits, state, clock(device) - start
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,7 +21,6 @@ from speechbrain_mamba.ops.backends.cpu.native import instruction_set, library
 def _no_library(monkeypatch, tmp_path):
     """As if the package had been installed without a compiler."""
     monkeypatch.setattr(cpu, "PATH", tmp_path / "missing.so")
-    monkeypatch.setattr("speechbrain_mamba.doctor.PATH", tmp_path / "missing.so")
     monkeypatch.setattr(backends, "_reasons", {})
     monkeypatch.setattr(backends, "_warned", set())
 
@@ -60,3 +61,37 @@ def test_without_the_library_the_reference_serves_and_says_so_once(caplog):
     ]
     with pytest.raises(ValueError, match="not available here"), ops.use_backend("cpu"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("breakage", "says"),
+    [
+        ("sys.modules['torch'] = None", "threads            unknown (ModuleNotFoundError: import of torch halted"),
+        (
+            "sys.modules['torchaudio'] = None",
+            "- torchaudio cannot be imported: ModuleNotFoundError",
+        ),
+        ("sys.modules['triton'] = None", "backend reference  available"),
+        ("import triton; del triton.knobs; sys.modules['triton.knobs'] = None", "GPU "),
+    ],
+)
+def test_report_survives_what_is_missing(breakage, says):
+    """In a process of its own, as the modules are in this one already."""
+    code = f"import sys; {breakage}\nfrom speechbrain_mamba.__main__ import main; main(['doctor'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert says in run.stdout
+    for line in ("speechbrain_mamba  ", "What keeps it from working\n- ", "What would make it faster\n- "):
+        assert line in run.stdout
+
+
+def test_report_says_which_torchaudio_fits(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    versions = {"torch": "2.15.0", "torchaudio": "2.11.0"}
+    monkeypatch.setattr("importlib.metadata.version", lambda package: versions.get(package, "1.0"))
+    assert "torch 2.15.0 is not supported" in report()
+
+
+def test_package_imports_nothing_heavy():
+    code = "import sys, speechbrain_mamba; print({'torch', 'numpy', 'speechbrain'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout == "set()\n"

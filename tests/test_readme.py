@@ -1,5 +1,6 @@
-"""The examples of the README work."""
+"""The READMEs and other documents: their examples work, and what they name exists."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -7,11 +8,32 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HISTORY = {"CHANGELOG.md", "docs/mutants.md"}
+"""They name files as they were."""
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "recipes/*/README.md", "tests/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+FOLDERS = "benchmarks|docs|hparams|recipes|speechbrain_mamba|tests"
 
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def found(pattern):
+    """What all documents have, each with its document."""
+    return sorted(
+        {
+            (document, name)
+            for document in DOCUMENTS
+            if document not in HISTORY
+            for name in re.findall(pattern, (ROOT / document).read_text(encoding="utf-8"))
+        }
+    )
 
 
 def test_yaml_example():
@@ -27,6 +49,56 @@ def test_python_example():
     assert names["y_next"].shape == (2, 64)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:hparams|recipes)/[\w/]+\.(?:yaml|py)", README))))
-def test_files_that_it_names(path):
-    assert (Path(__file__).parents[1] / path).exists()
+def test_every_recipe_has_a_readme():
+    assert {path.parent.name for path in ROOT.glob("recipes/*/train.py")} == {
+        Path(document).parent.name for document in DOCUMENTS if document.startswith("recipes/")
+    }
+
+
+@pytest.mark.parametrize(("document", "path"), found(rf"(?<![\w./])((?:{FOLDERS})/[\w/.-]+\.(?:yaml|py|md|csv|png))"))
+def test_files_that_documents_name(document, path):
+    path = path.replace("settings_TASK", "settings_asr")
+    if not re.search("TASK|NAME|LibriSpeech/", path):  # patterns, and a recipe of SpeechBrain
+        assert (ROOT / path).exists(), f"{document} names {path}"
+
+
+@pytest.mark.parametrize(("document", "target"), found(r"\]\(([^)]+)\)"))
+def test_links(document, target):
+    if not target.startswith("https://"):
+        path, _, heading = target.partition("#")
+        path = (ROOT / document).parent / path
+        assert path.exists(), f"{document} links to {target}"
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in [line.lower().replace(" ", "-") for line in headings]
+
+
+@pytest.mark.parametrize(("document", "name"), found(r"speechbrain_mamba(?:\.\w+)+"))
+def test_names_that_documents_use(document, name):
+    parts = name.split(".")
+    for last in range(len(parts), 0, -1):
+        try:
+            value = importlib.import_module(".".join(parts[:last]))
+            break
+        except ModuleNotFoundError:
+            continue
+    for attribute in parts[last:]:
+        value = getattr(value, attribute)
+
+
+@pytest.mark.parametrize(("document", "arguments"), found(r"python -m speechbrain_mamba train (\w+ \w+)"))
+def test_models_that_documents_train(document, arguments):
+    if arguments != "TASK NAME":
+        task, name = arguments.split()
+        assert (ROOT / "hparams" / task / f"{name}.yaml").exists(), f"{document} trains {arguments}"
+
+
+def test_numbers_that_stand_twice_agree():
+    """The scores of make demo, and how much faster the native scan is."""
+    texts = {document: (ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS}
+    rows = [line for text in texts.values() for line in text.splitlines() if line.startswith("| `make demo`")]
+    assert len(rows) == 2
+    assert all("| 5.7 dB | 6.2 dB |" in row for row in rows)
+    assert "SI-SNRi                5.7 dB" in README
+    assert "SDRi                   6.2 dB" in README
+    doctor = (ROOT / "speechbrain_mamba" / "doctor.py").read_text(encoding="utf-8")
+    assert all("85 times faster" in text for text in (README, texts["docs/measurements.md"], doctor))

@@ -4,15 +4,16 @@
 python recipes/asr/prepare_librispeech.py /path/to/LibriSpeech results/librispeech
 """
 
-import argparse
-import logging
+from __future__ import annotations
 
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.scripts import preparation_parser, run_preparation
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the preparation from the command line."""
+    run_preparation(preparation_parser(__doc__, "the corpus", "where the CSV files go"), prepare_librispeech, arguments)
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_folder", help="the corpus")
-    parser.add_argument("save_folder", help="where the CSV files go")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO)
-    prepare_librispeech(arguments.data_folder, arguments.save_folder)
+    main()

@@ -1,44 +1,59 @@
 #!/usr/bin/env python3
-"""Train a small codec of the EnCodec architecture, where the published one cannot be downloaded or does not fit.
+"""Train a small codec of the EnCodec architecture where the published one cannot be downloaded or does not fit.
 
     python recipes/codec/train.py hparams/codec/mini_codec.yaml --manifest_folder /path/to/manifests
 
-Every hyper-parameter of the file can be replaced on the command line (``--adversarial True``), SpeechBrain's own
-options hold, and the same command given again goes on from the last checkpoint. The codec is left in
+Every hyper-parameter of the file can be replaced on the command line (``--adversarial True``), and so can SpeechBrain's
+own options (``--help`` lists both). The same command again resumes from the last checkpoint. The codec is left in
 ``<output_folder>/codec`` for ``load_codec``, reconstructed test examples with pictures in ``<output_folder>/test``.
 """
 
+from speechbrain_mamba.training.command_line import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(__file__)  # before the imports that take seconds
+
 import logging
-import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from speechbrain_mamba.codecs import save_codec
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.transcripts import find_manifests, piece_dataset, read_transcripts
-from speechbrain_mamba.evaluation.synthesis_report import normalize_words
+from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
+from speechbrain_mamba.dataio.speech_datasets import piece_dataset
+from speechbrain_mamba.evaluation.word_errors import normalize_words
 from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
-from speechbrain_mamba.training.record import record_epoch, save_hparams
+from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.files import write_json
-from speechbrain_mamba.utils.hparams import read_hparams
-from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.plots import plot_spectrograms
 
 logger = logging.getLogger(__name__)
 
 
-class CodecTraining(sb.Brain):
+class CodecBrain(TrainingBrain):
     """Reconstruction, commitment, and with ``adversarial`` a discriminator to deceive."""
+
+    needs = ("matplotlib", "encodec")
+    best_by = "mel"
+
+    def set_up(self):
+        """Load the recognizer of the test, which may be missing."""
+        name = self.hparams.recognizer
+        self.recognize = name and load_recognizer(name, str(self.device))
+
+    def make_datasets(self, hparams):
+        """Pieces for training, whole utterances for validation and test."""
+        train, valid, self.test_data = (make_dataset(hparams, split) for split in ("train", "valid", "test"))
+        return Datasets(train, valid, {"test": self.test_data})
 
     def init_optimizers(self):
         """An optimizer for the codec, and one for the discriminator."""
@@ -49,24 +64,39 @@ class CodecTraining(sb.Brain):
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
     def freeze_optimizers(self, optimizers):
-        """The discriminator's optimizer rests where there is no adversary."""
+        """Without an adversary the discriminator's optimizer rests."""
         return optimizers if self.hparams.adversarial else {"codec": self.optimizer}
 
     def compute_forward(self, batch, stage):
-        """Waveforms, their lengths, reconstructions, commitment loss and codes."""
+        """Waveforms, their lengths, reconstructions and the commitment loss."""
         wavs, lens = batch.to(self.device).sig
         lengths = absolute_lengths(lens, wavs.shape[1])
         reconstruction, commitment, codes = self.modules.codec(wavs, lengths)
         wavs = F.pad(wavs, (0, reconstruction.shape[1] - wavs.shape[1]))
-        spoken = codes[valid_frames(self.hparams.codec.frames(lengths), codes.shape[1])].flatten()
+        spoken = codes[valid_frames(self.hparams.codec.count_frames(lengths), codes.shape[1])].flatten()
         self.used += spoken.bincount(minlength=len(self.used)).cpu()
-        return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction, lengths), commitment
+        return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction.float(), lengths), commitment
+
+    def train_adversary(self, outputs, should_step):
+        """Teach the discriminator to tell recordings from reconstructions, before the codec's loss asks it."""
+        if not self.hparams.adversarial:
+            return
+        wavs, _, reconstruction, _ = outputs
+        with self.training_ctx:
+            real, _ = self.modules.discriminator(wavs[:, None])
+            fake, _ = self.modules.discriminator(reconstruction.detach()[:, None])
+            loss = hinge(real, 1) + hinge(fake, -1)
+        self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        if should_step:
+            self.clip_and_step(self.discriminator_optimizer)
 
     def compute_objectives(self, predictions, batch, stage):
         """The codec's loss."""
         wavs, lengths, reconstruction, commitment = predictions
+        with torch.autocast(self.device_type, enabled=False):
+            mel = self.modules.mel_loss(reconstruction, wavs, lengths)
         terms = {
-            "mel": (self.hparams.mel_weight, self.modules.mel_loss(reconstruction, wavs, lengths)),
+            "mel": (self.hparams.mel_weight, mel),
             "time": (self.hparams.time_weight, (reconstruction - wavs).abs().mean()),
             "commitment": (self.hparams.commitment_weight, commitment),
         }
@@ -79,69 +109,67 @@ class CodecTraining(sb.Brain):
         return sum(weight * value for weight, value in terms.values())
 
     def deceive(self, reconstruction, wavs):
-        """How far the discriminator is from taking reconstructions for real, and how different it finds them inside."""
-        logits, fake = self.modules.discriminator(reconstruction[:, None])
-        with torch.no_grad():
-            _, real = self.modules.discriminator(wavs[:, None])
-        pairs = [pair for theirs, ours in zip(real, fake) for pair in zip(theirs, ours)]
-        features = sum((ours - theirs).abs().mean() / theirs.abs().mean() for theirs, ours in pairs) / len(pairs)
-        return sum((1 - logit).relu().mean() for logit in logits) / len(logits), features
-
-    def fit_batch(self, batch):
-        """A step of the codec, after one of the discriminator where there is one."""
-        if self.hparams.adversarial:
+        """The loss of reconstructions that the discriminator hears as such, and of layers that differ on recordings."""
+        # unwrapped where several processes train: they share no gradients of it here
+        discriminator = getattr(self.modules.discriminator, "module", self.modules.discriminator)
+        with frozen(discriminator):
+            logits, fake = discriminator(reconstruction[:, None])
             with torch.no_grad():
-                wavs, _, reconstruction, _ = self.compute_forward(batch, sb.Stage.VALID)
-            real, _ = self.modules.discriminator(wavs[:, None])
-            fake, _ = self.modules.discriminator(reconstruction[:, None])
-            loss = sum((1 - r).relu().mean() + (1 + f).relu().mean() for r, f in zip(real, fake)) / len(real)
-            self.discriminator_optimizer.zero_grad()
-            loss.backward()
-            self.discriminator_optimizer.step()
-        self.hparams.lr_scheduler(self.optimizer)
-        loss = self.compute_objectives(self.compute_forward(batch, sb.Stage.TRAIN), batch, sb.Stage.TRAIN)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.modules.codec.parameters(), self.hparams.max_grad_norm)
-        if norm.isfinite():
-            self.optimizer.step()
-        return loss.detach().cpu()
+                _, real = discriminator(wavs[:, None])
+        pairs = [(theirs.float(), ours.float()) for pair in zip(real, fake) for theirs, ours in zip(*pair)]
+        features = sum((ours - theirs).abs().mean() / theirs.abs().mean() for theirs, ours in pairs) / len(pairs)
+        return hinge(logits, 1), features
 
     def on_stage_start(self, stage, epoch=None):
-        """Get the counters of a stage ready."""
+        """Get the sums of a stage ready."""
+        super().on_stage_start(stage, epoch)
         self.sums, self.used = {}, torch.zeros(self.hparams.codebook_size)
-        if stage == sb.Stage.TRAIN:
-            self.epoch_start = time.monotonic()
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log a stage, and save a checkpoint after each epoch."""
+    def stage_scores(self, stage, loss):
+        """Means of the terms of the loss, and the perplexity of the codes: how many are in use."""
         scores = {name: sum(values) / len(values) for name, values in self.sums.items()}
         shares = self.used / self.used.sum()
-        scores["perplexity"] = torch.exp(-(shares * (shares + 1e-10).log()).sum()).item()
-        if stage == sb.Stage.TRAIN:
-            self.train_scores = scores
-        elif stage == sb.Stage.VALID:
-            lr = self.optimizer.param_groups[0]["lr"]
-            stats = {"train_stats": self.train_scores, "valid_stats": scores}
-            self.hparams.train_logger.log_stats({"epoch": epoch, "lr": lr}, **stats)
-            if if_main_process() and not self.debug:
-                row = {"epoch": epoch, "lr": lr}
-                row |= {f"train_{name}": value for name, value in self.train_scores.items()}
-                row |= {f"valid_{name}": value for name, value in scores.items()}
-                row["seconds"] = round(time.monotonic() - self.epoch_start, 1)
-                panels = {"mel distance": ["train_mel", "valid_mel"], "codes in use": ["valid_perplexity"]}
-                record_epoch(self.hparams.output_folder, row, panels)
-            self.checkpointer.save_and_keep_only(meta={"mel": scores["mel"], "epoch": epoch}, min_keys=["mel"])
-        else:
-            self.hparams.train_logger.log_stats({"test": True}, test_stats=scores)
-            if if_main_process():
-                write_json(Path(self.hparams.output_folder) / "test" / "reconstruction.json", scores)
+        return scores | {"perplexity": torch.exp(-(shares * (shares + 1e-10).log()).sum()).item()}
+
+    def panels(self, row):
+        """Distance and codes in use."""
+        return {"mel distance": ["train_mel", "valid_mel"], "codes in use": ["valid_perplexity"]}
+
+    def write_results(self, scores):
+        """Write ``test/reconstruction.json``."""
+        write_json(self.output_folder / "test" / "reconstruction.json", scores)
+
+    def export(self):
+        """Write ``codec/`` for ``load_codec``, examples to look at and listen to, and word errors if wanted."""
+        hparams = vars(self.hparams)
+        save_codec(self.hparams.codec, self.output_folder / "codec")
+        write_examples(hparams, self.test_data, self.device)
+        if self.recognize:
+            write_word_errors(hparams, self.test_data, self.recognize, self.device)
+
+    def results(self):
+        """Where to look and listen."""
+        examples, folder = self.output_folder / "test" / "examples", self.output_folder / "codec"
+        return f"look and listen: {examples}\ncodec to load:   {folder}"
+
+
+def hinge(logits, side):
+    """How far logits, a tensor per scale, are from being 1 or more on their side, which is 1 or -1."""
+    return sum((1 - side * logit.float()).relu().mean() for logit in logits) / len(logits)
+
+
+@contextmanager
+def frozen(module):
+    """Let gradients pass through a module, but not into its parameters."""
+    module.requires_grad_(False)
+    yield
+    module.requires_grad_(True)
 
 
 def make_dataset(hparams, split):
     """Utterances of a split, in training a random piece of each."""
     path = find_manifests(hparams["manifest_folder"], [split])[split]
-    items = read_transcripts(path, hparams["data_root"])
+    items = read_manifest(path, hparams["data_root"])
     if split != "train":
         return piece_dataset(items, hparams["sample_rate"], keys=["wrd"])
     least = hparams["min_seconds"]
@@ -186,38 +214,9 @@ def write_word_errors(hparams, dataset, recognize, device):
     logger.info("Word errors in percent: %s.", ", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
 
 
-def main():
+def main(arguments: list[str] | None = None) -> None:
     """Train, reconstruct the test set, and leave the codec to be loaded."""
-    keep_freed_memory()
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
-    text = read_hparams(hparams_file, overrides)
-    hparams = load_hyperpyyaml(text)
-    sb.create_experiment_directory(hparams["output_folder"])
-    run_on_main(save_hparams, args=[hparams["output_folder"], text])
-    train, valid, test = (make_dataset(hparams, split) for split in ("train", "valid", "test"))
-    brain = CodecTraining(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    # now, as it may be missing
-    recognize = hparams["recognizer"] and load_recognizer(hparams["recognizer"], str(brain.device))
-    options = {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"]}
-    loader = brain.make_dataloader(train, sb.Stage.TRAIN, shuffle=True, **options)
-    scheduler = hparams["lr_scheduler"]
-    if scheduler.n_total_steps is None:
-        scheduler.n_total_steps = max(scheduler.n_warmup_steps, hparams["number_of_epochs"] * len(loader))
-    brain.fit(hparams["epoch_counter"], loader, valid, valid_loader_kwargs=options)
-    brain.evaluate(test, min_key="mel", test_loader_kwargs=options)
-    folder = Path(hparams["output_folder"]) / "codec"
-    run_on_main(save_codec, args=[hparams["codec"], folder])
-    run_on_main(write_examples, args=[hparams, test, brain.device])
-    if recognize:
-        run_on_main(write_word_errors, args=[hparams, test, recognize, brain.device])
-    print(f"\nlook and listen: {folder.parent / 'test' / 'examples'}\ncodec to load:   {folder}\n")
+    run_recipe(CodecBrain, arguments)
 
 
 if __name__ == "__main__":

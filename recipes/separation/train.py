@@ -1,46 +1,69 @@
 #!/usr/bin/env python3
-"""Train and test a speech separation system: Mamba-TasNet, DPMamba or their twin SepFormer.
+"""Train and test a speech separation system: Mamba-TasNet, DPMamba, or the baseline SepFormer.
 
     python recipes/separation/train.py hparams/separation/mambatasnet_M.yaml --data_folder /path/to/wsj0-mix/2speakers \
         --base_folder_dm /path/to/wsj0/si_tr_s
 
-Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own options (``--device``,
-``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of ``python`` uses N GPUs. The
-same command given again goes on from the last checkpoint. Results: ``<output_folder>/test``.
+Every hyper-parameter of the file can be replaced on the command line, and so can SpeechBrain's own options
+(``--device``, ``--precision``, ``--debug``, ...; ``--help`` lists both). Use ``torchrun --nproc_per_node=N`` instead of
+``python`` to train on N GPUs. The same command again resumes from the last checkpoint. Results:
+``<output_folder>/test``.
 """
 
+from speechbrain_mamba.training.command_line import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(__file__)  # before the imports that take seconds
+
 import json
-import logging
-import sys
-import time
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from prepare_folder import prepare_folder
-from prepare_fsdd import prepare_fsdd
-from prepare_wsj0mix import prepare_wsj0mix
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_mamba.corpora.mini.build import build_mini_corpus
-from speechbrain_mamba.dataio.mixing import dynamic_mixtures
+from speechbrain_mamba.corpora.preparation import prepare_separation
+from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
-from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.separation_report import SeparationReport
 from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
-from speechbrain_mamba.training.record import record_epoch, save_hparams
+from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
-from speechbrain_mamba.utils.hparams import read_hparams
-from speechbrain_mamba.utils.memory import keep_freed_memory
-
-logger = logging.getLogger(__name__)
 
 
-class Separation(sb.Brain):
+class SeparationBrain(TrainingBrain):
     """Permutation-invariant training of a separator, and its test."""
+
+    needs = ("matplotlib", "fast_bss_eval")
+    best_by = "si-snr"  # negative, in dB
+
+    @classmethod
+    def extra_needs(cls, settings):
+        """The embedded corpus is spoken by espeak-ng."""
+        return ("espeakng_loader",) if settings.get("corpus") == "mini" else ()
+
+    def set_up(self):
+        """Give each copy of a block its own weights at first."""
+        for module in self.hparams.modules.values():
+            reset_parameters(module)
+
+    def prepare_data(self, hparams):
+        """Make the manifests of the corpus."""
+        prepare_separation(hparams)
+
+    def make_datasets(self, hparams):
+        """Mixtures for training, validation and test."""
+        train, valid, test = make_datasets(hparams)
+        return Datasets(train, valid, {"test": test})
+
+    def loader_options(self, stage, dataset):
+        """Options of a data loader."""
+        return dict(self.hparams.dataloader_opts)
 
     def compute_forward(self, batch, stage):
         """Separate the mixtures of a batch.
@@ -87,7 +110,7 @@ class Separation(sb.Brain):
         return sources[:, start : start + limit], (lengths - start).clamp(max=limit) / limit
 
     def compute_objectives(self, predictions, batch, stage):
-        """The loss of each example, (batch,): SpeechBrain's takes no lengths, so each one is cut to its own."""
+        """The loss of each example, (batch,). SpeechBrain's loss takes no lengths, so each example is trimmed first."""
         estimate, sources, _, lengths = predictions
         return self.example_losses(sources, estimate, lengths)
 
@@ -100,66 +123,15 @@ class Separation(sb.Brain):
             ]
         )
 
-    def fit_batch(self, batch):
-        """Train on one batch, unless no process has a usable loss for it."""
-        # What is random in a step depends on nothing but the step: a resumed run goes on as an uninterrupted one.
-        torch.manual_seed(hash((self.hparams.seed, self.epoch, self.step, getattr(self, "rank", 0))) % 2**63)
-        should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
-        self.on_fit_batch_start(batch, should_step)
-        with self.no_sync(not should_step):
-            with self.training_ctx:
-                predictions = self.compute_forward(batch, sb.Stage.TRAIN)
-                losses = self.compute_objectives(predictions, batch, sb.Stage.TRAIN)
-            kept = losses[losses > self.hparams.threshold] if self.hparams.threshold_byloss else losses
-            loss = kept.mean()  # NaN where none is left
-            usable = bool(loss < self.hparams.loss_upper_lim)
-            if not usable:
-                self.n_skipped += not bool((losses <= self.hparams.threshold).all())
-            if not self.any_process(usable):
-                return torch.tensor(float("nan"))  # not counted in the mean loss
-            # Processes wait for each other's gradients: one without a usable loss contributes zeros.
-            objective = loss if usable else sum((p * 0).sum() for p in self.modules.parameters())
-            self.scaler.scale(objective / self.grad_accumulation_factor).backward()
-        self.n_accumulated += 1
-        if should_step:
-            self.optimizers_step()
-        self.on_fit_batch_end(batch, predictions, loss, should_step)
-        return loss.detach().cpu()
-
-    def update_average(self, loss, avg_loss):
-        """The mean over the batches that have a loss: SpeechBrain's divides by the others too."""
-        if torch.isfinite(loss):
-            self.n_losses += 1
-            avg_loss += (float(loss) - avg_loss) / self.n_losses
-        return avg_loss
-
-    def any_process(self, flag):
-        """Whether the flag is set in any process."""
-        if not torch.distributed.is_initialized():
-            return flag
-        flag = torch.tensor(float(flag), device=self.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag)
-
-    def optimizers_step(self):
-        """Step with the scheduled learning rate and a clipped gradient, unless the gradient is not finite."""
-        self.hparams.lr_scheduler(self.optimizer)
-        self.scaler.unscale_(self.optimizer)
-        limit = self.max_grad_norm if self.max_grad_norm >= 0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
-        if self.scaler.is_enabled() or torch.isfinite(norm):
-            self.scaler.step(self.optimizer)
-        else:
-            self.n_skipped += 1
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.n_accumulated = 0
-        self.optimizer_step += 1
-
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        # Accumulated gradients are not part of a checkpoint: wait for the step that uses them.
-        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
-        return due and self.n_accumulated == 0
+    def training_loss(self, losses):
+        """The mean over the examples that are not separated well enough yet, or None where there are none."""
+        threshold = self.hparams.threshold
+        if self.hparams.threshold_byloss:
+            if bool((losses <= threshold).all()):
+                return None
+            losses = losses[losses > threshold]
+        loss = losses.mean()
+        return loss if bool(loss < self.hparams.loss_upper_lim) else loss * float("nan")
 
     @torch.no_grad()
     def evaluate_batch(self, batch, stage):
@@ -176,84 +148,40 @@ class Separation(sb.Brain):
         return losses.mean().cpu()
 
     def on_stage_start(self, stage, epoch=None):
-        """Get the counters of a stage ready."""
+        """Get the scores of a stage ready."""
+        super().on_stage_start(stage, epoch)
         self.improvements = []
-        self.n_losses = self.step  # above 0 in an epoch that is resumed
-        if stage == sb.Stage.TRAIN:
-            self.epoch, self.epoch_start = epoch, time.monotonic()
-            self.n_skipped = self.n_accumulated = 0
-            self.first_step = self.optimizer_step
-            if hasattr(self.train_data, "set_epoch"):
-                self.train_data.set_epoch(epoch)
-        elif stage == sb.Stage.TEST:
+        if stage == sb.Stage.TEST:
             self.report = SeparationReport(
-                Path(self.hparams.output_folder) / "test", self.hparams.sample_rate, self.hparams.n_examples
+                self.output_folder / "test", self.hparams.sample_rate, self.hparams.n_examples
             )
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log a stage, save a checkpoint after each epoch, write the results after the test."""
+    def stage_scores(self, stage, loss):
+        """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = stage_loss
-            if self.n_skipped and self.optimizer_step == self.first_step:
-                raise RuntimeError(
-                    f"No batch of epoch {epoch} had a finite loss: the training has diverged. Try a smaller lr, or "
-                    "--precision fp32."
-                )
-            if self.n_skipped:
-                logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", epoch, self.n_skipped)
-        elif stage == sb.Stage.VALID:
-            self.finish_epoch(stage_loss, epoch)
-        else:
-            summary = self.report.write() if if_main_process() else {}
-            scores = {key: value for key, value in summary.items() if value is not None}
-            # Called in all processes, writes in the main one.
-            self.hparams.train_logger.log_stats({"Epoch loaded": self.hparams.epoch_counter.current}, test_stats=scores)
+            return {"si-snr": loss}
+        if stage == sb.Stage.VALID:
+            return {"si-snr": loss, "si-snr_i": sum(self.improvements) / max(1, len(self.improvements))}
+        summary = self.report.write() if if_main_process() else {}
+        return {key: value for key, value in summary.items() if value is not None}
 
-    def finish_epoch(self, valid_loss, epoch):
-        """Log an epoch, draw the run so far, and save a checkpoint."""
-        improvement = sum(self.improvements) / max(1, len(self.improvements))
-        lr = self.optimizer.param_groups[0]["lr"]
-        row = {
-            "epoch": epoch,
-            "lr": lr,
-            "train_si_snr": -self.train_loss,
-            "valid_si_snr": -valid_loss,
-            "valid_si_snr_i": improvement,
-            "skipped": self.n_skipped,
-            "seconds": round(time.monotonic() - self.epoch_start, 1),
-        }
-        train, valid = {"si-snr": self.train_loss}, {"si-snr": valid_loss, "si-snr_i": improvement}
-        for train_logger in self.loggers:
-            train_logger.log_stats({"epoch": epoch, "lr": lr}, train_stats=train, valid_stats=valid)
-        if if_main_process() and not self.debug:
-            panels = {"dB": ["train_si_snr", "valid_si_snr", "valid_si_snr_i"], "learning rate": ["lr"]}
-            record_epoch(self.hparams.output_folder, row, panels)
-        self.checkpointer.save_and_keep_only(meta={"si-snr": valid_loss, "epoch": epoch}, min_keys=["si-snr"])
+    def table_row(self, train, valid):
+        """SI-SNR with the sign that reports give it."""
+        return {
+            "train_si_snr": -train["si-snr"], "valid_si_snr": -valid["si-snr"], "valid_si_snr_i": valid["si-snr_i"]
+        }  # fmt: skip
 
+    def panels(self, row):
+        """SI-SNR and the learning rate."""
+        return {"dB": ["train_si_snr", "valid_si_snr", "valid_si_snr_i"], "learning rate": ["lr"]}
 
-def prepare_data(hparams):
-    """Make the manifests of a corpus, unless they are there."""
-    settings = {
-        key: hparams[key] for key in ("data_folder", "save_folder", "num_spks", "sample_rate", "dynamic_mixing")
-    }
-    sizes = {key: hparams[key] for key in ("train_mixtures", "valid_mixtures", "test_mixtures", "seed")}
-    corpus = hparams["corpus"]
-    if corpus == "wsj0mix":
-        dynamic, base_folder_dm = settings.pop("dynamic_mixing"), hparams["base_folder_dm"]
-        if dynamic and base_folder_dm is None:
-            raise ValueError(
-                "Dynamic mixing draws from clean utterances: set base_folder_dm to their folder (WSJ0's si_tr_s), or "
-                "dynamic_mixing to False."
-            )
-        prepare_wsj0mix(**settings, base_folder_dm=base_folder_dm if dynamic else None)
-    elif corpus == "fsdd":
-        prepare_fsdd(**settings, **sizes, seconds=hparams["mixture_seconds"])
-    elif corpus in ("folder", "mini"):
-        if corpus == "mini":
-            build_mini_corpus(settings["data_folder"], settings["sample_rate"], **hparams["mini_corpus"])
-        prepare_folder(**settings, **sizes, seconds=hparams["mixture_seconds"])
-    else:
-        raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
+    def export(self):
+        """Write ``inference/``, which :class:`~speechbrain_mamba.inference.separation.SpeechSeparator` loads."""
+        export_separator(self.output_folder / "inference", self.text, self.hparams.modules)
+
+    def results(self):
+        """The scores of the test, and where to look and listen."""
+        return format_results(self.output_folder)
 
 
 def make_datasets(hparams):
@@ -276,82 +204,20 @@ def make_datasets(hparams):
     return [train, *fixed]
 
 
-def make_loggers(hparams):
-    """SpeechBrain's loggers of a run: a text file, and TensorBoard if it is asked for."""
-    loggers = [hparams["train_logger"]]
-    if hparams["tensorboard"]:
-        from speechbrain.utils.train_logger import TensorboardLogger
-
-        loggers.append(TensorboardLogger(Path(hparams["output_folder"]) / "tensorboard"))
-    return loggers
-
-
-def test_is_done(hparams, run_opts):
-    """Whether an earlier run with the same output folder has trained all epochs and tested."""
-    if run_opts.test_only or run_opts.debug:
-        return False
-    last = hparams["checkpointer"].find_checkpoint(max_key="epoch")
-    return (
-        last is not None
-        and last.meta["epoch"] >= hparams["number_of_epochs"]
-        and (Path(hparams["output_folder"]) / "test" / "summary.json").exists()
-    )
-
-
-def show_results(hparams):
-    """Print the scores of the test, and where to look and listen."""
-    folder = Path(hparams["output_folder"])
+def format_results(folder):
+    """The scores of the test in the folder of a run, and where to look and listen."""
     summary = json.loads((folder / "test" / "summary.json").read_text(encoding="utf-8"))
     examples = sorted((folder / "test" / "examples").glob("*.png"))
-    print(f"\n{format_summary(summary)}\n\nmeans in dB over {summary['mixtures']} test mixtures: {folder / 'test'}")
-    print(f"training curves:    {folder / 'training.png'}")
+    lines = [f"{format_summary(summary)}\n\nmeans in dB over {summary['mixtures']} test mixtures: {folder / 'test'}"]
+    lines += [f"training curves:    {folder / 'training.png'}"]
     if examples:
-        print(f"look and listen:    {examples[0]} and the .wav files beside it")
-    print(f"model to load:      {folder / 'inference'}\n")
+        lines += [f"look and listen:    {examples[0]} and the .wav files beside it"]
+    return "\n".join([*lines, f"model to load:      {folder / 'inference'}"])
 
 
-def main():
+def main(arguments: list[str] | None = None) -> None:
     """Prepare the data, train, test."""
-    keep_freed_memory()
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
-    text = read_hparams(hparams_file, overrides)
-    hparams = load_hyperpyyaml(text)
-    if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
-        hparams["ckpt_interval_minutes"] = 0
-    sb.create_experiment_directory(hparams["output_folder"])
-    run_on_main(save_hparams, args=[hparams["output_folder"], text])
-    if test_is_done(hparams, run_opts):
-        logger.info("Trained and tested already: remove %s to start anew.", hparams["output_folder"])
-        run_on_main(show_results, args=[hparams])
-        return
-
-    if not hparams["skip_prep"]:
-        run_on_main(prepare_data, args=[hparams])
-    train_data, valid_data, test_data = make_datasets(hparams)
-    for module in hparams["modules"].values():
-        reset_parameters(module)
-    separation = Separation(
-        modules=hparams["modules"],
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    separation.train_data = train_data
-    separation.loggers = make_loggers(hparams)
-    options = hparams["dataloader_opts"]
-    train_loader = separation.make_dataloader(train_data, sb.Stage.TRAIN, shuffle=True, **options)
-    scheduler = hparams["lr_scheduler"]
-    if scheduler.n_total_steps is None:
-        steps = len(train_loader) // separation.grad_accumulation_factor * hparams["number_of_epochs"]
-        scheduler.n_total_steps = max(scheduler.n_warmup_steps, steps)
-    separation.fit(hparams["epoch_counter"], train_loader, valid_data, valid_loader_kwargs=options)
-    separation.evaluate(test_data, min_key="si-snr", test_loader_kwargs=options)
-    run_on_main(
-        export_separator, args=[Path(hparams["output_folder"]) / "inference", text, dict(separation.modules.items())]
-    )
-    run_on_main(show_results, args=[hparams])
+    run_recipe(SeparationBrain, arguments)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Judge the speech that train.py has left in its folder ``test``.
+"""Judge the speech that train.py wrote to its folder ``test``.
 
     python recipes/tts/evaluate.py results/tts/mini_vallm/1234/test --recognizer ASR --speaker_encoder SPEAKER
 
-ASR and SPEAKER are Hub ids or folders of SpeechBrain models: ``inference`` of what ``recipes/asr/train_ctc.py`` and
-``train_speaker.py`` have trained, or published ones such as speechbrain/spkrec-ecapa-voxceleb. ``results.csv``,
+ASR and SPEAKER are Hub ids or folders of SpeechBrain models: the folders ``inference`` of ``recipes/asr/train.py`` and
+``recipes/speaker/train.py``, or published models such as speechbrain/spkrec-ecapa-voxceleb. ``results.csv``,
 ``summary.json`` and pictures are written beside the speech.
 """
 
 import argparse
 
-from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="the folder of synthesis.csv")
@@ -22,8 +23,8 @@ def main(arguments=None):
     parser.add_argument("--speaker_encoder", help="Hub id or folder; without one voices are not compared")
     parser.add_argument("--device", default="cpu", help="where the judges compute")
     options = parser.parse_args(arguments)
-    report = SynthesisReport(**load_judges(options.recognizer, options.speaker_encoder, options.device))
-    print(format_summary(report.write(options.folder)))
+    judges = load_judges(options.recognizer, options.speaker_encoder, options.device)
+    print(format_summary(judge_speech(options.folder, **judges)))
 
 
 if __name__ == "__main__":

@@ -3,28 +3,31 @@
 
     python recipes/tts/prepare_fsdd_digits.py /path/to/fsdd MANIFEST_FOLDER
 
-Its speakers differ by 18 dB: all recordings are brought to one level, that a codec learns to render every voice.
+Its speakers differ by 18 dB: the recordings are normalized to one level so that a codec learns every voice.
 """
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
+from typing import Any
 
-from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
+from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
+from speechbrain_mamba.corpora.scripts import preparation_parser, run_preparation
 
 
-def main(arguments=None):
+def prepare(long: int, **options: Any) -> dict[str, Path]:
+    """Make the strings, as many of them for validation and test as the other recipes use."""
+    return prepare_fsdd_digits(**options, counts=(long, 100, 300))
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_folder", help="FSDD, with its folder recordings")
-    parser.add_argument("manifest_folder", help="where the manifests and strings go")
+    parser = preparation_parser(__doc__, "FSDD, with its folder recordings", "where the manifests and strings go")
     parser.add_argument("--level", type=float, default=0.08, help="root mean square of each recording")
     parser.add_argument("--long", type=int, default=8000, help="training strings of 3 to 7 digits")
     parser.add_argument("--short", type=int, default=4000, help="training strings of 1 or 2 digits")
-    parser.add_argument("--seed", type=int, default=1234, help="of all draws")
-    options = parser.parse_args(arguments)
-    choices = {"seed": options.seed, "level": options.level, "short": options.short}
-    prepare_fsdd_digits(options.data_folder, options.manifest_folder, counts=(options.long, 100, 300), **choices)
+    parser.add_argument("--seed", type=int, default=1234, help="seed of all draws")
+    run_preparation(parser, prepare, arguments)
 
 
 if __name__ == "__main__":

@@ -1,96 +1,155 @@
 #!/usr/bin/env python3
-"""Train a codec language model for speech synthesis: VALL-M, its twin VALL-E, or the hybrid of both.
+"""Train a codec language model for speech synthesis: VALL-M, its baseline VALL-E, or a hybrid of both.
 
     python recipes/tts/train.py hparams/tts/vallm.yaml --token_folder /path/to/tokens
 
-The token folder is what one of the ``prepare_*.py`` wrote. Both models are trained together, or one of them by
-``--train_parts '[ar]'``. Every hyper-parameter of the file can be replaced on the command line, SpeechBrain's own
-options (``--device``, ``--precision``, ``--debug``, ...) hold, and ``torchrun --nproc_per_node=N`` in place of
-``python`` uses N GPUs. The same command given again goes on from the last checkpoint.
+The token folder is written by one of the ``prepare_*.py``. Both models are trained together, or one of them with
+``--train_parts '[ar]'``. Every hyper-parameter of the file can be replaced on the command line, and so can
+SpeechBrain's own options (``--help`` lists both); ``torchrun --nproc_per_node=N`` in place of ``python`` uses N GPUs.
+The same command again resumes from the last checkpoint.
 
-In the end, when both models were trained, test sentences are spoken into ``test/`` and judged there, and
-``inference/`` gets what :class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
+If both models are trained, test sentences are spoken into ``test/`` in the end and judged there, and ``inference/``
+gets what :class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
 """
 
+from speechbrain_mamba.training.command_line import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(__file__)  # before the imports that take seconds
+
+import json
 import logging
-import sys
-import time
 from pathlib import Path
 
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
+from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
-from speechbrain_mamba.evaluation.synthesis_report import SynthesisReport, format_summary
+from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
-from speechbrain_mamba.lobes.models.synthesis.packing import split_at
-from speechbrain_mamba.ops import absolute_lengths, valid_frames
+from speechbrain_mamba.lobes.models.synthesis.packing import Packing, split_at
+from speechbrain_mamba.ops import valid_frames
 from speechbrain_mamba.text.phonemes import TextTokenizer
-from speechbrain_mamba.training.record import record_epoch, save_hparams
+from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.files import write_json
-from speechbrain_mamba.utils.hparams import read_hparams
-from speechbrain_mamba.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("ar", "nar")
 PROMPTS = ("utterance", "speaker")
 SHORTEST_PROMPT, LONGEST_PROMPT = 0.125, 0.5
-"""Share of an utterance that is taken for its prompt in the training of the non-autoregressive model."""
+"""Fraction of an utterance that is its prompt in the training of the non-autoregressive model."""
 
 
-class CodecLanguageModelling(sb.Brain):
-    """Training of both models on the tokens that come next."""
+class CodecLanguageModelBrain(TrainingBrain):
+    """Trains one model or both to predict codec tokens."""
+
+    needs = ("matplotlib",)
+    best_by = "loss"
+
+    @classmethod
+    def extra_needs(cls, settings):
+        """The codec that the test is listened to with."""
+        return ("encodec",) if is_spoken(settings) else ()
+
+    def __init__(self, modules, opt_class, hparams, **options):
+        check_settings(hparams)
+        super().__init__({part: modules[part] for part in hparams["train_parts"]}, opt_class, hparams, **options)
+
+    def set_up(self):
+        """Load the codec and the judges of the test, before a training that would be in vain."""
+        hparams, self.judges = vars(self.hparams), {}
+        self.codec = load_test_codec(hparams)
+        if self.codec is not None:
+            self.judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(self.device))
+
+    def make_datasets(self, hparams):
+        """Read the tokens of the three splits."""
+        self.tokenizer = load_tokenizer(hparams)
+        (train, self.prompts, self.frame_rate), (valid, *_), (test, *_) = (
+            make_dataset(hparams, split, self.tokenizer) for split in ("train", "valid", "test")
+        )
+        return Datasets(train, valid, {"test": test})
+
+    def loader_options(self, stage, dataset):
+        """Batches of utterances of similar length, in training with a curriculum."""
+        hparams, curriculum, workers = vars(self.hparams), {}, {}
+        if stage == sb.Stage.TRAIN:
+            curriculum = {"first_length": hparams["first_seconds"] * self.frame_rate}
+            curriculum |= {"curriculum_epochs": hparams["curriculum_epochs"]}
+            workers = {"num_workers": hparams["num_workers"]}
+        sampler = batch_sampler(dataset, hparams, **curriculum)
+        return {"batch_sampler": sampler, "collate_fn": PromptedBatch.collate, **workers}
+
+    def make_train_loader(self, dataset):
+        """Make the loader, and refuse an interval that no epoch reaches."""
+        loader, interval = super().make_train_loader(dataset), self.hparams.nar_interval
+        if len(self.hparams.train_parts) == 2 and len(loader) < interval:
+            raise ValueError(
+                f"nar_interval is {interval}, but an epoch has {len(loader)} batches: the non-autoregressive model "
+                "would never be trained. Set it lower, or the batches smaller."
+            )
+        return loader
 
     def compute_forward(self, batch, stage):
         """Logits (batch, frames, tokens) and targets (batch, frames), -1 in padding, of each part that is trained."""
         batch = batch.to(self.device)
-        (phonemes, phoneme_lens), (codes, code_lens) = batch.phonemes, batch.codes
-        phoneme_lengths = absolute_lengths(phoneme_lens, phonemes.shape[1])
-        code_lengths = absolute_lengths(code_lens, codes.shape[1])
         outputs = {}
         if "ar" in self.hparams.train_parts:
-            history = codes[..., 0]
-            if stage == sb.Stage.TRAIN:
-                history = replace_some(history, self.hparams.code_noise, self.hparams.codebook_size)
-            prompt = None
-            if self.hparams.prompts == "speaker":
-                prompt = batch.prompt_phonemes.to(self.device), batch.prompt_frames.to(self.device)
-            logits = self.modules.ar(phonemes, phoneme_lengths, history, code_lengths, prompt)
-            outputs["ar"] = logits, end_at(codes[..., 0], code_lengths, self.hparams.codebook_size)
+            outputs["ar"] = self.predict_first_codebook(batch, stage)
         rests = stage == sb.Stage.TRAIN and outputs and self.step % self.hparams.nar_interval
         if "nar" in self.hparams.train_parts and not rests:
-            prompts = self.prompt_lengths(batch, code_lengths, stage)
-            target_stage = self.target_stage(len(prompts), stage)
-            prompt, speech = split_at(codes, prompts)
-            lengths = code_lengths - prompts
-            logits = self.modules.nar(phonemes, phoneme_lengths, prompt, prompts, speech, lengths, target_stage)
-            targets = speech.gather(2, target_stage[:, None, None].expand(-1, speech.shape[1], 1))[..., 0]
-            outputs["nar"] = logits, targets.masked_fill(~valid_frames(lengths, speech.shape[1]), -1)
+            outputs["nar"] = self.predict_further_codebook(batch, stage)
         return outputs
 
-    def prompt_lengths(self, batch, code_lengths, stage):
-        """Frames of each example that are its prompt: those of the utterance in front, or where there is none a random
-        share in training, a quarter otherwise."""
-        share = torch.full(code_lengths.shape, 0.25, device=self.device)
+    def predict_first_codebook(self, batch, stage):
+        """Logits and targets of the autoregressive model, first of the prompts and then of the speech."""
+        prompt, speech = batch.prompt.first_codebook(), batch.speech.first_codebook()
+        (prompt_codes, prompt_lengths), (codes, lengths) = prompt.codes, speech.codes
+        valid = valid_frames(prompt_lengths, prompt_codes.shape[1])
+        targets = [prompt_codes.masked_fill(~valid, -1), end_at(codes, lengths, self.hparams.codebook_size)]
+        if stage == sb.Stage.TRAIN:
+            prompt, speech = (self.add_noise(part) for part in (prompt, speech))
+        return torch.cat(self.modules.ar(prompt, speech), 1), torch.cat(targets, 1)
+
+    def add_noise(self, utterances):
+        """The utterances, of whose codes a fraction is wrong: a model that trusts them less heeds the text."""
+        codes = replace_some(utterances.codes.values, self.hparams.code_noise, self.hparams.codebook_size)
+        return utterances._replace(codes=Padded(codes, utterances.codes.lengths))
+
+    def predict_further_codebook(self, batch, stage):
+        """Logits and targets of the non-autoregressive model, of one codebook of each example."""
+        prompt, speech = self.take_prompts(batch, stage)
+        target_stage = self.target_stage(len(batch), stage)
+        logits = self.modules.nar(prompt, speech, target_stage)
+        codes, lengths = speech.codes
+        targets = codes.gather(2, target_stage[:, None, None].expand(-1, codes.shape[1], 1))[..., 0]
+        return logits, targets.masked_fill(~valid_frames(lengths, codes.shape[1]), -1)
+
+    def take_prompts(self, batch, stage):
+        """Prompts and speech; where there is no prompt, it is the beginning of the speech: a random fraction in
+        training, a quarter otherwise."""
+        prompt, speech = batch.prompt, batch.speech
+        lengths = speech.codes.lengths
+        share = torch.full(lengths.shape, 0.25, device=self.device)
         if stage == sb.Stage.TRAIN:
             share = SHORTEST_PROMPT + (LONGEST_PROMPT - SHORTEST_PROMPT) * torch.rand_like(share)
         most = round(self.hparams.prompt_seconds * self.frame_rate)
-        prompts = (code_lengths * share).long().clamp(1, most)
-        if self.hparams.prompts == "utterance":
-            return prompts
-        in_front = batch.prompt_frames.to(self.device)
-        return torch.where(in_front > 0, in_front, prompts)
+        taken = (lengths * share).long().clamp(1, most).masked_fill(prompt.codes.lengths > 0, 0)
+        beginning, rest = split_at(speech.codes, taken)
+        codes = Packing([prompt.codes, beginning]).whole  # of which one is empty
+        return Utterances(prompt.phonemes, codes), Utterances(speech.phonemes, rest)
 
     def target_stage(self, batch_size, stage):
         """The codebook that each example shall predict: random in training, else all of them in turn."""
@@ -100,7 +159,7 @@ class CodecLanguageModelling(sb.Brain):
         return torch.arange(self.n_examples, self.n_examples + batch_size, device=self.device) % (books - 1) + 1
 
     def compute_objectives(self, outputs, batch, stage):
-        """The sum of the parts' cross-entropies; out of training the share of right tokens is counted."""
+        """The sum of the parts' cross-entropies; right tokens are counted."""
         losses = []
         for part, (logits, targets) in outputs.items():
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1)
@@ -108,56 +167,87 @@ class CodecLanguageModelling(sb.Brain):
             valid = targets >= 0
             right = (logits.argmax(-1) == targets) & valid
             count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
-            count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
+            if loss.isfinite():  # others are not trained on
+                count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
         self.n_examples += len(batch)
         return sum(losses)
 
-    def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rate of the step to come."""
-        if should_step:
-            self.hparams.lr_scheduler(self.optimizer)
-
     def on_stage_start(self, stage, epoch=None):
-        """Get the counters of a stage ready."""
+        """Get the counters of a stage ready, and the fraction of utterances with a prompt."""
+        super().on_stage_start(stage, epoch)
         self.counts, self.n_examples = {}, 0
         if stage == sb.Stage.TRAIN:
-            self.epoch_start = time.monotonic()
             self.prompts.share = self.hparams.prompt_share if epoch > self.hparams.epochs_alone else 0.0
 
-    def stage_scores(self):
-        """Cross-entropy in nats and right tokens in percent, of each part."""
+    def stage_scores(self, stage, loss):
+        """Cross-entropy in nats and right tokens in percent, of each part; in validation the sum to choose by."""
         scores = {}
-        for part, (right, loss, count) in self.counts.items():
-            scores |= {f"{part}_loss": float(loss / count), f"{part}_accuracy": float(100 * right / count)}
-        return scores
+        for part, (right, total, count) in self.counts.items():
+            scores |= {f"{part}_loss": float(total / count), f"{part}_accuracy": float(100 * right / count)}
+        return scores | ({"loss": loss} if stage == sb.Stage.VALID else {})
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log a stage, and save a checkpoint after each epoch."""
-        if stage == sb.Stage.TRAIN:
-            self.train_scores = self.stage_scores()
-        elif stage == sb.Stage.VALID:
-            self.finish_epoch(stage_loss, epoch)
-        else:
-            scores = self.stage_scores()
-            self.hparams.train_logger.log_stats({"test": True}, test_stats=scores)
-            if if_main_process():
-                write_json(Path(self.hparams.output_folder) / "test" / "prediction.json", scores)
+    def panels(self, row):
+        """Cross-entropies, right tokens, and the learning rate."""
+        scores = [f"{stage}_{part}" for stage in ("train", "valid") for part in self.hparams.train_parts]
+        losses, shares = ([f"{name}_{kind}" for name in scores] for kind in ("loss", "accuracy"))
+        return {"nats": losses, "% right": shares, "learning rate": ["lr"]}
 
-    def finish_epoch(self, valid_loss, epoch):
-        """Log an epoch, draw the run so far, and save a checkpoint."""
-        scores, lr = self.stage_scores(), self.optimizer.param_groups[0]["lr"]
-        stats = {"train_stats": self.train_scores, "valid_stats": scores}
-        self.hparams.train_logger.log_stats({"epoch": epoch, "lr": lr, "steps": self.optimizer_step}, **stats)
-        if if_main_process() and not self.debug:
-            row = {"epoch": epoch, "lr": lr}
-            row |= {f"train_{name}": value for name, value in self.train_scores.items()}
-            row |= {f"valid_{name}": value for name, value in scores.items()}
-            row["seconds"] = round(time.monotonic() - self.epoch_start, 1)
-            losses = [name for name in row if name.endswith("_loss")]
-            shares = [name for name in row if name.endswith("_accuracy")]
-            panels = {"nats": losses, "% right": shares, "learning rate": ["lr"]}
-            record_epoch(self.hparams.output_folder, row, panels)
-        self.checkpointer.save_and_keep_only(meta={"loss": valid_loss, "epoch": epoch}, min_keys=["loss"])
+    def write_results(self, scores):
+        """Write what the models predict, and if both are trained speak the test set and judge the speech."""
+        folder = self.output_folder / "test"
+        write_json(folder / "prediction.json", scores)
+        if self.codec is not None:
+            self.speak_test(folder)
+            judge_speech(folder, n_examples=self.hparams.n_examples, **self.judges)
+
+    @torch.no_grad()
+    def speak_test(self, folder):
+        """Say the first ``n_test_utterances`` that have a prompt, each in the voice of another one of its speaker."""
+        hparams = vars(self.hparams)
+        items, prompts, codes, facts = read_split({**hparams, "prompts": "speaker"}, "test")
+        rows = speak_test_set(
+            VallE(hparams["ar"], hparams["nar"]).to(self.device).eval(),
+            self.codec.to(self.device),
+            dict(list(items.items())[: hparams["n_test_utterances"]]),
+            {item["id"]: item["codes"] for item in token_dataset(prompts.items, codes)},
+            self.tokenizer,
+            prompts,
+            folder,
+            round(hparams["max_seconds"] * facts.frame_rate),
+            hparams["sampler"],
+            hparams["test_batch_size"],
+        )
+        unfinished = sum(not row["finished"] for row in rows)
+        logger.info("%d test utterances were spoken, %d of which did not end on their own.", len(rows), unfinished)
+
+    def export(self):
+        """Write ``inference/``, if there is a codec to speak with."""
+        if self.codec is not None:
+            modules = {part: self.hparams.modules[part] for part in PARTS}
+            export_synthesizer(self.output_folder / "inference", self.text, modules, self.tokenizer, self.codec)
+
+    def results(self):
+        """The scores of the speech, or of the tokens if nothing is spoken."""
+        folder, spoken = self.output_folder / "test", is_spoken(vars(self.hparams))
+        scores = json.loads((folder / ("summary.json" if spoken else "prediction.json")).read_text(encoding="utf-8"))
+        place = f"look and listen: {folder}" if spoken else f"training curves: {self.output_folder / 'training.png'}"
+        return f"{format_summary(scores)}\n\n{place}"
+
+
+def is_spoken(hparams):
+    """Whether the test set is spoken: both models are needed for it."""
+    return bool(hparams.get("n_test_utterances")) and set(hparams.get("train_parts", PARTS)) == set(PARTS)
+
+
+def check_settings(hparams):
+    """Raise a ValueError for settings that do not go together."""
+    parts = hparams["train_parts"]
+    if hparams["prompts"] not in PROMPTS:
+        raise ValueError(f"prompts is '{hparams['prompts']}', but must be one of {', '.join(PROMPTS)}.")
+    if hparams["prompt_order"] == "interleaved" and hparams["prompts"] != "speaker":
+        raise ValueError("prompt_order 'interleaved' is learned from prompts of the speaker: set prompts to speaker.")
+    if not parts or any(part not in PARTS for part in parts):
+        raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
 
 
 def end_at(tokens, lengths, end):
@@ -167,13 +257,13 @@ def end_at(tokens, lengths, end):
 
 
 def replace_some(tokens, share, codebook_size):
-    """Tokens of which a share, drawn one by one, is replaced by any of the codebook."""
+    """Tokens of which a fraction, drawn one by one, is replaced by any of the codebook."""
     chosen = torch.rand(tokens.shape, device=tokens.device) < share
     return torch.where(chosen, torch.randint_like(tokens, codebook_size), tokens)
 
 
 def batch_sampler(dataset, hparams, **options):
-    """Batches of utterances of similar length, with at most so many frames in each."""
+    """Batches of utterances of similar length, limited in their frames."""
     return LengthCurriculumSampler(
         dataset,
         hparams["max_batch_frames"],
@@ -227,17 +317,15 @@ def load_tokenizer(hparams):
 def make_dataset(hparams, split, tokenizer):
     """The dataset of a split, the prompts for it, and the frames per second of its codec."""
     items, prompts, codes, facts = read_split(hparams, split)
-    if hparams["prompts"] == "utterance":
-        return token_dataset(items, codes), prompts, facts.frame_rate
+    of_speaker = prompts if hparams["prompts"] == "speaker" else None
     # prompts come from the whole split, the utterances to say from what has one
-    dataset = prompted_dataset(prompts.items, codes, prompts, tokenizer, fixed=split != "train")
+    dataset = prompted_dataset(prompts.items, codes, tokenizer, of_speaker, fixed=split != "train")
     return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), prompts, facts.frame_rate
 
 
 def load_test_codec(hparams):
-    """The codec to listen to the test with, or None where nothing is to be heard; before the training, as it may be
-    missing."""
-    if not hparams["n_test_utterances"] or set(hparams["train_parts"]) != set(PARTS):
+    """The codec to listen to the test with, or None if nothing is spoken."""
+    if not is_spoken(hparams):
         return None
     _, _, facts = read_tokens(hparams["token_folder"], "test")
     codec = load_codec(hparams["codec"] or facts.codec, facts.n_codebooks)
@@ -245,81 +333,9 @@ def load_test_codec(hparams):
     return codec
 
 
-@torch.no_grad()
-def speak_test(hparams, codec, tokenizer, device):
-    """Say what test utterances say, each in the voice of another utterance of its speaker, and write down how it went.
-
-    The first ``n_test_utterances`` that have a prompt are said, with the models as they are.
-    """
-    items, prompts, codes, facts = read_split({**hparams, "prompts": "speaker"}, "test")
-    model = VallE(hparams["ar"], hparams["nar"]).to(device).eval()
-    chosen = dict(list(items.items())[: hparams["n_test_utterances"]])
-    rows = speak_test_set(
-        model,
-        codec.to(device),
-        chosen,
-        {item["id"]: item["codes"] for item in token_dataset(prompts.items, codes)},
-        tokenizer,
-        prompts,
-        Path(hparams["output_folder"]) / "test",
-        round(hparams["max_seconds"] * facts.frame_rate),
-        hparams["sampler"],
-        hparams["test_batch_size"],
-    )
-    unfinished = sum(not row["finished"] for row in rows)
-    logger.info("%d test utterances were spoken, %d of which did not end by themselves.", len(rows), unfinished)
-
-
-def main():
+def main(arguments: list[str] | None = None) -> None:
     """Train, and measure on the test set."""
-    keep_freed_memory()
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
-    text = read_hparams(hparams_file, overrides)
-    hparams = load_hyperpyyaml(text)
-    parts = hparams["train_parts"]
-    if hparams["prompts"] not in PROMPTS:
-        raise ValueError(f"prompts is '{hparams['prompts']}', but must be one of {', '.join(PROMPTS)}.")
-    if hparams["prompt_order"] == "interleaved" and hparams["prompts"] != "speaker":
-        raise ValueError("prompt_order 'interleaved' is learned from prompts in front: set prompts to speaker.")
-    if not parts or any(part not in PARTS for part in parts):
-        raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
-    sb.create_experiment_directory(hparams["output_folder"])
-    run_on_main(save_hparams, args=[hparams["output_folder"], text])
-
-    codec, tokenizer = load_test_codec(hparams), load_tokenizer(hparams)
-    (train, prompts, frame_rate), (valid, *_), (test, *_) = (
-        make_dataset(hparams, split, tokenizer) for split in ("train", "valid", "test")
-    )
-    brain = CodecLanguageModelling(
-        modules={part: hparams["modules"][part] for part in parts},
-        opt_class=hparams["optimizer"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.prompts, brain.frame_rate = prompts, frame_rate
-    # now, as they may be missing
-    judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(brain.device)) if codec else {}
-    curriculum = {"first_length": hparams["first_seconds"] * frame_rate}
-    curriculum |= {"curriculum_epochs": hparams["curriculum_epochs"]}
-    sampler, options = batch_sampler(train, hparams, **curriculum), {"num_workers": hparams["num_workers"]}
-    loader = brain.make_dataloader(train, sb.Stage.TRAIN, batch_sampler=sampler, **options)
-    brain.train_sampler = brain.train_sampler or sampler  # which is told the epoch: it draws other batches in each
-    scheduler = hparams["lr_scheduler"]
-    if scheduler.num_training_steps is None:
-        # what is left over of an epoch makes no step
-        scheduler.num_training_steps = hparams["number_of_epochs"] * (len(loader) // brain.grad_accumulation_factor)
-    valid_sampler, test_sampler = batch_sampler(valid, hparams), batch_sampler(test, hparams)
-    brain.fit(hparams["epoch_counter"], loader, valid, valid_loader_kwargs={"batch_sampler": valid_sampler})
-    brain.evaluate(test, min_key="loss", test_loader_kwargs={"batch_sampler": test_sampler})
-    if codec is not None:
-        run_on_main(speak_test, args=[hparams, codec, tokenizer, brain.device])
-        folder, modules = Path(hparams["output_folder"]) / "inference", dict(brain.modules.items())
-        run_on_main(export_synthesizer, args=[folder, text, modules, tokenizer, codec])
-        if if_main_process():
-            folder = folder.with_name("test")
-            print(f"\n{format_summary(SynthesisReport(**judges).write(folder))}\n\nlook and listen: {folder}\n")
+    run_recipe(CodecLanguageModelBrain, arguments)
 
 
 if __name__ == "__main__":

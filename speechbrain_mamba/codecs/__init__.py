@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
 
 from speechbrain_mamba.codecs.encodec import EnCodec, codec_settings, pretrained_encodec
-from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.files import atomic_path, write_json
 from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 __all__ = ["EnCodec", "load_codec", "pretrained_encodec", "save_codec"]
@@ -16,7 +17,7 @@ __all__ = ["EnCodec", "load_codec", "pretrained_encodec", "save_codec"]
 SETTINGS, WEIGHTS, PUBLISHED = "codec.json", "codec.ckpt", "encodec_24khz"
 
 
-def save_codec(codec, folder):
+def save_codec(codec: EnCodec, folder: str | os.PathLike) -> None:
     """Write a codec to a folder that :func:`load_codec` loads, here or from the Hub.
 
     Arguments
@@ -28,20 +29,19 @@ def save_codec(codec, folder):
     """
     with atomic_path(Path(folder) / WEIGHTS) as temporary:
         torch.save(codec.state_dict(), temporary)
-    with atomic_path(Path(folder) / SETTINGS) as temporary:
-        temporary.write_text(json.dumps(codec_settings(codec), indent=2), encoding="utf-8")
+    write_json(Path(folder) / SETTINGS, codec_settings(codec))
 
 
-def load_codec(source, n_codebooks=None):
+def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnCodec:
     """Load a codec.
 
     Arguments
     ---------
     source : str or Path
         ``encodec_24khz`` for the published EnCodec, whose weights its package downloads; a folder with the file of its
-        weights; or a folder or Hub id with what :func:`save_codec` wrote.
+        weights; or a folder or Hub id of a codec written by :func:`save_codec`.
     n_codebooks : int, optional
-        How many of its codebooks to use; by default all, of the published EnCodec 8, which are 6 kbit/s.
+        How many of its codebooks to use. By default all of them; of the published EnCodec 8, which are 6 kbit/s.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def load_codec(source, n_codebooks=None):
     Raises
     ------
     FileNotFoundError
-        When there is no codec, or its weights cannot be had.
+        When there is no codec, or its weights are not available.
     ValueError
         For more codebooks than it has.
 

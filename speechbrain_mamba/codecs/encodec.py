@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from speechbrain_mamba.ops import mask_frames, valid_frames
+from speechbrain_mamba.ops import mask_frames
+from speechbrain_mamba.utils._compat import encodec_24khz, make_encodec, quantize, quantize_to_codes
 
-try:
+if TYPE_CHECKING:
     from encodec import EncodecModel
-    from encodec.modules import SEANetDecoder, SEANetEncoder
-    from encodec.quantization import ResidualVectorQuantizer
-except ImportError as error:
-    raise ImportError(
-        'EnCodec is needed here, but the package encodec is not installed: run pip install "speechbrain_mamba[tts]".'
-    ) from error
 
 _SHORT = 8
-"""Frames below which an utterance is dealt with by itself: the codec's first frames mirror the next six, which in a
-batch may be padding."""
+"""Utterances of fewer frames are processed one by one: the codec's first frames mirror the next six, which in a batch
+may be padding."""
 
 
 class EnCodec(nn.Module):
@@ -34,15 +31,15 @@ class EnCodec(nn.Module):
     ratios : sequence of int
         Strides of the decoder; their product is the samples per frame.
     n_codebooks : int
-        Codebooks, each of which quantises what the ones before it left.
+        Codebooks, each of which quantizes the residual of the ones before it.
     codebook_size : int
         Entries of a codebook.
     dimension : int
-        Channels of what is quantised.
+        Channels of the quantized frames.
     n_filters : int
         Channels of the first and last convolution; they double with each stride.
     lstm : int
-        LSTM layers beside the quantiser.
+        LSTM layers on both sides of the quantizer.
 
     Attributes
     ----------
@@ -50,6 +47,11 @@ class EnCodec(nn.Module):
         Samples per frame.
     frame_rate : float
         Frames per second.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When the package encodec is not installed.
 
     Example
     -------
@@ -64,39 +66,39 @@ class EnCodec(nn.Module):
 
     def __init__(
         self,
-        sample_rate=24000,
-        ratios=(8, 5, 4, 2),
-        n_codebooks=8,
-        codebook_size=1024,
-        dimension=128,
-        n_filters=32,
-        lstm=2,
-    ):
+        sample_rate: int = 24000,
+        ratios: Sequence[int] = (8, 5, 4, 2),
+        n_codebooks: int = 8,
+        codebook_size: int = 1024,
+        dimension: int = 128,
+        n_filters: int = 32,
+        lstm: int = 2,
+    ) -> None:
         super().__init__()
         sizes = {"dimension": dimension, "n_filters": n_filters, "ratios": list(ratios), "lstm": lstm, "causal": True}
-        quantizer = ResidualVectorQuantizer(dimension, n_codebooks, codebook_size)
-        self._adopt(SEANetEncoder(**sizes), SEANetDecoder(**sizes), quantizer, sample_rate, n_codebooks)
-        # torch's initial convolutions leave a third of the variance: after twenty of them nothing would be heard any
-        # more, and the codec would learn to be silent
+        self._adopt(*make_encodec(sizes, n_codebooks, codebook_size), sample_rate, n_codebooks)
+        # torch initializes convolutions so that a third of the variance is left: after twenty of them the signal would
+        # be gone, and the codec would learn to be silent
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("weight_g"):
                     parameter.mul_(math.sqrt(3))
 
-    def _adopt(self, encoder, decoder, quantizer, sample_rate: int, n_codebooks: int) -> None:
+    def _adopt(self, encoder: Any, decoder: Any, quantizer: Any, sample_rate: int, n_codebooks: int) -> None:
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
-        self.sample_rate, self.n_codebooks, self.codebook_size = sample_rate, n_codebooks, quantizer.bins
-        self.hop_length = math.prod(encoder.ratios)
+        self.sample_rate, self.n_codebooks = sample_rate, n_codebooks
+        self.codebook_size: int = quantizer.bins
+        self.hop_length: int = math.prod(encoder.ratios)
         self.frame_rate = sample_rate / self.hop_length
 
     @classmethod
-    def from_encodec(cls, model: EncodecModel, n_codebooks: int | None = None):
-        """Wrap a mono model of the package, and use so many of its codebooks.
+    def from_encodec(cls, model: EncodecModel, n_codebooks: int | None = None) -> EnCodec:
+        """Wrap a mono model of the package.
 
         Arguments
         ---------
         model : encodec.EncodecModel
-            The model, causal and without normalisation, as the one for 24 kHz is.
+            The model, causal and without normalization, like the one for 24 kHz.
         n_codebooks : int, optional
             Codebooks to use; all by default.
 
@@ -120,12 +122,12 @@ class EnCodec(nn.Module):
         codec._adopt(model.encoder, model.decoder, model.quantizer, model.sample_rate, n_codebooks or available)
         return codec.eval()
 
-    def frames(self, samples):
-        """How many frames so many samples make, an int or integers (batch,)."""
+    def count_frames(self, samples: Tensor) -> Tensor:
+        """Count the frames of some numbers of samples, integers (batch,)."""
         return -(-samples // self.hop_length)
 
-    def forward(self, wavs, lengths=None):
-        """Encode, quantise and decode, with gradients, for training.
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode, quantize and decode, with gradients, for training.
 
         Arguments
         ---------
@@ -139,25 +141,27 @@ class EnCodec(nn.Module):
         reconstruction : Tensor
             Waveforms (batch, samples).
         commitment : Tensor
-            The quantiser's loss.
+            The quantizer's loss.
         codes : Tensor
             Tokens, integers (batch, frames, codebooks).
         """
-        wavs, _ = self._whole_frames(wavs, lengths)
-        quantized, codes, commitment = self.quantizer.vq(self.encoder(wavs[:, None]), n_q=self.n_codebooks)
-        return self.decoder(quantized)[:, 0, : wavs.shape[1]], commitment.mean(), codes.permute(1, 2, 0)
+        whole, _ = self._pad_to_frames(wavs, lengths)
+        latents = self.encoder(whole[:, None])
+        with torch.autocast(latents.device.type, enabled=False):  # codebooks follow sums over many frames
+            quantized, codes, commitment = quantize(self.quantizer, latents.float(), self.n_codebooks)
+        return self.decoder(quantized)[:, 0, : whole.shape[1]], commitment.mean(), codes
 
-    def _whole_frames(self, wavs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _pad_to_frames(self, wavs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Waveforms, zero past their lengths, and zero-padded to whole frames; and how many valid frames they have."""
         if wavs.dim() != 2 or wavs.shape[1] == 0:
             raise ValueError(f"The codec was given waveforms of shape {tuple(wavs.shape)}, but takes (batch, samples).")
         if lengths is None:
             lengths = torch.full((wavs.shape[0],), wavs.shape[1], device=wavs.device)
-        wavs = mask_frames(wavs, lengths)
-        return nn.functional.pad(wavs, (0, -wavs.shape[1] % self.hop_length)), self.frames(lengths)
+        whole = nn.functional.pad(mask_frames(wavs, lengths), (0, -wavs.shape[1] % self.hop_length))
+        return whole, self.count_frames(lengths)
 
     @torch.no_grad()
-    def encode(self, wavs, lengths=None):
+    def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn waveforms into tokens.
 
         Arguments
@@ -170,8 +174,8 @@ class EnCodec(nn.Module):
         Returns
         -------
         codes : Tensor
-            Tokens, integers (batch, frames, codebooks), zero past each length: of valid frames those that each waveform
-            gets alone.
+            Tokens, integers (batch, frames, codebooks), zero past each length. Each waveform gets the tokens that it
+            gets on its own.
         code_lengths : Tensor
             Valid frames, integers (batch,).
 
@@ -180,22 +184,21 @@ class EnCodec(nn.Module):
         ValueError
             For anything but (batch, samples) with at least one sample.
         """
-        wavs, frames = self._whole_frames(wavs, lengths)
+        whole, frames = self._pad_to_frames(wavs, lengths)
 
         def encode(wavs: Tensor) -> Tensor:
-            return self.quantizer.vq.encode(self.encoder(wavs[:, None]), n_q=self.n_codebooks).permute(1, 2, 0)
+            return quantize_to_codes(self.quantizer, self.encoder(wavs[:, None]), self.n_codebooks)
 
-        codes = _by_length(encode, wavs, frames, self.hop_length, 1)
-        return codes.masked_fill(~valid_frames(frames, codes.shape[1])[..., None], 0), frames
+        return mask_frames(_apply_by_length(encode, whole, frames, self.hop_length, 1), frames), frames
 
     @torch.no_grad()
-    def decode(self, codes, code_lengths=None):
+    def decode(self, codes: Tensor, code_lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn tokens into waveforms.
 
         Arguments
         ---------
         codes : Tensor
-            Tokens, integers (batch, frames, codebooks); fewer codebooks than the codec has will do.
+            Tokens, integers (batch, frames, codebooks); with as many codebooks as the codec has, or fewer.
         code_lengths : Tensor, optional
             Valid frames, integers (batch,).
 
@@ -227,12 +230,14 @@ class EnCodec(nn.Module):
         def decode(codes: Tensor) -> Tensor:
             return self.decoder(self.quantizer.decode(codes.permute(2, 0, 1)))[:, 0]
 
-        wavs = _by_length(decode, codes, code_lengths, 1, self.hop_length)
+        wavs = _apply_by_length(decode, codes, code_lengths, 1, self.hop_length)
         lengths = code_lengths * self.hop_length
         return mask_frames(wavs, lengths), lengths
 
 
-def _by_length(function, x: Tensor, frames: Tensor, input_hop: int, output_hop: int) -> Tensor:
+def _apply_by_length(
+    function: Callable[[Tensor], Tensor], x: Tensor, frames: Tensor, input_hop: int, output_hop: int
+) -> Tensor:
     """Apply a causal function of whole frames to a padded batch, and to very short examples of it one by one."""
     y = function(x)
     short = ((frames < _SHORT) & (frames > 0)).nonzero().flatten().tolist()
@@ -242,15 +247,15 @@ def _by_length(function, x: Tensor, frames: Tensor, input_hop: int, output_hop: 
     return y
 
 
-def pretrained_encodec(n_codebooks: int | None = 8, repository=None) -> EnCodec:
-    """EnCodec for 24 kHz with the published weights: 75 frames per second, 8 codebooks of 1024 are 6 kbit/s.
+def pretrained_encodec(n_codebooks: int | None = 8, repository: str | os.PathLike | None = None) -> EnCodec:
+    """Load EnCodec for 24 kHz with the published weights: 75 frames per second, 8 codebooks of 1024 are 6 kbit/s.
 
     Arguments
     ---------
     n_codebooks : int, optional
         Codebooks to use, at most 32.
     repository : Path, optional
-        A folder with the weights, under the package's name for them; downloaded from where the package says otherwise.
+        A folder with the file of the weights, named as the package names it; downloaded by the package by default.
 
     Returns
     -------
@@ -260,23 +265,23 @@ def pretrained_encodec(n_codebooks: int | None = 8, repository=None) -> EnCodec:
     Raises
     ------
     FileNotFoundError
-        When the weights cannot be had.
+        When the weights are not available.
     ValueError
         For more codebooks than there are.
     """
     try:
-        model = EncodecModel.encodec_model_24khz(repository=repository)
+        model = encodec_24khz(repository)
     except (OSError, ValueError, RuntimeError) as error:
-        place = f"in '{repository}'" if repository else "from the address that the package encodec has"
+        place = f"in '{repository}'" if repository else "at the address that the package encodec names"
         raise FileNotFoundError(
-            f"The weights of EnCodec for 24 kHz cannot be had {place}: {error}. Give a folder that has "
+            f"The weights of EnCodec for 24 kHz are not available {place}: {error}. Give a folder that has "
             "encodec_24khz-d7cc33bc.th, or train a codec with recipes/codec/train.py."
         ) from error
     return EnCodec.from_encodec(model, n_codebooks)
 
 
-def codec_settings(codec: EnCodec) -> dict[str, int | Sequence[int]]:
-    """The arguments that make a codec of the same size, with the codebooks that are not in use, too."""
+def codec_settings(codec: EnCodec) -> dict[str, Any]:
+    """The arguments that make a codec of the same size, with all its codebooks, in use or not."""
     return {
         "sample_rate": codec.sample_rate,
         "ratios": list(codec.decoder.ratios),

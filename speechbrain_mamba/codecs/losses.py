@@ -1,4 +1,4 @@
-"""What a codec's reconstruction is compared by."""
+"""Losses between a codec's reconstruction and the recording."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from speechbrain_mamba.ops import mask_frames
 class MultiScaleMelLoss(nn.Module):
     """Distance of mel spectrograms at several resolutions (EnCodec, arXiv 2210.13438, section 3.4).
 
-    Two terms: of the logarithms, so that soft sounds count too, mean absolute and root mean squared differences over
-    the bands; of the amplitudes, so that peaks such as formants count more, mean absolute differences relative to the
-    mean amplitude.
+    It has two terms. The first compares logarithms, so that soft sounds count too: mean absolute plus root mean squared
+    differences over the bands. The second compares amplitudes, so that peaks such as formants count more: mean absolute
+    differences relative to the mean amplitude.
 
     Arguments
     ---------
     sample_rate : int
         Samples per second.
     windows : sequence of int
-        Lengths of the windows in samples, which hop by a quarter.
+        Lengths of the windows in samples; the hop is a quarter of each.
     n_mels : int
-        Bands at most; short windows have fewer.
+        Largest number of bands; short windows have fewer.
     floor : float
-        Added to amplitudes (full scale is 1) before the logarithm: those far below it hardly count, so that what
-        digital silence becomes does not matter more than speech. Unlike a bound it leaves a way up to a codec that says
-        nothing yet.
+        Added to amplitudes (full scale is 1) before the logarithm. Amplitudes far below it hardly count; otherwise
+        noise in digital silence would outweigh speech. Unlike a lower bound it keeps a gradient for a codec whose
+        output is still silent.
     amplitude_weight : float
         Weight of the second term.
 
@@ -48,7 +48,7 @@ class MultiScaleMelLoss(nn.Module):
         n_mels: int = 64,
         floor: float = 0.003,
         amplitude_weight: float = 0.3,
-    ):
+    ) -> None:
         super().__init__()
         self.floor, self.amplitude_weight = floor, amplitude_weight
         self.transforms = nn.ModuleList(
@@ -66,10 +66,9 @@ class MultiScaleMelLoss(nn.Module):
 
     def forward(self, reconstruction: Tensor, wavs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The mean distance of waveforms (batch, samples), up to their lengths, integers (batch,)."""
-        distances = []
-        reconstruction, wavs = mask_frames(reconstruction, lengths), mask_frames(wavs, lengths)
+        distances, pair = [], [mask_frames(x, lengths).float() for x in (reconstruction, wavs)]
         for transform in self.transforms:
-            ours, theirs = (transform(x.float()) for x in (reconstruction, wavs))
+            ours, theirs = map(transform, pair)
             difference = (ours + self.floor).log10() - (theirs + self.floor).log10()
             root = (difference.square().mean(1) + 1e-12).sqrt() - 1e-6
             amplitude = (ours - theirs).abs().mean() / (theirs.mean() + self.floor)

@@ -1,31 +1,34 @@
-"""From transcribed speech to the tokens of a codec language model: codes and phonemes, computed once."""
+"""Turn transcribed speech into the tokens of a codec language model: codes and phonemes, computed once."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torchaudio.functional
+from torch import nn
 from tqdm import tqdm
 
+from speechbrain_mamba.codecs.encodec import EnCodec
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info, read_audio
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
-from speechbrain_mamba.dataio.transcripts import read_transcripts
+from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.text.phonemes import TextTokenizer
-from speechbrain_mamba.utils.files import atomic_path, write_json
+from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.stamps import Stamp
 
 logger = logging.getLogger(__name__)
 
 SHARD = 500
-"""Utterances after whose encoding a killed preparation goes on."""
+"""Utterances that are encoded and kept together. A killed preparation resumes from the last shard."""
 _BATCH_SECONDS = 40
 _STAMP, _PARTS = "prepared.json", ".parts"
 
@@ -37,7 +40,7 @@ def _read(path: str, rate: int) -> torch.Tensor:
 
 
 def _batches(names: list[str], items: dict[str, dict]) -> Iterator[list[str]]:
-    """Names by duration, in batches of so many seconds with their padding."""
+    """Names by duration, in batches limited in their seconds with padding."""
     batch: list[str] = []
     for name in sorted(names, key=lambda name: items[name]["duration"]):
         if batch and (len(batch) + 1) * items[name]["duration"] > _BATCH_SECONDS:
@@ -48,7 +51,7 @@ def _batches(names: list[str], items: dict[str, dict]) -> Iterator[list[str]]:
         yield batch
 
 
-def _encode(names: list[str], items: dict[str, dict], codec, device: str, progress: tqdm) -> dict[str, np.ndarray]:
+def _encode(names: list[str], items: dict[str, dict], codec: EnCodec, device: str, progress: tqdm) -> dict[str, Any]:
     """The codes of some utterances; those that cannot be read are named and left out."""
     codes = {}
     for batch in _batches(names, items):
@@ -68,7 +71,9 @@ def _encode(names: list[str], items: dict[str, dict], codec, device: str, progre
     return codes
 
 
-def _all_codes(items: dict[str, dict], parts: Path, codec, device: str, split: str) -> Iterator[tuple[str, np.ndarray]]:
+def _encode_split(
+    items: dict[str, dict], parts: Path, codec: EnCodec, device: str, split: str
+) -> Iterator[tuple[str, np.ndarray]]:
     """The codes of a split, by shards that are kept until the split is written."""
     names = list(items)
     with tqdm(total=len(names), desc=f"Encoding {split}", unit="utterance") as progress:
@@ -85,7 +90,7 @@ def _all_codes(items: dict[str, dict], parts: Path, codec, device: str, split: s
 
 
 def _tokenize_texts(items: dict[str, dict], tokenizer: TextTokenizer, split: str) -> dict[str, list[int]]:
-    """The phonemes of a split; utterances whose text cannot be said are named and left out."""
+    """The phonemes of a split; utterances whose text cannot be spoken are named and left out."""
     phonemes, reasons = {}, []
     for name, item in items.items():
         try:
@@ -97,32 +102,42 @@ def _tokenize_texts(items: dict[str, dict], tokenizer: TextTokenizer, split: str
     return phonemes
 
 
+def _checksum(codec: nn.Module) -> str:
+    """A checksum of a codec's weights."""
+    checksum = hashlib.sha256()
+    for name, value in codec.state_dict().items():
+        checksum.update(name.encode())
+        checksum.update(value.cpu().contiguous().numpy().tobytes())
+    return checksum.hexdigest()
+
+
 def tokenize_speech(
-    manifests: dict[str, str | os.PathLike],
+    manifests: Mapping[str, str | os.PathLike],
     folder: str | os.PathLike,
-    codec,
+    codec: EnCodec,
     codec_name: str,
     kind: str = "ipa",
     language: str = "en-us",
     data_root: str | os.PathLike | None = None,
     device: str = "cpu",
 ) -> dict[str, int]:
-    """Turn the splits of a corpus into tokens. A killed run goes on where it was; a completed one is found done.
+    """Turn the splits of a corpus into tokens. A killed run resumes, and a finished one is not repeated.
 
     Arguments
     ---------
     manifests : dict of str to str or Path
-        For ``train`` and other splits a manifest, as of
-        :func:`~speechbrain_mamba.dataio.transcripts.read_transcripts`; it may have columns ``spk_id`` and ``language``.
+        For ``train`` and other splits a manifest that
+        :func:`~speechbrain_mamba.dataio.manifests.read_manifest` reads; it may have columns ``spk_id`` and
+        ``language``.
     folder : str or Path
-        Where the tokens go, as of :func:`~speechbrain_mamba.dataio.codec_tokens.write_tokens`, and the inventory of the
-        training texts, ``text.json``.
-    codec : torch.nn.Module
-        A codec, such as of :func:`~speechbrain_mamba.codecs.load_codec`. Speech at another rate is resampled.
+        Gets the tokens, written by :func:`~speechbrain_mamba.dataio.codec_tokens.write_tokens`, and the inventory of
+        the training texts, ``text.json``.
+    codec : EnCodec
+        A codec, for instance from :func:`~speechbrain_mamba.codecs.load_codec`. Speech at another rate is resampled.
     codec_name : str
-        What it is called: its folder or id.
+        Its folder or id.
     kind, language
-        As of :class:`~speechbrain_mamba.text.phonemes.TextTokenizer`.
+        Arguments of :class:`~speechbrain_mamba.text.phonemes.TextTokenizer`.
     data_root : str or Path, optional
         What ``$data_root`` stands for in the manifests' paths.
     device : str
@@ -138,33 +153,33 @@ def tokenize_speech(
     FileNotFoundError, ValueError
         For manifests or audio files that are missing or wrong, or an unknown language.
     """
-    folder, parts = Path(folder), Path(folder) / _PARTS
+    parts, inventory = Path(folder) / _PARTS, Path(folder) / "text.json"
     rates = {name: getattr(codec, name) for name in ("sample_rate", "frame_rate", "n_codebooks", "codebook_size")}
     facts = TokenFacts(codec=str(codec_name), **rates)
     sums = {split: hashlib.sha256(Path(path).read_bytes()).hexdigest() for split, path in manifests.items()}
-    settings = {**asdict(facts), "kind": kind, "language": language, "manifests": sums}
-    stamp = folder / _STAMP
-    done = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
-    if done.get("settings") == settings and "counts" in done:
-        logger.info("The tokens in %s are there already; remove %s to make them anew.", folder, stamp.name)
-        return done["counts"]
-    if done.get("settings") != settings:
+    settings = {**asdict(facts), "weights": _checksum(codec), "kind": kind, "language": language, "manifests": sums}
+    settings["data_root"] = None if data_root is None else str(Path(data_root).resolve())
+    stamp = Stamp(Path(folder) / _STAMP, settings)
+    if stamp.is_done([inventory, *(Path(folder) / f"{split}.csv" for split in manifests)]):
+        return stamp.facts()["counts"]
+    if not stamp.is_begun():
         shutil.rmtree(parts, ignore_errors=True)
-        write_json(stamp, {"settings": settings})
+    stamp.begin()
 
-    splits = {split: read_transcripts(path, data_root) for split, path in manifests.items()}
+    splits = {split: read_manifest(path, data_root) for split, path in manifests.items()}
     texts = [(item["wrd"], item.get("language") or language) for item in splits["train"].values()]
     tokenizer = TextTokenizer.train(texts, kind, language)
-    tokenizer.save(folder / "text.json")
-    codec, counts = codec.to(device).eval(), {}
+    tokenizer.save(inventory)
+    codec.to(device).eval()
+    counts: dict[str, int] = {}
     for split, items in splits.items():
         phonemes = _tokenize_texts(items, tokenizer, split)
         usable = {name: item for name, item in items.items() if name in phonemes}
         utterances = (
             {**usable[name], "ID": name, "phonemes": phonemes[name], "codes": codes}
-            for name, codes in _all_codes(usable, parts, codec, device, split)
+            for name, codes in _encode_split(usable, parts, codec, device, split)
         )
         counts[split] = write_tokens(folder, split, utterances, facts)
-    write_json(stamp, {"settings": settings, "counts": counts})
+    stamp.finish(counts=counts)
     shutil.rmtree(parts, ignore_errors=True)
     return counts

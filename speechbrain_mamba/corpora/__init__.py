@@ -1,0 +1,5 @@
+"""One file per corpus: its layout, splits and preparation."""
+
+from speechbrain_mamba.utils.torch_pair import check_torchaudio
+
+check_torchaudio()  # before SpeechBrain is imported

@@ -1,17 +1,18 @@
-"""LibriSpeech (Panayotov et al., 2015) and LibriTTS (Zen et al., arXiv 1904.02882): from their folders to manifests."""
+"""LibriSpeech (Panayotov et al., 2015): from its folders to manifests."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info
-from speechbrain_mamba.dataio.transcripts import write_transcripts
-from speechbrain_mamba.dataio.utterances import AUDIO_SUFFIXES, parallel_map
-from speechbrain_mamba.utils.files import write_json
+from speechbrain_mamba.dataio.manifests import write_manifest
+from speechbrain_mamba.dataio.utterances import AUDIO_SUFFIXES
+from speechbrain_mamba.utils.parallel import parallel_map
+from speechbrain_mamba.utils.stamps import Stamp
 
 logger = logging.getLogger(__name__)
 
@@ -21,29 +22,50 @@ LIBRISPEECH = {
     "test-clean": ["test-clean"],
     "test-other": ["test-other"],
 }
-"""Manifests and the parts of the corpus that make them up, as is usual for 960 h."""
+"""The usual manifests for 960 h, and the parts of the corpus that each lists."""
 
-LIBRITTS = {
-    "train": ["train-clean-100", "train-clean-360", "train-other-500"],
-    "valid": ["dev-clean"],
-    "test": ["test-clean"],
-}
-"""The same for 585 h of LibriTTS."""
+Row = dict[str, Any]
+"""An utterance in a manifest."""
 
 
-def _audio_of(path: Path, name: str) -> Path | None:
-    """The audio file of an utterance beside its text."""
-    files = [path.with_name(name + suffix) for suffix in AUDIO_SUFFIXES]
+def utterance_rows(text_file: Path, name: str, words: str, sample_rate: int) -> list[Row]:
+    """The row of an utterance whose audio is beside its text, in the folder ``<speaker>/<chapter>``.
+
+    Arguments
+    ---------
+    text_file : Path
+        The file of the text.
+    name : str
+        The id, which is the name of the audio file without its suffix.
+    words : str
+        The text.
+    sample_rate : int
+        The rate in Hz that the file must have.
+
+    Returns
+    -------
+    list of dict
+        The row; none, with a warning, if the audio is missing or cannot be read.
+
+    Raises
+    ------
+    ValueError
+        When the file has another rate or is not mono.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_mamba.dataio.audio import write_audio
+    >>> chapter = getfixture("tmp_path") / "19" / "198"
+    >>> write_audio(chapter / "19-198-0000.wav", torch.zeros(16000), sample_rate=16000)
+    >>> row = utterance_rows(chapter / "19-198.trans.txt", "19-198-0000", "GOOD MORNING", 16000)[0]
+    >>> row["duration"], row["spk_id"]
+    (1.0, '19')
+    """
+    files = [text_file.with_name(name + suffix) for suffix in AUDIO_SUFFIXES]
     wav = next((file for file in files if file.is_file()), None)
     if wav is None:
-        logger.warning("Skipped: '%s' names '%s', of which there is no audio.", path, name)
-    return wav
-
-
-def _row(text_file: Path, name: str, words: str, sample_rate: int) -> list[dict]:
-    """The row of an utterance, or none where its audio is missing or cannot be read."""
-    wav = _audio_of(text_file, name)
-    if wav is None:
+        logger.warning("Skipped: '%s' names '%s', but there is no audio of it.", text_file, name)
         return []
     try:
         seconds = audio_info(wav, sample_rate).seconds
@@ -54,24 +76,14 @@ def _row(text_file: Path, name: str, words: str, sample_rate: int) -> list[dict]
     return [{"ID": name, "duration": seconds, "wav": str(wav), "wrd": words.strip(), "spk_id": speaker}]
 
 
-def _read_chapter(transcripts: Path, sample_rate: int) -> list[dict]:
-    """The utterances of a chapter of LibriSpeech, a line of its transcripts each."""
+def _read_chapter(transcripts: Path, sample_rate: int) -> list[Row]:
+    """The utterances of a chapter of LibriSpeech, one for each line of its transcripts."""
     lines = (line.partition(" ") for line in transcripts.read_text(encoding="utf-8").splitlines())
-    return [row for name, _, words in lines for row in _row(transcripts, name, words, sample_rate)]
+    return [row for name, _, words in lines for row in utterance_rows(transcripts, name, words, sample_rate)]
 
 
-def _read_utterance(text: Path, sample_rate: int) -> list[dict]:
-    """An utterance of LibriTTS, which has its text in a file."""
-    name = text.name.removesuffix(".normalized.txt")
-    return _row(text, name, text.read_text(encoding="utf-8"), sample_rate)
-
-
-def _list_part(folder: Path, pattern: str, read: Callable[[Path, int], list[dict]], sample_rate: int) -> list[dict]:
+def _list_part(folder: Path, pattern: str, read: Callable[[Path, int], list[Row]], sample_rate: int) -> list[Row]:
     """The rows of all utterances below a folder, sorted by id."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder '{folder}': unpack that part of the corpus there, or leave it out of the splits."
-        )
     results = parallel_map(
         lambda path: read(path, sample_rate), sorted(folder.rglob(pattern)), f"Reading {folder.name}", "file"
     )
@@ -81,18 +93,55 @@ def _list_part(folder: Path, pattern: str, read: Callable[[Path, int], list[dict
     return rows
 
 
-def _prepare(data_folder, save_folder, splits: Mapping[str, Iterable[str]], sample_rate: int, *layout) -> dict:
-    data_folder, manifests = Path(data_folder).absolute(), {}
+def _describe_part(folder: Path) -> dict[str, Any]:
+    """The state of a part, for the stamp: its number of chapters, and the time of the last change in one.
+
+    This looks at folders only, not at the thousands of files in them. A file that is added, removed or replaced changes
+    the time of its folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder '{folder}': unpack that part of the corpus there, or leave it out of the splits."
+        )
+    changes = [path.stat().st_mtime_ns for path in folder.glob("*/*") if path.is_dir()]
+    return {"chapters": len(changes), "changed": max(changes, default=0)}
+
+
+def prepare_parts(
+    data_folder: str | os.PathLike,
+    save_folder: str | os.PathLike,
+    splits: Mapping[str, Iterable[str]],
+    sample_rate: int,
+    pattern: str,
+    read: Callable[[Path, int], list[Row]],
+) -> dict[str, Path]:
+    """Write a manifest per split of a corpus with a folder per part, ``<part>/<speaker>/<chapter>/``.
+
+    A manifest is kept if an earlier call listed the same parts and no chapter has changed since.
+
+    Arguments
+    ---------
+    data_folder, save_folder, splits, sample_rate
+        Those of :func:`prepare_librispeech`.
+    pattern : str
+        Which files have texts.
+    read : callable
+        Returns the rows of such a file, for a sample rate.
+
+    Results and errors are those of :func:`prepare_librispeech`.
+    """
+    root, manifests = Path(data_folder).absolute(), {}
     for name, parts in splits.items():
         manifests[name] = Path(save_folder) / f"{name}.csv"
-        stamp = Path(save_folder) / f"{name}.prepared.json"
-        settings = {"data_folder": str(data_folder), "parts": list(parts), "sample_rate": sample_rate}
-        if manifests[name].is_file() and stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
+        layout = {part: _describe_part(root / part) for part in parts}
+        settings = {"data_folder": str(root), "parts": layout, "sample_rate": sample_rate}
+        stamp = Stamp(Path(save_folder) / f"{name}.prepared.json", settings)
+        if stamp.is_done([manifests[name]]):
             continue
-        stamp.unlink(missing_ok=True)
-        rows = [row for part in parts for row in _list_part(data_folder / part, *layout, sample_rate)]
-        write_transcripts(manifests[name], rows)
-        write_json(stamp, settings)
+        rows = [row for part in layout for row in _list_part(root / part, pattern, read, sample_rate)]
+        stamp.begin()
+        write_manifest(manifests[name], rows)
+        stamp.finish()
         hours = sum(row["duration"] for row in rows) / 3600
         logger.info("%s: %d utterances, %.2f hours.", manifests[name], len(rows), hours)
     return manifests
@@ -106,7 +155,7 @@ def prepare_librispeech(
 ) -> dict[str, Path]:
     """Write a manifest per split, of LibriSpeech or a corpus that is laid out like it.
 
-    What an earlier call wrote for the same folders is kept.
+    A manifest is kept if an earlier call listed the same parts and no chapter has changed since.
 
     Arguments
     ---------
@@ -131,17 +180,4 @@ def prepare_librispeech(
     ValueError
         When a part has no transcribed speech, or a file has another rate or is not mono.
     """
-    return _prepare(data_folder, save_folder, splits, sample_rate, "*.trans.txt", _read_chapter)
-
-
-def prepare_libritts(
-    data_folder: str | os.PathLike,
-    save_folder: str | os.PathLike,
-    splits: Mapping[str, Iterable[str]] = LIBRITTS,
-    sample_rate: int = 24000,
-) -> dict[str, Path]:
-    """Write a manifest per split of LibriTTS, with normalised texts.
-
-    Arguments, results and errors are those of :func:`prepare_librispeech`.
-    """
-    return _prepare(data_folder, save_folder, splits, sample_rate, "*.normalized.txt", _read_utterance)
+    return prepare_parts(data_folder, save_folder, splits, sample_rate, "*.trans.txt", _read_chapter)

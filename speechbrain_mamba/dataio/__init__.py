@@ -1,0 +1,5 @@
+"""Audio files, manifests, datasets, mixing and samplers."""
+
+from speechbrain_mamba.utils.torch_pair import check_torchaudio
+
+check_torchaudio()  # before SpeechBrain is imported

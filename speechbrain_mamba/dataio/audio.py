@@ -1,4 +1,4 @@
-"""Reading and writing mono speech files, with errors that name the file."""
+"""Reading and writing of mono speech files, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from speechbrain_mamba.utils.files import atomic_path
 
 
 class UnreadableAudioError(ValueError):
-    """A file that holds no usable audio: corrupt, empty, or with samples that are not finite.
+    """A file without usable audio: corrupt, empty, or with samples that are not finite.
 
-    Preparation names such a file and goes on without it; every other fault of a file is the user's to mend.
+    A preparation names such a file in a warning and leaves it out; all other faults of a file are errors.
     """
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says.
+    """The facts in the header of an audio file.
 
     Arguments
     ---------
@@ -96,7 +96,7 @@ def audio_info(path: str | os.PathLike, sample_rate: int | None = None) -> Audio
     UnreadableAudioError
         A ValueError, when the file cannot be read or is empty.
     ValueError
-        When the file is not mono, or its sample rate is another one.
+        When the file is not mono, or has another sample rate.
 
     Example
     -------
@@ -121,7 +121,7 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
     start : int
         The first sample to read.
     frames : int
-        How many samples to read; -1 reads to the end.
+        Number of samples to read; -1 reads to the end.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
     UnreadableAudioError
         A ValueError, when the file cannot be read, is empty, or holds NaN or infinite samples.
     ValueError
-        When the file is not mono, its sample rate is another one, or the part lies outside of the file.
+        When the file is not mono, has another sample rate, or the part lies outside of the file.
 
     Example
     -------
@@ -155,7 +155,7 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
             signal = torch.from_numpy(file.read(frames, dtype="float32"))
         except (soundfile.SoundFileError, OSError) as error:
             raise UnreadableAudioError(f"The audio file '{path}' is corrupt ({error}): replace it.") from error
-    # libsndfile answers a truncated stream with fewer samples than the header promises
+    # libsndfile returns fewer samples than the header promises if the stream is truncated.
     if len(signal) != (info.samples - start if frames == -1 else frames):
         raise UnreadableAudioError(f"The audio file '{path}' is cut short: replace it.")
     if not torch.isfinite(signal).all():
@@ -164,7 +164,7 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
 
 
 def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subtype: str = "PCM_16") -> None:
-    """Write a mono audio file, atomically. The suffix of its name says the format.
+    """Write a mono audio file, atomically. The suffix of its name determines the format.
 
     Arguments
     ---------
@@ -175,7 +175,7 @@ def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subty
     sample_rate : int
         Samples per second.
     subtype : str
-        libsndfile's name for the samples' format: ``PCM_16`` (full-scale peaks are clipped), ``FLOAT``, ...
+        The format of the samples, as libsndfile calls it: ``PCM_16`` (clips full-scale peaks), ``FLOAT``, ...
 
     Raises
     ------

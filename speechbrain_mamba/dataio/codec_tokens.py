@@ -1,4 +1,4 @@
-"""Speech as codec tokens on disk: one file of tokens, one table of utterances and one of facts per split."""
+"""Speech as codec tokens on disk: per split a file of tokens, a table of utterances, and a file of facts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from torch import Tensor
 
 from speechbrain_mamba.utils.files import atomic_path, write_csv
 
@@ -20,64 +22,86 @@ COLUMNS = ["ID", "duration", "spk_id", "language", "wrd", "wav", "phonemes", "fi
 _BLOCK = 1 << 24
 
 
+class TokenFormat(Protocol):
+    """The rates and codebooks of codec tokens."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the waveforms, in Hz."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+
+    @property
+    def n_codebooks(self) -> int:
+        """Tokens per frame."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Each token is below it."""
+
+
+class Codec(TokenFormat, Protocol):
+    """A codec, such as :class:`~speechbrain_mamba.codecs.EnCodec`, which describes the arguments."""
+
+    def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn waveforms into tokens."""
+
+    def decode(self, codes: Tensor, code_lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn tokens into waveforms."""
+
+
 @dataclass(frozen=True)
 class TokenFacts:
-    """What has to be known of token files to use them."""
+    """What a user of token files has to know: a :class:`TokenFormat`, and ``codec``, the folder or id of the codec."""
 
     codec: str
-    """Which codec made them, such as its folder or id."""
-
     sample_rate: int
-    """Of its waveforms, in Hz."""
-
     frame_rate: float
-    """Frames per second."""
-
     n_codebooks: int
-    """Tokens per frame."""
-
     codebook_size: int
-    """Each token is below it."""
 
-    def check(self, codec) -> None:
+    def check(self, codec: TokenFormat) -> None:
         """Raise a ValueError unless a codec has the same rates and codebooks."""
         for name in ("sample_rate", "frame_rate", "n_codebooks", "codebook_size"):
             wanted, has = getattr(self, name), getattr(codec, name)
             if wanted != has:
                 raise ValueError(
                     f"The tokens were made by '{self.codec}' with a {name} of {wanted}, but the codec given has {has}: "
-                    "use the codec of the tokens, or prepare them anew."
+                    "use the codec of the tokens, or prepare them again."
                 )
 
 
 def _paths(folder: str | os.PathLike, split: str) -> tuple[Path, Path, Path]:
-    return tuple(Path(folder) / f"{split}.{suffix}" for suffix in ("codes.bin", "csv", "json"))
+    codes, table, facts = (Path(folder) / f"{split}.{suffix}" for suffix in ("codes.bin", "csv", "json"))
+    return codes, table, facts
 
 
 def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dict], facts: TokenFacts) -> int:
-    """Write the tokens of a split: 16 bits each, and the table last, so that a split is there whole or not at all.
+    """Write the tokens of a split, 16 bits each. The table is written last, so that a split is complete or unreadable.
 
     Arguments
     ---------
     folder : str or Path
         Where the files go.
     split : str
-        Their name.
+        The name of the files.
     utterances : iterable of dict
         ``ID``, ``spk_id``, ``wrd`` (the text), ``phonemes`` (list of int), ``codes`` (integers (frames, codebooks)),
-        and if at hand ``language``, ``wav`` and ``duration`` in seconds.
+        and optionally ``language``, ``wav`` and ``duration`` in seconds.
     facts : TokenFacts
-        What the tokens are.
+        The format of the tokens.
 
     Returns
     -------
     int
-        How many utterances were written.
+        The number of utterances.
 
     Raises
     ------
     ValueError
-        For codes of another shape or size than the facts say.
+        For codes that do not have the format of the facts.
     """
     codes_path, table_path, facts_path = _paths(folder, split)
     rows, first, checksum = [], 0, 0
@@ -98,6 +122,7 @@ def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dic
             row["duration"] = utterance.get("duration", len(codes) / facts.frame_rate)
             rows.append(row)
             first += len(codes)
+        table_path.unlink(missing_ok=True)  # an old table would go with the new codes if the run were killed now
     with atomic_path(facts_path) as temporary:
         temporary.write_text(json.dumps({**asdict(facts), "frames": first, "crc32": checksum}, indent=1), "utf-8")
     write_csv(table_path, rows, COLUMNS)
@@ -120,23 +145,23 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
     folder : str or Path
         Where the files are.
     split : str
-        Their name.
+        The name of the files.
 
     Returns
     -------
     items : dict of str to dict
         Utterances by id, with numbers as numbers and ``phonemes`` as a list of int.
     codes : numpy.ndarray
-        Tokens of all (frames, codebooks), in memory only where they are read.
+        Tokens of all (frames, codebooks), mapped from the file.
     facts : TokenFacts
-        What they are.
+        Their format.
 
     Raises
     ------
     FileNotFoundError
         When a file is missing.
     ValueError
-        When the tokens are not those that were written: truncated or changed.
+        When the file of tokens was truncated or changed.
     """
     codes_path, table_path, facts_path = _paths(folder, split)
     for path in (codes_path, table_path, facts_path):
@@ -147,9 +172,11 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
     facts = TokenFacts(**written)
     size, wanted = codes_path.stat().st_size, frames * facts.n_codebooks * 2
     if size != wanted:
-        raise ValueError(f"'{codes_path}' has {size} bytes instead of {wanted}, it was cut off: prepare the data anew.")
+        raise ValueError(
+            f"'{codes_path}' has {size} bytes instead of {wanted}, it was cut off: prepare the data again."
+        )
     if _checksum(codes_path) != checksum:
-        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare the data anew.")
+        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare them again.")
     shape = (frames, facts.n_codebooks)
     codes = np.memmap(codes_path, "<u2", "r", shape=shape) if frames else np.zeros(shape, "<u2")
     with open(table_path, newline="", encoding="utf-8") as table:
@@ -167,13 +194,13 @@ def token_dataset(items: dict[str, dict], codes: np.ndarray) -> DynamicItemDatas
     Arguments
     ---------
     items, codes
-        As of :func:`read_tokens`; any part of the items.
+        Returned by :func:`read_tokens`; any part of the items.
 
     Returns
     -------
     DynamicItemDataset
         Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)); the
-        items' ``frames`` are there for samplers.
+        dataset's ``data`` has the items' ``frames`` for samplers.
 
     Example
     -------

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
+from speechbrain_mamba.utils._compat import BatchesOfEpoch
 
-class LengthCurriculumSampler(DynamicBatchSampler):
-    """SpeechBrain's DynamicBatchSampler, with a limit to the utterances' length that grows linearly over some epochs.
 
-    An epoch has as many batches as without a limit: those that it allows come again. ``set_epoch`` has to be called
-    before each epoch, as SpeechBrain's ``Brain.fit`` does for its ``train_sampler``.
+class LengthCurriculumSampler(BatchesOfEpoch, DynamicBatchSampler):
+    """SpeechBrain's DynamicBatchSampler, with a limit on the utterances' length that grows linearly over some epochs.
+
+    An epoch has as many batches as without a limit, since the batches within the limit are repeated. ``set_epoch`` has
+    to be called before each epoch, as SpeechBrain's ``Brain.fit`` does for its ``train_sampler``.
 
     Arguments
     ---------
     dataset, max_batch_length, num_buckets, **options
-        As of DynamicBatchSampler.
+        Arguments of DynamicBatchSampler.
     first_length : float
-        The limit in epoch 1, in the unit of the lengths; or the shortest batch, if that is longer.
+        The limit in epoch 1, in the unit of the lengths. If all batches are longer, the shortest is the limit.
     curriculum_epochs : int
-        So many epochs have a limit, that of the last one is just below the longest utterance; 0 for no limit.
+        Number of epochs with a limit, which reaches the longest utterance in the epoch after them; 0 for no limit.
 
     Example
     -------
@@ -35,16 +39,24 @@ class LengthCurriculumSampler(DynamicBatchSampler):
     (9, 9.0)
     """
 
-    def __init__(self, dataset, max_batch_length, num_buckets, first_length=0.0, curriculum_epochs=0, **options):
+    def __init__(
+        self,
+        dataset: DynamicItemDataset,
+        max_batch_length: float,
+        num_buckets: int | None,
+        first_length: float = 0.0,
+        curriculum_epochs: int = 0,
+        **options: Any,
+    ) -> None:
         self.first_length, self.curriculum_epochs = first_length, curriculum_epochs
         super().__init__(dataset, max_batch_length, num_buckets, **options)
 
-    def _generate_batches(self):
-        super()._generate_batches()
-        longest = [max(self.get_durations(batch)) for batch in self._batches]
-        done = (max(self._epoch, 1) - 1) / max(self.curriculum_epochs, 1)
+    def select_batches(self, batches: list[list[int]], epoch: int) -> list[list[int]]:
+        """Repeat the batches within the limit of an epoch."""
+        longest = [max(self.get_durations(batch)) for batch in batches]
+        done = (max(epoch, 1) - 1) / max(self.curriculum_epochs, 1)
         if not self.curriculum_epochs or done >= 1:
-            return
+            return batches
         limit = self.first_length + (max(longest) - self.first_length) * done
-        allowed = [batch for batch, length in zip(self._batches, longest) if length <= max(limit, min(longest))]
-        self._batches = list(itertools.islice(itertools.cycle(allowed), len(self._batches)))
+        allowed = [batch for batch, length in zip(batches, longest) if length <= max(limit, min(longest))]
+        return list(itertools.islice(itertools.cycle(allowed), len(batches)))

@@ -1,18 +1,20 @@
-"""Datasets of mixtures and their sources, read from a manifest."""
+"""Datasets of mixtures and their sources, listed in a manifest."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.manifests import read_manifest
+
+MIXTURE_COLUMNS = ("duration", "mix_wav", "s1_wav")
+"""Columns that every manifest of mixtures has."""
 
 
 def source_keys(num_spks: int) -> list[str]:
@@ -36,47 +38,8 @@ def source_keys(num_spks: int) -> list[str]:
     return [f"s{number}" for number in range(1, num_spks + 1)]
 
 
-def read_manifest(csv_path: str | os.PathLike) -> list[dict[str, str]]:
-    """Read a manifest of mixtures as it stands.
-
-    Arguments
-    ---------
-    csv_path : str or Path
-        The CSV file, with the columns ``ID``, ``duration``, ``mix_wav``, ``s1_wav``, ``s2_wav``, ...
-
-    Returns
-    -------
-    list of dict
-        One mapping from column to text per mixture.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When it lists no mixture, or lacks a column.
-
-    Example
-    -------
-    >>> csv_path = getfixture("tmp_path") / "test.csv"
-    >>> _ = csv_path.write_text("ID,duration,mix_wav,s1_wav\\na,1.0,mix.wav,s1.wav\\n")
-    >>> read_manifest(csv_path)[0]["mix_wav"]
-    'mix.wav'
-    """
-    if not Path(csv_path).is_file():
-        raise FileNotFoundError(f"The manifest '{csv_path}' does not exist: prepare the data first.")
-    with open(csv_path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True))
-    if not rows:
-        raise ValueError(f"The manifest '{csv_path}' lists no mixture: prepare the data again.")
-    missing = [column for column in ("ID", "duration", "mix_wav", "s1_wav") if column not in rows[0]]
-    if missing:
-        raise ValueError(f"The manifest '{csv_path}' lacks the column {missing[0]}: prepare the data again.")
-    return rows
-
-
-def _check_num_spks(csv_path: str | os.PathLike, row: dict[str, str], num_spks: int) -> None:
-    found = sum(re.fullmatch(r"s\d+_wav", column or "") is not None for column in row)
+def _check_num_spks(csv_path: str | os.PathLike, columns: Iterable[str], num_spks: int) -> None:
+    found = sum(re.fullmatch(r"s\d+_wav", column) is not None for column in columns)
     if found != num_spks:
         raise ValueError(
             f"num_spks is {num_spks}, but the manifest '{csv_path}' has mixtures of {found} speakers: set num_spks to "
@@ -100,18 +63,18 @@ def _read_signals(sample_rate: int, name: str, *paths: str) -> Iterator[Tensor]:
 def separation_dataset(
     csv_path: str | os.PathLike, num_spks: int, sample_rate: int, data_root: str | os.PathLike | None = None
 ) -> DynamicItemDataset:
-    """The dataset of a manifest.
+    """The dataset of a manifest of mixtures.
 
     Arguments
     ---------
     csv_path : str or Path
-        The manifest, as the preparations write it.
+        The manifest, with the columns ``ID``, ``duration``, ``mix_wav``, ``s1_wav``, ``s2_wav``, ...
     num_spks : int
         Speakers per mixture.
     sample_rate : int
         The rate in Hz that all files must have.
     data_root : str or Path, optional
-        What ``$data_root`` stands for in the manifest's paths.
+        The folder to put in place of ``$data_root`` in the manifest's paths.
 
     Returns
     -------
@@ -125,7 +88,7 @@ def separation_dataset(
     FileNotFoundError
         When the manifest does not exist.
     ValueError
-        When the manifest has another number of speakers, lists nothing, or needs ``data_root``.
+        When the manifest has another number of speakers, lists nothing, lacks a column, or needs ``data_root``.
 
     Example
     -------
@@ -138,11 +101,9 @@ def separation_dataset(
     >>> dataset[0]["mix_sig"].shape
     torch.Size([80])
     """
-    rows = read_manifest(csv_path)
-    _check_num_spks(csv_path, rows[0], num_spks)
-    if data_root is None and any("$data_root" in value for value in rows[0].values()):
-        raise ValueError(f"The paths in the manifest '{csv_path}' begin with $data_root: set data_root to that folder.")
-    dataset = DynamicItemDataset.from_csv(csv_path, replacements={"data_root": str(data_root)})
+    items = read_manifest(csv_path, data_root, MIXTURE_COLUMNS)
+    _check_num_spks(csv_path, next(iter(items.values())), num_spks)
+    dataset = DynamicItemDataset(items)
     names = ["mix", *source_keys(num_spks)]
     dataset.add_dynamic_item(
         functools.partial(_read_signals, sample_rate),

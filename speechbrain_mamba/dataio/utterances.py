@@ -1,25 +1,21 @@
-"""Lists of single-speaker utterances, found in folders and kept in CSV files."""
+"""Lists of single-speaker utterances: found in folders, kept in manifests."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, read_audio
-from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
+from speechbrain_mamba.utils.parallel import parallel_map
 
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac")
-_COLUMNS = ["ID", "duration", "wav", "spk_id"]
 
 
 @dataclass(frozen=True)
@@ -76,57 +72,6 @@ def folder_speaker(path: Path) -> str:
     return path.parts[0]
 
 
-def wsj0_speaker(path: Path) -> str:
-    """The speaker of a file of WSJ0: the first three characters of its name.
-
-    Arguments
-    ---------
-    path : Path
-        The file, relative to the scanned folder.
-
-    Returns
-    -------
-    str
-        The speaker.
-
-    Example
-    -------
-    >>> wsj0_speaker(Path("si_tr_s/011/011c0201.wav"))
-    '011'
-    """
-    return path.name[:3]
-
-
-def parallel_map(function: Callable, items: list, description: str, unit: str) -> list:
-    """Apply a function that waits for the disk to all items, by threads and with a progress bar.
-
-    Arguments
-    ---------
-    function : callable
-        Takes one item.
-    items : list
-        The items.
-    description, unit : str
-        What the progress bar says.
-
-    Returns
-    -------
-    list
-        The results in the order of the items.
-
-    Example
-    -------
-    >>> parallel_map(len, ["a", "bc"], "Measuring", "word")
-    [1, 2]
-    """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit=unit))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def find_audio(folder: str | os.PathLike) -> list[Path]:
     """All WAV and FLAC files below a folder, sorted; hidden ones are left out.
 
@@ -150,16 +95,14 @@ def find_audio(folder: str | os.PathLike) -> list[Path]:
     >>> find_audio(getfixture("tmp_path"))
     []
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The data folder '{folder}' does not exist.")
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"The data folder '{root}' does not exist.")
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(place).relative_to(folder)
-        found += [
-            relative / name for name in names if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
-        ]
+        visible = [name for name in names if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)]
+        found += [Path(place).relative_to(root) / name for name in visible]
     return sorted(found)
 
 
@@ -168,7 +111,7 @@ def scan_speakers(
     sample_rate: int,
     speaker: Callable[[Path], str | None] = folder_speaker,
 ) -> list[Utterance]:
-    """List the speech in a folder. Every file is read whole, so that a bad one shows now and not in mid-training.
+    """List the speech in a folder. Every file is read completely, so that a bad one is found now and not in training.
 
     Arguments
     ---------
@@ -177,13 +120,13 @@ def scan_speakers(
     sample_rate : int
         The rate in Hz that all files must have.
     speaker : callable
-        Tells the speaker from a path relative to the folder: :func:`folder_speaker`, :func:`wsj0_speaker`, or your
-        own. A file for which it answers None is left out.
+        Returns the speaker for a path relative to the folder: :func:`folder_speaker`, or that of a corpus, or your own.
+        A file for which it returns None is left out.
 
     Returns
     -------
     list of Utterance
-        Sorted by path. Files that are corrupt, empty or not finite are missing; a warning names each.
+        Sorted by path. Files that are corrupt, empty or not finite are left out; a warning names each.
 
     Raises
     ------
@@ -201,28 +144,28 @@ def scan_speakers(
     >>> [(utterance.speaker, utterance.samples) for utterance in scan_speakers(folder, 8000)]
     [('anna', 800)]
     """
-    folder = Path(folder).absolute()
-    speakers = {path: speaker(path) for path in find_audio(folder)}
-    paths = [path for path, name in speakers.items() if name is not None]
+    root = Path(folder).absolute()
+    speakers = {path: name for path in find_audio(root) if (name := speaker(path)) is not None}
 
     def read(path: Path) -> Utterance | None:
         try:
-            return Utterance(str(folder / path), speakers[path], len(read_audio(folder / path, sample_rate)))
+            return Utterance(str(root / path), speakers[path], len(read_audio(root / path, sample_rate)))
         except UnreadableAudioError as error:
             logger.warning("Skipped: %s", error)
             return None
 
-    utterances = [utterance for utterance in parallel_map(read, paths, f"Reading {folder.name}", "file") if utterance]
+    utterances = [found for found in parallel_map(read, list(speakers), f"Reading {root.name}", "file") if found]
     if not utterances:
-        wanted = f"none of its {len(paths)} audio files can be used" if paths else "no .wav or .flac file is in it"
-        raise ValueError(f"The data folder '{folder}' has no speech: {wanted}.")
-    if len(utterances) < len(paths):
-        logger.warning("Skipped %d of %d files in '%s'.", len(paths) - len(utterances), len(paths), folder)
+        count = len(speakers)
+        reason = f"none of its {count} audio files can be used" if count else "no .wav or .flac file is in it"
+        raise ValueError(f"The data folder '{root}' has no speech: {reason}.")
+    if len(utterances) < len(speakers):
+        logger.warning("Skipped %d of %d files in '%s'.", len(speakers) - len(utterances), len(speakers), root)
     return utterances
 
 
 def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance], sample_rate: int) -> None:
-    """Write a list of utterances as a SpeechBrain manifest, atomically.
+    """Write a list of utterances as a manifest, atomically.
 
     Arguments
     ---------
@@ -240,26 +183,21 @@ def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance
     >>> read_utterances(csv_path, sample_rate=8000)
     [Utterance(path='anna/1.wav', speaker='anna', samples=8000)]
     """
-    rows, seen = [], Counter()
+    rows: list[dict[str, object]] = []
+    seen: Counter[str] = Counter()
     for utterance in utterances:
         stem = name = f"{utterance.speaker}_{Path(utterance.path).stem}"
         while name in seen:
             seen[stem] += 1
             name = f"{stem}_{seen[stem]}"
         seen[name] = 1
-        rows.append(
-            {
-                "ID": name,
-                "duration": utterance.samples / sample_rate,
-                "wav": utterance.path,
-                "spk_id": utterance.speaker,
-            }
-        )
-    write_csv(csv_path, rows, _COLUMNS)
+        seconds = utterance.samples / sample_rate
+        rows.append({"ID": name, "duration": seconds, "wav": utterance.path, "spk_id": utterance.speaker})
+    write_manifest(csv_path, rows)
 
 
 def read_utterances(csv_path: str | os.PathLike, sample_rate: int) -> list[Utterance]:
-    """Read a list of utterances from a CSV file, such as :func:`write_utterances` makes.
+    """Read a list of utterances from a manifest, such as written by :func:`write_utterances`.
 
     Arguments
     ---------
@@ -278,17 +216,11 @@ def read_utterances(csv_path: str | os.PathLike, sample_rate: int) -> list[Utter
     FileNotFoundError
         When there is no such file.
     ValueError
-        When a column is missing.
+        When the file lists nothing or lacks a column.
 
     Example
     -------
     See :func:`write_utterances`.
     """
-    if not Path(csv_path).is_file():
-        raise FileNotFoundError(f"The list of utterances '{csv_path}' does not exist: prepare the data first.")
-    with open(csv_path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"The list of utterances '{csv_path}' lacks the columns {', '.join(missing)}.")
-        return [Utterance(row["wav"], row["spk_id"], round(float(row["duration"]) * sample_rate)) for row in reader]
+    items = read_manifest(csv_path, columns=("duration", "wav", "spk_id")).values()
+    return [Utterance(item["wav"], item["spk_id"], round(item["duration"] * sample_rate)) for item in items]

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from torch import Tensor
 
 from speechbrain_mamba.dataio.codec_tokens import token_dataset
 from speechbrain_mamba.text.phonemes import TextTokenizer
 
 
 class VoicePrompts:
-    """For each utterance, what else its speaker says.
+    """For each utterance, the other utterances of its speaker.
 
     Arguments
     ---------
     items : dict of str to dict
-        Utterances by id, with ``spk_id`` and ``frames``, as of
+        Utterances by id, with ``spk_id`` and ``frames``, as returned by
         :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
     max_frames : float
-        Longer utterances make no prompt.
+        Longer utterances are not used as prompts.
 
     Attributes
     ----------
     items : dict of str to dict
         The utterances.
     share : float
-        Share of the utterances that :func:`prompted_dataset` puts another one in front of, drawn anew each time; the
-        others stand alone. 1 unless it is changed, which may be done at any time.
+        Share of the utterances to which :func:`prompted_dataset` gives a prompt, drawn again each time. It is 1 at
+        first and may be changed at any time.
 
     Example
     -------
@@ -40,7 +42,7 @@ class VoicePrompts:
     ('a2', 'b1', False)
     """
 
-    def __init__(self, items: dict[str, dict], max_frames: float = float("inf")):
+    def __init__(self, items: dict[str, dict], max_frames: float = float("inf")) -> None:
         self.items, self.share = items, 1.0
         self._speaker = {name: item["spk_id"] for name, item in items.items()}
         self._of_speaker: dict[str, list[str]] = defaultdict(list)
@@ -53,14 +55,14 @@ class VoicePrompts:
         return any(other != name for other in self._of_speaker.get(self._speaker[name], [])[:2])
 
     def draw(self, name: str, fixed: bool = False) -> str:
-        """Another utterance of the same speaker.
+        """Draw another utterance of the same speaker.
 
         Arguments
         ---------
         name : str
-            An utterance that has one.
+            An utterance that has a prompt.
         fixed : bool
-            Whether it shall be the same one each time, rather than one that torch's random numbers choose.
+            Whether to draw the same one each time, rather than one that torch's random numbers choose.
 
         Returns
         -------
@@ -71,7 +73,7 @@ class VoicePrompts:
         return candidates[random.Random(name).randrange(len(candidates)) if fixed else _randrange(len(candidates))]
 
     def draw_other_speaker(self, name: str) -> str | None:
-        """An utterance of another speaker, the same one each time; None where no other speaker has one."""
+        """Draw an utterance of another speaker, the same one each time; None if no other speaker has one."""
         others = sorted(speaker for speaker in self._of_speaker if speaker != self._speaker[name])
         generator = random.Random(name)
         return generator.choice(self._of_speaker[generator.choice(others)]) if others else None
@@ -84,57 +86,52 @@ def _randrange(stop: int) -> int:
 def prompted_dataset(
     items: dict[str, dict],
     codes: np.ndarray,
-    prompts: VoicePrompts,
     tokenizer: TextTokenizer,
+    prompts: VoicePrompts | None = None,
     fixed: bool = False,
 ) -> DynamicItemDataset:
-    """The dataset of some utterances, each behind another one of its speaker.
+    """The dataset of some utterances, each with another one of its speaker as its prompt.
 
     Arguments
     ---------
     items, codes
-        As of :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
-    prompts : VoicePrompts
-        It has a prompt for each item, which is among the items too.
+        Returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
     tokenizer : TextTokenizer
         The phonemes' inventory.
+    prompts : VoicePrompts, optional
+        Prompts for each item, among the items too; without them no utterance has one.
     fixed : bool
         As in :meth:`VoicePrompts.draw`.
 
     Returns
     -------
     DynamicItemDataset
-        Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)), both of
-        the prompt and of what comes after it, and ``prompt_phonemes`` and ``prompt_frames``, how many are the prompt's:
-        0 of those that stand alone. The items' ``frames`` are without the prompt.
+        Its keys are ``id``, and of the utterance ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames,
+        codebooks)), of its prompt ``prompt_phonemes`` and ``prompt_codes``: of length 0 if it has none.
+        :class:`~speechbrain_mamba.dataio.prompted_batch.PromptedBatch` makes batches of it.
 
     Example
     -------
     >>> tokenizer = TextTokenizer(["a", " "], "characters")
     >>> items = {f"s{i}": {"spk_id": "s", "first_frame": 2 * i, "frames": 2, "phonemes": [0]} for i in range(2)}
-    >>> dataset = prompted_dataset(items, np.array([[5], [7], [2], [4]]), VoicePrompts(items), tokenizer)
-    >>> example = dataset[0]
-    >>> example["codes"].T, example["prompt_frames"], example["phonemes"], example["prompt_phonemes"]
-    (tensor([[2, 4, 5, 7]]), 2, tensor([0, 1, 0]), 2)
+    >>> codes = np.array([[5], [7], [2], [4]])
+    >>> example = prompted_dataset(items, codes, tokenizer, VoicePrompts(items))[0]
+    >>> example["codes"].T, example["phonemes"], example["prompt_codes"].T, example["prompt_phonemes"]
+    (tensor([[5, 7]]), tensor([0]), tensor([[2, 4]]), tensor([0, 1]))
     """
-    alone, names = token_dataset(items, codes), {name: index for index, name in enumerate(items)}
+    dataset, alone = token_dataset(items, codes), token_dataset(items, codes)
+    names = {name: index for index, name in enumerate(items)}
 
-    def join(name: str):
-        second = alone[names[name]]
-        if prompts.share < 1 and float(torch.rand(())) >= prompts.share:
-            yield from (second["phonemes"], 0, second["codes"], 0)
-            return
-        first = alone[names[prompts.draw(name, fixed)]]
-        phonemes = torch.LongTensor(tokenizer.join(first["phonemes"].tolist(), second["phonemes"].tolist()))
-        yield phonemes
-        yield len(phonemes) - len(second["phonemes"])
-        yield torch.cat([first["codes"], second["codes"]])
-        yield len(first["codes"])
+    def draw_prompt(name: str) -> Iterator[Tensor]:
+        if prompts is None or (prompts.share < 1 and float(torch.rand(())) >= prompts.share):
+            yield torch.zeros(0, dtype=torch.long)
+            yield torch.zeros(0, codes.shape[1], dtype=torch.long)
+        else:
+            prompt = alone[names[prompts.draw(name, fixed)]]
+            yield torch.LongTensor(tokenizer.add_space(prompt["phonemes"].tolist()))
+            yield prompt["codes"]
 
-    dataset = DynamicItemDataset(items)
-    outputs = {"phonemes": "phonemes_of_both", "codes": "codes_of_both"}
-    outputs |= {name: name for name in ("id", "prompt_phonemes", "prompt_frames")}
-    provided = ["phonemes_of_both", "prompt_phonemes", "codes_of_both", "prompt_frames"]
-    dataset.add_dynamic_item(join, takes="id", provides=provided)
-    dataset.set_output_keys(outputs)
+    provided = ["prompt_phonemes", "prompt_codes"]
+    dataset.add_dynamic_item(draw_prompt, takes="id", provides=provided)
+    dataset.set_output_keys({"id": "id", "phonemes": "phoneme_ids", "codes": "codes"} | {key: key for key in provided})
     return dataset

@@ -1,4 +1,4 @@
-"""Drawing tokens from what a language model predicts."""
+"""Draws tokens from the predictions of a language model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 class TokenSampler:
-    """Samples tokens with temperature, top-k, top-p, and a look at what was drawn lately.
+    """Samples tokens with temperature, top-k and top-p, and avoids repetitions.
 
     Arguments
     ---------
     temperature : float
         Divides the logits; 0 takes the likeliest token.
     top_k : int
-        Only the so many likeliest tokens are drawn; 0 for all.
+        Only this many of the likeliest tokens can be drawn; 0 for all.
     top_p : float
-        Only the likeliest tokens that together have this probability are drawn; 1 for all.
+        Only the likeliest tokens that together have this probability can be drawn; 1 for all.
     repetition_window : int
-        Repetition-aware sampling (VALL-E 2, arXiv 2406.05370, section 4.2): where the token drawn makes up more than
-        ``repetition_ratio`` of the last so many, it is drawn again from all tokens; 0 for never.
+        Repetition-aware sampling (VALL-E 2, arXiv 2406.05370, section 4.2): if the token drawn makes up more than
+        ``repetition_ratio`` of this many tokens before it, another one is drawn from all tokens; 0 for never.
     repetition_ratio : float
-        See there.
+        See ``repetition_window``.
     seed : int, optional
-        Of the sampler's own random numbers; without it torch's global ones are used.
+        Seed of the sampler's own random numbers; without it torch's global ones are used.
 
     Raises
     ------
@@ -39,7 +39,15 @@ class TokenSampler:
     tensor([1])
     """
 
-    def __init__(self, temperature=1.0, top_k=0, top_p=1.0, repetition_window=0, repetition_ratio=0.1, seed=None):
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        repetition_window: int = 0,
+        repetition_ratio: float = 0.1,
+        seed: int | None = None,
+    ) -> None:
         if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or repetition_window < 0:
             raise ValueError(
                 f"temperature is {temperature}, top_k {top_k}, top_p {top_p} and repetition_window "
@@ -49,11 +57,11 @@ class TokenSampler:
         self.repetition_window, self.repetition_ratio, self.seed = repetition_window, repetition_ratio, seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
-    def restart(self):
-        """Let the random numbers begin anew from the seed."""
+    def restart(self) -> None:
+        """Start the random numbers again from the seed."""
         self._generators.clear()
 
-    def __call__(self, logits, history=None):
+    def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
         """Draw one token per example.
 
         Arguments
@@ -73,7 +81,7 @@ class TokenSampler:
         probabilities = (logits.float() / self.temperature).softmax(-1)
         tokens = self._draw(self._nucleus(probabilities))
         if self.repetition_window and history is not None and history.shape[1]:
-            # drawn in any case, so that the random numbers of an example do not depend on the others
+            # always drawn, so that the random numbers of an example do not depend on the others
             again = self._draw(probabilities)
             recent = history[:, -self.repetition_window :]
             repeated = (recent == tokens[:, None]).float().mean(1) > self.repetition_ratio
@@ -90,7 +98,7 @@ class TokenSampler:
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
     def _nucleus(self, probabilities: Tensor) -> Tensor:
-        """Probabilities, not normalised, of which those of unlikely tokens are zero."""
+        """Probabilities, not normalized, with zeros for unlikely tokens."""
         if self.top_k:
             least = probabilities.topk(min(self.top_k, probabilities.shape[-1]), -1).values[..., -1:]
             probabilities = probabilities.masked_fill(probabilities < least, 0)

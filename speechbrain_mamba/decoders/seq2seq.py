@@ -1,16 +1,20 @@
 """SpeechBrain's beam and greedy search for Mamba decoders, which run token by token from a state.
 
-An attention decoder looks at the whole prefix and memory for each token. A Mamba decoder has them in a state of
-constant size: it consumes the memory once per utterance, and each token costs one step, however long the audio.
+An attention decoder reads the whole prefix and memory for each token. A Mamba decoder keeps both in a state of constant
+size: it consumes the memory once per utterance, and each token costs one step, however long the audio.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from speechbrain.decoders.seq2seq import S2STransformerBeamSearcher, S2STransformerGreedySearcher
+from torch import Tensor, nn
 
 
-def map_state(function, state):
+def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply a function to every tensor of a state.
 
     Arguments
@@ -18,7 +22,7 @@ def map_state(function, state):
     function : callable
         Takes and returns a tensor.
     state : dict, tuple or Tensor
-        Tensors in dicts and tuples, nested at will.
+        Tensors in dicts and tuples, nested to any depth.
 
     Returns
     -------
@@ -38,25 +42,37 @@ def map_state(function, state):
 
 
 class _MambaSearch:
-    """What both searches share: the model has a Mamba decoder, and can be fed so many tokens only."""
+    """Shared by both searches: a limit of target positions, and the state before the first token."""
 
-    def __init__(self, modules, **kwargs):
-        if not getattr(modules[0], "has_mamba_decoder", False):
+    model: Any
+    beam_size = 1
+
+    @staticmethod
+    def _check_model(model: nn.Module) -> None:
+        if not getattr(model, "has_mamba_decoder", False):
             raise TypeError(
-                f"The model, a {type(modules[0]).__name__}, has no Mamba decoder: set its decoder_module to mamba, or "
+                f"The model, a {type(model).__name__}, has no Mamba decoder: set its decoder_module to mamba, or "
                 "use SpeechBrain's S2STransformerBeamSearcher or S2STransformerGreedySearcher."
             )
-        super().__init__(modules, **kwargs)
 
-    def change_max_decoding_length(self, min_decode_steps, max_decode_steps):
-        """Keep the number of steps to what the decoder has positions for."""
+    def change_max_decoding_length(self, min_decode_steps: int, max_decode_steps: int) -> tuple[int, int]:
+        """Limit the number of steps to the decoder's positions."""
         limit = self.model.max_target_length
         return min_decode_steps, max_decode_steps if limit is None else min(max_decode_steps, limit)
+
+    def _decode_step(
+        self, tokens: Tensor, state: dict[str, Any] | None, enc_states: Tensor, enc_lens: Tensor
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Feed the decoder one token per beam; the first time, consume each utterance's memory once for all beams."""
+        if state is None:
+            first = self.model.init_decoder_state(enc_states[:: self.beam_size], enc_lens[:: self.beam_size])
+            state = map_state(lambda x: x.repeat_interleave(self.beam_size, 0), first)
+        return self.model.decode_step(tokens, state)
 
 
 class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     """Beam search for Mamba decoders: a drop-in for SpeechBrain's ``S2STransformerBeamSearcher``, with the same
-    hypotheses and scores, that consumes the memory once per utterance, feeds the decoder one token at a time, and
+    hypotheses and scores. It consumes the memory once per utterance, feeds the decoder one token at a time, and
     reorders its states with the beams.
 
     Arguments
@@ -67,15 +83,15 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     temperature : float
         Divides the logits.
     **kwargs
-        As ``speechbrain.decoders.seq2seq.S2SBeamSearcher``, scorers included. What needs attention weights,
-        ``using_max_attn_shift`` and the coverage scorer, cannot be served.
+        As in ``speechbrain.decoders.seq2seq.S2SBeamSearcher``, scorers included, except those that need attention
+        weights: ``using_max_attn_shift`` and the coverage scorer.
 
     Raises
     ------
     TypeError
         When the model has no Mamba decoder.
     ValueError
-        When something asked for needs attention weights.
+        When an option needs attention weights.
 
     Example
     -------
@@ -95,36 +111,30 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     (2, torch.Size([2]))
     """
 
-    def __init__(self, modules, temperature=1.0, **kwargs):
+    def __init__(self, modules: Sequence[nn.Module], temperature: float = 1.0, **kwargs: Any) -> None:
+        self._check_model(modules[0])
         super().__init__(modules, temperature=temperature, **kwargs)
         if self.using_max_attn_shift:
             raise ValueError("using_max_attn_shift is True, but a Mamba decoder has no attention: leave it out.")
         if self.scorer is not None and self.scorer.weights["coverage"] > 0:
             raise ValueError("The scorer has a coverage scorer, but a Mamba decoder has no attention: leave it out.")
 
-    @torch.no_grad()
-    def _update_reset_memory(self, enc_states, enc_lens):
-        """Consume the memory before SpeechBrain repeats it for the beams, and repeat the state instead."""
-        memory, scorer_memory = super()._update_reset_memory(enc_states, enc_lens)
-        if self.attn_weight > 0:
-            state = self.model.init_decoder_state(enc_states, enc_lens)
-            memory = map_state(lambda x: x.repeat_interleave(self.beam_size, 0), state)
-        return memory, scorer_memory
-
-    def permute_mem(self, memory, index):
+    def permute_mem(self, memory: dict[str, Any], index: Tensor) -> dict[str, Any]:
         """Reorder the states with the beams; ``index`` integers (batch * beam,)."""
         return map_state(lambda x: x.index_select(0, index), memory)
 
     @torch.no_grad()
-    def forward_step(self, inp_tokens, memory, enc_states, enc_lens):
+    def forward_step(
+        self, inp_tokens: Tensor, memory: dict[str, Any] | None, enc_states: Tensor, enc_lens: Tensor
+    ) -> tuple[Tensor, dict[str, Any], None]:
         """Feed the decoder one token per beam, (batch * beam,)."""
-        pred, memory = self.model.decode_step(inp_tokens, memory)
-        return self.softmax(self.fc(pred) / self.temperature), memory, None
+        pred, state = self._decode_step(inp_tokens, memory, enc_states, enc_lens)
+        return self.softmax(self.fc(pred) / self.temperature), state, None
 
 
 class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     """Greedy search for Mamba decoders: a drop-in for SpeechBrain's ``S2STransformerGreedySearcher``, with the same
-    hypotheses and scores, that feeds the decoder one token at a time.
+    hypotheses and scores. It feeds the decoder one token at a time.
 
     Arguments
     ---------
@@ -133,7 +143,7 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     temperature : float
         Of sampling; 0 takes the most probable token.
     **kwargs
-        As ``speechbrain.decoders.seq2seq.S2SGreedySearcher``.
+        As in ``speechbrain.decoders.seq2seq.S2SGreedySearcher``.
 
     Raises
     ------
@@ -153,13 +163,19 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     2
     """
 
-    def __init__(self, modules, temperature=0.0, **kwargs):
+    def __init__(self, modules: Sequence[nn.Module], temperature: float = 0.0, **kwargs: Any) -> None:
+        self._check_model(modules[0])
         super().__init__(modules, temperature=temperature, **kwargs)
 
     @torch.no_grad()
-    def forward_step(self, inp_tokens, memory, enc_states, enc_lens, attention_mask=None):
+    def forward_step(
+        self,
+        inp_tokens: Tensor,
+        memory: dict[str, Any] | None,
+        enc_states: Tensor,
+        enc_lens: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Any], None]:
         """Feed the decoder one token per utterance, (batch,)."""
-        if memory is None:
-            memory = self.model.init_decoder_state(enc_states, enc_lens)
-        pred, memory = self.model.decode_step(inp_tokens, memory)
-        return self.fc(pred), memory, None
+        pred, state = self._decode_step(inp_tokens, memory, enc_states, enc_lens)
+        return self.fc(pred), state, None

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from typing import Any
 
-from speechbrain.utils.metric_stats import ErrorRateStats
+from speechbrain_mamba.evaluation.report import Report
+from speechbrain_mamba.evaluation.word_errors import WordErrors
 
-from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 
-
-class RecognitionReport:
+class RecognitionReport(Report):
     """Collect the hypotheses of a test, and write word and character error rates to a folder.
 
     The folder gets ``wer.txt``, SpeechBrain's alignment of each hypothesis with its reference; ``results.csv`` with a
-    row per utterance; and ``summary.json`` with the error rates in percent.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where the results go.
+    row per utterance; and ``summary.json`` with the error rates in percent, ``wer`` and ``cer``.
 
     Example
     -------
@@ -29,12 +24,13 @@ class RecognitionReport:
     50.0
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.words, self.characters = ErrorRateStats(), ErrorRateStats(split_tokens=True)
-        self.rows = []
+    columns = ("id", "wer", "cer", "hypothesis", "reference")
 
-    def add(self, name, hypothesis, reference):
+    def __init__(self, folder: str | os.PathLike) -> None:
+        super().__init__(folder)
+        self.errors = {"wer": WordErrors(), "cer": WordErrors(characters=True)}
+
+    def add(self, name: str, hypothesis: str, reference: str) -> None:
         """Count the errors of an utterance.
 
         Arguments
@@ -42,51 +38,15 @@ class RecognitionReport:
         name : str
             Its name.
         hypothesis, reference : str
-            What was recognised, and what was said.
+            What was recognized, and what was said.
         """
-        rates = {}
-        for key, stats in (("wer", self.words), ("cer", self.characters)):
-            stats.append([name], [hypothesis.split()], [reference.split()])
-            rates[key] = stats.scores[-1]["WER"]
+        rates = {key: errors.add(name, hypothesis, reference) for key, errors in self.errors.items()}
         self.rows.append({"id": name, **rates, "hypothesis": hypothesis, "reference": reference})
 
-    def error_rates(self):
-        """The error rates so far.
+    def scores(self) -> dict[str, Any]:
+        """Error rates in percent of all words, ``wer``, and of all characters, ``cer``."""
+        return {key: errors.rate() for key, errors in self.errors.items()}
 
-        Returns
-        -------
-        dict
-            ``utterances``, their number; ``wer`` and ``cer`` in percent of all words and characters.
-
-        Raises
-        ------
-        ValueError
-            When there are no results.
-        """
-        if not self.rows:
-            raise ValueError("No utterance was tested: the test set is empty.")
-        return {
-            "utterances": len(self.rows),
-            "wer": self.words.summarize("error_rate"),
-            "cer": self.characters.summarize("error_rate"),
-        }
-
-    def write(self):
-        """Write all files.
-
-        Returns
-        -------
-        dict
-            As :meth:`error_rates`.
-
-        Raises
-        ------
-        ValueError
-            When there are no results.
-        """
-        summary = self.error_rates()
-        with atomic_path(self.folder / "wer.txt") as temporary, open(temporary, "w", encoding="utf-8") as file:
-            self.words.write_stats(file)
-        write_csv(self.folder / "results.csv", self.rows, ["id", "wer", "cer", "hypothesis", "reference"])
-        write_json(self.folder / "summary.json", summary)
-        return summary
+    def write_more(self) -> None:
+        """Write the alignments."""
+        self.errors["wer"].write_alignments(self.folder / "wer.txt")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-import statistics
+import os
 from dataclasses import asdict, fields
-from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.evaluation.report import Report, mean
 from speechbrain_mamba.evaluation.separation_scores import SeparationScores, score_separation
-from speechbrain_mamba.utils.files import write_csv, write_json
 from speechbrain_mamba.utils.plots import plot_spectrograms
 
 SCORES = [field.name for field in fields(SeparationScores)]
 
 
-class SeparationReport:
+class SeparationReport(Report):
     """Collect the scores of a test, keep some examples, and write it all to a folder.
 
     The folder gets ``results.csv`` with a row per mixture, ``summary.json`` with the means, and in ``examples/`` for
@@ -45,23 +47,23 @@ class SeparationReport:
     ['a.png', 'a_estimate1.wav', 'a_estimate2.wav', 'a_mix.wav', 'a_source1.wav', 'a_source2.wav']
     """
 
-    def __init__(self, folder, sample_rate, n_examples):
-        self.folder = Path(folder)
+    subject = "mixture"
+    columns = ("id", *SCORES)
+
+    def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int) -> None:
+        super().__init__(folder)
         self.sample_rate = sample_rate
         self.n_examples = n_examples
-        self.rows = []
 
-    def add(self, name, mix, sources, estimates):
+    def add(self, name: str, mix: Tensor, sources: Tensor, estimates: Tensor) -> SeparationScores:
         """Score a mixture, and keep it if it is among the first ones.
 
         Arguments
         ---------
         name : str
             Its name.
-        mix : Tensor
-            The mixture (samples,).
-        sources, estimates : Tensor
-            True and estimated speakers (samples, speakers).
+        mix, sources, estimates : Tensor
+            As in :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`.
 
         Returns
         -------
@@ -74,7 +76,9 @@ class SeparationReport:
         self.rows.append({"id": name, **asdict(scores)})
         return scores
 
-    def _write_example(self, name, mix, sources, estimates, scores):
+    def _write_example(
+        self, name: str, mix: Tensor, sources: Tensor, estimates: Tensor, scores: SeparationScores
+    ) -> None:
         speakers = range(sources.shape[1])
         signals = {"mix": mix}
         signals |= {f"source{i + 1}": sources[:, i] for i in speakers}
@@ -87,55 +91,8 @@ class SeparationReport:
         title = f"{name}: SI-SNRi {scores.si_snr_i:.1f} dB, SDRi {scores.sdr_i:.1f} dB; mix"
         plot_spectrograms(f"{stem}.png", {title: signals.pop("mix"), **signals}, self.sample_rate)
 
-    def write(self):
-        """Write the table and the means.
-
-        Returns
-        -------
-        dict
-            ``mixtures``, their number; ``undefined``, how many have a score that is not defined (left out of its mean);
-            and the mean of each score in dB, None where no mixture has one.
-
-        Raises
-        ------
-        ValueError
-            When there are no results.
-        """
-        if not self.rows:
-            raise ValueError("No mixture was tested: the test set is empty.")
-        summary = {
-            "mixtures": len(self.rows),
-            "undefined": sum(any(not math.isfinite(row[score]) for score in SCORES) for row in self.rows),
-        }
-        for score in SCORES:
-            finite = [row[score] for row in self.rows if math.isfinite(row[score])]
-            summary[score] = statistics.fmean(finite) if finite else None
-        write_csv(self.folder / "results.csv", self.rows, ["id", *SCORES])
-        write_json(self.folder / "summary.json", summary)
-        return summary
-
-
-def format_summary(summary):
-    """Put a summary into a table of two lines.
-
-    Arguments
-    ---------
-    summary : dict
-        What :meth:`SeparationReport.write` returns.
-
-    Returns
-    -------
-    str
-        The table.
-
-    Example
-    -------
-    >>> print(format_summary({"mixtures": 3, "undefined": 0, "si_snr": 9.5, "si_snr_i": 9.1, "sdr": 10, "sdr_i": None}))
-    mixtures  SI-SNR  SI-SNRi     SDR    SDRi
-           3     9.5      9.1    10.0       -
-    """
-    cells = [f"{summary['mixtures']:8d}"]
-    for score, width in zip(SCORES, (8, 9, 8, 8)):
-        value = summary[score]
-        cells.append(f"{'-' if value is None else format(value, '.1f'):>{width}}")
-    return "mixtures  SI-SNR  SI-SNRi     SDR    SDRi\n" + "".join(cells)
+    def scores(self) -> dict[str, Any]:
+        """The number of mixtures with an ``undefined`` score, and the means of the defined ones in dB, None without
+        any."""
+        undefined = sum(any(not math.isfinite(row[score]) for score in SCORES) for row in self.rows)
+        return {"undefined": undefined, **{score: mean(self.defined(score)) for score in SCORES}}

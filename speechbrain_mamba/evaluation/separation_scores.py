@@ -1,4 +1,4 @@
-"""How well speakers are separated."""
+"""Scores of separated speakers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class SeparationScores:
     """Scores of one mixture, means over its speakers, in dB.
 
     ``si_snr`` and ``sdr`` are those of the estimates, ``si_snr_i`` and ``sdr_i`` the improvements over the mixture.
-    SDR is that of BSS Eval (Vincent et al., 2006) with a distortion filter of 512 taps. NaN where a score is not
-    defined, as for a silent source.
+    SDR is that of BSS Eval (Vincent et al., 2006) with a distortion filter of 512 taps. A score that is not defined,
+    such as that of a silent source, is NaN.
     """
 
     si_snr: float
@@ -24,8 +24,8 @@ class SeparationScores:
     sdr_i: float
 
 
-def score_separation(mix, sources, estimates):
-    """Score the estimates of one mixture, and bring them into the order of the sources.
+def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[SeparationScores, Tensor]:
+    """Score the estimates of one mixture, and reorder them like the sources.
 
     Arguments
     ---------
@@ -37,7 +37,7 @@ def score_separation(mix, sources, estimates):
     Returns
     -------
     scores : SeparationScores
-        The scores under the order of speakers with the best SI-SNR.
+        The scores in the order of speakers with the best SI-SNR.
     aligned : Tensor
         The estimates in the order of the sources, each scaled to its source in the least-squares sense, (samples,
         speakers).
@@ -59,7 +59,7 @@ def score_separation(mix, sources, estimates):
     if sources.shape != estimates.shape or mix.shape != sources.shape[:1]:
         raise ValueError(
             f"The mixture has shape {tuple(mix.shape)}, the sources {tuple(sources.shape)} and the estimates "
-            f"{tuple(estimates.shape)}, but they must be (samples,) and twice (samples, speakers)."
+            f"{tuple(estimates.shape)}, but they must be (samples,), (samples, speakers) and (samples, speakers)."
         )
     mix, sources, estimates = (t.detach().double().cpu() for t in (mix, sources, estimates))
     mixtures = mix[:, None].expand_as(sources)
@@ -69,7 +69,7 @@ def score_separation(mix, sources, estimates):
     aligned = estimates[:, torch.tensor(source_of_estimate).argsort()]
     gain = (aligned * sources).sum(0) / aligned.square().sum(0).clamp(min=1e-20)
     if not sources.any(0).all():
-        loss = torch.full_like(loss, torch.nan)  # whose value for silence is arbitrary
+        loss = torch.full_like(loss, torch.nan)  # the loss of silence is arbitrary
     sdr, mix_sdr = _sdr(sources, aligned), _sdr(sources, mixtures)
     scores = SeparationScores(-loss.item(), (baseline - loss).item(), sdr, sdr - mix_sdr)
     return scores, (gain * aligned).float()
@@ -84,4 +84,4 @@ def _sdr(sources: Tensor, estimates: Tensor) -> float:
         ) from error
     if not (sources.any(0).all() and estimates.any(0).all()):
         return float("nan")
-    return -sdr_loss(estimates.T, sources.T).mean().item()  # in the order given: its sdr looks for an order of its own
+    return -sdr_loss(estimates.T, sources.T).mean().item()  # in the given order: fast_bss_eval.sdr permutes

@@ -1,7 +1,8 @@
-"""Speaking the sentences of a test set, and writing down what is needed to judge it."""
+"""Speaks the sentences of a test set, and writes the table that judges need."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.codec_tokens import Codec
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts
 from speechbrain_mamba.lobes.models.synthesis.speech import speak
+from speechbrain_mamba.lobes.models.synthesis.system import Sampler, VallE
 from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.files import write_csv
 
@@ -21,15 +25,15 @@ TABLE = "synthesis.csv"
 
 
 def speak_test_set(
-    model,
-    codec,
+    model: VallE,
+    codec: Codec,
     items: dict[str, dict],
     codes: dict[str, Tensor],
     tokenizer: TextTokenizer,
     prompts: VoicePrompts,
-    folder,
+    folder: str | os.PathLike,
     max_frames: int,
-    sampler=None,
+    sampler: Sampler | None = None,
     batch_size: int = 16,
 ) -> list[dict]:
     """Say each text of a test set in the voice of another utterance of its speaker.
@@ -37,20 +41,20 @@ def speak_test_set(
     Arguments
     ---------
     model, codec, max_frames, sampler
-        As of :func:`~speechbrain_mamba.lobes.models.synthesis.speech.speak`.
+        Arguments of :func:`~speechbrain_mamba.lobes.models.synthesis.speech.speak`.
     items : dict of str to dict
-        The utterances to say, by id, as of :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+        The utterances to say, by id, as returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
     codes : dict of str to Tensor
         Tokens (frames, codebooks) of these and of all prompts.
     tokenizer : TextTokenizer
         The phonemes' inventory.
     prompts : VoicePrompts
-        Whose prompts are among ``codes`` and have their items in ``prompts.items``.
+        Prompts for these, whose codes are among ``codes``.
     folder : str or Path
-        Gets ``wavs/ID.wav`` and ``synthesis.csv``, with a row per utterance: what it says (``wrd``), its ``duration``
-        in seconds, whether the model ``finished`` by itself, the ``seconds`` that it took, and the paths of the sound
-        (``wav``), of the same text as a human said it (``reference``, empty where unknown), of the ``prompt``, and of a
-        prompt of another speaker (``other_prompt``).
+        Gets ``wavs/ID.wav`` and ``synthesis.csv``, with a row per utterance: its text (``wrd``), its ``duration`` in
+        seconds, whether the model ``finished`` on its own, the ``seconds`` that it took, and the paths of the sound
+        (``wav``), of the human recording of the same text (``reference``, empty if unknown), of the ``prompt``, and of
+        a prompt of another speaker (``other_prompt``).
     batch_size : int
         Utterances at a time.
 
@@ -59,22 +63,20 @@ def speak_test_set(
     list of dict
         The rows.
     """
-    folder, rows = Path(folder), []
+    rows = []
     for batch in _batches(sorted(items, key=lambda name: items[name]["frames"]), batch_size):
         chosen = [prompts.draw(name, fixed=True) for name in batch]
-        texts = [
-            tokenizer.join(prompts.items[prompt]["phonemes"], items[name]["phonemes"])
-            for name, prompt in zip(batch, chosen)
-        ]
-        said = [len(text) - len(items[name]["phonemes"]) for text, name in zip(texts, batch)]
+        said = [tokenizer.add_space(prompts.items[prompt]["phonemes"]) for prompt in chosen]
+        prompt_batch = Utterances(Padded.collate(said), Padded.collate([codes[prompt] for prompt in chosen]))
         start = time.perf_counter()
-        speech = speak(model, codec, texts, said, [codes[prompt] for prompt in chosen], max_frames, sampler)
+        phonemes = Padded.collate([items[name]["phonemes"] for name in batch])
+        speech = speak(model, codec, prompt_batch, phonemes, max_frames, sampler)
         wavs = speech.wavs.cpu()
         seconds = (time.perf_counter() - start) / len(batch)
         for name, prompt, wav, length, finished in zip(
             batch, chosen, wavs, speech.lengths.tolist(), speech.finished.tolist()
         ):
-            path, other = folder / "wavs" / f"{name}.wav", prompts.draw_other_speaker(name)
+            path, other = Path(folder) / "wavs" / f"{name}.wav", prompts.draw_other_speaker(name)
             write_audio(path, wav[:length].clamp(-1, 1), codec.sample_rate)
             row = {key: items[name].get(key, "") for key in ("spk_id", "language", "wrd")}
             row |= {"ID": name, "duration": length / codec.sample_rate, "finished": finished, "seconds": seconds}
@@ -82,7 +84,7 @@ def speak_test_set(
             row |= {"prompt": prompts.items[prompt].get("wav", "")}
             row["other_prompt"] = "" if other is None else prompts.items[other].get("wav", "")
             rows.append({column: row[column] for column in COLUMNS})
-    write_csv(folder / TABLE, rows, COLUMNS)
+    write_csv(Path(folder) / TABLE, rows, COLUMNS)
     return rows
 
 

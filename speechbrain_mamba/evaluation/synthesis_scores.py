@@ -10,21 +10,21 @@ from torch import Tensor
 from torchaudio.transforms import MFCC
 
 N_MELS = 40
-"""Bands of the spectra that cepstra are computed from."""
+"""Mel bands from which cepstra are computed."""
 
 
 def time_warp(distances: np.ndarray) -> list[tuple[int, int]]:
-    """Align two sequences by dynamic time warping (Sakoe and Chiba, 1978), ends to ends and in steps of at most one.
+    """Align two sequences from end to end by dynamic time warping with steps of at most one (Sakoe and Chiba, 1978).
 
     Arguments
     ---------
     distances : numpy.ndarray
-        Distance of each frame of the first to each of the second, (frames, frames), at least one each.
+        Distances from each frame of the first to each frame of the second, (frames, frames), at least one each.
 
     Returns
     -------
     list of tuple of int
-        Pairs of frames, of the least total distance.
+        Pairs of frames with the smallest total distance.
 
     Example
     -------
@@ -34,7 +34,7 @@ def time_warp(distances: np.ndarray) -> list[tuple[int, int]]:
     rows, columns = distances.shape
     total = np.full((rows + 1, columns + 1), np.inf)
     total[0, 0] = 0
-    for diagonal in range(rows + columns - 1):  # whose cells do not depend on each other
+    for diagonal in range(rows + columns - 1):  # its cells do not depend on each other
         i = np.arange(max(0, diagonal - columns + 1), min(rows, diagonal + 1))
         j = diagonal - i
         before = np.minimum(np.minimum(total[i, j], total[i, j + 1]), total[i + 1, j])
@@ -48,8 +48,9 @@ def time_warp(distances: np.ndarray) -> list[tuple[int, int]]:
 
 
 def mel_cepstral_distortion(estimate: Tensor, reference: Tensor, sample_rate: int, n_coefficients: int = 13) -> float:
-    """Mel-cepstral distortion after time warping, in dB (Kubichek, 1993): 0 for equal sounds. Loudness, the first
-    coefficient, does not count. Compare only what was measured with the same bands and window.
+    """Mel-cepstral distortion after time warping, in dB (Kubichek, 1993): 0 for equal sounds.
+
+    Loudness, the first coefficient, does not count. Values are comparable only with the same bands and window.
 
     Arguments
     ---------
@@ -58,7 +59,7 @@ def mel_cepstral_distortion(estimate: Tensor, reference: Tensor, sample_rate: in
     sample_rate : int
         Samples per second.
     n_coefficients : int
-        Coefficients that count.
+        Number of coefficients, without the first one.
 
     Returns
     -------

@@ -1,0 +1,5 @@
+"""Trained models to load and use, and how they are exported."""
+
+from speechbrain_mamba.utils.torch_pair import check_torchaudio
+
+check_torchaudio()  # before SpeechBrain is imported

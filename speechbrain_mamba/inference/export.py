@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +17,13 @@ from speechbrain_mamba.utils.hparams import select_hparams
 
 @contextlib.contextmanager
 def exported(
-    folder, hparams_text: str, keys: Sequence[str], interface: str, modules: dict[str, nn.Module]
+    folder: str | os.PathLike,
+    hparams_text: str,
+    keys: Sequence[str],
+    interface: str,
+    modules: Mapping[str, nn.Module],
 ) -> Iterator[Path]:
-    """Write a trained model to a folder, which appears when the context ends well.
+    """Write a trained model to a folder, which appears when the context ends without an error.
 
     Arguments
     ---------
@@ -27,16 +32,16 @@ def exported(
     hparams_text : str
         HyperPyYAML of the training, references not resolved.
     keys : sequence of str
-        What of it is needed; what these refer to comes along.
+        The entries that are needed; those that they refer to are added.
     interface : str
-        HyperPyYAML that is added, with a ``pretrainer``.
+        HyperPyYAML to append, with a ``pretrainer``.
     modules : dict of str to torch.nn.Module
-        What is saved as ``NAME.ckpt``, bare or inside DistributedDataParallel.
+        Each is saved as ``NAME.ckpt``, whether or not DistributedDataParallel wraps it.
 
     Yields
     ------
     Path
-        The folder as yet, to put more files into.
+        The unfinished folder, for more files.
 
     Example
     -------
@@ -46,13 +51,13 @@ def exported(
     >>> sorted(path.name for path in folder.iterdir())
     ['hyperparams.yaml', 'linear.ckpt', 'more.txt']
     """
-    folder = Path(folder)
-    with atomic_path(folder) as temporary:
+    target = Path(folder)
+    with atomic_path(target) as temporary:
         temporary.mkdir()
         text = select_hparams(hparams_text, keys) + interface
         (temporary / "hyperparams.yaml").write_text(text, encoding="utf-8")
         for name, module in modules.items():
             torch.save(getattr(module, "module", module).state_dict(), temporary / f"{name}.ckpt")
         yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
+        if target.exists():
+            shutil.rmtree(target)

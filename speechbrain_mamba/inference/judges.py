@@ -1,8 +1,9 @@
-"""Recognisers and speaker encoders of SpeechBrain, of any kind, as judges of synthetic speech."""
+"""SpeechBrain's recognizers and speaker encoders as judges of synthetic speech."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ruamel.yaml import YAML
 from speechbrain.inference import ASR
@@ -13,16 +14,17 @@ from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 
 def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None) -> Callable[[Tensor, int], str]:
-    """Load a recogniser.
+    """Load a recognizer.
 
     Arguments
     ---------
     source : str
-        The Hub id of a SpeechBrain recogniser, or its folder: ``inference`` of one of our own with CTC.
+        The Hub id of a SpeechBrain recognizer of any kind, or its folder, such as ``inference`` in the output folder of
+        ``recipes/asr/train.py`` with CTC.
     device : str
         Where it computes.
     savedir : str, optional
-        Where files from the Hub are collected.
+        Where files from the Hub are kept.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None
     Raises
     ------
     FileNotFoundError
-        When there is no such recogniser.
+        When there is no such recognizer.
     """
     tree = YAML().load(fetch_pretrained(source, "hyperparams.yaml", savedir).read_text(encoding="utf-8"))
     kind = "EncoderDecoderASR"
@@ -43,8 +45,8 @@ def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None
     recognizer = getattr(ASR, kind).from_hparams(str(source), savedir=savedir, run_opts={"device": device})
 
     def recognize(wav: Tensor, sample_rate: int) -> str:
-        wav = recognizer.audio_normalizer(wav, sample_rate)
-        words = recognizer.transcribe_batch(wav[None].to(device), wav.new_ones(1))[0][0]
+        heard = recognizer.audio_normalizer(wav, sample_rate)
+        words = recognizer.transcribe_batch(heard[None].to(device), heard.new_ones(1))[0][0]
         return words if isinstance(words, str) else " ".join(words)
 
     return recognize
@@ -58,10 +60,10 @@ def load_speaker_encoder(
     Arguments
     ---------
     source : str
-        The Hub id of a SpeechBrain speaker encoder, or its folder: ``inference`` of one that ``train_speaker.py``
-        trained.
+        The Hub id of a SpeechBrain speaker encoder, or its folder, such as ``inference`` in the output folder of
+        ``recipes/speaker/train.py``.
     device, savedir
-        As of :func:`load_recognizer`.
+        As in :func:`load_recognizer`.
 
     Returns
     -------
@@ -82,16 +84,16 @@ def load_speaker_encoder(
     return embed
 
 
-def load_judges(recognizer: str | None, speaker_encoder: str | None, device: str = "cpu") -> dict[str, Callable]:
-    """Load a recogniser and a speaker encoder, or one of them, or none.
+def load_judges(recognizer: str | None, speaker_encoder: str | None, device: str = "cpu") -> dict[str, Any]:
+    """Load the judges that are named.
 
     Returns
     -------
     dict
-        The arguments ``recognize`` and ``embed`` of
-        :class:`~speechbrain_mamba.evaluation.synthesis_report.SynthesisReport`, if they are there.
+        ``recognize`` and ``embed``, if they are named: arguments of
+        :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`.
     """
-    judges = {}
+    judges: dict[str, Any] = {}
     if recognizer is not None:
         judges["recognize"] = load_recognizer(recognizer, device)
     if speaker_encoder is not None:

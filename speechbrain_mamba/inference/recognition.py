@@ -1,12 +1,16 @@
-"""Trained recognisers in folders that SpeechBrain's own ``EncoderASR`` loads, here or from the Hub."""
+"""Trained recognizers in folders that SpeechBrain's own ``EncoderASR`` loads, here or from the Hub."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+import os
+from collections.abc import Mapping
+
+from sentencepiece import SentencePieceProcessor
+from torch import nn
 
 from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.text.tokenizer import FILE_NAME
+from speechbrain_mamba.utils._compat import save_normalizer
 
 _KEYS = ["sample_rate", "compute_features", "normalize", "CNN", "Encoder", "ctc_lin", "blank_index"]
 _INTERFACE = """
@@ -36,8 +40,14 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-def export_recognizer(folder, hparams_text, modules, tokenizer_folder, streaming=False):
-    """Write a recogniser with CTC to a folder that SpeechBrain's ``EncoderASR.from_hparams`` loads.
+def export_recognizer(
+    folder: str | os.PathLike,
+    hparams_text: str,
+    modules: Mapping[str, nn.Module],
+    tokenizer: SentencePieceProcessor,
+    streaming: bool = False,
+) -> None:
+    """Write a CTC recognizer to a folder that SpeechBrain's ``EncoderASR.from_hparams`` loads.
 
     Arguments
     ---------
@@ -47,14 +57,14 @@ def export_recognizer(folder, hparams_text, modules, tokenizer_folder, streaming
         HyperPyYAML of the training, references not resolved.
     modules : dict of str to torch.nn.Module
         ``CNN``, ``Encoder``, ``ctc_lin`` and ``normalize``.
-    tokenizer_folder : str or Path
-        Where the tokenizer is.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Its tokenizer.
     streaming : bool
-        Whether the encoder was trained to hear chunk by chunk; then it does so.
+        Whether the encoder was trained to see chunk by chunk; then the exported one does so too.
     """
     keys = [*_KEYS, "chunk_config"] if streaming else _KEYS
     interface = _INTERFACE.format(chunks="chunk_config" if streaming else "no_chunks")
     networks = {name: modules[name] for name in ("CNN", "Encoder", "ctc_lin")}
     with exported(folder, hparams_text, keys, interface, networks) as unfinished:
-        modules["normalize"]._save(unfinished / "normalizer.ckpt")  # its statistics are in no state_dict
-        shutil.copyfile(Path(tokenizer_folder) / FILE_NAME, unfinished / FILE_NAME)
+        save_normalizer(modules["normalize"], unfinished / "normalizer.ckpt")
+        (unfinished / FILE_NAME).write_bytes(tokenizer.serialized_model_proto())

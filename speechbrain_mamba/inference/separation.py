@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 from speechbrain.inference.separation import SepformerSeparation
+from torch import Tensor, nn
 
 from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.lobes.models.separation.masking import separate
@@ -31,13 +35,13 @@ class SpeechSeparator(SepformerSeparation):
     torch.Size([2, 4000, 2])
     """
 
-    def separate_batch(self, mix, mix_lens=None):
+    def separate_batch(self, mix: Tensor, mix_lens: Tensor | None = None) -> Tensor:
         """Separate a batch of mixtures.
 
         Arguments
         ---------
         mix : Tensor
-            Mixtures (batch, samples) at the rate that the separator was trained for.
+            Mixtures (batch, samples) at the separator's sample rate.
         mix_lens : Tensor, optional
             Lengths relative to the longest mixture, (batch,) in [0, 1].
 
@@ -51,18 +55,16 @@ class SpeechSeparator(SepformerSeparation):
         return separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, mix_lens)
 
 
-def export_separator(folder, hparams_text, modules):
+def export_separator(folder: str | os.PathLike, hparams_text: str, modules: Mapping[str, nn.Module]) -> None:
     """Write a trained separator to a folder that ``SpeechSeparator.from_hparams`` loads, here or from the Hub.
 
     Arguments
     ---------
-    folder : str or Path
-        The folder; replaced if it exists.
-    hparams_text : str
-        HyperPyYAML of the training, references not resolved.
+    folder, hparams_text
+        As in :func:`~speechbrain_mamba.inference.export.exported`.
     modules : dict of str to torch.nn.Module
         ``encoder``, ``masknet`` and ``decoder``.
     """
-    modules = {name: modules[name] for name in SpeechSeparator.MODULES_NEEDED}
-    with exported(folder, hparams_text, ["num_spks", "sample_rate", "modules"], _PRETRAINER, modules):
+    networks = {name: modules[name] for name in SpeechSeparator.MODULES_NEEDED}
+    with exported(folder, hparams_text, ["num_spks", "sample_rate", "modules"], _PRETRAINER, networks):
         pass

@@ -1,6 +1,11 @@
-"""Trained speaker encoders in folders that SpeechBrain's own ``EncoderClassifier`` loads, here or from the Hub."""
+"""Folders of trained speaker encoders that SpeechBrain's ``EncoderClassifier`` loads."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from torch import nn
 
 from speechbrain_mamba.inference.export import exported
 
@@ -14,18 +19,16 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-def export_speaker_encoder(folder, hparams_text, modules):
+def export_speaker_encoder(folder: str | os.PathLike, hparams_text: str, modules: Mapping[str, nn.Module]) -> None:
     """Write a speaker encoder to a folder that SpeechBrain's ``EncoderClassifier.from_hparams`` loads.
 
     Arguments
     ---------
-    folder : str or Path
-        The folder; replaced if it exists.
-    hparams_text : str
-        HyperPyYAML of the training, references not resolved.
+    folder, hparams_text
+        As in :func:`~speechbrain_mamba.inference.export.exported`.
     modules : dict of str to torch.nn.Module
         ``embedding_model`` and ``classifier``.
     """
-    modules = {name: modules[name] for name in ("embedding_model", "classifier")}
-    with exported(folder, hparams_text, ["sample_rate", "modules"], _INTERFACE, modules):
+    networks = {name: modules[name] for name in ("embedding_model", "classifier")}
+    with exported(folder, hparams_text, ["sample_rate", "modules"], _INTERFACE, networks):
         pass

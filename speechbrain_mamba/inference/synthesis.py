@@ -1,20 +1,23 @@
-"""Ready-to-use synthesisers, from the Hugging Face Hub or a folder."""
+"""Ready-to-use synthesizers, from the Hugging Face Hub or a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torchaudio.functional
 from speechbrain.inference.interfaces import Pretrained
-from torch import Tensor
+from torch import Tensor, nn
 
-from speechbrain_mamba.codecs import load_codec, save_codec
+from speechbrain_mamba.codecs import EnCodec, load_codec, save_codec
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.lobes.models.synthesis import VallE
 from speechbrain_mamba.lobes.models.synthesis.speech import Speech, check_codec, speak
+from speechbrain_mamba.ops import absolute_lengths
 from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
@@ -52,30 +55,29 @@ class SpeechSynthesizer(Pretrained):
     MODULES_NEEDED: ClassVar = ["ar", "nar"]
 
     @classmethod
-    def from_hparams(cls, source, codec=None, **options):
-        """Load a synthesiser.
+    def from_hparams(cls, source: str, codec: str | None = None, **options: Any) -> SpeechSynthesizer:
+        """Load a synthesizer.
 
         Arguments
         ---------
         source : str
             A folder that :func:`export_synthesizer` wrote, or the Hub id of one.
         codec : str, optional
-            Another place for the codec, as of :func:`~speechbrain_mamba.codecs.load_codec`; by default it is in
-            ``source``.
+            Another codec, as :func:`~speechbrain_mamba.codecs.load_codec` takes it; that of ``source`` by default.
         **options
-            As SpeechBrain's ``from_hparams`` takes them: ``savedir``, ``run_opts``, ``overrides`` and others.
+            Options of SpeechBrain's ``from_hparams``: ``savedir``, ``run_opts``, ``overrides`` and others.
 
         Returns
         -------
         SpeechSynthesizer
-            The synthesiser.
+            The synthesizer.
 
         Raises
         ------
         FileNotFoundError
-            When something is missing.
+            When a file is missing.
         ValueError
-            When the codec is not one that the model can be used with.
+            When the model was trained for another codec.
         """
         synthesizer = super().from_hparams(source=source, **options)
         text = fetch_pretrained(source, _TEXT, options.get("savedir"))
@@ -115,7 +117,7 @@ class SpeechSynthesizer(Pretrained):
         Raises
         ------
         FileNotFoundError, ValueError
-            When there is no such file, and as :meth:`synthesize_batch`.
+            When the file does not exist, and as :meth:`synthesize_batch`.
         """
         rate = audio_info(prompt).sample_rate
         wav = torchaudio.functional.resample(read_audio(prompt, rate), rate, self.sample_rate)
@@ -150,45 +152,45 @@ class SpeechSynthesizer(Pretrained):
         Returns
         -------
         Speech
-            Waveforms (batch, samples) at ``sample_rate`` with their lengths in samples, and whether they came to an end
-            by themselves.
+            Waveforms (batch, samples) at ``sample_rate`` with their lengths in samples, and whether they ended on
+            their own.
 
         Raises
         ------
         ValueError
-            For as many texts as there are not prompts, a prompt shorter than one frame of the codec or longer than
-            ``prompt_seconds``, a text without phonemes or with ones that the model does not know, or an unknown
-            language.
+            If the numbers of texts and prompts differ; for a prompt shorter than one frame of the codec or longer than
+            ``prompt_seconds``, a text without phonemes or with unknown ones, or an unknown language.
         """
-        languages = [None] * len(texts) if languages is None else languages
-        if not len(texts) == len(prompts) == len(prompt_texts) == len(languages):
+        spoken = [None] * len(texts) if languages is None else languages
+        if not len(texts) == len(prompts) == len(prompt_texts) == len(spoken):
             raise ValueError(
                 f"There are {len(texts)} texts, {len(prompts)} prompts, {len(prompt_texts)} texts of prompts and "
-                f"{len(languages)} languages, but each text needs one of each."
+                f"{len(spoken)} languages, but each text needs one of each."
             )
-        if prompt_lens is None:
-            lengths = torch.full((len(prompts),), prompts.shape[1])
-        else:
-            lengths = (prompt_lens.cpu() * prompts.shape[1]).round().long()
+        relative = torch.ones(len(prompts)) if prompt_lens is None else prompt_lens.cpu()
+        lengths = absolute_lengths(relative, prompts.shape[1])
         if int(lengths.min()) < self.codec.hop_length:
             raise ValueError(
                 f"A prompt has {int(lengths.min())} samples, which is shorter than one frame of the codec, "
                 f"{self.codec.hop_length}: give some seconds of speech."
             )
-        phonemes, prompt_phonemes = [], []
-        for text, said, language in zip(texts, prompt_texts, languages):
-            own = self.tokenizer.encode(text, language)
-            phonemes.append(self.tokenizer.join(self.tokenizer.encode(said, language), own))
-            prompt_phonemes.append(len(phonemes[-1]) - len(own))
-        codes, frames = self.codec.encode(prompts.to(self.device), lengths.to(self.device))
-        codes = [code[:count] for code, count in zip(codes, frames.tolist())]
+        encode = self.tokenizer.encode
+        phonemes = Padded.collate([encode(text, language) for text, language in zip(texts, spoken)])
+        said = Padded.collate([self.tokenizer.add_space(encode(*pair)) for pair in zip(prompt_texts, spoken)])
+        codes = Padded(*self.codec.encode(prompts.to(self.device), lengths.to(self.device)))
         with self.inference_ctx:
-            texts = phonemes, prompt_phonemes
-            return speak(self.model, self.codec, *texts, codes, self.max_frames, self.hparams.sampler)
+            prompt = Utterances(said, codes)
+            return speak(self.model, self.codec, prompt, phonemes, self.max_frames, self.hparams.sampler)
 
 
-def export_synthesizer(folder, hparams_text, modules, tokenizer, codec):
-    """Write a trained synthesiser to a folder that ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub.
+def export_synthesizer(
+    folder: str | os.PathLike,
+    hparams_text: str,
+    modules: Mapping[str, nn.Module],
+    tokenizer: TextTokenizer,
+    codec: EnCodec,
+) -> None:
+    """Write a trained synthesizer to a folder that ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub.
 
     Arguments
     ---------
@@ -203,7 +205,7 @@ def export_synthesizer(folder, hparams_text, modules, tokenizer, codec):
     codec : EnCodec
         The codec of the tokens, which is written too.
     """
-    modules = {name: modules[name] for name in SpeechSynthesizer.MODULES_NEEDED}
-    with exported(folder, hparams_text, _KEYS, _PRETRAINER, modules) as unfinished:
+    needed = {name: modules[name] for name in SpeechSynthesizer.MODULES_NEEDED}
+    with exported(folder, hparams_text, _KEYS, _PRETRAINER, needed) as unfinished:
         tokenizer.save(unfinished / _TEXT)
         save_codec(codec, unfinished)

@@ -7,6 +7,8 @@ nor a gradient.
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,18 @@ def mask_frames(x: Tensor, lengths: Tensor | None) -> Tensor:
         return x
     invalid = ~valid_frames(lengths.to(x.device), x.shape[1])
     return x.masked_fill(invalid.reshape(invalid.shape + (1,) * (x.dim() - 2)), 0)
+
+
+@overload
+def absolute_lengths(relative: Tensor, time: int) -> Tensor: ...
+
+
+@overload
+def absolute_lengths(relative: None, time: int) -> None: ...
+
+
+@overload
+def absolute_lengths(relative: Tensor | None, time: int) -> Tensor | None: ...
 
 
 def absolute_lengths(relative: Tensor | None, time: int) -> Tensor | None:

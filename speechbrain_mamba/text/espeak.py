@@ -1,128 +1,25 @@
-"""Speech and phonemes from espeak-ng, through the shared library that the package ``espeakng-loader`` carries.
-
-espeak-ng is licensed under GPL-3. It is loaded at run time, and installed by the extra ``tts`` only.
-"""
+"""Speech and phonemes from espeak-ng."""
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
 import importlib.util
 import os
-import shutil
-import tempfile
 import threading
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-ESPEAK_RATE = 22050
-"""Samples per second of what espeak-ng speaks."""
+from speechbrain_mamba.text.espeak_engine import ESPEAK_RATE, Engine
 
 # espeak-ng/speak_lib.h
-_AUDIO_OUTPUT_SYNCHRONOUS = 2
-_INITIALIZE_DONT_EXIT = 0x8000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_CHARS_UTF8 = 1
-_PHONEMES_IPA = 2
-_SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-
-# espeak-ng keeps the path of its data in a buffer of 160 bytes, and fails where the path is longer.
-_LONGEST_PATH = 150
-
-
-def _short_path(path: str) -> str:
-    """A path to the same folder that is short enough for espeak-ng: itself, or a link that lives as long as we do."""
-    if len(os.fsencode(path)) <= _LONGEST_PATH:
-        return path
-    folder, owner = tempfile.mkdtemp(prefix="espeak-"), os.getpid()
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
-    link = Path(folder) / "espeak-ng-data"
-    link.symlink_to(path, target_is_directory=True)
-    return str(link)
-
-
-_loaded = False
-
-
-def _load_library(path: str) -> ctypes.CDLL:
-    """Load the library with its state, which is in global variables, as new.
-
-    A forked process inherits what its parent's engine has spoken. It loads a copy instead, which has its own state.
-    """
-    global _loaded
-    if not _loaded:
-        _loaded = True
-        return ctypes.CDLL(path)
-    with tempfile.TemporaryDirectory(prefix="espeak-", ignore_cleanup_errors=True) as folder:
-        return ctypes.CDLL(shutil.copy(path, folder))
-
-
-class _Engine:
-    """One engine of espeak-ng."""
-
-    def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError as error:
-            raise ImportError(
-                "espeak-ng is needed here, but the package espeakng-loader is not installed: "
-                'run pip install "speechbrain_mamba[tts]".'
-            ) from error
-        self.data = _short_path(espeakng_loader.get_data_path())
-        self.library = _load_library(espeakng_loader.get_library_path())
-        self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self.chunks: list[np.ndarray] = []
-        self.callback = _SYNTH_CALLBACK(self._receive)  # kept: the library holds only its address
-        sample_rate = self.library.espeak_Initialize(
-            _AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(self.data), _INITIALIZE_DONT_EXIT
-        )
-        if sample_rate != ESPEAK_RATE:
-            raise ImportError(f"espeak-ng does not start with the data in '{self.data}': reinstall espeakng-loader.")
-        # breath and other noises are random: without this, seeded by the time
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self.library.espeak_SetSynthCallback(self.callback)
-
-    def _receive(self, samples, count: int, events) -> int:
-        if count > 0:
-            self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    def set_voice(self, name: str) -> None:
-        folder = Path(self.data) / "voices" / "!v"
-        _, _, variant = name.partition("+")
-        # an unknown variant would be ignored without a word
-        if variant and not (folder / variant).is_file():
-            known = ", ".join(sorted(entry.name for entry in folder.iterdir()))
-            raise ValueError(f"espeak-ng has no voice variant '{variant}': choose one of {known}.")
-        if self.library.espeak_SetVoiceByName(name.encode()) != 0:
-            raise ValueError(
-                f"espeak-ng has no voice '{name.partition('+')[0]}': use the name of a language's file, such as en "
-                "(British), en-us, en-gb-scotland or de."
-            )
-
-    def synthesize(self, text: str) -> np.ndarray:
-        self.chunks.clear()
-        encoded = text.encode()
-        self.library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None)
-        self.library.espeak_Synchronize()
-        return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
-
-    def phonemes(self, text: str) -> str:
-        encoded = ctypes.create_string_buffer(text.encode())
-        position, clauses = ctypes.c_void_p(ctypes.addressof(encoded)), []
-        # a call translates one clause and moves the position, to null at the end
-        while position.value:
-            clauses.append(self.library.espeak_TextToPhonemes(ctypes.byref(position), _CHARS_UTF8, _PHONEMES_IPA))
-        return " ".join(clause.decode().strip() for clause in clauses if clause.strip())
 
 
 @functools.cache
-def _engine(process: int) -> _Engine:
-    return _Engine()
+def _engine(process: int) -> Engine:
+    return Engine()
 
 
 _lock = threading.Lock()
@@ -170,20 +67,20 @@ def synthesize(
     """Speak a text.
 
     The library carries state (flutter, noise, echo) from one text to the next, so the same text sounds a little
-    different each time; a new process that speaks the same texts in the same order makes the same samples.
+    different each time. A new process that speaks the same texts in the same order gives the same samples.
 
     Arguments
     ---------
     text : str
-        What to say.
+        The text.
     voice : str
         The name of an espeak-ng language: ``en-us``, ``en`` (British), ``en-gb-scotland``, ...
     variant : str, optional
         The name of an espeak-ng voice variant, ``m1`` to ``m8``, ``f1`` to ``f5``, ...; None for the plain voice.
     pitch : int
-        Height of the voice, 0 to 99; 50 is the variant's own.
+        Height of the voice, 0 to 99; 50 is that of the variant.
     pitch_range : int
-        Liveliness of the melody, 0 (monotone) to 99; 50 is the variant's own.
+        Liveliness of the melody, 0 (monotone) to 99; 50 is that of the variant.
     rate : int
         Words per minute, 80 to 450.
     volume : int
@@ -230,7 +127,7 @@ def phonemes(text: str, voice: str = "en-us") -> str:
     Arguments
     ---------
     text : str
-        What to translate.
+        The text.
     voice : str
         The name of an espeak-ng language, as in :func:`synthesize`.
 

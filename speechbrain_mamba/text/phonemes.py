@@ -1,18 +1,16 @@
-"""Text as the tokens that a synthesiser reads: phonemes, characters or pieces of words."""
+"""Text tokens of a synthesizer: phonemes, characters or pieces of words."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-import sentencepiece
-
 from speechbrain_mamba.text.espeak import phonemes
+from speechbrain_mamba.text.tokenizer import open_sentencepiece, train_sentencepiece
 from speechbrain_mamba.utils.files import atomic_path
 
 KINDS = ("ipa", "characters", "bpe")
@@ -47,16 +45,16 @@ def split_phonemes(ipa: str) -> list[str]:
 
 
 class TextTokenizer:
-    """Text to the numbers of its symbols, by an inventory that is saved with the model.
+    """Turns a text into the numbers of its symbols, with an inventory that is saved with the model.
 
     Arguments
     ---------
     symbols : list of str
-        The inventory; pieces of words are numbered by ``model`` instead.
+        The inventory.
     kind : str
         ``ipa``, phonemes as espeak-ng speaks them; ``characters``; or ``bpe``, pieces of words.
     language : str
-        The espeak-ng language of texts for which none is given, such as ``en-us``, ``de`` or ``cmn``.
+        The espeak-ng language of texts without a language, such as ``en-us``, ``de`` or ``cmn``.
     model : bytes, optional
         The SentencePiece model of ``bpe``.
 
@@ -72,48 +70,47 @@ class TextTokenizer:
     ([4, 5, 3], 6)
     """
 
-    def __init__(self, symbols, kind="ipa", language="en-us", model=None):
+    def __init__(
+        self, symbols: Iterable[str], kind: str = "ipa", language: str = "en-us", model: bytes | None = None
+    ) -> None:
         if kind not in KINDS:
             raise ValueError(f"The kind of text tokens is '{kind}', but must be one of {', '.join(KINDS)}.")
         self.symbols, self.kind, self.language, self.model = list(symbols), kind, language, model
         self._index = {symbol: index for index, symbol in enumerate(self.symbols)}
-        self._pieces = None if model is None else sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._pieces = None if model is None else open_sentencepiece(model)
 
     @classmethod
-    def train(cls, texts: Iterable[str | tuple[str, str]], kind="ipa", language="en-us", size=500):
-        """The tokenizer of all that occurs in some texts.
+    def train(
+        cls, texts: Iterable[str | tuple[str, str]], kind: str = "ipa", language: str = "en-us", size: int = 500
+    ) -> TextTokenizer:
+        """The tokenizer with the inventory of some texts.
 
         Arguments
         ---------
         texts : iterable of str or of tuple of str
             Texts, or texts and their languages.
         kind, language
-            As in the class.
+            Those of the class.
         size : int
-            How many pieces ``bpe`` has.
+            Largest number of pieces of ``bpe``.
 
         Returns
         -------
         TextTokenizer
             The tokenizer.
         """
-        texts = [text if isinstance(text, tuple) else (text, language) for text in texts]
+        pairs = [text if isinstance(text, tuple) else (text, language) for text in texts]
         if kind == "bpe":
-            model = io.BytesIO()
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter([text for text, _ in texts]), model_writer=model, vocab_size=size,
-                model_type="bpe", character_coverage=1.0, hard_vocab_limit=False, minloglevel=2,
-            )  # fmt: skip
-            pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+            pieces = train_sentencepiece([text for text, _ in pairs], size, "bpe", exact=False)
             symbols = [pieces.id_to_piece(index) for index in range(pieces.vocab_size())]
-            return cls(symbols, kind, language, model.getvalue())
+            return cls(symbols, kind, language, pieces.serialized_model_proto())
         blank = cls([], kind, language)
-        return cls(sorted({symbol for text, of in texts for symbol in blank.split(text, of)}), kind, language)
+        return cls(sorted({symbol for text, of in pairs for symbol in blank.split(text, of)}), kind, language)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.symbols)
 
-    def split(self, text, language=None):
+    def split(self, text: str, language: str | None = None) -> list[str]:
         """The symbols of a text.
 
         Arguments
@@ -131,19 +128,23 @@ class TextTokenizer:
         Raises
         ------
         ValueError
-            For an unknown language.
+            For an unknown language, or ``bpe`` without a model.
         """
         if self.kind == "ipa":
             return split_phonemes(phonemes(text, language or self.language))
-        return list(text) if self.kind == "characters" else self._pieces.encode(text, out_type=str)
+        if self.kind == "characters":
+            return list(text)
+        if self._pieces is None:
+            raise ValueError("Text tokens of the kind 'bpe' need a SentencePiece model, but there is none.")
+        return self._pieces.encode(text, out_type=str)
 
-    def encode(self, text, language=None):
+    def encode(self, text: str, language: str | None = None) -> list[int]:
         """The numbers of a text's symbols.
 
         Arguments
         ---------
         text, language
-            As in :meth:`split`.
+            Those of :meth:`split`.
 
         Returns
         -------
@@ -166,21 +167,20 @@ class TextTokenizer:
             )
         return [self._index[symbol] for symbol in symbols]
 
-    def join(self, first, second):
-        """Put the numbers of two texts together as those of one, with a space in between where the inventory has it.
+    def add_space(self, numbers: list[int]) -> list[int]:
+        """The numbers of a text that another text follows: with a space at the end if the inventory has one.
 
         Arguments
         ---------
-        first, second : list of int
-            Numbers, as of :meth:`encode`.
+        numbers : list of int
+            Numbers, as returned by :meth:`encode`.
 
         Returns
         -------
         list of int
-            Numbers of both.
+            The numbers with the space.
         """
-        space = [] if self.kind == "bpe" or " " not in self._index else [self._index[" "]]
-        return [*first, *space, *second]
+        return numbers if self.kind == "bpe" or " " not in self._index else [*numbers, self._index[" "]]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer to a JSON file."""
@@ -190,7 +190,7 @@ class TextTokenizer:
             temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike):
+    def load(cls, path: str | os.PathLike) -> TextTokenizer:
         """Read a tokenizer that :meth:`save` wrote.
 
         Raises
@@ -198,7 +198,7 @@ class TextTokenizer:
         FileNotFoundError
             When there is no such file.
         ValueError
-            When it is something else.
+            When the file is not a text tokenizer.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no text tokenizer '{path}': it is written when the data are prepared.")
@@ -207,4 +207,4 @@ class TextTokenizer:
             model = None if content["model"] is None else base64.b64decode(content["model"])
             return cls(content["symbols"], content["kind"], content["language"], model)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"'{path}' is no text tokenizer: {error!r}.") from error
+            raise ValueError(f"'{path}' is not a text tokenizer: {error!r}.") from error

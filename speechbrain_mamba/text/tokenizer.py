@@ -1,20 +1,129 @@
-"""SentencePiece tokenizers: trained on transcripts, or taken from a folder or Hub id."""
+"""SentencePiece models: trained on texts, or loaded from a folder or the Hub."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import sentencepiece
+from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 FILE_NAME = "tokenizer.ckpt"
-"""What SpeechBrain's recognisers call the tokenizer's file."""
+"""The name of a tokenizer's file in SpeechBrain's recognizers."""
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
+_UNLIMITED = 1 << 20
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    vocab_size: int,
+    token_type: str = "unigram",
+    character_coverage: float = 1.0,
+    bos_index: int = 1,
+    eos_index: int = 2,
+    exact: bool = True,
+) -> sentencepiece.SentencePieceProcessor:
+    """Train a SentencePiece model (Kudo and Richardson, 2018). Token 0 is the unknown token.
+
+    Arguments
+    ---------
+    texts : iterable of str
+        The training data.
+    vocab_size : int
+        Number of tokens, with unknown, bos and eos. ``char`` makes a token of each character, however many there are.
+    token_type : str
+        ``unigram``, ``bpe`` or ``char``.
+    character_coverage : float
+        Fraction of the characters in the texts that tokens cover; the rarest characters get none.
+    bos_index, eos_index : int
+        Tokens that begin and end a sentence.
+    exact : bool
+        Whether texts that give fewer tokens are an error.
+
+    Returns
+    -------
+    sentencepiece.SentencePieceProcessor
+        The model; its ``serialized_model_proto()`` is what a file holds.
+
+    Raises
+    ------
+    ValueError
+        When there is no text, no such model can be trained, or the type is unknown.
+
+    Example
+    -------
+    >>> train_sentencepiece(["ABBA", "ABAB"], vocab_size=6, token_type="char").encode("AB", out_type=str)
+    ['▁', 'A', 'B']
+    """
+    if token_type not in TOKEN_TYPES:
+        raise ValueError(f"token_type is {token_type!r}, but must be one of {', '.join(map(repr, TOKEN_TYPES))}.")
+    sentences = [text for text in texts if text.strip()]
+    if not sentences:
+        raise ValueError("There are no texts to train a tokenizer on.")
+    model, characters = io.BytesIO(), token_type == "char"
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            vocab_size=_UNLIMITED if characters else vocab_size,
+            model_type=token_type,
+            character_coverage=character_coverage,
+            bos_id=bos_index,
+            eos_id=eos_index,
+            unk_id=0,
+            pad_id=-1,
+            hard_vocab_limit=exact and not characters,
+            # all characters become tokens, whatever the coverage
+            use_all_vocab=characters and character_coverage >= 1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"No {token_type} tokenizer of {vocab_size} tokens can be trained on {len(sentences)} texts: choose "
+            f"another number of tokens (output_neurons). SentencePiece says: {error}"
+        ) from error
+    return open_sentencepiece(model.getvalue())
+
+
+def open_sentencepiece(model: bytes, name: str = "The model") -> sentencepiece.SentencePieceProcessor:
+    """Open a trained SentencePiece model.
+
+    Arguments
+    ---------
+    model : bytes
+        The content of its file.
+    name : str
+        What an error calls it.
+
+    Returns
+    -------
+    sentencepiece.SentencePieceProcessor
+        The model.
+
+    Raises
+    ------
+    ValueError
+        When the bytes are not a SentencePiece model.
+
+    Example
+    -------
+    >>> trained = train_sentencepiece(["ABBA", "ABAB"], vocab_size=6, token_type="char")
+    >>> open_sentencepiece(trained.serialized_model_proto()).vocab_size()
+    6
+    """
+    try:
+        if not model:  # which SentencePiece takes without complaint
+            raise RuntimeError("It is empty.")
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise ValueError(f"{name} is not a SentencePiece model: {error}") from error
 
 
 def train_tokenizer(
@@ -26,22 +135,18 @@ def train_tokenizer(
     bos_index: int = 1,
     eos_index: int = 2,
 ) -> sentencepiece.SentencePieceProcessor:
-    """Train a tokenizer, and write it to a file, atomically. Token 0 stands for what is unknown.
+    """Train the tokenizer of a recognizer, and write it to a file, atomically. Token 0 is the unknown token.
 
     Arguments
     ---------
     path : str or Path
         The file.
     transcripts : iterable of str
-        What to train on.
+        The training data.
     vocab_size : int
-        Number of tokens, with unknown, bos and eos.
-    token_type : str
-        ``unigram``, ``bpe`` or ``char``.
-    character_coverage : float
-        Share of the characters in the transcripts that get tokens; the rarest have none.
-    bos_index, eos_index : int
-        Tokens that begin and end a sentence.
+        Number of tokens, with unknown, bos and eos; that of ``char`` follows from the transcripts and must be the same.
+    token_type, character_coverage, bos_index, eos_index
+        Those of :func:`train_sentencepiece`.
 
     Returns
     -------
@@ -51,7 +156,7 @@ def train_tokenizer(
     Raises
     ------
     ValueError
-        When the transcripts do not give the number of tokens, with how many they give, or an argument is out of range.
+        When the transcripts give another number of tokens, which is named, or an argument is out of range.
 
     Example
     -------
@@ -60,47 +165,21 @@ def train_tokenizer(
     >>> tokenizer.decode(tokenizer.encode("AB BA")), load_tokenizer(path.parent, vocab_size=6).vocab_size()
     ('AB BA', 6)
     """
-    if token_type not in TOKEN_TYPES:
-        raise ValueError(f"token_type is {token_type!r}, but must be one of {', '.join(map(repr, TOKEN_TYPES))}.")
-    transcripts = [text for text in transcripts if text.strip()]
-    if not transcripts:
-        raise ValueError("There are no transcripts to train a tokenizer on.")
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(transcripts),
-            model_writer=model,
-            vocab_size=vocab_size,
-            model_type=token_type,
-            character_coverage=character_coverage,
-            bos_id=bos_index,
-            eos_id=eos_index,
-            unk_id=0,
-            pad_id=-1,
-            hard_vocab_limit=token_type != "char",
-            use_all_vocab=token_type == "char",
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise ValueError(
-            f"No {token_type} tokenizer of {vocab_size} tokens can be trained on {len(transcripts)} transcripts: set "
-            f"output_neurons to another number. SentencePiece says: {error}"
-        ) from error
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    tokenizer = train_sentencepiece(transcripts, vocab_size, token_type, character_coverage, bos_index, eos_index)
     if tokenizer.vocab_size() != vocab_size:
         raise ValueError(
             f"The transcripts have {tokenizer.vocab_size()} tokens of type {token_type}, but output_neurons is "
             f"{vocab_size}: set it to {tokenizer.vocab_size()}, or use other transcripts."
         )
     with atomic_path(path) as temporary:
-        temporary.write_bytes(model.getvalue())
+        temporary.write_bytes(tokenizer.serialized_model_proto())
     return tokenizer
 
 
 def load_tokenizer(
     source: str | os.PathLike, vocab_size: int, collect_in: str | os.PathLike | None = None
 ) -> sentencepiece.SentencePieceProcessor:
-    """Load a tokenizer that has been trained.
+    """Load a trained tokenizer.
 
     Arguments
     ---------
@@ -121,20 +200,66 @@ def load_tokenizer(
     FileNotFoundError
         When there is no such file.
     ValueError
-        When the file holds no tokenizer, or one with another number of tokens.
+        When the file is not a tokenizer, or has another number of tokens.
 
     Example
     -------
     See :func:`train_tokenizer`.
     """
     file = fetch_pretrained(source, FILE_NAME, collect_in)
-    try:
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"'{file}' is no SentencePiece tokenizer: {error}") from error
+    tokenizer = open_sentencepiece(Path(file).read_bytes(), f"'{file}'")
     if tokenizer.vocab_size() != vocab_size:
         raise ValueError(
             f"The tokenizer '{file}' has {tokenizer.vocab_size()} tokens, but output_neurons is {vocab_size}: set it "
             f"to {tokenizer.vocab_size()}, or use another tokenizer."
         )
     return tokenizer
+
+
+def load_or_train_tokenizer(
+    source: str | os.PathLike | None,
+    folder: str | os.PathLike,
+    transcripts: Iterable[str],
+    vocab_size: int,
+    **options: Any,
+) -> sentencepiece.SentencePieceProcessor:
+    """Load a trained tokenizer, or train one that later runs with the same folder find there.
+
+    All processes of a run call it: the main process writes, the others wait.
+
+    Arguments
+    ---------
+    source : str or Path, optional
+        A folder or Hub id with a tokenizer, as in :func:`load_tokenizer`. By default one is trained.
+    folder : str or Path
+        Where a trained tokenizer, or one from the Hub, is kept.
+    transcripts : iterable of str
+        What to train on.
+    vocab_size : int
+        The number of tokens.
+    **options
+        As in :func:`train_tokenizer`.
+
+    Returns
+    -------
+    sentencepiece.SentencePieceProcessor
+        The tokenizer.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> first = load_or_train_tokenizer(None, folder, ["ABBA"], vocab_size=6, token_type="char")
+    >>> again = load_or_train_tokenizer(None, folder, ["OTHER"], vocab_size=6, token_type="char")
+    >>> again.decode(first.encode("ABBA"))
+    'ABBA'
+    """
+    file = Path(folder) / FILE_NAME
+
+    def prepare() -> None:
+        if source is not None:
+            load_tokenizer(source, vocab_size, folder)
+        elif not file.is_file():
+            train_tokenizer(file, transcripts, vocab_size, **options)
+
+    run_on_main(prepare)
+    return load_tokenizer(folder if source is None else source, vocab_size, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hyperpyyaml import resolve_references
 
 from speechbrain_mamba.utils.files import atomic_path, write_csv
 from speechbrain_mamba.utils.plots import plot_curves
+
+logger = logging.getLogger(__name__)
 
 
 def save_hparams(folder: str | os.PathLike, text: str) -> None:
@@ -36,6 +39,8 @@ def save_hparams(folder: str | os.PathLike, text: str) -> None:
 def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[str]]) -> None:
     """Add an epoch to ``training.csv``, and draw the run so far as ``training.png``.
 
+    A picture that cannot be drawn is a warning, not an error.
+
     Arguments
     ---------
     folder : str or Path
@@ -56,9 +61,14 @@ def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[st
     path, rows = Path(folder) / "training.csv", []
     if path.exists():
         with open(path, newline="", encoding="utf-8") as table:
-            rows = [{key: float(value or "nan") for key, value in old.items()} for old in csv.DictReader(table)]
+            rows = [{key: _number(value) for key, value in old.items()} for old in csv.DictReader(table)]
     rows = [old for old in rows if old["epoch"] < row["epoch"]] + [row]
-    for old in rows:
-        old["epoch"] = int(old["epoch"])
     write_csv(path, rows, list(row))
-    plot_curves(Path(folder) / "training.png", rows, "epoch", panels)
+    try:
+        plot_curves(Path(folder) / "training.png", rows, "epoch", panels)
+    except Exception as error:  # whatever it is: the training goes on
+        logger.warning("training.png could not be drawn: %s", error)
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text or "nan")

@@ -6,19 +6,114 @@ each that fails, and says which, when the interface moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-# ---------------------------------------------------------------------------------------------------------- SpeechBrain
 
-# ---------------------------------------------------------------------------------------------------------- HyperPyYAML
+# ---------------------------------------------------------------------------------------------------- SpeechBrain
 
-# --------------------------------------------------------------------------------------------------------------- PyTorch
+
+class CheckpointFolders:
+    """Mixin for SpeechBrain's ``Checkpointer``: how the meta file is written and which folders are checkpoints."""
+
+    def write_meta(self, path: Path, meta: Mapping[str, Any], end_of_epoch: bool) -> dict[str, Any]:
+        """Write the meta file of a checkpoint before its other files; returns what was written."""
+        return super()._save_checkpoint_metafile(path, meta, end_of_epoch)  # type: ignore[misc]  # of Checkpointer
+
+    def list_folders(self) -> list[Path]:
+        """List the folders that are checkpoints."""
+        return super()._list_checkpoint_dirs()  # type: ignore[misc]  # of Checkpointer
+
+    def _save_checkpoint_metafile(
+        self, fpath: Path, meta_to_include: Mapping[str, Any] | None = None, end_of_epoch: bool = True
+    ) -> dict[str, Any]:
+        return self.write_meta(fpath, meta_to_include or {}, end_of_epoch)
+
+    def _list_checkpoint_dirs(self) -> list[Path]:
+        return self.list_folders()
+
+
+class CheckpointsBetweenSteps:
+    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch."""
+
+    def is_between_steps(self) -> bool:
+        """Whether a checkpoint may be saved now."""
+        return True
+
+    def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
+        due = super()._should_save_intra_epoch_ckpt(*args)  # type: ignore[misc]  # of Brain
+        return due and self.is_between_steps()
+
+
+def run_option_helps() -> dict[str, tuple[Any, str]]:
+    """Defaults and descriptions of SpeechBrain's run options by name, without importing SpeechBrain.
+
+    The import takes seconds, so that the one file that has them is run on its own.
+    """
+    package = importlib.util.find_spec("speechbrain")
+    if package is None or not package.submodule_search_locations:
+        return {}
+    path = Path(package.submodule_search_locations[0]) / "utils" / "run_opts.py"
+    spec = importlib.util.spec_from_file_location("_speechbrain_run_opts", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]
+    options = module.RunOptions()
+    return {name: (options.get(name), text) for name, text in module.HELP_TEXTS.items()}
+
+
+def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
+    """Save the statistics of SpeechBrain's ``InputNormalization``, which are not in its ``state_dict``."""
+    normalizer._save(path)
+
+
+class BatchesOfEpoch:
+    """Mixin for SpeechBrain's ``DynamicBatchSampler``: a say in the batches of an epoch."""
+
+    _batches: Any
+    _epoch: int
+
+    def select_batches(self, batches: list[list[int]], epoch: int) -> list[list[int]]:
+        """Select the batches of an epoch, counted from 1, from those that SpeechBrain made; 0 before the first one."""
+        return batches
+
+    def _generate_batches(self) -> None:
+        super()._generate_batches()  # type: ignore[misc]  # of DynamicBatchSampler
+        self._batches = self.select_batches(self._batches, self._epoch)
+
+
+def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
+    """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
+
+    Returns
+    -------
+    chunks : Tensor
+        The chunks (batch, channels, chunk size, chunks).
+    gap : int
+        The frames that were padded.
+    """
+    return model._Segmentation(x, model.K)
+
+
+def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
+    """Add the chunks returned by :func:`segment` up to (batch, channels, time), as ``Dual_Path_Model`` does."""
+    return model._over_add(chunks, gap)
+
+
+# ---------------------------------------------------------------------------------------------------- PyTorch
 
 
 def below_autograd() -> AbstractContextManager:
@@ -41,25 +136,65 @@ def openmp_parallel() -> Any:
 
     It is looked up through torch's own library, so that no second runtime is loaded.
     """
-    import contextlib
-    import ctypes
-
     import torch
 
     for path in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
-        with contextlib.suppress(OSError, AttributeError):
+        with suppress(OSError, AttributeError):
             return ctypes.CDLL(str(path)).GOMP_parallel
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------------- Triton
+# ---------------------------------------------------------------------------------------------------- Triton
 
 
 def triton_interprets() -> bool:
-    """Whether Triton's kernels run in its interpreter, in NumPy on the CPU: ``TRITON_INTERPRET=1`` before the import."""
+    """Whether Triton runs kernels in its interpreter, in NumPy on the CPU: ``TRITON_INTERPRET=1`` before the import."""
     import triton
 
     return bool(triton.knobs.runtime.interpret)
 
 
-# --------------------------------------------------------------------------------------------------------------- EnCodec
+# ---------------------------------------------------------------------------------------------------- EnCodec
+
+
+def make_encodec(sizes: Mapping[str, Any], n_codebooks: int, codebook_size: int) -> tuple[Any, Any, Any]:
+    """Make the encoder, the decoder and the residual quantizer of a new EnCodec.
+
+    ``sizes`` are arguments of ``SEANetEncoder`` and ``SEANetDecoder``.
+    """
+    _check_encodec()
+    from encodec.modules import SEANetDecoder, SEANetEncoder
+    from encodec.quantization import ResidualVectorQuantizer
+
+    quantizer = ResidualVectorQuantizer(sizes["dimension"], n_codebooks, codebook_size)
+    return SEANetEncoder(**sizes), SEANetDecoder(**sizes), quantizer
+
+
+def encodec_24khz(repository: str | os.PathLike | None = None) -> Any:
+    """Load the published ``EncodecModel`` for 24 kHz, from a folder or from the address that the package names."""
+    _check_encodec()
+    from encodec import EncodecModel
+
+    return EncodecModel.encodec_model_24khz(repository=None if repository is None else Path(repository))
+
+
+def _check_encodec() -> None:
+    if importlib.util.find_spec("encodec") is None:
+        raise ModuleNotFoundError(
+            'EnCodec is needed here, but the package encodec is not installed: pip install "speechbrain_mamba[tts]"'
+        )
+
+
+def quantize(quantizer: Any, x: Tensor, n_codebooks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantize features (batch, channels, frames) with the first codebooks of a residual quantizer.
+
+    The public call wants a bandwidth instead of a number of codebooks. Returns the quantized features, the codes
+    (batch, frames, codebooks), and the commitment loss of each codebook.
+    """
+    quantized, codes, commitment = quantizer.vq(x, n_q=n_codebooks)
+    return quantized, codes.permute(1, 2, 0), commitment
+
+
+def quantize_to_codes(quantizer: Any, x: Tensor, n_codebooks: int) -> Tensor:
+    """The codes of :func:`quantize`, without gradients."""
+    return quantizer.vq.encode(x, n_q=n_codebooks).permute(1, 2, 0)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
-from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME, PARAMFILE_EXT, Checkpointer
+from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME, PARAMFILE_EXT, Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from speechbrain_mamba.utils._compat import CheckpointFolders
 
 _UNFINISHED = f".{METAFNAME}"
 
 
-class AtomicCheckpointer(Checkpointer):
-    """SpeechBrain's ``Checkpointer``, whose checkpoints are there whole or not at all.
+class AtomicCheckpointer(CheckpointFolders, Checkpointer):
+    """SpeechBrain's ``Checkpointer`` with checkpoints that are complete or do not exist.
 
-    SpeechBrain takes a folder for a checkpoint as soon as its meta file exists, and writes that one first: a run that
+    SpeechBrain takes a folder for a checkpoint as soon as its meta file exists, and writes that file first: a run that
     is killed while it saves, or while it deletes an old checkpoint, cannot be resumed. Here the meta file comes last
-    and lists the other files; a folder that lacks one is no checkpoint. What a killed run left behind is removed at the
-    next save.
+    and lists the other files; a folder that lacks one is not a checkpoint. The next save removes what a killed run left
+    behind.
 
     Arguments
     ---------
@@ -34,10 +39,10 @@ class AtomicCheckpointer(Checkpointer):
     ['CKPT.yaml', 'layer.ckpt']
     """
 
-    def save_checkpoint(self, *args, **kwargs):
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """Save a checkpoint; arguments and result as in SpeechBrain."""
         if if_main_process() and self.checkpoints_dir.is_dir():
-            whole = self._list_checkpoint_dirs()
+            whole = self.list_folders()
             for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):
                 if folder not in whole:
                     shutil.rmtree(folder)
@@ -47,15 +52,25 @@ class AtomicCheckpointer(Checkpointer):
         ddp_barrier()  # all processes have to see the same checkpoints: they agree on what to delete
         return checkpoint
 
-    def _save_checkpoint_metafile(self, fpath, meta_to_include=None, end_of_epoch=True):
-        meta = {**(meta_to_include or {}), "files": [name + PARAMFILE_EXT for name in self.recoverables]}
-        return super()._save_checkpoint_metafile(fpath.with_name(_UNFINISHED), meta, end_of_epoch)
+    def save_and_keep_only(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint and delete others; arguments as in SpeechBrain.
 
-    def _list_checkpoint_dirs(self):
-        return [folder for folder in super()._list_checkpoint_dirs() if _is_whole(folder)]
+        Each save of SpeechBrain's adds a sort order to a default argument that all its checkpointers share, and so
+        takes longer than the one before. Here each has its own.
+        """
+        super().save_and_keep_only(*args, **{"importance_keys": [], **kwargs})
+
+    def write_meta(self, path: Path, meta: Mapping[str, Any], end_of_epoch: bool) -> dict[str, Any]:
+        """Write the meta file, with a list of the other files, under the name of an unfinished checkpoint."""
+        files = [name + PARAMFILE_EXT for name in self.recoverables]
+        return super().write_meta(path.with_name(_UNFINISHED), {**meta, "files": files}, end_of_epoch)
+
+    def list_folders(self) -> list[Path]:
+        """List the folders whose checkpoint is complete."""
+        return [folder for folder in super().list_folders() if _is_whole(folder)]
 
 
-def _is_whole(folder):
+def _is_whole(folder: Path) -> bool:
     """Whether all files of a checkpoint are there; SpeechBrain's own checkpoints do not list them."""
     meta = yaml.safe_load((folder / METAFNAME).read_text(encoding="utf-8"))
     return all((folder / name).exists() for name in meta.get("files", []))

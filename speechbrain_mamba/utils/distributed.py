@@ -1,18 +1,46 @@
-"""The end of a run of several processes."""
+"""Runs of several processes."""
 
 from __future__ import annotations
 
+import torch
 from torch import distributed
+
+
+def any_process(flag: bool, device: str | torch.device) -> bool:
+    """Whether a flag is set in any process; all of them have to ask.
+
+    Arguments
+    ---------
+    flag : bool
+        The flag of this process.
+    device : str or torch.device
+        Where the processes exchange tensors.
+
+    Returns
+    -------
+    bool
+        The same in all processes.
+
+    Example
+    -------
+    >>> any_process(True, "cpu")
+    True
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return flag
+    flags = torch.tensor(float(flag), device=device)
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    return bool(flags)
 
 
 def leave_processes() -> None:
     """Leave the processes that ``ddp_init_group`` of SpeechBrain joined under torchrun; for the end of a script.
 
-    PyTorch asks for it: a process that exits without may be aborted by threads that still wait for the others.
+    PyTorch asks for it: a process that exits without it may be aborted by threads that still wait for the others.
 
     Example
     -------
-    >>> leave_processes()  # of one process there is nothing to leave
+    >>> leave_processes()  # one process has nothing to leave
     """
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

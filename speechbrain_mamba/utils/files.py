@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file or a folder under a temporary name, and give it its own name once it is whole.
+    """Write a file or a folder under a temporary name; it gets its own name when it is complete.
 
     Arguments
     ---------
     path : str or Path
-        Where the file or folder goes. Missing parent folders are made.
+        The file or folder. Missing parent folders are made.
 
     Yields
     ------
     Path
-        A name beside it, with the same suffix, that is free. It becomes ``path`` when the context ends well, and is
-        removed when the context ends with an error.
+        An unused name beside it, with the same suffix. It becomes ``path`` when the context ends, or is removed when
+        the context ends with an error.
 
     Raises
     ------
     OSError
-        When ``path`` cannot be replaced, for instance by a folder where a folder with files stands.
+        When ``path`` cannot be replaced, for instance a folder that is not empty by another folder.
 
     Example
     -------
@@ -40,12 +40,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     >>> target.read_text()
     'done'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}{target.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +69,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Mapping], fieldnames: list
     Raises
     ------
     ValueError
-        When a row has a field that is no column.
+        When a row has a field that is not a column.
 
     Example
     -------
@@ -92,7 +92,7 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     path : str or Path
         The file.
     value : object
-        What :func:`json.dump` takes.
+        Anything that :func:`json.dumps` takes.
 
     Raises
     ------

@@ -1,66 +1,88 @@
 """HyperPyYAML files that build on one another.
 
-HyperPyYAML can include a file below a key, not at the top. Here a file whose first line is ``!include:other.yaml``
-takes over every key of the other file and states only what differs::
+HyperPyYAML can include a file below a key, but not at the top. Here a file whose first line is ``!include:other.yaml``
+takes all keys of the other file and states only what differs::
 
     !include:base/mambatasnet.yaml
     experiment_name: mambatasnet_M
     n_mamba: 32
 
-Several files are included as ``!include:one.yaml+two.yaml``, the later ones over the earlier ones.
-A key that is given anew replaces the old one whole. Everything else (tags, references, overrides) is HyperPyYAML's.
+``!include:one.yaml+two.yaml`` includes several files; later ones override earlier ones. Redefining a key replaces its
+old value entirely. Everything else (tags, references, overrides) is HyperPyYAML's.
 """
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
-from io import StringIO
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml
-from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
-_INCLUDE = "!include:"
+from speechbrain_mamba.utils.overrides import Overrides, read_overrides, update_tree
+from speechbrain_mamba.utils.yaml_text import dump_yaml, parse_yaml, tag_of
+
+INCLUDE = "!include:"
 
 
-def _read_tree(path: Path, seen: tuple[Path, ...] = ()) -> CommentedMap:
+def merge_files(path: Path, seen: tuple[Path, ...] = ()) -> tuple[CommentedMap, dict[str, tuple[Path, ...]]]:
+    """Merge a file with all files that it includes.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    seen : tuple of Path
+        The files that include it, outermost first.
+
+    Returns
+    -------
+    CommentedMap, dict of str to tuple of Path
+        The hyper-parameters; and by key the files that define it, of which the last one counts.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As in :func:`read_hparams`.
+    """
     path = path.resolve()
     if path in seen:
         raise ValueError(f"{path} includes itself: {' -> '.join(p.name for p in (*seen, path))}.")
     if not path.is_file():
         origin = f" that {seen[-1]} includes" if seen else ""
         raise FileNotFoundError(f"There is no hyper-parameter file {path}{origin}.")
-    tree = YAML().load(path)
+    tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    tag = tag_of(tree)
+    includes = tag.removeprefix(INCLUDE).split("+") if tag.startswith(INCLUDE) else []
+    if includes and isinstance(tree, TaggedScalar) and not tree.value:
+        tree = CommentedMap()  # a file may include others and change nothing
     if not isinstance(tree, CommentedMap):
         raise ValueError(f"{path} is not a mapping of hyper-parameters.")
-    tag = tree.tag.value or ""
-    if not tag.startswith(_INCLUDE):
-        return tree
-    merged, *others = [_read_tree(path.parent / name, (*seen, path)) for name in tag[len(_INCLUDE) :].split("+")]
-    for other in (*others, tree):
+    parts = [merge_files(path.parent / name, (*seen, path)) for name in includes]
+    parts.append((tree, dict.fromkeys(tree, (path,))))
+    merged, sources = parts[0]
+    for other, origins in parts[1:]:
         for key, value in other.items():
             merged[key] = value
-    return merged
+            sources[key] = (*sources.get(key, ()), *origins[key])
+    return merged, sources
 
 
-def _dump(tree: CommentedMap) -> str:
-    stream = StringIO()
-    YAML().dump(tree, stream)
-    return stream.getvalue()
-
-
-def read_hparams(path, overrides=None):
-    """Read a hyper-parameter file with all that it includes.
+def read_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> str:
+    """Read a hyper-parameter file and all files that it includes.
 
     Arguments
     ---------
     path : str or Path
         The file.
-    overrides : str or dict, optional
-        Values to replace, as ``speechbrain.parse_arguments`` gives them; their keys have to exist.
+    overrides : str or mapping, optional
+        Values to replace, as returned by ``speechbrain.parse_arguments``. Their keys must exist, and keys inside a
+        value may be given as a mapping or with dots (``mamba_config.d_state``). Keys of the published files that are
+        called otherwise here are accepted with a warning.
 
     Returns
     -------
@@ -70,24 +92,19 @@ def read_hparams(path, overrides=None):
     Raises
     ------
     FileNotFoundError
-        When the file, or one that it includes, does not exist.
+        If the file, or one that it includes, does not exist.
     ValueError
-        When a file is no mapping or includes itself, or an override names a key that does not exist.
+        If a file is not a mapping, is not valid YAML or includes itself, or an override names a key that does not
+        exist.
     """
-    tree = _read_tree(Path(path))
-    if isinstance(overrides, str):
-        overrides = YAML().load(overrides)
-    for key in overrides or {}:
-        if key not in tree:
-            near = difflib.get_close_matches(key, tree, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"{path} has no hyper-parameter '{key}' to override.{hint}")
-    recursive_update(tree, overrides or {})
-    return _dump(tree)
+    tree, _ = merge_files(Path(path))
+    for override in read_overrides(tree, overrides, path):
+        update_tree(tree, override)
+    return dump_yaml(tree)
 
 
-def load_hparams(path, overrides=None):
-    """Load a hyper-parameter file with all that it includes, and make its objects.
+def load_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> dict[str, Any]:
+    """Load a hyper-parameter file and all files that it includes, and make its objects.
 
     Arguments
     ---------
@@ -102,7 +119,7 @@ def load_hparams(path, overrides=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`read_hparams`; a ValueError too when a ``!PLACEHOLDER`` was not replaced.
+        Like :func:`read_hparams`; also a ValueError if a ``!PLACEHOLDER`` was not replaced.
 
     Example
     -------
@@ -115,20 +132,25 @@ def load_hparams(path, overrides=None):
     return load_hyperpyyaml(read_hparams(path, overrides))
 
 
-def select_hparams(text, keys):
-    """Cut HyperPyYAML down to some keys and all that they refer to.
+def select_hparams(text: str, keys: Iterable[str]) -> str:
+    """Reduce HyperPyYAML to some keys and all that they refer to.
 
     Arguments
     ---------
     text : str
         HyperPyYAML, references not resolved.
-    keys : list of str
+    keys : iterable of str
         The keys to keep.
 
     Returns
     -------
     str
         HyperPyYAML with the keys, in their order in ``text``.
+
+    Raises
+    ------
+    KeyError
+        If ``text`` lacks one of the keys.
 
     Example
     -------
@@ -142,6 +164,6 @@ def select_hparams(text, keys):
         key = todo.pop()
         if key not in kept:
             kept.add(key)
-            part = _dump(CommentedMap({key: tree[key]}))
+            part = dump_yaml(CommentedMap({key: tree[key]}))
             todo += [name for name in re.findall(r"<(\w+)[^>]*>", part) if name in tree]
-    return _dump(CommentedMap({key: value for key, value in tree.items() if key in kept}))
+    return dump_yaml(CommentedMap({key: value for key, value in tree.items() if key in kept}))

@@ -1,16 +1,27 @@
-"""Pictures of training runs and of speech, as PNG files."""
+"""Pictures of training runs and of speech, as PNG files.
+
+Drawing raises ImportError if matplotlib is not installed.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from speechbrain_mamba.utils.files import atomic_path
 
+if TYPE_CHECKING:  # optional
+    from matplotlib.figure import Figure
 
-def _figure(rows: int, columns: int, size: tuple[float, float]):
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+    """A figure, and its axes (rows, columns)."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -22,12 +33,14 @@ def _figure(rows: int, columns: int, size: tuple[float, float]):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure, path) -> None:
+def _save(figure: Figure, path: str | os.PathLike) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def plot_curves(path, rows, x, panels):
+def plot_curves(
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], x: str, panels: Mapping[str, Sequence[str]]
+) -> None:
     """Draw the course of a training run.
 
     Arguments
@@ -35,16 +48,11 @@ def plot_curves(path, rows, x, panels):
     path : str or Path
         The PNG file to write.
     rows : list of dict
-        The run's table, a row per epoch or so.
+        The run's table, such as a row per epoch.
     x : str
         The column on the horizontal axis.
     panels : dict of str to list of str
         For each panel, by the label of its vertical axis, the columns to draw.
-
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
 
     Example
     -------
@@ -64,8 +72,15 @@ def plot_curves(path, rows, x, panels):
     _save(figure, path)
 
 
-def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0, n_mels=None):
-    """Draw the spectrograms of some signals, one below the other, on one scale of levels.
+def plot_spectrograms(
+    path: str | os.PathLike,
+    signals: Mapping[str, Tensor],
+    sample_rate: int,
+    window: float = 0.032,
+    floor: float = -70.0,
+    n_mels: int | None = None,
+) -> None:
+    """Draw spectrograms one below the other, with one color scale.
 
     Arguments
     ---------
@@ -76,16 +91,11 @@ def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0, n_m
     sample_rate : int
         In Hz.
     window : float
-        Length of the Hann window in seconds; it moves on by a quarter of that.
+        Length of the Hann window in seconds; the hop is a quarter of it.
     floor : float
         The lowest level drawn, in dB below the highest of all signals.
     n_mels : int, optional
-        Draw so many mel bands rather than linear frequencies.
-
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
+        Number of mel bands to draw instead of linear frequencies.
 
     Example
     -------
@@ -97,8 +107,8 @@ def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0, n_m
     n_fft = max(16, round(window * sample_rate))
     levels = {}
     for title, signal in signals.items():
-        signal = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
-        spectrum = torch.stft(signal, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
+        padded = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
+        spectrum = torch.stft(padded, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
         power = spectrum.abs().square()
         if n_mels is not None:
             power = melscale_fbanks(len(power), 0, sample_rate / 2, n_mels, sample_rate).T @ power
@@ -122,8 +132,8 @@ def plot_spectrograms(path, signals, sample_rate, window=0.032, floor=-70.0, n_m
     _save(figure, path)
 
 
-def plot_pairs(path, pairs, labels):
-    """Draw pairs of numbers as points, beside the line on which both are equal.
+def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
+    """Draw pairs of numbers as points, with the line where both are equal.
 
     Arguments
     ---------
@@ -132,12 +142,7 @@ def plot_pairs(path, pairs, labels):
     pairs : list of tuple of float
         The pairs.
     labels : sequence of str
-        Of the horizontal and of the vertical axis.
-
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
+        Labels of the horizontal and the vertical axis.
 
     Example
     -------
@@ -149,7 +154,7 @@ def plot_pairs(path, pairs, labels):
     figure, axes = _figure(1, 1, (4.5, 4.5))
     axis = axes[0, 0]
     axis.plot(*zip(*pairs), ".", alpha=0.6)
-    axis.axline((0, 0), slope=1, color="grey", linewidth=1)
+    axis.axline((0, 0), slope=1, color="gray", linewidth=1)
     axis.set_xlabel(labels[0])
     axis.set_ylabel(labels[1])
     axis.grid(alpha=0.3)

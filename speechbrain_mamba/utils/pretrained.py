@@ -1,4 +1,4 @@
-"""Files of pretrained models, from a folder or from the Hub."""
+"""Files of pretrained models, in a folder or on the Hub."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from speechbrain.utils.fetching import fetch
 
 
 def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str | os.PathLike | None = None) -> Path:
-    """Find a file of a pretrained model, and get it from the Hub where it is not on this machine.
+    """Find a file of a pretrained model. A file on the Hub is downloaded unless it is on this machine already.
 
     Arguments
     ---------
     source : str or Path
         A folder, or the Hub id of a model.
     file_name : str
-        The file in it.
+        The file, relative to the folder or model.
     collect_in : str or Path, optional
-        Where a file from the Hub is kept.
+        Folder that gets a link to a file from the Hub; by default the file stays in the Hub's cache.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
     Raises
     ------
     FileNotFoundError
-        When the folder or the model on the Hub has no such file, or there is neither.
+        If the folder or the model on the Hub has no such file, or neither exists.
 
     Example
     -------
@@ -45,5 +45,5 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
         return Path(fetch(file_name, str(source), savedir=collect_in))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"'{source}' is no folder, and no {file_name} of that id could be had from the Hub: {error}"
+            f"'{source}' is not a folder, and the Hub gave no {file_name} of a model with this id: {error}"
         ) from error

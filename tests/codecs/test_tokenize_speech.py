@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torchaudio.functional
 from speechbrain_mamba.codecs import tokenize_speech as module
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
-from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.text.espeak import espeak_available, phonemes
 from speechbrain_mamba.text.phonemes import TextTokenizer, split_phonemes
 from speechbrain_mamba.utils.files import write_csv
@@ -42,8 +43,8 @@ def manifests(tmp_path) -> dict:
         write_audio(tmp_path / f"{name}.wav", wav, rate)
         row = {"ID": name, "duration": len(wav) / rate, "wav": tmp_path / f"{name}.wav", "wrd": TEXTS[name]}
         rows.append(row | {"spk_id": f"speaker {name}"})
-    write_transcripts(tmp_path / "train.csv", rows[:3])
-    write_transcripts(tmp_path / "test.csv", rows[1:])
+    write_manifest(tmp_path / "train.csv", rows[:3])
+    write_manifest(tmp_path / "test.csv", rows[1:])
     return {split: tmp_path / f"{split}.csv" for split in ("train", "test")}
 
 
@@ -143,7 +144,8 @@ UTTERANCES += [("e", 0.5, "two one", ""), ("f", 0.25, "one", "")]
 
 def tokenize(tmp_path, codec, name="loudness", kind="characters", **options):
     manifests = {path.stem: path for path in sorted(tmp_path.glob("*.csv"), reverse=True)}
-    return module.tokenize_speech(manifests, tmp_path / "tokens", codec, name, kind, data_root=tmp_path, **options)
+    options = {"data_root": tmp_path, **options}
+    return module.tokenize_speech(manifests, tmp_path / "tokens", codec, name, kind, **options)
 
 
 def test_batches_are_of_like_lengths_and_limited_with_their_padding(tmp_path, monkeypatch):
@@ -238,6 +240,8 @@ def test_texts_are_spoken_in_their_own_language_or_the_one_of_all(tmp_path):
         "frame_rate",
         "n_codebooks",
         "codebook_size",
+        "weights",
+        "data_root",
     ],
 )
 def test_any_other_setting_makes_the_tokens_anew(tmp_path, change):
@@ -251,6 +255,11 @@ def test_any_other_setting_makes_the_tokens_anew(tmp_path, change):
         options["name"] = "another"
     elif change in ("kind", "language"):
         options[change] = {"kind": "bpe", "language": "fr"}[change]
+    elif change == "weights":
+        codec.weight = torch.nn.Parameter(torch.ones(3))
+    elif change == "data_root":
+        shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("*.csv", "tokens"))
+        options["data_root"] = tmp_path / "moved"
     elif change == "manifest":
         write_speech(tmp_path, [*UTTERANCES, ("g", 0.1, "one", "")])
     elif change == "split":
@@ -268,6 +277,9 @@ def test_any_other_setting_makes_the_tokens_anew(tmp_path, change):
     codec.batches.clear()
     assert tokenize(tmp_path, codec, **options) == counts
     assert codec.batches == []
+    (tmp_path / "tokens" / "train.csv").unlink()
+    assert tokenize(tmp_path, codec, **options) == counts
+    assert codec.batches
 
 
 def test_a_killed_run_with_other_settings_leaves_no_codes_of_its_own(tmp_path, monkeypatch):
@@ -324,4 +336,4 @@ def test_what_stands_done_is_said(tmp_path, caplog):
         tokenize(tmp_path, Loudness())
         assert not caplog.messages
         tokenize(tmp_path, Loudness())
-    assert "are there already; remove prepared.json to make them anew" in caplog.text
+    assert "is prepared already; remove prepared.json to prepare it again" in caplog.text

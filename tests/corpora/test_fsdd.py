@@ -1,128 +1,91 @@
-"""Strings of digits from FSDD."""
+"""FSDD: its takes, and mixtures of them."""
 
-import csv
-import inspect
 import json
-import shutil
-from collections import Counter
 
 import pytest
-import torch
 
-from speechbrain_mamba.corpora.fsdd import find_recordings, parse_take, prepare_fsdd_digits
-from speechbrain_mamba.dataio.audio import audio_info, read_audio, write_audio
-
-
-def read_rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+from speechbrain_mamba.corpora.fsdd import find_recordings, parse_take, prepare_fsdd_mixtures
+from speechbrain_mamba.corpora.mixtures import SPLITS
+from speechbrain_mamba.dataio.audio import audio_info
+from speechbrain_mamba.dataio.utterances import read_utterances
+from tests.corpora.conftest import SMALL, read_rows, speakers_of, write_noise
 
 
-WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
-LEVELS = {"anna": {0: 1, 4: 2, 5: 3, 9: 4, 10: 5, 49: 6}, "b_en": {2: 7, 7: 8, 30: 9}}  # in fiftieths
+@pytest.fixture
+def data(tmp_path):
+    for speaker in ("george", "theo", "lucas"):
+        for digit in range(2):
+            for take in (0, 4, 5, 9, 10, 1000):
+                write_noise(tmp_path / "fsdd" / "recordings" / f"{digit}_{speaker}_{take}.wav", seconds=0.2)
+    return tmp_path / "fsdd"
 
 
-@pytest.fixture(scope="module")
-def two_speakers(tmp_path_factory):
-    """Digits whose length tells the digit, and whose level tells the speaker and the take."""
-    folder = tmp_path_factory.mktemp("fsdd")
-    for speaker, levels in LEVELS.items():
-        for take, level in levels.items():
-            for digit in range(10):
-                signal = torch.full((80 * (digit + 1),), level / 50)
-                write_audio(folder / f"recordings/{digit}_{speaker}_{take}.wav", signal, sample_rate=8000)
-    (folder / "recordings/notes_of_mine.wav").write_text("not of FSDD")
-    return folder
+def test_takes_decide_the_split(tmp_path, data):
+    manifests = prepare_fsdd_mixtures(data, tmp_path / "out", dynamic_mixing=True, **SMALL)
+    takes = {utterance.path.rsplit("_", 1)[1] for utterance in read_utterances(manifests["train"], 8000)}
+    assert takes == {"10.wav", "1000.wav"}
+
+    # takes that are not for the test leave no trace in the test mixtures
+    def test_mixtures(out):
+        return [path.read_bytes() for path in sorted((tmp_path / out / "mixtures" / "test").rglob("*.wav"))]
+
+    before = test_mixtures("out")
+    for speaker in ("george", "theo", "lucas"):
+        for digit in range(2):
+            for take in (5, 9, 10, 1000):
+                write_noise(data / "recordings" / f"{digit}_{speaker}_{take}.wav", seconds=0.3)
+    prepare_fsdd_mixtures(data, tmp_path / "again", dynamic_mixing=True, **SMALL)
+    assert test_mixtures("again") == before
 
 
-def spoken(path):
-    """The (digit, level in fiftieths) of a string, and the seconds of the pauses around them."""
-    values, counts = torch.unique_consecutive((read_audio(path) * 50).round().long(), return_counts=True)
-    runs = list(zip(values.tolist(), counts.tolist()))
-    assert [value == 0 for value, _ in runs] == [True, *[False, True] * (len(runs) // 2)]
-    return [(count // 80 - 1, value) for value, count in runs[1::2]], [count / 8000 for _, count in runs[::2]]
+def test_the_first_takes_are_for_the_test_and_the_next_for_validation():
+    takes = {split: [take for take in range(50) if parse_take(f"3_x_{take}.wav").split == split] for split in SPLITS}
+    assert takes == {"train": list(range(10, 50)), "valid": list(range(5, 10)), "test": list(range(5))}
+    assert parse_take("3_theo_1000.wav").split == parse_take("3_theo_123456.wav").split == "train"
 
 
-def test_a_string_is_of_one_speaker_and_of_takes_of_its_split(two_speakers, tmp_path):
-    files = prepare_fsdd_digits(two_speakers, tmp_path / "out", counts=(60, 30, 31))
-    takes = {"train": range(10, 50), "valid": range(5, 10), "test": range(5)}
-    for (split, path), count in zip(files.items(), (60, 30, 31)):
+def test_validation_hears_its_takes_alone(tmp_path, data):
+    def valid_mixtures(out):
+        prepare_fsdd_mixtures(data, tmp_path / out, dynamic_mixing=True, **SMALL)
+        return [path.read_bytes() for path in sorted((tmp_path / out / "mixtures" / "valid").rglob("*.wav"))]
+
+    before = valid_mixtures("out")
+    for take, same in ((4, True), (10, True), (9, False)):
+        for speaker in ("george", "theo", "lucas"):
+            write_noise(data / "recordings" / f"1_{speaker}_{take}.wav", seconds=0.25)
+        assert (valid_mixtures(f"out{take}") == before) is same
+
+
+def test_other_data_and_other_settings_are_prepared_anew(tmp_path, data):
+    (data / "recordings" / "notes.wav").write_text("no recording by its name")
+    prepare_fsdd_mixtures(data, tmp_path / "out", **SMALL)
+    first = (tmp_path / "out" / "test.csv").read_text()
+    (data / "recordings").rename(tmp_path / "moved")
+    prepare_fsdd_mixtures(tmp_path / "moved", tmp_path / "out", **SMALL)
+    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["settings"]["fsdd"] == str(tmp_path / "moved")
+    prepare_fsdd_mixtures(tmp_path / "moved", tmp_path / "out", **SMALL, seed=3, num_spks=3)
+    assert (tmp_path / "out" / "test.csv").read_text() != first
+    assert len(speakers_of(tmp_path / "out" / "test.csv")) == 3
+
+
+def test_strings_of_digits_of_two_speakers(tmp_path, data):
+    manifests = prepare_fsdd_mixtures(data / "recordings", tmp_path / "out", **{**SMALL, "seconds": (0.5, 0.9)})
+    for split, path in manifests.items():
         rows = read_rows(path)
-        assert list(rows[0]) == ["ID", "duration", "wav", "wrd", "spk_id"]
-        assert [row["ID"] for row in rows] == [f"{split}-{index:05d}" for index in range(count)]
-        heard, gaps, again, sizes, digits = set(), [], [], Counter(), Counter()
+        assert len(rows) == SMALL[f"{split}_mixtures"]
         for row in rows:
-            said, pauses = spoken(row["wav"])
-            own = {level: take for take, level in LEVELS[row["spk_id"]].items() if take in takes[split]}
-            assert all(level in own for _, level in said)
-            assert row["wrd"] == " ".join(WORDS[digit] for digit, _ in said)
-            assert float(row["duration"]) == audio_info(row["wav"], 8000).seconds
-            heard |= {level for _, level in said}
-            gaps += pauses
-            again += [pauses[0] == pauses[1], pauses[-1] == pauses[-2]]  # each is drawn by itself
-            sizes[len(said)] += 1
-            digits.update(digit for digit, _ in said)
-        assert sum(again) < 4
-        assert heard == {level for levels in LEVELS.values() for take, level in levels.items() if take in takes[split]}
-        assert set(sizes) == {3, 4, 5, 6, 7} and set(digits) == set(range(10))
-        assert 0.05 <= min(gaps) < 0.06 and 0.24 < max(gaps) <= 0.25
-        shares = Counter(row["spk_id"] for row in rows)  # though one has twice as many takes
-        assert min(shares.values()) > 0.3 * count
+            assert len(set(row["ID"].split("_")[1:])) == 2
+            assert 0.5 <= audio_info(row["mix_wav"], 8000).seconds <= 0.9
 
 
-def test_every_argument_makes_other_strings(two_speakers, tmp_path):
-    arguments = {"sample_rate": 16000, "seed": 3, "counts": (5, 2, 3), "level": 0.05, "short": 2}
-
-    def prepare(**changed):
-        files = prepare_fsdd_digits(two_speakers, tmp_path / "out", **{"counts": (4, 2, 3), **changed})
-        return [(row["wrd"], row["spk_id"], read_audio(row["wav"]).tolist()) for row in read_rows(files["train"])]
-
-    first = prepare()
-    for name, value in arguments.items():
-        assert prepare(**{name: value}) != first
-        assert prepare() == first
-    shutil.copytree(two_speakers / "recordings", tmp_path / "recordings")
-    (tmp_path / "recordings/7_anna_10.wav").unlink()
-    files = prepare_fsdd_digits(tmp_path, tmp_path / "out", counts=(4, 2, 3))
-    assert [row["wrd"] for row in read_rows(files["train"])] == [words for words, *_ in first]
-    files["valid"].unlink()
-    prepare_fsdd_digits(tmp_path, tmp_path / "out", counts=(4, 2, 3))
-    assert files["valid"].is_file()
-
-
-def test_defaults_are_those_of_the_docs(two_speakers, tmp_path):
-    files = prepare_fsdd_digits(two_speakers, tmp_path, counts=(2, 1, 1))
-    before = files["train"].stat().st_mtime_ns
-    prepare_fsdd_digits(two_speakers, tmp_path, 8000, 1234, (2, 1, 1), None, 0)
-    assert files["train"].stat().st_mtime_ns == before
-    settings = {"fsdd": str(two_speakers / "recordings"), "sample_rate": 8000, "seed": 1234, "counts": [2, 1, 1]}
-    assert json.loads((tmp_path / "prepared.json").read_text()) == {**settings, "level": None}
-    assert inspect.signature(prepare_fsdd_digits).parameters["counts"].default == (2000, 100, 300)
-
-
-def test_a_seed_has_the_strings_that_it_had(two_speakers, tmp_path):
-    """What was measured on FSDD was measured on these draws."""
-    files = prepare_fsdd_digits(two_speakers, tmp_path, seed=1234, counts=(2, 1, 1))
-    rows = [row for path in files.values() for row in read_rows(path)]
-    assert [(row["spk_id"], row["wrd"], round(float(row["duration"]) * 8000)) for row in rows] == [
-        ("b_en", "NINE THREE ONE NINE ONE TWO ONE", 11955),
-        ("anna", "EIGHT FIVE SIX NINE SIX ZERO", 11604),
-        ("b_en", "FIVE ONE ZERO SIX TWO", 10460),
-        ("anna", "EIGHT NINE NINE", 8649),
-    ]
-
-
-def test_another_rate_keeps_the_words_and_seconds(two_speakers, tmp_path):
-    files = [
-        prepare_fsdd_digits(two_speakers, tmp_path / str(rate), sample_rate=rate, counts=(3, 1, 1))["train"]
-        for rate in (8000, 16000)
-    ]
-    for slow, fast in zip(*map(read_rows, files)):
-        assert (slow["wrd"], slow["spk_id"]) == (fast["wrd"], fast["spk_id"])
-        assert float(fast["duration"]) == pytest.approx(float(slow["duration"]), abs=1e-4)
-        assert audio_info(fast["wav"], 16000).seconds == float(fast["duration"])
-        twice = read_audio(fast["wav"])[::2]
-        assert (twice - read_audio(slow["wav"])).abs().mean() < 0.01
+def test_bad_data_are_named(tmp_path, data):
+    with pytest.raises(FileNotFoundError, match="should be a clone of free-spoken-digit-dataset"):
+        prepare_fsdd_mixtures(tmp_path / "missing", tmp_path / "out")
+    with pytest.raises(ValueError, match="the speech has 3 speaker"):
+        prepare_fsdd_mixtures(data, tmp_path / "out", num_spks=4)
+    write_noise(tmp_path / "other" / "speech.wav")
+    with pytest.raises(ValueError, match="has no speech"):
+        prepare_fsdd_mixtures(tmp_path / "other", tmp_path / "out")
 
 
 def test_names_and_folders_of_recordings(tmp_path):
@@ -132,75 +95,3 @@ def test_names_and_folders_of_recordings(tmp_path):
     assert find_recordings(tmp_path) == tmp_path
     (tmp_path / "recordings").mkdir()
     assert find_recordings(str(tmp_path)) == tmp_path / "recordings"
-
-
-@pytest.fixture
-def fsdd(tmp_path):
-    """One speaker's digits, of different lengths; what a take is for shows in its level."""
-    for digit in range(10):
-        for take in (0, 5, 10):
-            signal = torch.full((80 * (digit + 1),), (take + 1) / 20)
-            write_audio(tmp_path / f"fsdd/recordings/{digit}_anna_{take}.wav", signal, sample_rate=8000)
-    return tmp_path / "fsdd"
-
-
-def test_digit_strings(fsdd, tmp_path):
-    files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 2, 2))
-    for split, take in (("train", 10), ("valid", 5), ("test", 0)):
-        rows = read_rows(files[split])
-        assert all(3 <= len(row["wrd"].split()) <= 7 and row["spk_id"] == "anna" for row in rows)
-        assert read_audio(rows[0]["wav"]).max().item() == pytest.approx((take + 1) / 20, abs=1e-3)
-    before = files["train"].stat().st_mtime_ns
-    prepare_fsdd_digits(fsdd / "recordings", tmp_path / "out", counts=(3, 2, 2))
-    assert files["train"].stat().st_mtime_ns == before
-
-
-def test_recordings_are_brought_to_a_level(fsdd, tmp_path):
-    files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 2, 2), level=0.1)
-    for path in files.values():
-        assert read_audio(read_rows(path)[0]["wav"]).max().item() == pytest.approx(0.1, abs=1e-3)
-
-
-def test_a_level_that_would_clip_is_not_reached_and_silence_stays(tmp_path):
-    for digit in range(10):
-        signal = torch.zeros(800)
-        if digit:  # a click
-            signal[100:110] = torch.tensor([0.5, -0.25]).repeat(5)
-        for take in (0, 5, 10):
-            write_audio(tmp_path / f"fsdd/{digit}_anna_{take}.wav", signal, sample_rate=8000)
-    files = prepare_fsdd_digits(tmp_path / "fsdd", tmp_path / "out", counts=(9, 1, 1), level=0.3)
-    for row in read_rows(files["train"]):
-        signal = read_audio(row["wav"])
-        assert signal.max().item() == pytest.approx(0.99, abs=1e-3)
-        assert signal.min().item() == pytest.approx(-0.495, abs=1e-3)
-    assert any("ZERO" in row["wrd"] for row in read_rows(files["train"]))
-
-
-def test_short_strings_are_for_training_and_change_no_others(fsdd, tmp_path):
-    longer = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(5, 2, 2))
-    files = prepare_fsdd_digits(fsdd, tmp_path / "more", counts=(5, 2, 2), short=20)
-    for split in files:
-        texts, expected = ([row["wrd"] for row in read_rows(paths[split])] for paths in (files, longer))
-        assert texts[: len(expected)] == expected
-        further = [len(text.split()) for text in texts[len(expected) :]]
-        assert (set(further), len(further)) == (({1, 2}, 20) if split == "train" else (set(), 0))
-
-
-def test_no_string_of_the_training_is_tested(fsdd, tmp_path):
-    files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(700, 100, 100))
-    texts = {split: {row["wrd"] for row in read_rows(path)} for split, path in files.items()}
-    assert not texts["train"] & (texts["valid"] | texts["test"])
-
-
-def test_incomplete_data_is_named(fsdd, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"missing' does not exist: it should be a clone"):
-        prepare_fsdd_digits(tmp_path / "missing", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"has no file like 7_jackson_10\.wav for train"):
-        prepare_fsdd_digits(tmp_path, tmp_path / "out")
-    write_audio(fsdd / "recordings/3_anna_10.wav", torch.ones(80), sample_rate=16000)
-    with pytest.raises(ValueError, match="16000 Hz, but 8000 Hz are wanted"):
-        prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(20, 1, 1))
-    for take, words in ((0, "test, whose takes are 0 to 4"), (5, "valid, .* 5 to 9"), (10, "train, .* 10 to 999")):
-        (fsdd / f"recordings/3_anna_{take}.wav").unlink()
-        with pytest.raises(ValueError, match=f"no recording of anna's digit 3 for {words}"):
-            prepare_fsdd_digits(fsdd, tmp_path / "out")

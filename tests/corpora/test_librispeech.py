@@ -1,13 +1,16 @@
 """Manifests of LibriSpeech and LibriTTS."""
 
-import csv
 import logging
+import shutil
 
 import pytest
 import torch
 
-from speechbrain_mamba.corpora.librispeech import prepare_librispeech, prepare_libritts
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.libritts import prepare_libritts
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.utils.stamps import Stamp
+from tests.corpora.conftest import read_rows
 
 
 def write_librispeech(chapter):
@@ -24,11 +27,6 @@ def write_libritts(chapter):
         (chapter / f"7-1-000{number}.original.txt").write_text("not this one")
 
 
-def read_rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 LAYOUTS = [(write_librispeech, prepare_librispeech), (write_libritts, prepare_libritts)]
 
 
@@ -38,7 +36,7 @@ def test_manifests_list_what_can_be_used_and_are_kept(tmp_path, caplog, write, p
     write(tmp_path / "data/part/7/1")
     with caplog.at_level(logging.WARNING):
         files = prepare(tmp_path / "data", tmp_path / "lists", {"test": ["part"]}, 16000)
-    assert "7-1-0001" in caplog.text and "names '7-1-0002', of which there is no audio" in caplog.text
+    assert "7-1-0001" in caplog.text and "names '7-1-0002', but there is no audio of it" in caplog.text
     rows = read_rows(files["test"])
     assert rows[0]["wav"] == str(next((tmp_path / "data/part/7/1").glob("7-1-0000.[fw]*")))
     assert [(row["ID"], row["wrd"], row["spk_id"], float(row["duration"])) for row in rows] == [
@@ -110,10 +108,28 @@ def test_a_list_that_was_not_finished_is_read_anew(data, tmp_path, monkeypatch):
 
     assert ids("two") == ["8-1-4"]
     with monkeypatch.context() as patch:
-        patch.setattr("json.dumps", lambda *_, **__: 1 / 0)  # the manifest is there, and its stamp is not
+        patch.setattr(Stamp, "finish", lambda _: 1 / 0)  # the manifest is there, and its stamp is not done
         with pytest.raises(ZeroDivisionError):
             ids("one")
     assert ids("two") == ["8-1-4"]
+
+
+def test_a_corpus_that_has_changed_is_read_anew(data, tmp_path):
+    def ids():
+        files = prepare_librispeech(data, tmp_path / "lists", {"test": ["one"]})
+        return [row["ID"] for row in read_rows(files["test"])], files["test"].stat().st_mtime_ns
+
+    first = ids()
+    assert ids() == first  # and is not written again
+    write_utterances(data / "one", u9_2_1="A CHAPTER MORE")
+    assert ids()[0] == ["10-2-3", "9-1-1", "9-1-2", "9-2-1"]
+    (data / "one/9/1/9-1-1.flac").unlink()
+    assert ids()[0] == ["10-2-3", "9-1-2", "9-2-1"]
+    shutil.rmtree(data / "one/9/1")
+    assert ids()[0] == ["10-2-3", "9-2-1"]
+    (data / "one").rename(data / "three")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        ids()
 
 
 def test_libritts_has_24_khz_and_sentences(tmp_path):

@@ -1,97 +1,16 @@
-"""Preparations: who goes where, what is made again, and their options."""
+"""Preparations of mixtures: what is made again, and their options."""
 
 import argparse
 import json
-import logging
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 import pytest
 
-from speechbrain_mamba.corpora.mixtures import (
-    SPLITS,
-    MixtureSettings,
-    add_mixture_options,
-    is_prepared,
-    mark_prepared,
-    prepare_mixtures,
-    run_preparation,
-    split_speakers,
-)
+from speechbrain_mamba.corpora.mixtures import SPLITS, MixtureSettings, add_mixture_options, prepare_mixtures
 from speechbrain_mamba.dataio.audio import audio_info
 from speechbrain_mamba.dataio.utterances import Utterance, read_utterances, scan_speakers
 
 SMALL = MixtureSettings(seconds=(0.2, 0.4), train_mixtures=3, valid_mixtures=2, test_mixtures=1, seed=7)
-
-
-def people(count):
-    """Utterances of many speakers, each with as many as its number."""
-    return [Utterance(f"s{i:02d}/{j}.wav", f"s{i:02d}", 100) for i in range(count) for j in range(i + 1)]
-
-
-def speakers_of(splits):
-    return [{utterance.speaker for utterance in splits[split]} for split in SPLITS]
-
-
-@pytest.mark.parametrize(
-    ("count", "fractions", "num_spks", "sizes"),
-    [
-        (20, (0.6, 0.3, 0.1), 2, (12, 6, 2)),
-        (20, (0.6, 0.1, 0.3), 2, (12, 2, 6)),
-        (13, (0.5, 0.3, 0.2), 1, (6, 4, 3)),
-        (20, (0.9, 0.05, 0.05), 3, (14, 3, 3)),  # as many as a mixture needs
-        (9, (0.8, 0.1, 0.1), 3, (3, 3, 3)),
-        (5, (1.0, 0.0, 0.0), 1, (3, 1, 1)),
-    ],
-)
-def test_every_speaker_is_in_one_share_with_all_utterances(count, fractions, num_spks, sizes):
-    utterances = people(count)
-    splits = split_speakers(utterances, fractions, num_spks, seed=3)
-    speakers = speakers_of(splits)
-    assert tuple(map(len, speakers)) == sizes
-    assert len(set.union(*speakers)) == count
-    shared = [utterance for share in splits.values() for utterance in share]
-    assert sorted(shared, key=utterances.index) == utterances
-    for split in SPLITS:
-        assert splits[split] == sorted(splits[split], key=utterances.index)
-
-
-def test_the_seed_alone_decides_who_goes_where():
-    utterances = people(12)
-    shares = [speakers_of(split_speakers(utterances, (0.5, 0.25, 0.25), 2, seed)) for seed in range(30)]
-    assert speakers_of(split_speakers(utterances[::-1], (0.5, 0.25, 0.25), 2, 5)) == shares[5]
-    for split in range(3):
-        assert set.union(*(share[split] for share in shares)) == {f"s{i:02d}" for i in range(12)}
-
-
-@pytest.mark.parametrize(
-    "fractions", [(0.5, 0.5), (0.25, 0.25, 0.25, 0.25), (1.2, -0.1, -0.1), (0.7, 0.2, 0.2), (0.6, 0.2, 0.1)]
-)
-def test_fractions_that_are_no_shares_are_an_error(fractions):
-    with pytest.raises(ValueError, match="three shares that add up to 1"):
-        split_speakers(people(20), fractions, 2, 0)
-
-
-def test_too_few_speakers_are_an_error():
-    with pytest.raises(ValueError, match=r"have 8 speaker\(s\), .* need at least 9"):
-        split_speakers(people(8), (0.8, 0.1, 0.1), 3, 0)
-    with pytest.raises(ValueError, match="2 of them left for training"):
-        split_speakers(people(10), (0.0, 0.5, 0.5), 2, 0)
-
-
-def test_a_preparation_counts_while_it_is_whole_and_nothing_else_was_begun(tmp_path):
-    parameters = {"seconds": (1.0, 2.5), "counts": (1, 2), "level": None}  # tuples, as settings have them
-    assert not is_prepared(tmp_path, parameters)
-    mark_prepared(tmp_path, parameters)
-    assert is_prepared(tmp_path, parameters)
-    assert is_prepared(tmp_path, {**parameters, "seconds": [1.0, 2.5]})
-    assert not is_prepared(tmp_path, {**parameters, "level": 0.1})
-    assert not is_prepared(tmp_path, parameters)
-    mark_prepared(tmp_path, parameters)
-    assert not is_prepared(tmp_path, {**parameters, "more": 0})
-    mark_prepared(tmp_path, parameters)
-    assert not is_prepared(tmp_path, parameters, whole=False)
-    assert not is_prepared(tmp_path, parameters)
 
 
 @pytest.fixture
@@ -129,7 +48,9 @@ def test_each_split_has_its_speech_count_and_draws(prepare, tmp_path):
 def test_splits_of_the_same_speech_have_other_mixtures(prepare):
     same = dict.fromkeys(SPLITS, prepare.splits["train"])
     manifests, _ = prepare(replace(SMALL, train_mixtures=4, valid_mixtures=4, test_mixtures=4), splits=same)
-    stamps = [json.loads(path.read_text()) for path in manifests["train"].parent.glob("mixtures/*/mixtures.json")]
+    stamps = [
+        json.loads(path.read_text())["settings"] for path in manifests["train"].parent.glob("mixtures/*/mixtures.json")
+    ]
     assert len({stamp["seed"] for stamp in stamps}) == 3
     waves = [path.read_bytes() for path in manifests["train"].parent.glob("mixtures/*/mix/*.wav")]
     assert len(set(waves)) == 12
@@ -170,7 +91,7 @@ def test_another_rate_or_source_makes_anew(prepare, tmp_path):
         prepare(replace(SMALL, sample_rate=16000), {"fsdd": "b"})
     stamp = {"sample_rate", "fsdd", *(field.name for field in fields(MixtureSettings))}
     prepare(source={"fsdd": "b"})
-    assert set(json.loads((tmp_path / "out" / "prepared.json").read_text())) == stamp
+    assert set(json.loads((tmp_path / "out" / "prepared.json").read_text())["settings"]) == stamp
 
 
 @pytest.mark.parametrize("name", ["train.csv", "test.csv", "mixtures/valid/s2", "mixtures/test/mix"])
@@ -190,7 +111,7 @@ def test_an_interrupted_preparation_leaves_no_mark_of_an_earlier_one(prepare):
         prepare(replace(SMALL, seed=20), splits={**prepare.splits, "test": []})
     manifests, made = prepare(dynamic)
     assert made
-    assert json.loads((manifests["valid"].parent / "mixtures/valid/mixtures.json").read_text())["seed"] == 8
+    assert json.loads((manifests["valid"].parent / "mixtures/valid/mixtures.json").read_text())["settings"]["seed"] == 8
 
 
 def parse(*options):
@@ -220,24 +141,3 @@ def test_defaults_are_those_of_the_docs():
     }  # fmt: skip
     assert MixtureSettings(seconds=[1, 2]).seconds == (1, 2)
     assert MixtureSettings(seconds=None).seconds is None
-
-
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
-def test_a_script_says_in_one_line_what_is_wrong(capsys, error):
-    def prepare(save_folder):
-        raise error(f"bad {save_folder}")
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("save_folder")
-    with pytest.raises(SystemExit) as exited:
-        run_preparation(parser, prepare, ["out"])
-    assert (exited.value.code, capsys.readouterr().err) == (1, "bad out\n")
-
-
-def test_a_script_lists_what_it_made(monkeypatch, capsys):
-    monkeypatch.setattr(logging.root, "handlers", [])
-    monkeypatch.setattr(logging.root, "level", logging.root.level)  # to restore it
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--number", type=int)
-    run_preparation(parser, lambda number: {"test": Path(f"test{number}.csv")}, ["--number", "3"])
-    assert capsys.readouterr().err == "test: test3.csv\n"

@@ -150,12 +150,17 @@ def test_a_killed_writer_leaves_no_table(utterances, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_tokens(tmp_path, "train", killed_while_encoding(), FACTS)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(module, "write_csv", killed)
+    for _ in range(2):  # the second time over an earlier split
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, "write_csv", killed)
+            write_tokens(tmp_path, "train", utterances, FACTS)
+        assert {path.name for path in tmp_path.iterdir()} == {"train.codes.bin", "train.json"}
+        with pytest.raises(FileNotFoundError, match=r"train\.csv"):
+            read_tokens(tmp_path, "train")
+        write_tokens(tmp_path, "train", utterances[:1], FACTS)
     with pytest.raises(KeyboardInterrupt):
-        write_tokens(tmp_path, "train", utterances, FACTS)
-    assert {path.name for path in tmp_path.iterdir()} == {"train.codes.bin", "train.json"}
-    with pytest.raises(FileNotFoundError, match=r"train\.csv"):
-        read_tokens(tmp_path, "train")
+        write_tokens(tmp_path, "train", killed_while_encoding(), FACTS)
+    assert len(read_tokens(tmp_path, "train")[0]) == 1
 
 
 @pytest.mark.parametrize(

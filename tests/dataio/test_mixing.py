@@ -1,45 +1,16 @@
-"""Mixtures, on the fly and on disk."""
+"""Mixtures, drawn at random."""
 
-import copy
-import csv
 import json
 import math
 from collections import Counter
 
 import pytest
-import soundfile
 import torch
-from speechbrain.dataio.dataloader import make_dataloader
 
-from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.mixing import MixtureSampler, dynamic_mixtures, is_complete, write_mixtures
-from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers, write_utterances
-
-
-@pytest.fixture
-def utterances(tmp_path, make_speech):
-    return scan_speakers(make_speech(tmp_path / "speech"), 8000)
-
-
-VOICES = {"anna": 2, "ben": 5, "carl": 11, "dora": 23}
-
-
-@pytest.fixture
-def voices(tmp_path):
-    """Speech of constant power, so that each part of it has the same level; the time between changes of sign tells the
-    speaker. Anna says more than the others."""
-    found = []
-    for speaker, period in VOICES.items():
-        for index in range(4 if speaker == "anna" else 1):
-            signal = 0.1 * (1 - 2 * (torch.arange(2000 + 300 * index) // period % 2))
-            found.append(add_speech(tmp_path / "voices", speaker, signal, f"{index}.wav"))
-    return found
-
-
-def add_speech(folder, speaker, signal, name="0.wav", **options):
-    path = folder / speaker / name
-    write_audio(path, signal, 8000, **options)
-    return Utterance(str(path), speaker, len(signal))
+from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.mixing import MixtureSampler
+from speechbrain_mamba.dataio.utterances import Utterance
+from tests.dataio.conftest import VOICES, add_speech
 
 
 def voice_of(source):
@@ -306,9 +277,12 @@ def test_silence_is_drawn_again_or_named(tmp_path, utterances):
     silent = Utterance(str(tmp_path / "silent.wav"), "silent", 8000)
     with pytest.raises(ValueError, match="speaker 'silent' is silent"):
         MixtureSampler([*utterances[:1], silent], 2, 8000, (0.5, 0.5)).draw(0)
-    with pytest.raises(ValueError, match="speaker 'silent' is silent"):
+    with pytest.raises(ValueError, match=r"utterance '.*silent\.wav' is silent: remove it from the data"):
         MixtureSampler([silent], 1, 8000, seconds=None).draw(0)
     also_anna = Utterance(silent.path, "anna", 8000)
+    with pytest.raises(ValueError, match=r"utterance '.*silent\.wav' is silent"):  # of a speaker who is heard elsewhere
+        for index in range(20):
+            MixtureSampler([*utterances[:2], also_anna], 1, 8000, seconds=None).draw(index)
     mixture = MixtureSampler([*utterances, also_anna], 3, 8000, (0.4, 0.4)).draw(0)
     assert mixture.sources.abs().max(1).values.min() > 0
 
@@ -346,166 +320,3 @@ def test_what_counts_as_silence(tmp_path, level, audible):
 def test_bad_settings_are_named(utterances, arguments, words):
     with pytest.raises(ValueError, match=words):
         MixtureSampler(utterances, **{"num_spks": 2, "sample_rate": 8000, **arguments})
-
-
-def test_dynamic_mixtures_are_the_same_in_workers_and_follow_the_epoch(tmp_path, utterances):
-    write_utterances(tmp_path / "train_utterances.csv", utterances, 8000)
-    dataset = dynamic_mixtures(tmp_path / "train_utterances.csv", 6, 2, 8000, (0.3, 0.6), seed=5)
-    here = dynamic_mixtures(utterances, 6, 2, 8000, (0.3, 0.6), seed=5)
-    loader = make_dataloader(dataset, batch_size=1, num_workers=2, persistent_workers=True)
-    seen = {}
-    for epoch in (1, 2, 1):
-        dataset.set_epoch(epoch)
-        here.set_epoch(epoch)
-        batches = [(batch.id[0], batch.mix_sig.data[0], batch.s1_sig.data[0], batch.s2_sig.data[0]) for batch in loader]
-        assert [batch[0] for batch in batches] == [here[index]["id"] for index in range(6)]
-        for index, (_, mix, first, second) in enumerate(batches):
-            assert torch.equal(mix, first + second)
-            assert torch.equal(mix, here[index]["mix_sig"])
-        seen[epoch] = batches[0][1]
-    assert seen[1].shape != seen[2].shape or not torch.equal(seen[1], seen[2])
-
-
-def test_each_epoch_draws_other_mixtures_and_a_resumed_one_its_own(voices):
-    def make(**options):
-        return dynamic_mixtures(voices, 5, 3, 8000, (0.05, 0.06), **options)
-
-    dataset, seen = make(seed=4), []
-    for epoch in range(4):
-        dataset.set_epoch(epoch)
-        seen += [dataset[index]["mix_sig"] for index in range(5)]
-    assert len(dataset) == 5
-    assert len({tuple(mix.tolist()) for mix in seen}) == 20
-    resumed = make(seed=4)
-    assert torch.equal(resumed[1]["mix_sig"], seen[1])  # of epoch 0
-    resumed.set_epoch(3)
-    for index in (4, 0, 2):
-        assert torch.equal(resumed[index]["mix_sig"], seen[15 + index])
-    default = dynamic_mixtures(voices, 3, 2, 8000)
-    assert torch.equal(default[2]["mix_sig"], MixtureSampler(voices, 2, 8000, (2.0, 4.0), 0).draw(2).mix)
-    assert not torch.equal(make(seed=5)[2]["mix_sig"], seen[2])
-
-
-def test_items_are_the_mixtures_of_their_index(voices):
-    dataset = dynamic_mixtures(voices, 12, 3, 8000, None, seed=2)
-    dataset.set_epoch(6)
-    mixture, item = MixtureSampler(voices, 3, 8000, None, seed=2).draw(11, epoch=6), dataset[11]
-    assert list(item) == ["id", "mix_sig", "s1_sig", "s2_sig", "s3_sig"]
-    assert item["id"] == "mixture_000011"
-    assert torch.equal(item["mix_sig"], mixture.mix)
-    for source, name in zip(mixture.sources, ("s1_sig", "s2_sig", "s3_sig")):
-        assert torch.equal(item[name], source)
-
-
-def test_a_selection_of_dynamic_mixtures_follows_the_epoch_too(utterances):
-    dataset = dynamic_mixtures(utterances, 6, 3, 8000, (0.5, 0.5))
-    selection = dataset.filtered_sorted(select_n=2)
-    dataset.set_epoch(4)
-    assert torch.equal(selection[1]["s3_sig"], dataset[1]["s3_sig"])
-    assert copy.deepcopy(dataset._items) is dataset._items
-    with pytest.raises(ValueError, match="at least 1"):
-        dynamic_mixtures(utterances, 0, 2, 8000)
-
-
-def read_rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_mixtures_on_disk_add_up_exactly(tmp_path, utterances):
-    write_mixtures(MixtureSampler(utterances, 3, 8000, (0.3, 0.6)), 4, tmp_path / "test", tmp_path / "test.csv")
-    rows = read_rows(tmp_path / "test.csv")
-    assert list(rows[0]) == ["ID", "duration", "mix_wav", "s1_wav", "s2_wav", "s3_wav"]
-    assert len({row["ID"] for row in rows}) == 4
-    for row in rows:
-        mix, *sources = (read_audio(row[f"{name}_wav"], 8000) for name in ("mix", "s1", "s2", "s3"))
-        assert torch.equal(mix, sum(sources))
-        assert float(row["duration"]) == len(mix) / 8000
-
-
-def test_files_hold_what_was_drawn(tmp_path, voices):
-    sampler = MixtureSampler(voices, 3, 8000, (0.05, 0.1), seed=9)
-    write_mixtures(sampler, 3, tmp_path / "out" / "valid", tmp_path / "lists" / "valid.csv")
-    rows = read_rows(tmp_path / "lists" / "valid.csv")
-    for index, row in enumerate(rows):
-        mixture = sampler.draw(index)
-        assert row["ID"] == "_".join([f"{index:06d}", *mixture.speakers])
-        for name, source in zip(("s1", "s2", "s3"), mixture.sources):
-            assert row[f"{name}_wav"] == str(tmp_path / "out" / "valid" / name / f"{row['ID']}.wav")
-            torch.testing.assert_close(read_audio(row[f"{name}_wav"], 8000), source, atol=0.51 / 32768, rtol=0)
-        assert soundfile.info(row["mix_wav"]).subtype == "PCM_16"
-    assert len(rows) == 3
-    with pytest.raises(ValueError, match="number of mixtures is 0, but must be at least 1"):
-        write_mixtures(sampler, 0, tmp_path / "none", tmp_path / "none.csv")
-
-
-def test_a_list_is_complete_with_its_last_file(tmp_path, voices):
-    manifest = tmp_path / "test.csv"
-    assert not is_complete(manifest)
-    write_mixtures(MixtureSampler(voices, 3, 8000, (0.05, 0.1)), 2, tmp_path / "test", manifest)
-    for row in read_rows(manifest):
-        for name in ("mix_wav", "s1_wav", "s3_wav"):
-            assert is_complete(manifest)
-            (tmp_path / "test" / row[name]).rename(tmp_path / "away.wav")
-            assert not is_complete(manifest)
-            (tmp_path / "away.wav").rename(tmp_path / "test" / row[name])
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_an_interrupted_list_goes_on_with_the_same_parameters_alone(tmp_path, voices, same):
-    def write(seed, count=3, fail_at=None):
-        sampler = MixtureSampler(voices, 2, 8000, (0.05, 0.1), seed)
-        draw = sampler.draw
-        sampler.draw = lambda index: draw(index / 0 if index == fail_at else index)
-        write_mixtures(sampler, count, tmp_path / "out", tmp_path / "out.csv")
-        return {path: content for path, (content, _) in files_below(tmp_path / "out").items()}
-
-    expected = write(seed=3)
-    write(seed=1)
-    with pytest.raises(ZeroDivisionError):
-        write(seed=3 if same else 2, fail_at=2)
-    assert not (tmp_path / "out.csv").exists()
-    begun = files_below(tmp_path / "out")
-    assert write(seed=3) == expected
-    kept = [path for path, state in files_below(tmp_path / "out").items() if state == begun.get(path)]
-    assert bool(kept) == same
-    assert len(write(seed=3, count=2)) < len(expected)
-
-
-def files_below(folder):
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
-
-
-def test_mixtures_on_disk_are_kept_completed_or_made_anew(tmp_path, utterances, caplog):
-    caplog.set_level("INFO")
-
-    def write(seed=0):
-        sampler = MixtureSampler(utterances, 2, 8000, (0.3, 0.6), seed)
-        write_mixtures(sampler, 4, tmp_path / "out" / "test", tmp_path / "out" / "test.csv")
-        return files_below(tmp_path / "out")
-
-    (tmp_path / "out" / "test").mkdir(parents=True)  # which an empty folder is no hindrance to
-    first = write()
-    assert not caplog.records
-    assert write() == first
-    assert "are there already" in caplog.text
-    row = read_rows(tmp_path / "out" / "test.csv")[2]
-    (tmp_path / "out" / "test.csv").unlink()
-    (tmp_path / "out" / "test" / "s1" / f"{row['ID']}.wav").rename(tmp_path / "out" / "test" / "s1" / ".half.wav")
-    completed = write()
-    assert {path: content for path, (content, _) in completed.items()} == {
-        path: content for path, (content, _) in first.items()
-    }
-    assert sum(completed[path] != first[path] for path in first) == 2
-    other = write(seed=1)
-    assert "are made anew" in caplog.text
-    assert not any(first[path] == other[path] for path in first.keys() & other.keys())
-    assert len(other) == len(first)
-
-
-def test_a_folder_of_other_files_is_left_alone(tmp_path, utterances):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="choose another folder"):
-        write_mixtures(MixtureSampler(utterances, 2, 8000), 1, tmp_path / "mine", tmp_path / "test.csv")
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.mixture_dataset import read_manifest, separation_dataset, source_keys
-from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.dataio.manifests import write_manifest
+from speechbrain_mamba.dataio.mixture_dataset import separation_dataset, source_keys
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def manifest(tmp_path):
             write_audio(tmp_path / key / f"{name}.wav", signal, 8000)
             row[f"{key}_wav"] = f"$data_root/{key}/{name}.wav"
         rows.append(row)
-    write_csv(tmp_path / "test.csv", rows, list(rows[0]))
+    write_manifest(tmp_path / "test.csv", rows)
     return tmp_path / "test.csv"
 
 
@@ -56,8 +56,6 @@ def test_paths_without_a_data_root_need_none(manifest):
     plain = manifest.with_name("plain.csv")
     plain.write_text(manifest.read_text().replace("$data_root", str(manifest.parent)))
     assert separation_dataset(plain, 2, 8000)[0]["id"] == "a"
-    assert read_manifest(plain)[1]["s2_wav"] == str(manifest.parent / "s2" / "b.wav")
-    assert list(read_manifest(plain)[0]) == ["ID", "duration", "mix_wav", "s1_wav", "s2_wav"]
 
 
 @pytest.mark.parametrize("num_spks", [1, 3])
@@ -88,11 +86,11 @@ def test_an_unusable_manifest_is_named(manifest):
     with pytest.raises(FileNotFoundError, match="prepare the data first"):
         separation_dataset(manifest.parent / "train.csv", 2, 8000)
     manifest.write_text("ID,duration,mix_wav,s1_wav,s2_wav\n")
-    with pytest.raises(ValueError, match="lists no mixture"):
+    with pytest.raises(ValueError, match="lists nothing"):
         separation_dataset(manifest, 2, 8000)
     columns = ["ID", "duration", "mix_wav", "s1_wav"]
     for missing in columns:
         kept = [column for column in columns if column != missing]
         manifest.write_text(f"{','.join(kept)}\na,1.0,a.wav\n")
-        with pytest.raises(ValueError, match=rf"lacks the column {missing}: prepare the data again"):
+        with pytest.raises(ValueError, match=rf"has no (column )?'{missing}'"):
             separation_dataset(manifest, 2, 8000)

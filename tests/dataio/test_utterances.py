@@ -2,20 +2,17 @@
 
 import csv
 import logging
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from speechbrain_mamba.corpora.wsj0mix import wsj0_speaker
 from speechbrain_mamba.dataio.utterances import (
     Utterance,
     find_audio,
-    parallel_map,
     read_utterances,
     scan_speakers,
     write_utterances,
-    wsj0_speaker,
 )
 
 
@@ -47,36 +44,6 @@ def test_paths_of_utterances_hold_from_any_folder(tmp_path, make_speech, monkeyp
         Utterance(str(tmp_path / "data/anna/0.wav"), "anna", 800),
         Utterance(str(tmp_path / "data/ben/book/9.wav"), "ben", 800),
     ]
-
-
-def test_results_come_in_the_order_of_the_items():
-    delays = [0.02, 0.0, 0.01]
-    assert parallel_map(lambda delay: time.sleep(delay) or delay, delays, "Waiting", "nap") == delays
-    assert parallel_map(len, [], "Waiting", "nap") == []
-    with pytest.raises(ZeroDivisionError):
-        parallel_map(lambda value: 1 / value, [1, 0, 2], "Dividing", "number")
-
-
-def test_items_wait_for_the_disk_together_and_are_counted(monkeypatch, capsys):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    both = threading.Barrier(2, timeout=10)
-    parallel_map(lambda _: both.wait(), [1, 2], "Waiting", "nap")
-    shown = capsys.readouterr().err
-    assert "Waiting: 100%" in shown and "2/2" in shown and "nap" in shown
-
-
-def test_after_an_error_nothing_more_is_begun():
-    begun = []
-
-    def work(item):
-        begun.append(item)
-        time.sleep(0.005)
-        if item == 0:
-            raise KeyError(item)
-
-    with pytest.raises(KeyError):
-        parallel_map(work, list(range(500)), "Working", "item")
-    assert len(begun) < 100
 
 
 def test_the_speaker_may_be_in_the_name(tmp_path, make_speech):
@@ -159,6 +126,6 @@ def test_every_length_survives_the_disk(tmp_path, sample_rate):
 def test_a_list_that_is_missing_or_incomplete_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="prepare the data first"):
         read_utterances(tmp_path / "list.csv", 8000)
-    (tmp_path / "list.csv").write_text("ID,wav\n")
-    with pytest.raises(ValueError, match="lacks the columns duration, spk_id"):
+    (tmp_path / "list.csv").write_text("ID,duration,wav\na,1,a.wav\n")
+    with pytest.raises(ValueError, match="has no 'spk_id' for 'a': it needs duration, wav, spk_id"):
         read_utterances(tmp_path / "list.csv", 8000)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from speechbrain_mamba.dataio.prompted_batch import PromptedBatch
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
 from speechbrain_mamba.text.phonemes import TextTokenizer
 
@@ -86,10 +87,10 @@ def prompted():
     owner = np.repeat(np.arange(len(items)), list(lengths.values()))
     codes = np.stack([owner, 10 + np.arange(first)], axis=1)
     prompts, tokenizer = VoicePrompts(items), TextTokenizer(" 12345", "characters")
-    return items, codes, prompts, lambda *fixed: prompted_dataset(items, codes, prompts, tokenizer, *fixed)
+    return items, codes, prompts, lambda *fixed: prompted_dataset(items, codes, tokenizer, prompts, *fixed)
 
 
-def test_a_prompt_and_its_text_come_first(prompted):
+def test_a_prompt_stands_beside_its_utterance(prompted):
     items, codes, _, make = prompted
     names = list(items)
 
@@ -99,15 +100,13 @@ def test_a_prompt_and_its_text_come_first(prompted):
 
     seen = set()
     for example in [*make(), *make(), *make()]:
-        name, prompt = example["id"], names[int(example["codes"][0, 0])]
+        name, prompt = example["id"], names[int(example["prompt_codes"][0, 0])]
         assert prompt != name and prompt[0] == name[0]
         seen.add((name, prompt))
         (phonemes, codes_of_name), (before, codes_before) = of(name), of(prompt)
-        assert example["codes"].tolist() == codes_before + codes_of_name
-        assert example["phonemes"].tolist() == [*before, 0, *phonemes]
-        assert example["prompt_frames"] == items[prompt]["frames"]
-        assert example["prompt_phonemes"] == len(before) + 1
-        assert set(example) == {"id", "phonemes", "codes", "prompt_phonemes", "prompt_frames"}
+        assert example["codes"].tolist() == codes_of_name and example["prompt_codes"].tolist() == codes_before
+        assert example["phonemes"].tolist() == phonemes and example["prompt_phonemes"].tolist() == [*before, 0]
+        assert set(example) == {"id", "phonemes", "codes", "prompt_phonemes", "prompt_codes"}
     assert len(seen) > 5
     assert make().data["b2"]["frames"] == 4
 
@@ -116,12 +115,12 @@ def test_prompts_are_drawn_each_time_unless_they_are_fixed(prompted):
     items, _, prompts, make = prompted
     for options in ((), (False,), (True,)):
         dataset = make(*options)
-        drawn = {tuple(example["prompt_frames"] for example in dataset) for _ in range(20)}
+        drawn = {tuple(len(example["prompt_codes"]) for example in dataset) for _ in range(20)}
         assert (len(drawn) == 1) == (options == (True,))
         torch.manual_seed(3)
         lengths = [items[prompts.draw(name, *options)]["frames"] for name in items]
         torch.manual_seed(3)
-        assert [example["prompt_frames"] for example in dataset] == lengths
+        assert [len(example["prompt_codes"]) for example in dataset] == lengths
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
@@ -133,11 +132,33 @@ def test_a_share_of_the_utterances_has_a_prompt(prompted, share):
     prompts.share = share
     alone = 0
     for example in (dataset[index] for index in [0, 1, 2, 3, 4] * 40):
-        assert (example["prompt_frames"] == 0) == (example["prompt_phonemes"] == 0)
-        if example["prompt_frames"] == 0:
-            alone += 1
-            item = items[example["id"]]
-            assert example["phonemes"].tolist() == item["phonemes"] and len(example["codes"]) == item["frames"]
+        assert (len(example["prompt_codes"]) == 0) == (len(example["prompt_phonemes"]) == 0)
+        alone += len(example["prompt_codes"]) == 0
+        item = items[example["id"]]
+        assert example["phonemes"].tolist() == item["phonemes"] and len(example["codes"]) == item["frames"]
     assert alone / 200 == pytest.approx(1 - share, abs=0.1 if 0 < share < 1 else 0)
     prompts.share = 1.0
-    assert all(example["prompt_frames"] for example in dataset)
+    assert all(len(example["prompt_codes"]) for example in dataset)
+
+
+def test_without_prompts_every_utterance_stands_alone(prompted):
+    items, codes, *_ = prompted
+    for example in prompted_dataset(items, codes, TextTokenizer(" 12345", "characters")):
+        assert len(example["prompt_phonemes"]) == len(example["prompt_codes"]) == 0
+        assert example["phonemes"].tolist() == items[example["id"]]["phonemes"]
+
+
+def test_a_batch_has_prompts_and_speech_apart(prompted):
+    items, _, prompts, make = prompted
+    for prompts.share in (1.0, 0.5, 0.0):
+        examples = list(make())
+        batch = PromptedBatch.collate(examples)
+        assert batch.id == list(items) and len(batch) == 5
+        columns = dict(zip(("prompt_phonemes", "prompt_codes", "phonemes", "codes"), (*batch.prompt, *batch.speech)))
+        for name, (values, lengths) in columns.items():
+            for row, length, example in zip(values, lengths.tolist(), examples):
+                assert torch.equal(row[:length], example[name]) and not row[length:].any()
+        meta = batch.to("meta")
+        assert meta.id == batch.id and all(
+            part.is_meta for utterances in (meta.prompt, meta.speech) for x in utterances for part in x
+        )

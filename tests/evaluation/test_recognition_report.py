@@ -46,7 +46,7 @@ def test_error_rates_are_those_of_all_words_and_characters(report):
         "wer": pytest.approx(100 * jiwer.wer(references, hypotheses)),
         "cer": pytest.approx(100 * jiwer.cer(references, hypotheses)),
     }
-    assert report.error_rates() == expected
+    assert report.summarize() == expected
     assert report.write() == expected
     assert json.loads((report.folder / "summary.json").read_text()) == expected
 
@@ -83,7 +83,7 @@ def test_a_row_has_the_error_rates_and_texts_of_its_utterance(report):
 
 
 def test_what_comes_after_a_look_at_the_error_rates_counts_too(report):
-    before = report.error_rates()["wer"]
+    before = report.summarize()["wer"]
     report.add("f", "ONE TWO", "ONE THREE TWO")
     assert report.write()["wer"] == pytest.approx(100 * 9 / 18) != before
     assert "9 / 18, 3 ins, 4 del, 2 sub" in (report.folder / "wer.txt").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def test_reports_do_not_share_their_counts(report, tmp_path):
 
 
 def test_a_report_without_utterances_is_an_error(tmp_path):
-    for method in ("error_rates", "write"):
+    for method in ("summarize", "write"):
         with pytest.raises(ValueError, match="No utterance was tested: the test set is empty"):
             getattr(RecognitionReport(tmp_path), method)()
     assert not list(tmp_path.iterdir())

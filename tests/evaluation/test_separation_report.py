@@ -11,7 +11,8 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
-from speechbrain_mamba.evaluation.separation_report import SeparationReport, format_summary
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.separation_report import SeparationReport
 
 SCORES = ["si_snr", "si_snr_i", "sdr", "sdr_i"]
 PLOT = "speechbrain_mamba.evaluation.separation_report.plot_spectrograms"
@@ -87,7 +88,7 @@ def test_where_no_mixture_has_a_score_there_is_no_mean(tmp_path, pictures):
     assert summary == {"mixtures": 1, "undefined": 1, **dict.fromkeys(SCORES)}
     assert json.loads((tmp_path / "summary.json").read_text())["sdr"] is None
     assert not read_audio(tmp_path / "examples" / "nothing_mix.wav").any()
-    assert format_summary(summary).splitlines()[1].split() == ["1", "-", "-", "-", "-"]
+    assert [line.split()[-1] for line in format_summary(summary).splitlines()] == ["1", "1", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("level", [0.01, 30.0])
@@ -126,7 +127,7 @@ def test_a_loud_estimate_is_not_clipped(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("n_examples", [0, 2])
-def test_so_many_of_the_first_mixtures_are_kept(tmp_path, pictures, n_examples):
+def test_the_first_mixtures_are_kept(tmp_path, pictures, n_examples):
     report = SeparationReport(tmp_path, 8000, n_examples)
     for name in "abc":
         report.add(name, *mixture(0.1))
@@ -138,10 +139,3 @@ def test_a_report_without_mixtures_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="No mixture was tested: the test set is empty"):
         SeparationReport(tmp_path, 8000, 1).write()
     assert not list(tmp_path.iterdir())
-
-
-def test_each_score_stands_below_its_name():
-    text = format_summary(
-        {"mixtures": 1250, "undefined": 7, "si_snr": -3.25, "si_snr_i": 12.34, "sdr": 0.0, "sdr_i": 5}
-    )
-    assert text == "mixtures  SI-SNR  SI-SNRi     SDR    SDRi\n    1250    -3.2     12.3     0.0     5.0"

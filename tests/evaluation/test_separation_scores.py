@@ -119,7 +119,7 @@ def test_a_silent_estimate_has_no_sdr_but_a_bad_si_snr(speaker):
     [((8,), (9, 2), (9, 2)), ((9,), (9, 2), (9, 3)), ((9,), (9, 2), (8, 2)), ((9, 2), (9, 2), (9, 2))],
 )
 def test_shapes_that_do_not_fit_are_named(mix, sources, estimates):
-    with pytest.raises(ValueError, match=r"must be \(samples,\) and twice \(samples, speakers\)"):
+    with pytest.raises(ValueError, match=r"must be \(samples,\), \(samples, speakers\) and \(samples, speakers\)"):
         score_separation(*(torch.ones(shape) for shape in (mix, sources, estimates)))
 
 

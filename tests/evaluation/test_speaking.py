@@ -34,14 +34,15 @@ class Model(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.calls = []
 
-    def generate(self, phonemes, phoneme_lengths, prompts, prompt_lengths, max_frames, sampler, said):
-        calls = zip(phonemes, phoneme_lengths.tolist(), prompts, prompt_lengths.tolist(), said.tolist())
-        self.calls.append(
-            [(text[:length].tolist(), prompt[:frames], count) for text, length, prompt, frames, count in calls]
+    def generate(self, prompt, phonemes, max_frames, sampler):
+        said, text, sound = (
+            [row[:length] for row, length in zip(values, lengths.tolist())]
+            for values, lengths in (prompt.phonemes, phonemes, prompt.codes)
         )
+        self.calls.append([(*map(torch.Tensor.tolist, texts), codes) for *texts, codes in zip(said, text, sound)])
         self.options = max_frames, sampler
-        lengths = (phoneme_lengths - said).clamp(max=max_frames)
-        return phonemes[..., None].repeat(1, 1, 2), lengths, phoneme_lengths - said <= max_frames
+        codes, lengths = phonemes.values[..., None].repeat(1, 1, 2), phonemes.lengths
+        return codes, lengths.clamp(max=max_frames), lengths <= max_frames
 
 
 class Codec:
@@ -88,10 +89,10 @@ def test_each_text_follows_another_utterance_of_its_speaker(speak):
     asked = [call for batch in result.model.calls for call in batch]
     order = ["c1", "a2", "c2", "a1", "b2"]
     assert [len(batch) for batch in result.model.calls] == [2, 2, 1]
-    for name, (text, prompt, said) in zip(order, asked):
+    for name, (said, text, prompt) in zip(order, asked):
         other = {"a1": "a2", "a2": "a1", "b2": "b1", "c1": "c2", "c2": "c1"}[name]
-        assert text == result.tokenizer.encode(f"{TEXTS[other]} {TEXTS[name]}")
-        assert said == len(TEXTS[other]) + 1
+        assert said == result.tokenizer.encode(f"{TEXTS[other]} ")
+        assert text == result.tokenizer.encode(TEXTS[name])
         assert torch.equal(prompt, result.codes[other])
         assert result.rows[name]["prompt"] == f"/speech/{other}.flac"
 
@@ -170,6 +171,6 @@ def test_the_prompt_of_an_utterance_is_the_same_one_each_time(tmp_path):
         torch.manual_seed(seed)
         model = Model()
         speak_test_set(model, Codec(), items, codes, tokenizer, VoicePrompts(items), tmp_path, max_frames=9)
-        texts.append([text for text, _, _ in model.calls[0]])
+        texts.append([said for said, _, _ in model.calls[0]])
     assert texts[0] == texts[1]
     assert len({text[0] for text in texts[0]}) > 3

@@ -1,6 +1,6 @@
-"""The settings of all hyper-parameter files as they stand, in tables: a row for each key, a column for each file.
+"""The settings of all hyper-parameter files, in tables: a row for each key, a column for each file.
 
-``python -m tests.hparams.settings`` writes the tables again after a change that is meant; read their difference.
+``python -m tests.hparams.settings`` writes the tables again after an intended change; read their difference.
 """
 
 import csv
@@ -16,6 +16,11 @@ TASKS = sorted({path.parent.name for path in HPARAMS.glob("*/*.yaml")})
 
 def read_settings(path):
     """Every value of a file and of those that it includes, as text by dotted key; references are not resolved."""
+    return flatten(YAML().load(read_hparams(path)))
+
+
+def flatten(tree):
+    """Every value of a YAML document, as text by dotted key."""
     found = {}
 
     def walk(node, key):
@@ -34,7 +39,7 @@ def read_settings(path):
         else:
             found[key] = {None: "null"}.get(node, str(node))
 
-    walk(YAML().load(read_hparams(path)), "")
+    walk(tree, "")
     return found
 
 
@@ -56,7 +61,7 @@ def files_of(task):
 
 
 def write_table(task):
-    """The table of a task, as CSV: what all files agree in stands in column "all"; no cell is no such key."""
+    """The table of a task, as CSV. Column "all" has values that all files share; an empty cell means no such key."""
     columns = {name: read_settings(path) for name, path in files_of(task).items()}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

@@ -84,12 +84,18 @@ def test_files_include_what_others_include(write, tmp_path, monkeypatch):
     assert load_hparams("../top.yaml") == load_hparams(str(path)) == expected
 
 
-def test_a_key_given_anew_replaces_the_old_one_whole(write):
+def test_redefining_a_key_replaces_its_old_value_entirely(write):
     write(base="net: {size: 3, depth: 2}\nlist: [1, 2]\nrest: 5")
     changed = load_hparams(write(top="!include:base.yaml\nnet: {size: 4}\nlist: [9]"))
     assert changed == {"net": {"size": 4}, "list": [9], "rest": 5}
     same = load_hparams(write(top="!include:base.yaml\n{}"))
     assert same == {"net": {"size": 3, "depth": 2}, "list": [1, 2], "rest": 5}
+
+
+@pytest.mark.parametrize("text", ["!include:base.yaml", "!include:base.yaml\n", "!include:base.yaml\n\n# nothing\n"])
+def test_a_file_may_include_and_change_nothing(write, text):
+    assert load_hparams(write(base="a: 1", top=text)) == {"a": 1}
+    assert load_hparams(write(more="b: 2", top=f"{text.splitlines()[0]}+more.yaml")) == {"a": 1, "b": 2}
 
 
 def test_objects_and_references_come_along(write):

@@ -33,7 +33,7 @@ def recognizer(request, tmp_path):
     with torch.no_grad():
         modules["ctc_lin"].w.weight.mul_(5)  # hardly trained: make it say something
     folder = tmp_path / "inference"
-    export_recognizer(folder, read_hparams(path, sizes), modules, tmp_path / "tokenizer", hparams["streaming"])
+    export_recognizer(folder, read_hparams(path, sizes), modules, tokenizer, hparams["streaming"])
     return hparams, folder
 
 

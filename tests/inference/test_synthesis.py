@@ -13,6 +13,7 @@ pytest.importorskip("encodec", reason="the package encodec is not installed")
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer, export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
@@ -150,18 +151,18 @@ def test_each_text_follows_the_text_and_the_sound_of_its_prompt(synthesizer, ask
     (call,) = asked
     encode = TextTokenizer.train(["one two three"], "characters").encode
     for example, (text, prompt, length) in enumerate(zip(texts, said, lengths)):
-        phonemes = call["phonemes"][example, : call["phoneme_lengths"][example]]
-        assert phonemes.tolist() == encode(f"{prompt} {text}")
-        assert call["prompt_phoneme_lengths"][example] == len(prompt) + 1
+        parts = call["prompt"].phonemes, call["phonemes"], call["prompt"].codes
+        before, phonemes, sound = (values[example, : lengths[example]] for values, lengths in parts)
+        assert before.tolist() == encode(f"{prompt} ") and phonemes.tolist() == encode(text)
         codes, frames = synthesizer.codec.encode(prompts[example : example + 1, :length])
-        assert call["prompt_lengths"][example] == frames[0] == -(-length // 160)
-        assert torch.equal(call["prompt_codes"][example, : frames[0]], codes[0])
+        assert len(sound) == frames[0] == -(-length // 160)
+        assert torch.equal(sound, codes[0])
     assert call["max_frames"] == 25 and call["sampler"] is synthesizer.hparams.sampler
 
 
 def test_without_lengths_prompts_are_heard_to_their_end(synthesizer, asked):
     synthesizer.synthesize_batch(["one", "two"], torch.randn(2, 4000), prompt_texts=["two", "one"])
-    assert asked[0]["prompt_lengths"].tolist() == [25, 25]
+    assert asked[0]["prompt"].codes.lengths.tolist() == [25, 25]
 
 
 @pytest.mark.parametrize("given", [["de", None], None])
@@ -207,10 +208,10 @@ def test_a_file_ends_where_its_speech_does(synthesizer, monkeypatch, tmp_path):
 def test_what_was_exported_says_what_the_model_said(tmp_path, name):
     made = write_model(tmp_path / "model", name)
     prompt = torch.randn(1, 4000)
-    texts = made.tokenizer.join(made.tokenizer.encode("two"), made.tokenizer.encode("one"))
-    codes = made.codec.encode(prompt)[0]
+    said, phonemes = (Padded.collate([made.tokenizer.encode(text)]) for text in ("two ", "one"))
+    voice = Utterances(said, Padded(*made.codec.encode(prompt)))
     model = VallE(made.modules["ar"], made.modules["nar"]).eval()
-    expected = speak(model, made.codec, [texts], [4], [codes[0]], 25, TokenSampler(temperature=0))
+    expected = speak(model, made.codec, voice, phonemes, 25, TokenSampler(temperature=0))
     speech = load_model(tmp_path / "model").synthesize_batch(["one"], prompt, prompt_texts=["two"])
     torch.testing.assert_close(speech.wavs, expected.wavs)
     assert torch.equal(speech.finished, expected.finished) and torch.equal(speech.lengths, expected.lengths)

@@ -19,6 +19,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch import nn
 from torch.nn import functional as F
 
+from speechbrain_mamba.training.brain import Datasets
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import (
@@ -67,13 +68,13 @@ def make(recipe, tmp_path, monkeypatch):
         options = {"output_folder": str(tmp_path / "out"), **TINY, **layers, **options}
         hparams = load_hparams(HPARAMS / "asr" / f"{name}.yaml", options) | (hparams or {})
         (tmp_path / "out").mkdir(exist_ok=True)
-        kind = recipe("train_ctc").CTCRecognition if name == CTC else recipe("train_s2s").S2SRecognition
+        kind = recipe("objectives").CTCBrain if name == CTC else recipe("objectives").S2SBrain
         recognition = kind(
             modules=hparams["modules"], opt_class=hparams["optimizer"], hparams=hparams,
             run_opts={"device": "cpu", "noprogressbar": True}, checkpointer=hparams["checkpointer"],
         )  # fmt: skip
         recognition.tokenizer, recognition.drawn = Alphabet(), drawn
-        recognition.make_searches(hparams)
+        recognition.set_up()
         return recognition, hparams
 
     return call
@@ -127,6 +128,11 @@ def follow(recognition, head):
         step()
 
     recognition.fit_batch, recognition.evaluate_batch, recognition.optimizers_step = fit, evaluate, rate
+
+
+def run(recognition, datasets):
+    """Train and test; the scores by test set."""
+    return recognition.fit_and_test(Datasets(*datasets))
 
 
 def of_stage(recognition, stage, epoch=None):
@@ -198,7 +204,7 @@ def test_each_utterance_is_heard_as_if_it_were_alone(make, name, stage):
 @pytest.mark.parametrize("pad_index", [0, 7])
 def test_the_decoder_is_told_what_is_padding(make_reader, pad_index):
     recognition, hparams, _ = make_reader(S2S, pad_index=pad_index)
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert {call.pad_idx for call in hparams["Transformer"].fed} == {pad_index}
 
 
@@ -221,7 +227,7 @@ def test_training_alone_is_augmented_and_labels_follow(make_reader, name, wav_au
     if fea_augment:
         augmentations["fea_augment"] = Chain(Doubling(), Turning())
     recognition, hparams, _ = make_reader(name, hparams=augmentations, max_batch_ex=3, num_buckets=6)
-    recognition.run(hparams, (spoken("AB", "CABCAB", "B"), *DATASETS[1:]))
+    run(recognition, (spoken("AB", "CABCAB", "B"), *DATASETS[1:]))
     for augmentation in filter(None, augmentations.values()):
         assert len(augmentation.batches) == 2  # one of each epoch
     assert all(loss < 0.1 for *_, loss in recognition.batches)  # the targets are those of the copies
@@ -237,9 +243,9 @@ def test_training_alone_is_augmented_and_labels_follow(make_reader, name, wav_au
 
 @pytest.mark.parametrize("name", [CTC, S2S])
 def test_a_file_need_not_name_augmentations(make_reader, name):
-    recognition, hparams, _ = make_reader(name)
+    recognition, *_ = make_reader(name)
     del recognition.hparams.wav_augment, recognition.hparams.fea_augment
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert len(recognition.batches) == 10
 
 
@@ -276,7 +282,7 @@ def test_chunks_are_those_of_the_stage(make_reader, streaming):
             return f"chunks of {stage.name}"
 
     recognition, hparams, _ = make_reader(CTC, hparams={"dynchunktrain_config_sampler": Sampler()}, streaming=streaming)
-    recognition.run(hparams, (spoken("AB"), spoken("A"), {"test": spoken("DAD")}))
+    run(recognition, (spoken("AB"), spoken("A"), {"test": spoken("DAD")}))
     chunks = [call.dynchunktrain_config for call in hparams["Encoder"].calls]
     stages = ["TRAIN", "VALID", "TRAIN", "VALID", "TEST"]
     assert chunks == [f"chunks of {stage}" if streaming else None for stage in stages]
@@ -288,7 +294,7 @@ def test_batches_of_each_epoch_hold_all_in_another_order(make_reader):
     def orders(seed):
         recognition, hparams, _ = make_reader(CTC, seed=seed, number_of_epochs=3)
         hparams["epoch_counter"].current = 0
-        recognition.run(hparams, (spoken(*texts), *DATASETS[1:]))
+        run(recognition, (spoken(*texts), *DATASETS[1:]))
         return [tuple(name for names in of_stage(recognition, TRAIN, epoch) for name in names) for epoch in (1, 2, 3)]
 
     first = orders(1)
@@ -299,9 +305,9 @@ def test_batches_of_each_epoch_hold_all_in_another_order(make_reader):
 @pytest.mark.parametrize("train, valid", [(3, 16), (16, 5)])
 def test_batches_hold_so_many_seconds_in_training_and_validation(make_reader, train, valid):
     options = {"max_batch_length_train": train, "max_batch_length_valid": valid, "max_batch_ex": 128}
-    recognition, hparams, _ = make_reader(CTC, num_buckets=12, **options)
+    recognition, *_ = make_reader(CTC, num_buckets=12, **options)
     many = spoken(*"ABCDEFGHIJKLMNOPQRST")  # of a second each
-    recognition.run(hparams, (many, many, {"clean": spoken("A", "B", "C")}))
+    run(recognition, (many, many, {"clean": spoken("A", "B", "C")}))
     for stage, seconds in ((TRAIN, train), (VALID, valid)):
         assert seconds / 2 < max(len(names) for names in of_stage(recognition, stage)) <= seconds
     assert [len(names) for names in of_stage(recognition, TEST)] == [1, 1, 1]
@@ -309,9 +315,9 @@ def test_batches_hold_so_many_seconds_in_training_and_validation(make_reader, tr
 
 def test_batches_hold_so_many_utterances_at_most(make_reader):
     options = {"max_batch_length_train": 16, "max_batch_length_valid": 16, "max_batch_ex": 4}
-    recognition, hparams, _ = make_reader(CTC, num_buckets=12, **options)
+    recognition, *_ = make_reader(CTC, num_buckets=12, **options)
     many = spoken(*"ABCDEFGHIJKLMNOPQRST")
-    recognition.run(hparams, (many, many, {"clean": spoken("A")}))
+    run(recognition, (many, many, {"clean": spoken("A")}))
     for stage in (TRAIN, VALID):
         assert max(len(names) for names in of_stage(recognition, stage)) == 4
 
@@ -319,8 +325,8 @@ def test_batches_hold_so_many_utterances_at_most(make_reader):
 @pytest.mark.parametrize("buckets, mixed", [(3, True), (12, False)])
 def test_buckets_part_short_from_long(make_reader, buckets, mixed):
     texts, durations = "ABCDEFGHIJKLMNOP", [0.5] * 8 + [4.0] * 8
-    recognition, hparams, _ = make_reader(CTC, max_batch_ex=128, max_batch_length_train=16, num_buckets=buckets)
-    recognition.run(hparams, (spoken(*texts, durations=durations), *DATASETS[1:]))
+    recognition, *_ = make_reader(CTC, max_batch_ex=128, max_batch_length_train=16, num_buckets=buckets)
+    run(recognition, (spoken(*texts, durations=durations), *DATASETS[1:]))
     lengths = [{durations[texts.index(name[-1])] for name in names} for names in of_stage(recognition, TRAIN)]
     assert (max(len(batch) for batch in lengths) == 2) == mixed
 
@@ -375,10 +381,8 @@ def test_both_losses_have_their_weights(make, ctc_weight, label_smoothing):
 
 @pytest.mark.parametrize("name, factor", [(CTC, 1), (S2S, 2), (CTC, 3)])
 def test_the_schedule_ends_with_the_last_step_of_the_optimizer(make_reader, name, factor):
-    recognition, hparams, _ = make_reader(
-        name, number_of_epochs=3, grad_accumulation_factor=factor, n_warmup_steps=2, lr=0.5
-    )
-    recognition.run(hparams, (spoken(*"ABCDEFG"), *DATASETS[1:]))
+    recognition, *_ = make_reader(name, number_of_epochs=3, grad_accumulation_factor=factor, n_warmup_steps=2, lr=0.5)
+    run(recognition, (spoken(*"ABCDEFG"), *DATASETS[1:]))
     total = 7 // factor * 3
     cosine = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / (total - 2))) for step in range(1, total - 1)]
     assert recognition.rates == pytest.approx([0.25, 0.5, *(0.5 * share for share in cosine)])
@@ -387,20 +391,20 @@ def test_the_schedule_ends_with_the_last_step_of_the_optimizer(make_reader, name
 def test_a_schedule_keeps_the_length_it_was_given(make_reader):
     recognition, hparams, _ = make_reader(CTC)
     hparams["lr_scheduler"].n_total_steps = 7777
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert hparams["lr_scheduler"].n_total_steps == 7777
 
 
 def test_a_schedule_without_an_end_is_as_it_is(make_reader):
     recognition, hparams, _ = make_reader(CTC, hparams={"lr_scheduler": NoamScheduler(0.5, 2)})
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert recognition.rates == pytest.approx([0.25, 0.5, *(0.5 * math.sqrt(2 / step) for step in range(3, 7))])
     assert not hasattr(hparams["lr_scheduler"], "n_total_steps")
 
 
 def test_a_warm_up_longer_than_the_training_is_cut_off(make_reader):
-    recognition, hparams, _ = make_reader(CTC, n_warmup_steps=60, lr=0.3)
-    recognition.run(hparams, DATASETS)
+    recognition, *_ = make_reader(CTC, n_warmup_steps=60, lr=0.3)
+    run(recognition, DATASETS)
     assert recognition.rates == pytest.approx([0.3 * step / 60 for step in range(1, 7)])
 
 
@@ -421,8 +425,9 @@ def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
     errors = {epoch: 2 * words for epoch, words in enumerate(missed, start=1)}
     recognition, hparams, _ = make_reader(CTC, errors, number_of_epochs=5, avg_checkpoints=average, lr=0.0)
     with caplog.at_level(logging.INFO):
-        recognition.run(hparams, DATASETS)
-    assert f"the checkpoints of these epochs: {', '.join(map(str, expected))}." in caplog.text
+        run(recognition, DATASETS)
+    if average > 1:
+        assert f"the checkpoints of these epochs: {', '.join(map(str, expected))}." in caplog.text
     assert recognition.tested == pytest.approx([sum(expected) / len(expected)] * 2)
     kept = {checkpoint.meta["epoch"] for checkpoint in hparams["checkpointer"].list_checkpoints()}
     assert kept == set(expected) | set(range(6 - average, 6))  # and the latest, to resume
@@ -436,7 +441,7 @@ def test_the_decoders_errors_choose_its_checkpoints(make_reader, tmp_path, monke
     recognition, hparams, _ = make_reader(S2S, missed, **options)
     counter = hparams["epoch_counter"]
     monkeypatch.setattr(Search, "missed", property(lambda self: searched[counter.current]))
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert recognition.tested == pytest.approx([expected] * 2)
     rows = table(tmp_path)
     assert [row["TER"] for row in rows] == pytest.approx([100 * missed[epoch] / 40 for epoch in range(1, 5)])
@@ -445,8 +450,8 @@ def test_the_decoders_errors_choose_its_checkpoints(make_reader, tmp_path, monke
 
 def test_the_decoders_errors_are_counted_without_padding(make_reader, tmp_path):
     options = {"max_batch_ex": 2, "max_batch_length_valid": 16, "num_buckets": 6, "number_of_epochs": 1}
-    recognition, hparams, _ = make_reader(S2S, {1: 2}, **options)
-    recognition.run(hparams, (spoken("AB"), spoken("ABC", WORDS), {"clean": spoken("AB")}))
+    recognition, *_ = make_reader(S2S, {1: 2}, **options)
+    run(recognition, (spoken("AB"), spoken("ABC", WORDS), {"clean": spoken("AB")}))
     assert len(of_stage(recognition, VALID)) == 1
     assert table(tmp_path)[0]["TER"] == pytest.approx(100 * 4 / 44)  # with an end each
 
@@ -454,8 +459,8 @@ def test_the_decoders_errors_are_counted_without_padding(make_reader, tmp_path):
 @pytest.mark.parametrize("interval, searched", [(1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3])])
 def test_validation_searches_every_few_epochs(make_reader, tmp_path, interval, searched):
     options = {"valid_search_interval": interval, "valid_beam_size": 2, "test_beam_size": 3, "number_of_epochs": 4}
-    recognition, hparams, _ = make_reader(S2S, **options)
-    recognition.run(hparams, DATASETS)
+    recognition, *_ = make_reader(S2S, **options)
+    run(recognition, DATASETS)
     rates = [row["WER"] for row in table(tmp_path)]
     assert [epoch for epoch, rate in enumerate(rates, start=1) if not math.isnan(rate)] == searched
     calls = {search.options["beam_size"]: search.calls for search in Search.made}
@@ -465,16 +470,16 @@ def test_validation_searches_every_few_epochs(make_reader, tmp_path, interval, s
 
 
 @pytest.mark.parametrize("name", [CTC, S2S])
-def test_an_epoch_leaves_its_numbers(make_reader, recipe, monkeypatch, tmp_path, name):
+def test_an_epoch_leaves_its_numbers(make_reader, monkeypatch, tmp_path, name):
     clock = itertools.count(5, 1.234)  # looked at when an epoch begins and ends
-    monkeypatch.setattr(recipe("recognition"), "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("speechbrain_mamba.training.brain.time", SimpleNamespace(monotonic=lambda: next(clock)))
     options = {"number_of_epochs": 3, "n_warmup_steps": 2, "lr": 0.5}
     options |= {"valid_search_interval": 1} if name == S2S else {}
-    recognition, hparams, _ = make_reader(name, {1: 2, 2: 4, 3: 6}, **options)
-    recognition.run(hparams, DATASETS)
+    recognition, *_ = make_reader(name, {1: 2, 2: 4, 3: 6}, **options)
+    run(recognition, DATASETS)
     rows, batches = table(tmp_path), recognition.batches
     scores = ["WER", "CER"] if name == CTC else ["TER", "WER", "CER"]
-    assert list(rows[0]) == ["epoch", "lr", "train_loss", "valid_loss", *scores, "seconds"]
+    assert list(rows[0]) == ["epoch", "lr", "train_loss", "valid_loss", *scores, "skipped", "seconds"]
     for epoch, row in enumerate(rows, start=1):
         losses = {stage: [loss for s, e, _, loss in batches if (s, e) == (stage, epoch)] for stage in (TRAIN, VALID)}
         assert row["epoch"] == epoch and row["seconds"] == 1.2
@@ -487,30 +492,30 @@ def test_an_epoch_leaves_its_numbers(make_reader, recipe, monkeypatch, tmp_path,
     assert [line.split(" - ")[0].split(", ")[::2] for line in log[:3]] == [
         [f"epoch: {epoch}", f"steps: {3 * epoch}"] for epoch in (1, 2, 3)
     ]
-    assert log[3].startswith("test set: clean, epoch: 1 - test loss: ")
+    assert log[3].startswith("Epoch loaded: 1, test set: clean - test loss: ")
     assert all(score in log[0] for score in ("train loss", "valid loss", *scores))
 
 
 def test_the_first_process_alone_writes(make_reader, monkeypatch, tmp_path):
-    monkeypatch.setattr("speechbrain.utils.distributed.if_main_process", lambda: False)  # before the recipe is imported
-    recognition, hparams, _ = make_reader(CTC, number_of_epochs=1)
-    summaries = recognition.run(hparams, DATASETS)
-    assert summaries["clean"]["utterances"] == 2
+    monkeypatch.setattr("speechbrain_mamba.training.brain.if_main_process", lambda: False)
+    recognition, *_ = make_reader(CTC, number_of_epochs=1)
+    scores = run(recognition, DATASETS)
+    assert scores["clean"]["WER"] == 0
     assert not {"training.csv", "test"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_a_trial_run_leaves_no_table(make_reader, tmp_path):
-    recognition, hparams, _ = make_reader(CTC)
+    recognition, *_ = make_reader(CTC)
     recognition.debug = True
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert not (tmp_path / "out/training.csv").exists()
 
 
 @pytest.mark.parametrize("name", [CTC, S2S])
 def test_each_test_set_has_its_results(make_reader, tmp_path, name):
-    recognition, hparams, _ = make_reader(name, valid_search_interval=1) if name == S2S else make_reader(name)
+    recognition, *_ = make_reader(name, valid_search_interval=1) if name == S2S else make_reader(name)
     sets = {"clean": spoken("DAD", "AD A"), "other": spoken("B A C", "CAB", "A A")}
-    summaries = recognition.run(hparams, (*DATASETS[:2], sets))
+    scores = run(recognition, (*DATASETS[:2], sets))
     for test, texts in {"clean": ["DAD", "AD A"], "other": ["B A C", "CAB", "A A"]}.items():
         with open(tmp_path / f"out/test/{test}/results.csv", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -518,15 +523,16 @@ def test_each_test_set_has_its_results(make_reader, tmp_path, name):
             (f"{i}{words}", words, words) for i, words in enumerate(texts)
         ]
         summary = json.loads((tmp_path / f"out/test/{test}/summary.json").read_text())
-        assert summary == summaries[test] == {"utterances": len(texts), "wer": 0, "cer": 0}
+        assert summary == {"utterances": len(texts), "wer": 0, "cer": 0}
+        assert (scores[test]["WER"], scores[test]["CER"]) == (0, 0)
     assert not (tmp_path / "out/test/valid").exists()
 
 
 def test_errors_of_a_test_are_counted_in_words_and_characters(make_reader, tmp_path):
-    recognition, hparams, _ = make_reader(CTC, {1: 1}, number_of_epochs=1)
-    summaries = recognition.run(hparams, (*DATASETS[:2], {"clean": spoken("DAD A", "AB C BAD CA")}))
-    assert summaries["clean"]["wer"] == pytest.approx(100 * 2 / 6)
-    assert summaries["clean"]["cer"] == pytest.approx(100 * 2 / 15, abs=3)
+    recognition, *_ = make_reader(CTC, {1: 1}, number_of_epochs=1)
+    scores = run(recognition, (*DATASETS[:2], {"clean": spoken("DAD A", "AB C BAD CA")}))
+    assert scores["clean"]["WER"] == pytest.approx(100 * 2 / 6)
+    assert scores["clean"]["CER"] == pytest.approx(100 * 2 / 15, abs=3)
     loss = recognition.batches[-1][-1] / 2 + recognition.batches[-2][-1] / 2
     shown = f"test loss: {loss:.2f}, test WER: 33.33, test CER: 12.50"
     assert shown in (tmp_path / "out/train_log.txt").read_text().splitlines()[-1]
@@ -534,7 +540,7 @@ def test_errors_of_a_test_are_counted_in_words_and_characters(make_reader, tmp_p
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_workers_read_the_training_set(make_reader, monkeypatch, workers):
-    recognition, hparams, _ = make_reader(CTC, num_workers=workers)
+    recognition, *_ = make_reader(CTC, num_workers=workers)
     make_dataloader, asked = recognition.make_dataloader, {}
 
     def spy(dataset, stage, **options):
@@ -542,7 +548,7 @@ def test_workers_read_the_training_set(make_reader, monkeypatch, workers):
         return make_dataloader(dataset, stage, **options)
 
     monkeypatch.setattr(recognition, "make_dataloader", spy)
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     assert asked[TRAIN] == workers
 
 
@@ -560,22 +566,20 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize("options, rate", [({}, 0), ({"token_prune_min_logp": -0.5}, 100)])
 def test_validation_takes_the_likeliest_frames_and_the_test_searches_beams(make_reader, tmp_path, options, rate):
     search = {"blank_index": BLANK, "beam_size": 5, "token_prune_min_logp": -1.2, **options}
-    recognition, hparams, _ = make_reader(CTC, number_of_epochs=1, test_search=search)
+    recognition, *_ = make_reader(CTC, number_of_epochs=1, test_search=search)
     probabilities = torch.full((3, N_TOKENS), 1e-6)
     probabilities[:2, BLANK], probabilities[:2, FIRST + 1], probabilities[2, BLANK] = 0.6, 0.4, 1.0
     recognition.modules["ctc_lin"] = Fixed(probabilities)
-    summaries = recognition.run(hparams, (spoken("A"), spoken("A"), {"clean": spoken("A")}))
+    scores = run(recognition, (spoken("A"), spoken("A"), {"clean": spoken("A")}))
     assert table(tmp_path)[0]["WER"] == 100  # nothing, of 0.36
-    assert summaries["clean"]["wer"] == rate  # A, of 0.64 in three ways
+    assert scores["clean"]["WER"] == rate  # A, of 0.64 in three ways
 
 
 def test_validation_reads_no_padding(make_reader, tmp_path):
-    recognition, hparams, _ = make_reader(
-        CTC, number_of_epochs=1, max_batch_ex=2, max_batch_length_valid=16, num_buckets=6
-    )
+    recognition, *_ = make_reader(CTC, number_of_epochs=1, max_batch_ex=2, max_batch_length_valid=16, num_buckets=6)
     spells = torch.tensor([FIRST + 1, BLANK, FIRST + 2, BLANK, FIRST + 3, BLANK, FIRST + 4])
     recognition.modules["ctc_lin"] = Fixed(F.one_hot(spells, N_TOKENS) + 1e-6)
-    recognition.run(hparams, (spoken("A"), spoken("A", "ABC"), {"clean": spoken("A")}))
+    run(recognition, (spoken("A"), spoken("A", "ABC"), {"clean": spoken("A")}))
     assert len(of_stage(recognition, VALID)) == 1
     assert table(tmp_path)[0]["CER"] == 50  # AB and ABCD: a letter too many each
 
@@ -589,7 +593,7 @@ def test_searches_have_their_options(make_reader, beams, temperature, weight):
     recognition, hparams, _ = make_reader(
         S2S, **options, test_temperature=temperature, ctc_weight_decode=weight, blank_index=0, eos_index=2
     )
-    recognition.run(hparams, DATASETS)
+    run(recognition, DATASETS)
     made = {search.options["beam_size"]: search.options for search in Search.made}
     assert set(made) == set(beams)
     for beam, wanted in zip(beams, (1.0, temperature)):
@@ -643,5 +647,5 @@ def test_a_language_model_of_another_architecture_is_named(make, tmp_path):
     small = dict(vocab=N_TOKENS, d_model=8, nhead=2, num_decoder_layers=0, d_ffn=8)
     torch.save(TransformerLM(**small, num_encoder_layers=1).state_dict(), tmp_path / "lm.ckpt")
     replaced = {"searcher": Search, "lm_model": lambda: TransformerLM(**small, num_encoder_layers=2)}
-    with pytest.raises(ValueError, match=r"has encoder\.layers\.1\..* of shape None, but lm_model wants"):
+    with pytest.raises(ValueError, match=r"has encoder\.layers\.1\..* of shape None, but lm_model needs"):
         make(S2S, replaced, lm_folder=str(tmp_path))

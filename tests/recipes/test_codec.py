@@ -16,9 +16,9 @@ from speechbrain_mamba.codecs import EnCodec, load_codec
 from speechbrain_mamba.codecs.losses import MultiScaleMelLoss
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
-from speechbrain_mamba.dataio.transcripts import find_manifests, write_transcripts
+from speechbrain_mamba.dataio.manifests import find_manifests, write_manifest
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from tests.recipes.tts_spies import load_script, note_loaders, run_script
+from tests.recipes.tts_spies import assert_resumed, load_script, note_loaders, run_script
 
 TINY = {
     "ratios": [4, 4, 4], "n_codebooks": 2, "codebook_size": 16, "dimension": 8, "n_filters": 4, "batch_size": 4,
@@ -36,7 +36,7 @@ def manifests(tmp_path):
             path = tmp_path / "wavs" / f"{split}{i}.wav"
             write_audio(path, 0.3 * torch.sin(2 * torch.pi * (200 + 50 * i) * t), 8000)
             rows.append({"ID": path.stem, "duration": len(t) / 8000, "wav": path, "wrd": "one two", "spk_id": "tone"})
-        write_transcripts(tmp_path / "lists" / f"{split}.csv", rows)
+        write_manifest(tmp_path / "lists" / f"{split}.csv", rows)
     return tmp_path / "lists"
 
 
@@ -47,7 +47,7 @@ def train(manifests, tmp_path):
     def call(prepare=lambda module, patch: None, **options):
         options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
         run_script("codec/train", "codec/mini_codec", options, prepare)
-        return tmp_path / "out"
+        return options["output_folder"]
 
     return call
 
@@ -244,7 +244,7 @@ def brain(tmp_path):
         hparams |= {"discriminator_optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.2)}
         opt_class = lambda parameters: torch.optim.SGD(parameters, lr=7.0)  # noqa: E731
         options = {"hparams": hparams, "checkpointer": AtomicCheckpointer(tmp_path / "save")}
-        brain = load_script("codec/train").CodecTraining(modules, opt_class, **options)
+        brain = load_script("codec/train").CodecBrain(modules, opt_class, **options)
         brain.init_optimizers()
         brain.modules.train()
         brain.on_stage_start(sb.Stage.TRAIN, 1)
@@ -430,3 +430,85 @@ def test_words_are_counted_in_recordings_and_after_all_and_after_one_codebook(ma
 def test_missing_manifests_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no train\.csv and no train\.json"):
         find_manifests(tmp_path)
+
+
+def weights(folder):
+    return torch.load(folder / "codec" / "codec.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("against", [False, True])
+def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, against):
+    assert_resumed(train, tmp_path, weights, adversarial=against, batch_size=2, n_examples=0)
+
+
+def test_a_finished_run_shows_its_results(train, capsys):
+    out = train(number_of_epochs=1)
+    before, shown = (out / "test" / "reconstruction.json").stat().st_mtime_ns, capsys.readouterr().out
+    assert f"look and listen: {out / 'test' / 'examples'}\ncodec to load:   {out / 'codec'}\n" in shown
+    train(number_of_epochs=1)
+    assert (out / "test" / "reconstruction.json").stat().st_mtime_ns == before
+    assert "codec to load" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_options_of_all_recipes_hold(train, heard, monkeypatch, against):
+    pytest.importorskip("tensorboard")
+    seen, forward = [], EnCodec.forward
+    note = lambda self, *args: (seen.append(torch.is_autocast_enabled("cpu")), forward(self, *args))[1]  # noqa: E731
+    monkeypatch.setattr(EnCodec, "forward", note)
+    options = {"precision": "bf16", "grad_accumulation_factor": 3, "tensorboard": True, "batch_size": 2}
+    out = train(number_of_epochs=1, adversarial=against, discriminator_lr=0.01, **options)
+    assert seen == [True] * 4 + [False] * 4  # four batches of eight utterances, each once; validation and test
+    assert "steps: 1 - train mel" in (out / "train_log.txt").read_text()
+    assert list((out / "tensorboard").iterdir())
+    assert all(value.isfinite().all() for value in weights(out).values())
+    assert all(math.isfinite(value) for value in table(out)[0].values())
+
+
+def test_debugging_leaves_no_table(train):
+    out = train(debug=None)
+    assert not (out / "training.csv").exists() and not list(out.rglob("CKPT*"))
+
+
+@pytest.mark.parametrize("against", [True, False])
+def test_accumulated_batches_step_as_one(brain, against):
+    """Both models step once, by the mean gradient of their batches."""
+    weights = dict(zip(WEIGHTS, (1, 2, 4, 8, 16)))
+    once, thrice = brain(**weights, against=against), brain(**weights, against=against)
+    once.fit_batch(Batch())
+    thrice.grad_accumulation_factor = 3
+    gains = []
+    for _ in range(3):
+        gains.append((thrice.modules.codec.gain.item(), thrice.modules.discriminator.scale.item()))
+        thrice.fit_batch(Batch())
+    assert gains == [pytest.approx((0.5, 0.3))] * 3
+    assert thrice.modules.discriminator.scale.item() == pytest.approx(once.modules.discriminator.scale.item())
+    if against:  # the discriminator has stepped before the last batch alone
+        assert thrice.modules.discriminator.scale.item() != pytest.approx(0.3)
+    else:
+        assert thrice.modules.codec.gain.item() == pytest.approx(once.modules.codec.gain.item())
+    assert thrice.optimizer_step == once.optimizer_step == 1
+
+
+def test_the_codec_leaves_no_gradients_in_the_discriminator(brain):
+    training = brain(adversarial=1.0)
+    training.grad_accumulation_factor = 2
+    training.fit_batch(Batch())
+    scale = torch.tensor(0.3, requires_grad=True)
+    _, (wavs, ours) = loss_terms(torch.tensor(0.5), torch.tensor(0.3))
+    real, fake = (describe(x, scale)[0] for x in (wavs, ours))
+    (slope,) = torch.autograd.grad((hinge(*real) + hinge(*(-logit for logit in fake))) / 2, scale)
+    assert training.modules.discriminator.scale.grad.item() == pytest.approx(slope.item())
+    assert training.modules.discriminator.scale.requires_grad
+    training.fit_batch(Batch())
+    assert training.modules.discriminator.scale.grad is None
+
+
+def test_a_discriminator_with_infinite_gradients_does_not_step(brain):
+    training = brain(mel=1.0)
+    training.modules.discriminator.scale.register_hook(lambda gradient: gradient * math.inf)
+    training.fit_batch(Batch())
+    assert training.modules.discriminator.scale.item() == pytest.approx(0.3)
+    assert training.modules.codec.gain.item() != 0.5
+    assert training.n_skipped == 1

@@ -10,11 +10,10 @@ import sys
 import pytest
 import torch
 
-from speechbrain_mamba.corpora.fsdd import prepare_fsdd_digits
-from speechbrain_mamba.corpora.librispeech import prepare_librispeech
-from speechbrain_mamba.corpora.mini.build import build_mini_corpus
+from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
+from speechbrain_mamba.corpora.mini.prepare import prepare_mini
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.evaluation.speaking import COLUMNS, TABLE
 from speechbrain_mamba.text.espeak import espeak_available
 from speechbrain_mamba.utils.files import write_csv
@@ -52,7 +51,7 @@ def noted(script, function, monkeypatch, result=None):
 )
 def test_digits_are_made_as_the_command_line_says(monkeypatch, options, settings):
     script = load_script("tts/prepare_fsdd_digits")
-    calls = noted(script, prepare_fsdd_digits, monkeypatch)
+    calls = noted(script, prepare_fsdd_digits, monkeypatch, result={})
     script.main(["data", "lists", *options])
     assert calls == [{"data_folder": "data", "save_folder": "lists", "sample_rate": 8000, **settings}]
 
@@ -67,7 +66,7 @@ def test_digits_leave_their_settings_in_the_stamp(tmp_path):
         [*arguments, "--long", "4", "--short", "3", "--level", "0.2", "--seed", "5"]
     )
     stamp = json.loads((tmp_path / "lists" / "prepared.json").read_text())
-    assert stamp.items() >= {"seed": 5, "level": 0.2, "short": 3, "counts": [4, 100, 300]}.items()
+    assert stamp["settings"].items() >= {"seed": 5, "level": 0.2, "short": 3, "counts": [4, 100, 300]}.items()
     with open(tmp_path / "lists" / "train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [len(row["wrd"].split()) > 2 for row in rows] == [True] * 4 + [False] * 3
@@ -87,15 +86,10 @@ def test_digits_leave_their_settings_in_the_stamp(tmp_path):
 )
 def test_the_embedded_corpus_is_built_as_the_command_line_says(monkeypatch, options, settings, rate):
     script = load_script("tts/prepare_mini")
-    built = noted(script, build_mini_corpus, monkeypatch, result="the corpus")
-    listed = noted(script, prepare_librispeech, monkeypatch)
+    calls = noted(script, prepare_mini, monkeypatch, result={})
     script.main(["corpus", "lists", *options])
-    (call,) = built
-    assert call.items() >= {"folder": "corpus", "sample_rate": rate, **settings}.items()
-    splits = {split: [split] for split in ("train", "valid", "test")}
-    assert listed == [
-        {"data_folder": "the corpus", "save_folder": "lists", "splits": splits, "sample_rate": rate}
-    ]  # fmt: skip
+    folders = {"data_folder": "corpus", "save_folder": "lists"}
+    assert calls == [{**folders, "splits": None, "sample_rate": rate, "options": settings}]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +138,7 @@ def lists(tmp_path):
     for number, (split, text) in enumerate({"train": "wo to", "valid": "to", "test": "wo"}.items(), start=1):
         write_audio(tmp_path / "data" / f"{split}.wav", 0.1 * torch.randn(1600 * number), 8000)
         row = {"ID": split, "duration": 0.2 * number, "wav": f"$data_root/{split}.wav", "wrd": text, "spk_id": "x"}
-        write_transcripts(tmp_path / "lists" / f"{split}.csv", [row])
+        write_manifest(tmp_path / "lists" / f"{split}.csv", [row])
     return str(tmp_path / "lists")
 
 
@@ -198,7 +192,7 @@ def libritts(monkeypatch):
     sys.modules.pop("prepare_tokens", None)
 
 
-def test_libritts_is_tokenized_at_the_rate_of_the_codec_from_the_parts_named(libritts, codec, tmp_path):
+def test_libritts_is_tokenized_at_the_rate_of_the_codec_from_the_parts_named(libritts, codec, tmp_path, capsys):
     for part, count in {"one": 3, "two": 2, "dev-clean": 1, "other": 4}.items():
         for number in range(count):
             path = tmp_path / "data" / part / "7" / "1" / f"7_{part}_{number}"
@@ -211,9 +205,10 @@ def test_libritts_is_tokenized_at_the_rate_of_the_codec_from_the_parts_named(lib
     assert counts == {"train": 5, "valid": 1, "test": 4}
     assert prepared(tokens).items() >= {"codec": codec, "n_codebooks": 2, "kind": "characters"}.items()
     stamp = json.loads((tokens / "manifests" / "train.prepared.json").read_text())
-    assert (stamp["parts"], stamp["sample_rate"]) == (["one", "two"], 8000)
-    with pytest.raises(FileNotFoundError, match="train-clean-100"):
+    assert (list(stamp["settings"]["parts"]), stamp["settings"]["sample_rate"]) == (["one", "two"], 8000)
+    with pytest.raises(SystemExit):
         libritts.main(arguments)
+    assert re.search(r"\nThere is no folder .*train-clean-100.*\n$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("asked", [True, False])

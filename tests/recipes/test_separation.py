@@ -15,9 +15,8 @@ import torch
 from speechbrain import Stage
 
 from speechbrain_mamba.dataio.audio import read_audio
-from speechbrain_mamba.dataio.mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.inference.separation import SpeechSeparator
-from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from tests.conftest import HPARAMS
 from tests.recipes.conftest import RATE, ROOT, SPEAKERS, table, write_set
 
@@ -40,8 +39,8 @@ TINY = {
 }
 
 MODELS = {
-    "mambatasnet_XS": {"n_mamba": 1, "ssm_dim": 2},
-    "dpmamba_XS": {"n_dp": 1, "chunk_size": 20, "ssm_dim": 2},
+    "mambatasnet_XS": {"n_mamba": 1, "mamba_config": {"d_state": 2}},
+    "dpmamba_XS": {"n_dp": 1, "chunk_size": 20, "mamba_config": {"d_state": 2}},
     "sepformer": {"n_dp": 1, "chunk_size": 20, "n_transformer": 1, "nhead": 2, "d_ffn": 16, "out_channels": 16},
 }
 
@@ -101,7 +100,7 @@ def test_finished_run_says_so(run, capsys):
     capsys.readouterr()
     run()
     assert "SI-SNRi" in capsys.readouterr().out
-    assert f"tested already: remove {folder} to start anew" in (folder / "log.txt").read_text()
+    assert f"tested already: remove {folder} to start again" in (folder / "log.txt").read_text()
     assert (folder / "test" / "results.csv").stat().st_mtime_ns == before
 
 
@@ -256,7 +255,7 @@ def recorded(run, separation, monkeypatch, tmp_path):
     """Run the recipe with losses in validation by script, of which the second is the best; returns what it did."""
     record = SimpleNamespace(heard=[], rates=[], weights={}, epoch=None, data=tmp_path / "data")
     start, forward, objectives, step, end = (
-        getattr(separation.Separation, name)
+        getattr(separation.SeparationBrain, name)
         for name in ("on_stage_start", "compute_forward", "compute_objectives", "optimizers_step", "on_stage_end")
     )
 
@@ -288,7 +287,7 @@ def recorded(run, separation, monkeypatch, tmp_path):
             }
 
     for replacement in (on_stage_start, compute_forward, compute_objectives, optimizers_step, on_stage_end):
-        monkeypatch.setattr(separation.Separation, replacement.__name__, replacement)
+        monkeypatch.setattr(separation.SeparationBrain, replacement.__name__, replacement)
 
     record.out = run(
         num_spks=SPEAKERS, mixtures_per_epoch=7, valid_mixtures=3, test_mixtures=4, number_of_epochs=3, seed=7,
@@ -360,7 +359,7 @@ def started(run, separation, monkeypatch):
         def fit(self, *args, **kwargs):
             raise Stopped(self, *args, kwargs)
 
-        monkeypatch.setattr(separation.Separation, "fit", fit)
+        monkeypatch.setattr(separation.SeparationBrain, "fit", fit)
         with pytest.raises(Stopped) as stopped:
             run(**options)
         return stopped.value.args
@@ -396,7 +395,7 @@ def test_mixtures_on_disk_come_in_another_order_in_each_epoch(started):
 
 def test_copies_of_a_block_begin_with_weights_of_their_own(started, separation, monkeypatch):
     asked = []
-    monkeypatch.setattr(separation, "keep_freed_memory", lambda: asked.append("memory"))
+    monkeypatch.setattr("speechbrain_mamba.training.run.keep_freed_memory", lambda: asked.append("memory"))
     monkeypatch.setattr(
         separation.sb.utils.distributed, "ddp_init_group", lambda run_opts: asked.append(run_opts.device)
     )
@@ -416,43 +415,17 @@ def test_an_interval_in_steps_takes_the_place_of_one_in_minutes(started):
     assert (brain.ckpt_interval_steps, brain.ckpt_interval_minutes) == (4, 0)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "summary", "options", "done"),
-    [
-        ([2, 3], True, {}, True),
-        ([3, 2], True, {}, True),
-        ([4], True, {}, True),
-        ([1, 2], True, {}, False),
-        ([], True, {}, False),
-        ([3], False, {}, False),
-        ([3], True, {"test_only": True}, False),
-        ([3], True, {"debug": True}, False),
-    ],
-)
-def test_a_run_is_done_after_its_last_epoch_and_its_test(separation, tmp_path, epochs, summary, options, done):
-    checkpointer = AtomicCheckpointer(tmp_path / "save", {"layer": torch.nn.Linear(1, 1)})
-    for epoch in epochs:
-        checkpointer.save_checkpoint(meta={"epoch": epoch, "si-snr": 0.0})
-    if summary:
-        (tmp_path / "test").mkdir()
-        (tmp_path / "test" / "summary.json").write_text("{}")
-    hparams = {"checkpointer": checkpointer, "number_of_epochs": 3, "output_folder": str(tmp_path)}
-    run_opts = SimpleNamespace(**{"test_only": False, "debug": False, **options})
-    assert separation.test_is_done(hparams, run_opts) is done
-
-
-def test_without_examples_the_results_name_none(separation, tmp_path, capsys):
+def test_without_examples_the_results_name_none(separation, tmp_path):
     (tmp_path / "test").mkdir()
     summary = {"mixtures": 12, "undefined": 0, "si_snr": 1.25, "si_snr_i": 6.5, "sdr": 3.75, "sdr_i": None}
     (tmp_path / "test" / "summary.json").write_text(json.dumps(summary))
-    separation.show_results({"output_folder": str(tmp_path)})
-    printed = capsys.readouterr().out
-    assert re.search(r"12 +1\.2 +6\.5 +3\.8 +-\n", printed)
+    printed = separation.format_results(tmp_path)
+    scores = [line.split()[:2] for line in printed.splitlines()[2:6]]
+    assert scores == [["SI-SNR", "1.2"], ["SI-SNRi", "6.5"], ["SDR", "3.8"], ["SDRi", "-"]]
     assert "over 12 test mixtures" in printed
     assert [str(tmp_path / name) in printed for name in ("test", "training.png", "inference")] == [True] * 3
     assert "listen" not in printed
     (tmp_path / "test" / "examples").mkdir()
     for name in ("b.png", "a.png", "a_mix.wav"):
         (tmp_path / "test" / "examples" / name).touch()
-    separation.show_results({"output_folder": str(tmp_path)})
-    assert f"{tmp_path / 'test' / 'examples' / 'a.png'} " in capsys.readouterr().out
+    assert f"{tmp_path / 'test' / 'examples' / 'a.png'} " in separation.format_results(tmp_path)

@@ -32,7 +32,7 @@ from tests.recipes.conftest import RATE, SPEAKERS, table
 def build(separation, tmp_path):
     """Make the recipe's Brain with some modules and options; steps of its SGD have a rate of 0.5."""
 
-    def build(modules, brain=separation.Separation, run_opts=None, **options):
+    def build(modules, brain=separation.SeparationBrain, run_opts=None, **options):
         options = {
             "seed": 5, "num_spks": SPEAKERS, "sample_rate": RATE, "output_folder": tmp_path, "n_examples": 0,
             "use_speedperturb": False, "speed_perturb": None, "limit_training_signal_len": False,
@@ -218,7 +218,7 @@ def scripted(build, separation, monkeypatch):
     """Make a Brain with two weights, whose losses and gradients are those that its batches state."""
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.touch())  # to draw is slow
 
-    class Scripted(separation.Separation):
+    class Scripted(separation.SeparationBrain):
         def compute_forward(self, batch, stage):
             sync = [module.require_backward_grad_sync for module in self.modules.values()]
             autocast = torch.is_autocast_enabled("cpu")
@@ -564,7 +564,7 @@ def test_every_logger_has_the_epochs(two_epochs):
             valid_stats = {"si-snr": valid_loss, "si-snr_i": two_epochs.improvements[epoch]}
             assert call.pop("train_stats") == pytest.approx({"si-snr": train_loss})
             assert call.pop("valid_stats") == pytest.approx(valid_stats, abs=1e-3)
-            assert call == pytest.approx({"epoch": epoch, "lr": lr})
+            assert call == pytest.approx({"epoch": epoch, "lr": lr, "steps": 3 * epoch})
 
 
 def test_seconds_of_an_epoch(two_epochs, tmp_path, monkeypatch):

@@ -15,10 +15,10 @@ from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.nnet.losses import LogSoftmaxWrapper
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.transcripts import write_transcripts
+from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
-from tests.recipes.tts_spies import load_script, note_loaders, run_script
+from tests.recipes.tts_spies import assert_resumed, load_script, note_loaders, run_script
 
 TINY = {
     "batch_size": 6, "crop_seconds": 0.3, "n_warmup_steps": 2, "n_speakers": 4, "emb_dim": 8, "number_of_epochs": 10,
@@ -42,7 +42,7 @@ def manifests(tmp_path):
             path = tmp_path / "wavs" / f"{split}{i}.wav"
             write_audio(path, speech("ab"[i % 2]), 8000)
             rows.append({"ID": path.stem, "duration": 0.5, "wav": path, "wrd": "", "spk_id": "ab"[i % 2]})
-        write_transcripts(tmp_path / "lists" / f"{split}.csv", rows)
+        write_manifest(tmp_path / "lists" / f"{split}.csv", rows)
     return tmp_path / "lists"
 
 
@@ -53,7 +53,7 @@ def train(manifests, tmp_path):
     def call(prepare=lambda module, patch: None, **options):
         options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
         run_script("speaker/train", "speaker/mini_speaker", options, prepare)
-        return tmp_path / "out"
+        return options["output_folder"]
 
     return call
 
@@ -121,7 +121,7 @@ def brain():
     hparams = load_hparams(
         HPARAMS / "speaker" / "mini_speaker.yaml", {"manifest_folder": "unused", "n_speakers": 3, "emb_dim": 2}
     )
-    brain = load_script("speaker/train").SpeakerTraining(hparams["modules"], hparams["optimizer"], hparams)
+    brain = load_script("speaker/train").SpeakerBrain(hparams["modules"], hparams["optimizer"], hparams)
     brain.labels = {"anna": 0, "ben": 1, "cleo": 2}
     brain.on_stage_start(sb.Stage.VALID)
     return brain
@@ -244,3 +244,41 @@ def test_the_encoder_with_the_fewest_errors_is_kept_tested_and_exported(train, m
     assert sum(all(torch.equal(weights[name], value) for name, value in exported.items()) for weights in kept) == 1
     rate = json.loads((out / "test" / "verification.json").read_text())["EER"]
     assert rate not in rates and rate > 5
+
+
+def weights(folder):
+    return torch.load(folder / "inference" / "embedding_model.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, workers):
+    assert_resumed(train, tmp_path, weights, num_workers=workers)
+
+
+def test_a_finished_run_shows_its_results(train, capsys):
+    out = train(number_of_epochs=1)
+    before, shown = (out / "test" / "verification.json").stat().st_mtime_ns, capsys.readouterr().out
+    rate = json.loads((out / "test" / "verification.json").read_text())["EER"]
+    assert f"equal error rate:        {rate:.1f} % of the pairs" in shown
+    assert f"speaker encoder to load: {out / 'inference'}\n" in shown
+    train(number_of_epochs=1)
+    assert (out / "test" / "verification.json").stat().st_mtime_ns == before
+    assert "equal error rate" in capsys.readouterr().out
+
+
+def test_options_of_all_recipes_hold(train, monkeypatch):
+    pytest.importorskip("tensorboard")
+    seen, forward = [], ECAPA_TDNN.forward
+    note = lambda self, *args: (seen.append(torch.is_autocast_enabled("cpu")), forward(self, *args))[1]  # noqa: E731
+    monkeypatch.setattr(ECAPA_TDNN, "forward", note)
+    out = train(number_of_epochs=1, precision="bf16", grad_accumulation_factor=2, tensorboard=True)
+    assert seen == [True] * 4 + [False] * 2
+    assert "steps: 2" in (out / "train_log.txt").read_text()
+    assert list((out / "tensorboard").iterdir())
+    assert all(value.isfinite().all() for value in weights(out).values())
+
+
+def test_debugging_leaves_no_table(train, tmp_path):
+    out = train(debug=None)
+    assert not (out / "training.csv").exists() and not list(out.rglob("CKPT*"))

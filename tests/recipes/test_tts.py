@@ -1,6 +1,7 @@
 """The synthesis recipe from end to end, on tokens made up."""
 
 import csv
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 
 from speechbrain_mamba.dataio.audio import audio_info
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, token_dataset, write_tokens
+from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
 from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
@@ -138,12 +140,17 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
     assert 0 < int(speech.lengths[0]) <= 0.6 * 8000
 
 
-def test_a_codec_that_does_not_fit_stops_before_the_training(run, tmp_path):
+def test_a_codec_or_judge_that_does_not_fit_stops_before_the_training(run, tmp_path):
     save_codec(EnCodec(8000, (5, 4), n_codebooks=3, codebook_size=16, dimension=4, n_filters=2), tmp_path / "codec")
     with pytest.raises(ValueError, match=r"a frame_rate of 50\.0, but the codec given has 400\.0"):
         run("vallm", codec=tmp_path / "codec", n_test_utterances=1)
-    with pytest.raises(FileNotFoundError, match="'made up' is no folder"):
+    with pytest.raises(FileNotFoundError, match="'made up' is not a folder"):
         run("vallm", n_test_utterances=1)
+    sizes = {"n_codebooks": 3, "codebook_size": 16, "dimension": 4, "n_filters": 2, "lstm": 1}
+    save_codec(EnCodec(8000, (8, 5, 4), **sizes), tmp_path / "right")
+    for judge in ("recognizer", "speaker_encoder"):
+        with pytest.raises(FileNotFoundError, match="nobody"):
+            run("vallm", codec=tmp_path / "right", n_test_utterances=1, **{judge: tmp_path / "nobody"})
     assert not (tmp_path / "out" / "training.csv").exists()
 
 
@@ -154,12 +161,11 @@ def test_speech_goes_behind_other_speech_of_its_speaker(recipe, tokens):
     items, codes, _ = read_tokens(tokens, "valid")
     alone = {example["id"]: example for example in token_dataset(items, codes)}
     for example in dataset:
-        own, frames = alone[example["id"]], example["prompt_frames"]
-        assert torch.equal(example["codes"][frames:], own["codes"])
-        assert example["phonemes"].tolist()[-len(own["phonemes"]) :] == own["phonemes"].tolist()
-        prompt = [other for other in alone.values() if torch.equal(other["codes"], example["codes"][:frames])]
+        own = alone[example["id"]]
+        assert all(torch.equal(example[key], own[key]) for key in ("codes", "phonemes"))
+        prompt = [other for other in alone.values() if torch.equal(other["codes"], example["prompt_codes"])]
         assert items[prompt[0]["id"]]["spk_id"] == items[example["id"]]["spk_id"]
-        assert example["phonemes"].tolist()[: -len(own["phonemes"])] == prompt[0]["phonemes"].tolist()
+        assert torch.equal(example["prompt_phonemes"], prompt[0]["phonemes"])
 
 
 def test_a_share_of_the_training_stands_alone(recipe, tokens):
@@ -169,15 +175,16 @@ def test_a_share_of_the_training_stands_alone(recipe, tokens):
     items, codes, _ = read_tokens(tokens, "train")
     alone = {example["id"]: example for example in token_dataset(items, codes)}
     torch.manual_seed(0)
-    assert all(example["prompt_frames"] for example in train)
+    assert all(len(example["prompt_codes"]) for example in train)
     prompts.share = 0.5
     examples = list(train)
-    without = [example for example in examples if example["prompt_frames"] == 0]
+    without = [example for example in examples if len(example["prompt_codes"]) == 0]
     assert 0 < len(without) < len(examples)
-    assert all(torch.equal(example["codes"], alone[example["id"]]["codes"]) for example in without)
-    assert all(torch.equal(example["phonemes"], alone[example["id"]]["phonemes"]) for example in without)
+    assert not any(len(example["prompt_phonemes"]) for example in without)
+    for key in ("codes", "phonemes"):
+        assert all(torch.equal(example[key], alone[example["id"]][key]) for example in examples)
     valid, *_ = recipe.make_dataset(hparams, "valid", tokenizer)
-    assert all(example["prompt_frames"] for example in valid)
+    assert all(len(example["prompt_codes"]) for example in valid)
 
 
 def test_short_speech_comes_first(recipe, tokens):
@@ -206,25 +213,38 @@ def test_noise_takes_a_share_of_the_tokens(recipe):
 
 @pytest.mark.parametrize(("seconds", "most"), [(3, 150), (20, 200)])
 def test_the_prompt_is_an_eighth_to_a_half_in_training_and_a_quarter_otherwise(recipe, seconds, most):
-    settings = SimpleNamespace(prompts="utterance", prompt_seconds=seconds)
-    brain, lengths = SimpleNamespace(device="cpu", hparams=settings, frame_rate=50.0), torch.full((500,), 400)
-    drawn = recipe.CodecLanguageModelling.prompt_lengths(brain, None, lengths, sb.Stage.TRAIN).float()
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(prompt_seconds=seconds), frame_rate=50.0)
+
+    def take_prompts(lengths, stage):
+        codes = Padded(torch.arange(600).repeat(len(lengths), 1)[..., None], torch.tensor(lengths))
+        speech = Utterances(Padded.collate([[1, 2]] * len(lengths)), codes)
+        batch = PromptedBatch([], speech.emptied(), speech)
+        prompt, rest = recipe.CodecLanguageModelBrain.take_prompts(brain, batch, stage)
+        assert not prompt.phonemes.lengths.any() and rest.phonemes == speech.phonemes
+        for *parts, length in zip(prompt.codes.values, rest.codes.values, prompt.codes.lengths, lengths):
+            first, second, count = parts
+            assert [*first[:count, 0], *second[: length - count, 0]] == list(range(length))
+        return prompt.codes.lengths
+
+    drawn = take_prompts([400] * 500, sb.Stage.TRAIN).float()
     assert 50 <= drawn.min() < 55 and 0.95 * most < drawn.max() <= most
     assert drawn.median().item() == pytest.approx(125, abs=8)
-    fixed = recipe.CodecLanguageModelling.prompt_lengths(brain, None, torch.tensor([2, 400, 560]), sb.Stage.VALID)
-    assert fixed.tolist() == [1, 100, 140]
+    assert take_prompts([2, 400, 560], sb.Stage.VALID).tolist() == [1, 100, 140]
 
 
 def test_draws_are_made_where_the_run_computes(recipe):
-    settings = SimpleNamespace(prompts="utterance", prompt_seconds=3, n_codebooks=4)
-    brain, lengths = (
-        SimpleNamespace(device="meta", hparams=settings, frame_rate=50.0, n_examples=0),
-        torch.arange(9, 12),
-    )
+    brain = SimpleNamespace(device="meta", hparams=SimpleNamespace(n_codebooks=4), n_examples=0)
+    lengths = torch.arange(9, 12)
     for stage in (sb.Stage.TRAIN, sb.Stage.VALID):
-        assert recipe.CodecLanguageModelling.target_stage(brain, 3, stage).is_meta
-        assert recipe.CodecLanguageModelling.prompt_lengths(brain, None, lengths.to("meta"), stage).is_meta
+        assert recipe.CodecLanguageModelBrain.target_stage(brain, 3, stage).is_meta
     assert recipe.replace_some(lengths.to("meta"), 0.5, 16).is_meta
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(prompt_seconds=3), frame_rate=50.0)
+    speech = Utterances(Padded.collate([[1]]), Padded(torch.zeros(1, 9, 4, dtype=torch.long), torch.tensor([9])))
+    batch = PromptedBatch([], speech.emptied(), speech)
+    for stage, device in itertools.product((sb.Stage.TRAIN, sb.Stage.VALID), ("cpu", "meta")):
+        with torch.device(device):  # what is made on the default device would not go with the others
+            prompt, _ = recipe.CodecLanguageModelBrain.take_prompts(brain, batch, stage)
+        assert prompt.codes.values.device.type == "cpu"
     assert recipe.end_at(torch.zeros(2, 3, dtype=torch.long, device="meta"), lengths[:2].to("meta"), 3).is_meta
 
 
@@ -307,6 +327,7 @@ def test_batches_follow_from_seed_and_epoch(recipe, tokens):
         ({"train_parts": []}, "train_parts is"),
         ({"prompts": "noise"}, "prompts is 'noise', but must be one of utterance, speaker"),
         ({"prompt_order": "interleaved"}, "set prompts to speaker"),
+        ({"nar_interval": 99}, "nar_interval is 99, but an epoch has"),
         ({"prompts": "speaker", "prompt_seconds": 0.02}, "their speaker says nothing else"),
         ({"max_seconds": 0.02}, "None of the 40 utterances for train"),
     ],

@@ -138,7 +138,7 @@ def test_only_the_autoregressive_model_is_given_wrong_tokens_and_in_training_alo
 
 def test_prompts_in_front_come_after_the_epochs_alone_and_from_the_same_speaker(own, other):
     assert not any(example.behind for example in examples(own.watch.passes))
-    assert all(example.inputs["prompt"] is None for example in examples(own.watch.of("ar", "train")))
+    assert not any(len(example.inputs["prompt_codes"]) for example in examples(own.watch.of("ar", "train")))
     assert not any(example.behind for part in ("ar", "nar") for example in examples(other.watch.of(part, "train", 1)))
     later = [e for epoch in (2, 3) for e in examples(other.watch.of("ar", "train", epoch))]
     assert 0.4 < sum(example.behind is not None for example in later) / len(later) < 0.8
@@ -162,7 +162,8 @@ def test_prompts_in_front_are_drawn_anew_in_training_and_stay_the_same_otherwise
 def test_the_autoregressive_model_is_told_where_the_prompt_ends(other):
     for example in examples(other.watch.of("ar", "train") + other.watch.of("ar", "test")):
         item = other.speech.get(example.behind, {"phonemes": (), "codes": ()})
-        assert example.inputs["prompt"] == (len(item["phonemes"]), len(item["codes"]))
+        assert example.inputs["prompt_phonemes"].tolist() == list(item["phonemes"])
+        assert len(example.inputs["prompt_codes"]) == len(item["codes"])
 
 
 def test_the_prompt_of_the_other_model_is_a_part_of_the_utterance_or_what_is_in_front(own, other):
@@ -271,7 +272,7 @@ def test_the_scores_of_an_epoch_are_means_over_its_tokens(own, other):
     log = (other.out / "train_log.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in log[:3]] == [f"epoch: {epoch}" for epoch in (1, 2, 3)]
     assert all(f"{stage} nar_{score}: " in log[0] for stage in ("train", "valid") for score in ("loss", "accuracy"))
-    assert f"steps: {steps(other)}" in log[2] and log[3].startswith("test: True")
+    assert f"steps: {steps(other)}" in log[2] and log[3].startswith("Epoch loaded: ")
 
 
 def test_the_settings_of_a_run_are_left_with_it(own):
@@ -330,6 +331,6 @@ def test_one_part_alone_learns_in_every_step(train, part, other_part):
     assert len(run.watch.steps) == len(run.watch.of(part, "train"))
     assert all(step.parts == {part} for step in run.watch.steps)
     names_of_scores = {f"{stage}_{part}_{score}" for stage in ("train", "valid") for score in ("loss", "accuracy")}
-    assert set(run.rows[0]) == {"epoch", "lr", "seconds"} | names_of_scores
+    assert set(run.rows[0]) == {"epoch", "lr", "valid_loss", "skipped", "seconds"} | names_of_scores
     assert set(json.loads((run.out / "test" / "prediction.json").read_text())) == {f"{part}_loss", f"{part}_accuracy"}
     assert not (run.out / "inference").exists() and not (run.out / "test" / "synthesis.csv").exists()

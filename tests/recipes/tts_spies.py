@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
 from speechbrain_mamba.lobes.models.synthesis import AutoregressiveCodecLM, NonAutoregressiveCodecLM
 from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.training.brain import TrainingBrain
 from tests.conftest import HPARAMS
 
 RECIPES = HPARAMS.parent / "recipes"
@@ -76,6 +77,53 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
     return pictures
 
 
+class Killed(Exception):
+    """Raised in place of a kill."""
+
+
+def kill_at(epoch: int, step: int):
+    """Prepare a run that is killed in a batch; for :func:`run_script`."""
+
+    def prepare(module, patch):
+        fit_batch = TrainingBrain.fit_batch
+
+        def fit(brain, batch):
+            if (brain.epoch, brain.step) == (epoch, step):
+                raise Killed
+            return fit_batch(brain, batch)
+
+        patch.setattr(TrainingBrain, "fit_batch", fit)
+
+    return prepare
+
+
+def assert_resumed(train, folder: Path, weights, **options) -> None:
+    """Check that a run that is killed in the middle of its second epoch and resumed equals one that is not.
+
+    Arguments
+    ---------
+    train : callable
+        Runs the recipe with options.
+    folder : Path
+        A folder for the runs.
+    weights : callable
+        From an output folder to the weights that are left there, by name.
+    **options
+        Options of the run.
+    """
+    options |= {"ckpt_interval_steps": 1, "number_of_epochs": 2}
+    whole = train(output_folder=folder / "whole", **options)
+    with pytest.raises(Killed):
+        train(kill_at(2, 3), output_folder=folder / "broken", **options)
+    torch.manual_seed(7)
+    broken = train(output_folder=folder / "broken", **options)
+    expected = weights(whole)
+    assert expected and all(torch.equal(value, expected[name]) for name, value in weights(broken).items())
+    tables = [(run / "training.csv").read_text().splitlines() for run in (whole, broken)]
+    rows = [[line.rpartition(",")[0] for line in table] for table in tables]  # all but the seconds
+    assert rows[0][:2] == rows[1][:2] and len(rows[0]) == len(rows[1]) == 3
+
+
 def note_loaders(patch) -> list[tuple]:
     """Note the stage and the number of workers of the data loaders that are made; they get no workers."""
     noted, make = [], sb.Brain.make_dataloader
@@ -121,9 +169,7 @@ class Example:
 
     @property
     def codes(self) -> torch.Tensor:
-        """What the autoregressive model was given as codes before; the whole of prompt and speech of the other."""
-        if "prompt_codes" not in self.inputs:
-            return self.inputs["codes"]
+        """The codes that a model was given, of prompt and speech."""
         return torch.cat([self.inputs["prompt_codes"], self.inputs["codes"]])
 
 
@@ -187,45 +233,33 @@ class Watch:
             logits = forward(module, *arguments, **options)
             inputs = inspect.signature(forward).bind(module, *arguments, **options).arguments
             if not module.training and self.force is not None:
-                logits = torch.zeros_like(logits)
-                logits[..., 0] = self.force(part, self._epoch)
-            self._note_pass(part, module, inputs, logits.detach().float())
+                for one in logits if part == "ar" else [logits]:
+                    one.zero_()[..., 0] = self.force(part, self._epoch)
+            self._note_pass(part, module, inputs, logits)
             return logits
 
         return call
 
     def _note_pass(self, part, module, inputs, logits):
         self._modules[part] = module
-        examples = []
-        for index in range(len(inputs["phonemes"])):
-            own = {
-                key: value[index] for key, value in inputs.items() if isinstance(value, torch.Tensor) and value.dim()
-            }
-            for key in ("phoneme", "prompt", "code"):
-                length = own.pop(f"{key}_lengths", None)
-                padded = {"phoneme": "phonemes", "prompt": "prompt_codes", "code": "codes"}[key]
-                if length is not None:
-                    own[padded] = own[padded][:length]
-            own["prompt"] = inputs.get("prompt") and tuple(int(lengths[index]) for lengths in inputs["prompt"])
-            name, behind = self._who(own["phonemes"].tolist())
-            examples.append(Example(name, behind, own, logits[index]))
+        examples, (prompt, speech) = [], (inputs["prompt"], inputs["speech"])
+        columns = {"prompt_phonemes": prompt.phonemes, "prompt_codes": prompt.codes}
+        columns |= {"phonemes": speech.phonemes, "codes": speech.codes}
+        for index in range(len(speech.phonemes.values)):
+            own = {key: values[index, : lengths[index]] for key, (values, lengths) in columns.items()}
+            if part == "ar":  # those of the prompt count too
+                rows = [logits[0][index, : len(own["prompt_codes"])], logits[1][index]]
+            else:
+                own["stage"], rows = inputs["stage"][index], [logits[index]]
+            behind = tuple(own["prompt_phonemes"].tolist())
+            behind, name = (behind and self._names[behind]) or None, self._names[tuple(own["phonemes"].tolist())]
+            examples.append(Example(name, behind, own, torch.cat(rows).detach().float()))
         stage = examples[0].name.rstrip("0123456789")
         if module.training and (not self.passes or self.passes[-1].stage != "train"):
             self._epoch += 1
         assert module.training == (stage == "train")
         weight = sum(float(parameter.detach().double().abs().sum()) for parameter in module.parameters())
         self.passes.append(Pass(part, stage, self._epoch, examples, weight))
-
-    def _who(self, phonemes):
-        if tuple(phonemes) in self._names:
-            return self._names[tuple(phonemes)], None
-        ways = [(phonemes[:cut], phonemes[cut:]) for cut in range(1, len(phonemes))]
-        ((behind, name),) = [
-            (self._names[tuple(first)], self._names[tuple(second)])
-            for first, second in ways
-            if tuple(first) in self._names and tuple(second) in self._names
-        ]
-        return name, behind
 
     def _note_step(self, optimizer):
         (group,) = optimizer.param_groups

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_mamba.text import espeak
+from speechbrain_mamba.text import espeak, espeak_engine
 
 needs_espeak = pytest.mark.skipif(not espeak.espeak_available(), reason="espeakng-loader is not installed")
 
@@ -242,11 +242,11 @@ def test_a_process_forked_while_somebody_speaks_can_speak():
 @needs_espeak
 def test_the_link_to_deep_data_is_removed_by_the_process_that_made_it(tmp_path, monkeypatch):
     at_exit = []
-    monkeypatch.setattr(espeak.atexit, "register", at_exit.append)
-    link = Path(espeak._short_path(str(tmp_path / ("d" * 200))))
+    monkeypatch.setattr(espeak_engine.atexit, "register", at_exit.append)
+    link = Path(espeak_engine._short_path(str(tmp_path / ("d" * 200))))
     assert link.is_symlink()
     with monkeypatch.context() as forked:
-        forked.setattr(espeak.os, "getpid", lambda: -1)
+        forked.setattr(espeak_engine.os, "getpid", lambda: -1)
         at_exit[0]()
     assert link.is_symlink()
     at_exit[0]()
@@ -256,9 +256,9 @@ def test_the_link_to_deep_data_is_removed_by_the_process_that_made_it(tmp_path, 
 @needs_espeak
 def test_the_longest_path_that_espeak_takes_is_kept(tmp_path):
     longest = "/" + 149 * "d"
-    assert espeak._short_path(longest) == longest
-    assert espeak._short_path(longest + "d") != longest + "d"
-    assert espeak._short_path("/" + 75 * "ü") != "/" + 75 * "ü"
+    assert espeak_engine._short_path(longest) == longest
+    assert espeak_engine._short_path(longest + "d") != longest + "d"
+    assert espeak_engine._short_path("/" + 75 * "ü") != "/" + 75 * "ü"
 
 
 @needs_espeak
@@ -267,19 +267,19 @@ def test_data_that_are_missing_are_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(tmp_path))
     with pytest.raises(ImportError, match=f"does not start with the data in '{tmp_path}': reinstall espeakng-loader"):
-        espeak._Engine()
+        espeak_engine.Engine()
 
 
 @needs_espeak
 def test_data_in_a_deep_folder_are_found(tmp_path):
     deep = tmp_path / ("d" * 120) / ("e" * 120)
-    short = espeak._short_path(str(deep))
+    short = espeak_engine._short_path(str(deep))
     assert len(short) < 150
     deep.mkdir(parents=True)
     (deep / "phontab").write_text("here")
     with open(f"{short}/phontab") as file:
         assert file.read() == "here"
-    assert espeak._short_path("/usr/share/espeak-ng-data") == "/usr/share/espeak-ng-data"
+    assert espeak_engine._short_path("/usr/share/espeak-ng-data") == "/usr/share/espeak-ng-data"
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

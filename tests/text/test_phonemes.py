@@ -44,8 +44,8 @@ def test_a_saved_inventory_gives_the_same_tokens(kind, tmp_path):
         assert loaded.encode(text) == tokens
         assert min(tokens) >= 0 and max(tokens) < len(loaded)
         assert [loaded.symbols[token] for token in tokens] == tokenizer.split(text)
-    first, second = tokenizer.encode("drei"), tokenizer.encode("acht neun")
-    assert loaded.join(first, second) == tokenizer.join(first, second)
+    first = tokenizer.encode("drei")
+    assert loaded.add_space(first) == tokenizer.add_space(first)
 
 
 def test_the_file_of_an_inventory_is_made_again_from_what_it_holds(tmp_path):
@@ -93,19 +93,19 @@ def test_the_language_of_the_inventory_is_that_of_texts_without_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "symbols", "joined"),
+    ("kind", "symbols", "followed"),
     [
-        ("characters", "abc ", "ab c"),
-        ("ipa", " cba", "ab c"),
-        ("characters", "abc", "abc"),
-        ("ipa", "abc", "abc"),
-        ("bpe", "abc ", "abc"),
+        ("characters", "abc ", "ab "),
+        ("ipa", " cba", "ab "),
+        ("characters", "abc", "ab"),
+        ("ipa", "abc", "ab"),
+        ("bpe", "abc ", "ab"),
     ],
 )
-def test_two_texts_are_joined_as_the_inventory_has_it(kind, symbols, joined):
-    tokenizer = TextTokenizer(symbols, kind)
-    first, second = [symbols.index(letter) for letter in "ab"], [symbols.index("c")]
-    assert "".join(symbols[token] for token in tokenizer.join(first, second)) == joined
+def test_a_text_ends_in_a_space_where_the_inventory_has_one(kind, symbols, followed):
+    tokenizer, numbers = TextTokenizer(symbols, kind), [symbols.index(letter) for letter in "ab"]
+    assert "".join(symbols[token] for token in tokenizer.add_space(numbers)) == followed
+    assert len(numbers) == 2
 
 
 @needs_espeak
@@ -136,8 +136,13 @@ def test_damaged_files_are_named(damage, tmp_path):
         path.write_text(json.dumps(content), encoding="utf-8")
     else:
         path.write_text(damage, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"text\.json' is no text tokenizer"):
+    with pytest.raises(ValueError, match=r"text\.json' is not a text tokenizer"):
         TextTokenizer.load(path)
+
+
+def test_pieces_of_words_need_their_model():
+    with pytest.raises(ValueError, match="'bpe' need a SentencePiece model"):
+        TextTokenizer("abc", "bpe").encode("abc")
 
 
 def test_missing_files_and_unknown_kinds_are_named(tmp_path):

@@ -47,6 +47,16 @@ def test_rare_characters_get_tokens_unless_coverage_leaves_them_out(token_type, 
     assert "Q" not in pieces(train_tokenizer(tmp_path / FILE_NAME, texts, 20, token_type, character_coverage=0.99))
 
 
+def test_rare_characters_are_left_out_of_character_tokens_too(tmp_path):
+    texts = [*TEXTS * 10, "Q"]
+    everything = pieces(train_tokenizer(tmp_path / FILE_NAME, texts, 15, "char"))
+    common = pieces(train_tokenizer(tmp_path / FILE_NAME, texts, 14, "char", character_coverage=0.99))
+    assert set(everything) - set(common) == {"Q"}
+    for size in (13, 15):
+        with pytest.raises(ValueError, match=f"have 14 tokens of type char, but output_neurons is {size}"):
+            train_tokenizer(tmp_path / FILE_NAME, texts, size, "char", character_coverage=0.99)
+
+
 @pytest.mark.parametrize("size", [5, 31])
 def test_all_characters_get_tokens_or_their_number_is_told(size, tmp_path):
     with pytest.raises(ValueError, match=rf"have 6 tokens of type char, but output_neurons is {size}: set it to 6"):
@@ -56,10 +66,10 @@ def test_all_characters_get_tokens_or_their_number_is_told(size, tmp_path):
 @pytest.mark.parametrize(
     ("texts", "size", "token_type", "words"),
     [
-        (["ABBA AB"], 5000, "unigram", "No unigram tokenizer of 5000 tokens can be trained on 1 transcripts"),
-        (["ABBA AB", " ", "BABA"], 5000, "bpe", "No bpe tokenizer of 5000 tokens can be trained on 2 transcripts"),
+        (["ABBA AB"], 5000, "unigram", "No unigram tokenizer of 5000 tokens can be trained on 1 texts"),
+        (["ABBA AB", " ", "BABA"], 5000, "bpe", "No bpe tokenizer of 5000 tokens can be trained on 2 texts"),
         (["ABBA"], 6, "word", "token_type is 'word'.*'unigram', 'bpe', 'char'"),
-        ([" ", ""], 6, "char", "no transcripts"),
+        ([" ", ""], 6, "char", "no texts"),
     ],
 )
 def test_a_failed_training_is_explained_and_leaves_the_file_as_it_was(texts, size, token_type, words, tmp_path):
@@ -88,8 +98,9 @@ def test_a_tokenizer_of_the_hub_is_kept_where_it_is_wanted(tmp_path, monkeypatch
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.ckpt"):
         load_tokenizer(tmp_path, vocab_size=6)
-    with pytest.raises(FileNotFoundError, match=r"is no folder, and no lm\.ckpt of that id could be had"):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder, and the Hub gave no lm\.ckpt"):
         fetch_pretrained(tmp_path / "missing", "lm.ckpt")
-    (tmp_path / FILE_NAME).write_text("nothing of the sort")
-    with pytest.raises(ValueError, match="is no SentencePiece tokenizer"):
-        load_tokenizer(tmp_path, vocab_size=6)
+    for content in ("nothing of the sort", ""):
+        (tmp_path / FILE_NAME).write_text(content)
+        with pytest.raises(ValueError, match=r"tokenizer\.ckpt' is not a SentencePiece model"):
+            load_tokenizer(tmp_path, vocab_size=6)

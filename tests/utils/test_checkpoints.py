@@ -1,5 +1,6 @@
 """Checkpoints of a run that is killed while it saves or deletes them."""
 
+import inspect
 import shutil
 
 import pytest
@@ -129,3 +130,16 @@ def test_the_processes_wait_until_the_checkpoint_is_whole(tmp_path, monkeypatch)
         )
         checkpointer.save_checkpoint()
     assert found[-1] == 1
+
+
+def test_checkpointers_share_no_sort_orders(tmp_path):
+    """SpeechBrain's default list of them would grow with each save."""
+    shared = inspect.signature(Checkpointer.save_and_keep_only).parameters["importance_keys"].default
+    before = len(shared)
+    checkpointer = AtomicCheckpointer(tmp_path, {"counter": Counter(1)})
+    for error in (2.0, 1.0, 3.0):
+        checkpointer.save_and_keep_only(meta={"error": error}, min_keys=["error"])
+    assert len(shared) == before
+    assert sorted(checkpoint.meta["error"] for checkpoint in checkpointer.list_checkpoints()) == [1, 3]
+    checkpointer.save_and_keep_only(meta={"error": 4.0}, importance_keys=[lambda checkpoint: -checkpoint.meta["error"]])
+    assert sorted(checkpoint.meta["error"] for checkpoint in checkpointer.list_checkpoints()) == [1, 4]

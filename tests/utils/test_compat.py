@@ -1,11 +1,199 @@
 """The private interfaces that the package touches are where it expects them."""
 
-# ---------------------------------------------------------------------------------------------------------- SpeechBrain
+import sys
+from typing import ClassVar
 
-# ---------------------------------------------------------------------------------------------------------- HyperPyYAML
+import pytest
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
 
-# --------------------------------------------------------------------------------------------------------------- PyTorch
+from speechbrain_mamba.utils import _compat
+from speechbrain_mamba.utils._compat import (
+    BatchesOfEpoch,
+    encodec_24khz,
+    make_encodec,
+    quantize,
+    quantize_to_codes,
+)
 
-# ---------------------------------------------------------------------------------------------------------------- Triton
 
-# --------------------------------------------------------------------------------------------------------------- EnCodec
+def _moved(interface):
+    return f"{interface} of another package has moved: speechbrain_mamba/utils/_compat.py has to follow"
+
+
+# ---------------------------------------------------------------------------------------------------- SpeechBrain
+
+
+def test_the_batches_of_an_epoch_can_be_selected():
+    class LongestFirst(BatchesOfEpoch, DynamicBatchSampler):
+        epochs: ClassVar = []
+
+        def select_batches(self, batches, epoch):
+            self.epochs.append(epoch)
+            return sorted(batches, key=lambda batch: -max(self.get_durations(batch)))
+
+    dataset = DynamicItemDataset({str(i): {"duration": float(i)} for i in range(1, 6)})
+    sampler = LongestFirst(dataset, 10, 3, max_batch_ex=1)
+    sampler.set_epoch(3)
+    assert list(sampler) == [[4], [3], [2], [1], [0]] and sampler.epochs[:2] == [0, 3]
+    plain = DynamicBatchSampler(dataset, 10, 3, max_batch_ex=1)
+    plain.set_epoch(3)
+    assert sorted(plain) == [[0], [1], [2], [3], [4]]
+
+
+def test_dual_path_models_cut_into_chunks_and_add_up():
+    from speechbrain.lobes.models.dual_path import Dual_Path_Model
+
+    from speechbrain_mamba.utils._compat import overlap_add, segment
+
+    model = Dual_Path_Model(3, 3, torch.nn.Identity(), torch.nn.Identity(), K=4)
+    x = torch.randn(2, 3, 11)
+    chunks, gap = segment(model, x)
+    assert chunks.shape[:3] == (2, 3, 4)
+    torch.testing.assert_close(overlap_add(model, chunks, gap), 2 * x)  # half of each chunk overlaps with the next one
+
+
+def test_speechbrain_asks_checkpointers_for_meta_files_and_folders(tmp_path):
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    calls = []
+
+    class Asked(_compat.CheckpointFolders, Checkpointer):
+        def write_meta(self, path, meta, end_of_epoch):
+            calls.append((path.name, dict(meta), end_of_epoch))
+            return super().write_meta(path, meta, end_of_epoch)
+
+        def list_folders(self):
+            return [folder for folder in super().list_folders() if "hidden" not in folder.name]
+
+    checkpointer = Asked(tmp_path)
+    checkpointer.save_checkpoint(meta={"loss": 1.0}, end_of_epoch=False)
+    checkpointer.save_checkpoint(name="hidden")
+    assert calls[0] == ("CKPT.yaml", {"loss": 1.0}, False), _moved("Checkpointer._save_checkpoint_metafile")
+    assert len(checkpointer.list_checkpoints()) == 1, _moved("Checkpointer._list_checkpoint_dirs")
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_speechbrain_asks_a_brain_before_it_saves_within_an_epoch(tmp_path, free):
+    import speechbrain as sb
+    from speechbrain.utils.checkpoints import Checkpointer
+    from torch.utils.data import DataLoader
+
+    class Asked(_compat.CheckpointsBetweenSteps, sb.Brain):
+        def is_between_steps(self):
+            return free
+
+        def fit_batch(self, batch):
+            return torch.zeros(())
+
+    run_opts = {"ckpt_interval_steps": 1, "device": "cpu", "noprogressbar": True}
+    brain = Asked({"layer": torch.nn.Linear(1, 1)}, run_opts=run_opts, checkpointer=Checkpointer(tmp_path))
+    brain.fit([1], DataLoader(["batch"] * 2, batch_size=None))
+    assert len(brain.checkpointer.list_checkpoints()) == free, _moved("Brain._should_save_intra_epoch_ckpt")
+
+
+def test_the_run_options_of_speechbrain_are_read_without_it():
+    from speechbrain.utils.run_opts import HELP_TEXTS, RunOptions
+
+    options = _compat.run_option_helps()
+    assert options == {name: (RunOptions().get(name), text) for name, text in HELP_TEXTS.items()}, _moved("run_opts.py")
+    assert {"device", "precision", "debug", "test_only"} <= options.keys()
+
+
+def test_without_speechbrain_there_are_no_run_options(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert _compat.run_option_helps() == {}
+
+
+def test_statistics_of_speechbrain_are_saved(tmp_path):
+    from speechbrain.processing.features import InputNormalization
+
+    normalize = InputNormalization(norm_type="global")
+    normalize.train()
+    normalize(torch.randn(2, 5, 3), torch.ones(2))
+    _compat.save_normalizer(normalize, tmp_path / "normalizer.ckpt")
+    saved = torch.load(tmp_path / "normalizer.ckpt", weights_only=True)
+    assert torch.equal(saved["glob_mean"], normalize.glob_mean), _moved("InputNormalization._save")
+
+
+# ---------------------------------------------------------------------------------------------------- PyTorch
+
+
+def test_operations_run_below_autograd():
+    assert hasattr(torch._C, "_AutoDispatchBelowAutograd"), _moved("torch._C._AutoDispatchBelowAutograd")
+    x = torch.ones(2, requires_grad=True)
+    with _compat.below_autograd():
+        y = 2 * x
+    assert not y.requires_grad, _moved("torch._C._AutoDispatchBelowAutograd")
+
+
+def test_attention_resets_its_parameters():
+    attention = torch.nn.MultiheadAttention(4, 2)
+    reset = _compat.reset_function(attention)
+    assert reset is not None, _moved("torch.nn.MultiheadAttention._reset_parameters")
+    before = attention.in_proj_weight.clone()
+    reset()
+    assert not torch.equal(attention.in_proj_weight, before)
+    assert _compat.reset_function(torch.nn.Sequential()) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems the kernels start their own threads")
+def test_the_openmp_runtime_of_torch_is_found():
+    assert _compat.openmp_parallel() is not None, _moved("GOMP_parallel in libtorch_cpu of torch")
+
+
+# ---------------------------------------------------------------------------------------------------- Triton
+
+
+@pytest.mark.parametrize("value, expected", [("1", True), ("0", False)])
+def test_triton_says_whether_it_interprets(value, expected, monkeypatch):
+    knobs = pytest.importorskip("triton").knobs
+    assert hasattr(knobs.runtime, "interpret"), _moved("triton.knobs.runtime.interpret")
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert _compat.triton_interprets() is expected
+
+
+# ---------------------------------------------------------------------------------------------------- EnCodec
+
+
+@pytest.fixture
+def quantizer():
+    """EnCodec's quantizer, whose codebooks have been filled."""
+    pytest.importorskip("encodec", reason="the package encodec is not installed")
+    torch.manual_seed(0)
+    *_, quantizer = make_encodec({"dimension": 8, "n_filters": 2, "ratios": [5, 4]}, 3, 16)
+    quantizer.vq(torch.randn(4, 8, 50))
+    return quantizer.eval()
+
+
+def test_encodec_is_made_of_an_encoder_a_decoder_and_a_quantizer(quantizer):
+    sizes = {"dimension": 8, "n_filters": 2, "ratios": [5, 4], "lstm": 1, "causal": True}
+    encoder, decoder, own = make_encodec(sizes, 3, 16)
+    assert (encoder.ratios, encoder.dimension, encoder.n_filters) == ([4, 5], 8, 2)
+    assert (own.n_q, own.bins) == (3, 16) and list(decoder.ratios) == [5, 4]
+    assert decoder(encoder(torch.randn(2, 1, 200))).shape == (2, 1, 200)
+
+
+def test_encodec_quantizes_with_any_number_of_codebooks(quantizer):
+    x = torch.randn(2, 8, 20)
+    for count in (1, 3):
+        quantized, codes, commitment = quantize(quantizer, x, count)
+        assert quantized.shape == x.shape and codes.shape == (2, 20, count) and commitment.shape[0] == count
+        assert torch.equal(quantize_to_codes(quantizer, x, count), codes)
+        torch.testing.assert_close(quantizer.decode(codes.permute(2, 0, 1)), quantized)
+    books = [layer.codebook for layer in quantizer.vq.layers]
+    assert [book.shape for book in books] == [(16, 8)] * 3
+
+
+def test_encodec_names_a_folder_without_the_published_weights(tmp_path):
+    pytest.importorskip("encodec", reason="the package encodec is not installed")
+    with pytest.raises((OSError, ValueError), match="encodec_24khz"):
+        encodec_24khz(tmp_path)
+
+
+def test_a_missing_encodec_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for call in (lambda: make_encodec({}, 1, 1), encodec_24khz):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install \"speechbrain_mamba\[tts\]\""):
+            call()

@@ -45,9 +45,11 @@ def test_a_file_of_the_hub_is_collected_where_it_is_asked_for(tmp_path, hub):
 
 
 def test_what_the_hub_does_not_have_is_named(hub):
-    with pytest.raises(FileNotFoundError, match=r"'someone/model' is no folder, and no am\.ckpt .*404: nothing there"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'someone/model' is not a folder, and the Hub gave no am\.ckpt .*404: nothing there"
+    ):
         fetch_pretrained("someone/model", "am.ckpt")
-    with pytest.raises(FileNotFoundError, match=r"'no/one' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"'no/one' is not a folder"):
         fetch_pretrained("no/one", "lm.ckpt")
 
 
@@ -56,5 +58,5 @@ def test_an_id_that_the_hub_cannot_have_is_named(monkeypatch):
         raise ValueError("no such id")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(FileNotFoundError, match=r"'some one' is no folder, .*no such id"):
+    with pytest.raises(FileNotFoundError, match=r"'some one' is not a folder, .*no such id"):
         fetch_pretrained("some one", "lm.ckpt")

@@ -1,23 +1,22 @@
 """The embedded corpus: many synthetic voices that read varied sentences, built in seconds by espeak-ng.
 
-It is laid out like LibriSpeech::
+Its layout is that of LibriSpeech::
 
     <folder>/<split>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.wav
     <folder>/<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt       transcripts, upper case
     <folder>/<split>/<speaker>/<chapter>/<speaker>-<chapter>.phonemes.txt    phonemes, IPA
     <folder>/SPEAKERS.TXT
-    <folder>/corpus.json                                                     what it was built with
+    <folder>/corpus.json                                                     the stamp: settings, speakers, hours
 
 Chapter 1 has sentences, chapter 2 strings of digits. No speaker, no voice variant and no sentence is in two splits.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,12 +29,14 @@ from tqdm import tqdm
 from speechbrain_mamba.corpora.mini.sentences import digit_string, make_sentences
 from speechbrain_mamba.corpora.mini.voices import SPLITS, Speaker, make_speakers
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.text.espeak import ESPEAK_RATE, espeak_version, phonemes, synthesize
-from speechbrain_mamba.utils.files import atomic_path, write_json
+from speechbrain_mamba.text.espeak import espeak_version, phonemes, synthesize
+from speechbrain_mamba.text.espeak_engine import ESPEAK_RATE
+from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.stamps import Stamp
 
 logger = logging.getLogger(__name__)
 
-STAMP = "corpus.json"
+_STAMP = "corpus.json"
 _VERSION = 1  # of the corpus: raised whenever the same parameters make other files
 _SILENCE_DB = -45  # relative to the utterance's peak
 _MARGIN = 0.05  # seconds kept around the speech
@@ -43,7 +44,7 @@ _NOISE = 1e-4  # RMS of the noise floor, full scale is 1: 50 dB below the speech
 
 
 def _trim(signal: Tensor, sample_rate: int) -> Tensor:
-    """Cut silence off both ends but for a margin."""
+    """Remove the silence at both ends except for a margin."""
     loud = torch.nonzero(signal.abs() > signal.abs().max() * 10 ** (_SILENCE_DB / 20))
     margin = round(_MARGIN * sample_rate)
     return signal[max(0, int(loud[0]) - margin) : int(loud[-1]) + 1 + margin]
@@ -56,14 +57,14 @@ def _speak(text: str, speaker: Speaker, sample_rate: int, rng: np.random.Generat
         variant=speaker.variant,
         pitch=speaker.pitch,
         pitch_range=speaker.pitch_range,
-        # played faster or slower afterwards: the pace that is heard stays the speaker's
+        # compensates for the playback rate, so that the pace is that of the speaker
         rate=round(speaker.rate * ESPEAK_RATE / speaker.played_rate),
     )
     signal = torchaudio.functional.resample(
         signal, speaker.played_rate, sample_rate, lowpass_filter_width=32, rolloff=0.95
     )
     signal = _trim(signal, sample_rate)
-    # espeak-ng pauses in digital silence, which no recording has
+    # Pauses of espeak-ng are digital silence, unlike those of a recording.
     signal = signal + torch.from_numpy(rng.normal(0.0, _NOISE, len(signal))).float()
     return signal / max(1.0, float(signal.abs().max()) / 0.99)
 
@@ -93,7 +94,7 @@ def _write_speaker(task: tuple[Path, Speaker, list[list[str]], int, int]) -> flo
 def _assign_texts(
     speakers: list[Speaker], sentences: int, digit_strings: int, distinct: int, rng: np.random.Generator
 ) -> Iterator[list[list[str]]]:
-    """The chapters of each speaker. A split's speakers go through its own sentences in turn."""
+    """The chapters of each speaker. The speakers of a split take turns in reading its sentences."""
     pool = make_sentences(distinct, rng)
     first, second = round(0.8 * distinct), round(0.88 * distinct)
     pools = dict(zip(SPLITS, (pool[:first], pool[first:second], pool[second:])))
@@ -115,26 +116,6 @@ def _speakers_table(speakers: list[Speaker], seconds: list[float]) -> str:
     return "".join(lines)
 
 
-def _already_built(folder: Path, parameters: dict) -> bool:
-    """Whether the folder holds this very corpus; raises a ValueError when it holds anything else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not (folder / STAMP).is_file():
-        raise ValueError(f"'{folder}' exists but is no mini corpus: choose another folder, or remove it.")
-    built = json.loads((folder / STAMP).read_text(encoding="utf-8"))["parameters"]
-    differences = [
-        f"{name}={built.get(name)!r} instead of {value!r}"
-        for name, value in parameters.items()
-        if built.get(name) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"The mini corpus in '{folder}' was built with {', '.join(differences)}: choose another folder, or remove "
-            "it."
-        )
-    return True
-
-
 def _check_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if value < least:
@@ -145,26 +126,25 @@ def build_mini_corpus(
     folder: str | os.PathLike,
     sample_rate: int = 16000,
     seed: int = 1234,
-    speakers: tuple[int, int, int] = (40, 6, 8),
+    speakers: Sequence[int] = (40, 6, 8),
     sentences: int = 26,
     digit_strings: int = 4,
     distinct_sentences: int = 1200,
     processes: int | None = None,
 ) -> Path:
-    """Build the embedded corpus, or find it built.
+    """Build the embedded corpus. If the folder has it already, built with the same settings, it is kept.
 
-    A seed makes the same files, bit by bit, on the same machine. The folder appears when all is written. A corpus that
-    stands there already is kept when it was built with the same parameters.
+    The same seed makes the same files, bit by bit, on the same machine. The folder appears when all files are written.
 
     Arguments
     ---------
     folder : str or Path
         Where the corpus goes.
     sample_rate : int
-        Samples per second. espeak-ng speaks at 22050 Hz: above that rate nothing is gained.
+        Samples per second. espeak-ng speaks at 22050 Hz; a higher rate gains nothing.
     seed : int
         Chooses speakers and texts.
-    speakers : tuple of int
+    speakers : sequence of int
         Speakers for training, validation and test.
     sentences : int
         Sentences that each speaker reads.
@@ -173,7 +153,7 @@ def build_mini_corpus(
     distinct_sentences : int
         Distinct sentences in the corpus: 80 % of them are read in training, 8 % in validation and 12 % in test.
     processes : int, optional
-        Processes that build; as many as there are cores by default.
+        Number of processes; that of the cores by default.
 
     Returns
     -------
@@ -185,7 +165,7 @@ def build_mini_corpus(
     ImportError
         When espeak-ng is not installed.
     ValueError
-        When the folder holds something else, or a count is too small.
+        When the folder holds other files or a corpus with other settings, or a count is too small.
 
     Example
     -------
@@ -200,31 +180,36 @@ def build_mini_corpus(
         sample_rate=(sample_rate, 1000), sentences=(sentences, 1), digit_strings=(digit_strings, 0),
         distinct_sentences=(distinct_sentences, 25),
     )  # fmt: skip
-    folder = Path(folder).absolute()
+    corpus = Path(folder).absolute()
     parameters = {
         "version": _VERSION, "sample_rate": sample_rate, "seed": seed, "speakers": list(speakers),
         "sentences": sentences, "digit_strings": digit_strings, "distinct_sentences": distinct_sentences,
     }  # fmt: skip
-    if _already_built(folder, parameters):
-        logger.info("The mini corpus in %s is there already.", folder)
-        return folder
+    stamp = Stamp(corpus / _STAMP, parameters)
+    stamp.check_folder()
+    if stamp.is_done():
+        return corpus
+    if stamp.path.is_file():
+        differences = ", ".join(stamp.differences())
+        raise ValueError(
+            f"The mini corpus in '{corpus}' was built with other settings ({differences}): choose another folder, or "
+            "remove it."
+        )
     version = espeak_version()
     rng = np.random.default_rng(seed)
-    cast = make_speakers(tuple(speakers), rng)
+    cast = make_speakers(speakers, rng)
     texts = list(_assign_texts(cast, sentences, digit_strings, distinct_sentences, rng))
-    # A process speaks for one speaker and ends: espeak-ng carries state from text to text, which would make the files
-    # depend on which process spoke what before.
+    # espeak-ng carries state from text to text. Each speaker gets a new process, so that the files do not depend on
+    # what a process spoke before.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with atomic_path(folder) as temporary:
+    with atomic_path(corpus) as temporary:
         tasks = [(temporary, speaker, chapters, sample_rate, seed) for speaker, chapters in zip(cast, texts)]
         with multiprocessing.get_context(method).Pool(processes, maxtasksperchild=1) as pool:
             results = pool.imap(_write_speaker, tasks, chunksize=1)
             seconds = list(tqdm(results, total=len(tasks), desc="Building the mini corpus", unit="speaker"))
         (temporary / "SPEAKERS.TXT").write_text(_speakers_table(cast, seconds), encoding="utf-8")
-        write_json(
-            temporary / STAMP,
-            {"parameters": parameters, "espeak-ng": version, "hours": round(sum(seconds) / 3600, 3),
-             "speakers": [asdict(speaker) for speaker in cast]},
-        )  # fmt: skip
-    logger.info("Built the mini corpus in %s: %d speakers, %.0f minutes.", folder, len(cast), sum(seconds) / 60)
-    return folder
+        hours = round(sum(seconds) / 3600, 3)
+        facts = {"espeak-ng": version, "hours": hours, "speakers": [asdict(speaker) for speaker in cast]}
+        Stamp(temporary / _STAMP, parameters).finish(**facts)
+    logger.info("Built the mini corpus in %s: %d speakers, %.0f minutes.", corpus, len(cast), sum(seconds) / 60)
+    return corpus

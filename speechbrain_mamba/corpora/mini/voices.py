@@ -1,7 +1,8 @@
-"""The speakers of the embedded corpus: espeak-ng voices that sound human, varied in accent, height, pace and size."""
+"""The speakers of the embedded corpus: human-sounding voices of espeak-ng, varied in accent, pitch, pace and size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,8 @@ SPLITS = ("train", "valid", "test")
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 """espeak-ng's accents of English; ``en`` is British."""
 
-# Left out, by their settings, pitch and spectra: whispers, robots, voices that clip or tremble; and of most
-# groups of near-duplicates all but one. No variant speaks in two splits.
+# Whispers, robots and voices that clip or tremble are left out, as judged by their settings, pitch and spectra, and so
+# are most near-duplicates. No variant speaks in two splits.
 LOW_VARIANTS = {
     "train": (
         "m1", "m3", "m4", "m5", "m7", "m8", "Mike", "victor", "Denis", "adam", "edward2", "max", "Alex", "kaukovalta",
@@ -35,18 +36,18 @@ class Speaker:
     Arguments
     ---------
     id : str
-        Number that names the speaker's folder.
+        Number of the speaker, the name of the folder.
     split : str
         ``train``, ``valid`` or ``test``.
     high : bool
-        Whether the voice is a high one.
+        Whether the voice is high.
     accent, variant : str
-        espeak-ng's names.
+        Names in espeak-ng.
     pitch, pitch_range, rate : int
         As in :func:`speechbrain_mamba.text.espeak.synthesize`.
     played_rate : int
-        The rate in Hz at which the samples that espeak-ng makes for 22050 Hz are taken to be, which moves pitch and
-        formants alike: a longer vocal tract below 22050, a shorter one above.
+        The rate in Hz at which the samples of espeak-ng, made for 22050 Hz, are played. It shifts pitch and formants
+        together: below 22050 the vocal tract sounds longer, above it shorter.
 
     Example
     -------
@@ -69,7 +70,7 @@ def _make_speaker(number: int, split: str, position: int, rng: np.random.Generat
     high = position % 2 == 1
     variants = (HIGH_VARIANTS if high else LOW_VARIANTS)[split]
     turn, index = divmod(position // 2, len(variants))
-    # speakers that share a variant lie far apart: a third of the range of heights each, in turn
+    # Speakers that share a variant have distinct pitches: each a third of the range, in turn.
     lowest, third = (22, 13) if high else (25, 17)
     return Speaker(
         id=str(number),
@@ -80,20 +81,20 @@ def _make_speaker(number: int, split: str, position: int, rng: np.random.Generat
         pitch=int(lowest + third * ((turn + index) % 3) + rng.integers(third)),
         pitch_range=int(rng.integers(30, 90)),
         rate=int(rng.integers(140, 205)),
-        # thousands have small common ratios with the usual sample rates, so that resampling is quick
+        # Multiples of 1000 have small ratios to the usual sample rates, which makes resampling fast.
         played_rate=int(rng.choice((20000, 21000, 22000, 23000, 24000))),
     )
 
 
-def make_speakers(counts: tuple[int, int, int], rng: np.random.Generator) -> list[Speaker]:
+def make_speakers(counts: Sequence[int], rng: np.random.Generator) -> list[Speaker]:
     """Draw the speakers of all splits, low and high voices in turn.
 
     Arguments
     ---------
-    counts : tuple of int
+    counts : sequence of int
         Speakers for training, validation and test.
     rng : numpy.random.Generator
-        The source of chance.
+        The random generator.
 
     Returns
     -------

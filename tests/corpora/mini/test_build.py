@@ -90,7 +90,7 @@ def test_a_second_build_returns_at_once_and_a_different_one_is_refused(corpus):
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
     assert build_mini_corpus(corpus, seed=7, **TINY) == corpus
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
-    with pytest.raises(ValueError, match="was built with seed=7 instead of 8"):
+    with pytest.raises(ValueError, match=r"was built with other settings \(seed is 7, not 8\)"):
         build_mini_corpus(corpus, seed=8, **TINY)
 
 
@@ -140,7 +140,7 @@ def test_counts_that_are_too_small_are_named(tmp_path, monkeypatch, settings, wo
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is no mini corpus"):
+    with pytest.raises(ValueError, match="was not written by this preparation"):
         build_mini_corpus(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
@@ -273,7 +273,7 @@ def test_strings_of_digits_have_three_to_seven(tmp_path):
 
 def test_the_tables_say_how_it_was_built(told):
     folder, content, _ = told
-    assert content["parameters"] == {
+    assert content["settings"] == {
         "version": 1, "sample_rate": 16000, "seed": 1234, "speakers": [3, 1, 2], "sentences": 2, "digit_strings": 1,
         "distinct_sentences": 50,
     }  # fmt: skip
@@ -296,25 +296,25 @@ def test_the_tables_say_how_it_was_built(told):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("sample_rate", 16000, "sample_rate=8000 instead of 16000"),
-        ("seed", 8, "seed=7 instead of 8"),
-        ("speakers", (3, 2, 1), r"speakers=\[3, 1, 2\] instead of \[3, 2, 1\]"),
-        ("sentences", 4, "sentences=3 instead of 4"),
-        ("digit_strings", 0, "digit_strings=1 instead of 0"),
-        ("distinct_sentences", 51, "distinct_sentences=50 instead of 51"),
-        ("version", 2, "version=1 instead of 2"),
+        ("sample_rate", 16000, "sample_rate is 8000, not 16000"),
+        ("seed", 8, "seed is 7, not 8"),
+        ("speakers", (3, 2, 1), r"speakers is \[3, 1, 2\], not \[3, 2, 1\]"),
+        ("sentences", 4, "sentences is 3, not 4"),
+        ("digit_strings", 0, "digit_strings is 1, not 0"),
+        ("distinct_sentences", 51, "distinct_sentences is 50, not 51"),
+        ("version", 2, "version is 1, not 2"),
     ],
 )
 def test_a_corpus_of_another_setting_is_not_taken_for_this_one(tmp_path, monkeypatch, name, value, words):
     settings = {**TINY, "seed": 7}
     parameters = {**settings, "version": 1, "speakers": list(TINY["speakers"])}
-    (tmp_path / "corpus.json").write_text(json.dumps({"parameters": parameters}), encoding="utf-8")
+    (tmp_path / "corpus.json").write_text(json.dumps({"settings": parameters, "done": True}), encoding="utf-8")
     assert build_mini_corpus(tmp_path, **settings) == tmp_path
     if name == "version":
         monkeypatch.setattr(module, "_VERSION", value)
     else:
         settings[name] = value
-    with pytest.raises(ValueError, match=f"was built with {words}: choose another folder"):
+    with pytest.raises(ValueError, match=rf"was built with other settings \({words}\): choose another folder"):
         build_mini_corpus(tmp_path, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.json"]
 
@@ -324,7 +324,7 @@ def test_an_empty_folder_is_built_in_and_a_file_is_left_alone(tmp_path):
     built, _, _ = build_told(tmp_path / "corpus", speakers=(1, 1, 1), sentences=1)
     assert (built / "SPEAKERS.TXT").is_file()
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(ValueError, match="exists but is no mini corpus"):
+    with pytest.raises(ValueError, match="is not empty and was not written by"):
         build_mini_corpus(tmp_path / "file", **TINY)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -344,8 +344,8 @@ def test_the_default_corpus_of_this_version_is_the_one_that_was_measured(tmp_pat
     monkeypatch.setattr(module, "espeak_version", lambda: "1.2.3")
     folder = build_mini_corpus(tmp_path / "corpus")
     content = json.loads((folder / "corpus.json").read_text())
-    assert content["parameters"].pop("version") == 1
-    assert content["parameters"] == {
+    assert content["settings"].pop("version") == 1
+    assert content["settings"] == {
         "sample_rate": 16000, "seed": 1234, "speakers": [40, 6, 8], "sentences": 26, "digit_strings": 4,
         "distinct_sentences": 1200,
     }  # fmt: skip

@@ -186,5 +186,5 @@ def test_front_end_errors():
     with pytest.raises(ValueError, match="do not pad by reflection"):
         spread(torch.randn(1, 50, 80), torch.ones(1))
     flat = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"], conv_module=Conv1d)
-    with pytest.raises(ValueError, match="Conv1d knows no lengths"):
+    with pytest.raises(ValueError, match="Conv1d takes no lengths"):
         flat(torch.randn(1, 50, 80), torch.ones(1))

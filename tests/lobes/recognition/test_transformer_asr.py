@@ -8,8 +8,9 @@ from speechbrain.nnet.containers import LengthsCapableSequential
 from speechbrain.nnet.linear import Linear
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from speechbrain_mamba.lobes.models.recognition.conmamba import ConmambaEncoder, MambaDecoder
+from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd
+from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
 from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
 from tests.errors import relative_error
 from tests.nnet.test_mamba import scramble

@@ -11,8 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.decoders.sampling import TokenSampler
-from speechbrain_mamba.lobes.models.synthesis import AutoregressiveCodecLM, NonAutoregressiveCodecLM, VallE
+from speechbrain_mamba.lobes.models.synthesis import (
+    AutoregressiveCodecLM,
+    GeneratedCodes,
+    NonAutoregressiveCodecLM,
+    VallE,
+)
 from speechbrain_mamba.lobes.models.synthesis.backbone import (
     BACKBONES,
     AdaptiveLayerNorm,
@@ -26,7 +32,7 @@ from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 
 N_PHONEMES, CODEBOOK, BOOKS = 20, 32, 4
 NHEAD = 4
-SAID, SPOKEN = torch.tensor([3, 0, 2]), torch.tensor([5, 0, 1])  # phonemes and frames that are a prompt's
+PROMPTS, SPEECH = ("prompt_phonemes", "prompt_codes"), ("phonemes", "codes")
 
 
 def make_model(backbone: str, prompt_order: str = "joint", positions: bool | None = None) -> VallE:
@@ -59,31 +65,68 @@ def model(request) -> VallE:
 
 
 @pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    """Three examples of different lengths, garbage in the padding."""
+def batch() -> dict[str, Padded]:
+    """Three examples of different lengths, one of them without a prompt's text, garbage in the padding."""
     torch.manual_seed(1)
     return {
-        "phonemes": torch.randint(N_PHONEMES, (3, 7)),
-        "phoneme_lengths": torch.tensor([7, 1, 4]),
-        "prompt_codes": torch.randint(CODEBOOK, (3, 9, BOOKS)),
-        "prompt_lengths": torch.tensor([2, 9, 5]),
-        "codes": torch.randint(CODEBOOK, (3, 12, BOOKS)),
-        "code_lengths": torch.tensor([12, 6, 1]),
+        "prompt_phonemes": Padded(torch.randint(N_PHONEMES, (3, 5)), torch.tensor([3, 0, 2])),
+        "prompt_codes": Padded(torch.randint(CODEBOOK, (3, 9, BOOKS)), torch.tensor([2, 9, 5])),
+        "phonemes": Padded(torch.randint(N_PHONEMES, (3, 6)), torch.tensor([4, 1, 6])),
+        "codes": Padded(torch.randint(CODEBOOK, (3, 12, BOOKS)), torch.tensor([12, 6, 1])),
     }
 
 
-def alone(batch: dict, example: int) -> dict:
+@pytest.fixture
+def unprompted(batch) -> dict[str, Padded]:
+    """The examples, the second of which has no prompt."""
+    codes = batch["prompt_codes"]
+    return batch | {"prompt_codes": codes._replace(lengths=torch.tensor([2, 0, 5]))}
+
+
+def alone(batch: dict[str, Padded], example: int) -> dict[str, Padded]:
     """One example without padding."""
-    one = {name: tensor[example : example + 1] for name, tensor in batch.items()}
-    for name, sequence in {"phoneme": "phonemes", "prompt": "prompt_codes", "code": "codes"}.items():
-        one[sequence] = one[sequence][:, : int(one[f"{name}_lengths"])]
-    return one
+    rows = slice(example, example + 1)
+    return {name: Padded(t[rows, : int(lengths[example])], lengths[rows]) for name, (t, lengths) in batch.items()}
 
 
-def run_ar(model: VallE, batch: dict, examples: slice = slice(None)) -> torch.Tensor:
-    """Logits of the first codebook."""
-    prompt, codes = (SAID[examples], SPOKEN[examples]), batch["codes"][..., 0]
-    return model.ar(batch["phonemes"], batch["phoneme_lengths"], codes, batch["code_lengths"], prompt)
+def utterances(batch: dict[str, Padded]) -> tuple[Utterances, Utterances]:
+    """Prompts and speech."""
+    return Utterances(*(batch[name] for name in PROMPTS)), Utterances(*(batch[name] for name in SPEECH))
+
+
+def change(batch: dict[str, Padded], name: str, where: tuple, size: int) -> dict[str, Padded]:
+    """The batch with another token at one place."""
+    values = batch[name].values.clone()
+    values[where] = (values[where] + 1) % size
+    return batch | {name: batch[name]._replace(values=values)}
+
+
+def pad(batch: dict[str, Padded], name: str, frames: int) -> dict[str, Padded]:
+    """The batch with more padding."""
+    values = batch[name].values
+    room = (0, 0) * (values.dim() - 2) + (0, frames)
+    return batch | {name: batch[name]._replace(values=F.pad(values, room))}
+
+
+def run_ar(model: VallE, batch: dict[str, Padded]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the first codebook, of prompts and of speech."""
+    prompt, speech = utterances(batch)
+    return model.ar(prompt.first_codebook(), speech.first_codebook())
+
+
+def run_nar(model: VallE, batch: dict[str, Padded], stage: torch.Tensor) -> torch.Tensor:
+    """Logits of one further codebook."""
+    return model.nar(*utterances(batch), stage=stage)
+
+
+def generate(model: VallE, batch: dict[str, Padded], **options) -> GeneratedCodes:
+    """Say the phonemes."""
+    return model.generate(utterances(batch)[0], batch["phonemes"], **options)
+
+
+def valid(logits: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+    """What of each example counts."""
+    return [row[:length] for row, length in zip(logits, lengths.tolist())]
 
 
 class Formula:
@@ -168,79 +211,88 @@ class Formula:
         return x @ self.weights["code_embedding.embedding.weight"][book * CODEBOOK : (book + 1) * CODEBOOK].T
 
 
-def unpadded(batch: dict, example: int) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Phonemes, prompt and codes of an example."""
-    one = alone(batch, example)
-    return one["phonemes"][0].tolist(), one["prompt_codes"][0], one["codes"][0]
+def unpadded(batch: dict[str, Padded], example: int) -> SimpleNamespace:
+    """One example: phonemes as lists, codes as tensors."""
+    one = {name: padded.values[0] for name, padded in alone(batch, example).items()}
+    return SimpleNamespace(**one | {name: one[name].tolist() for name in ("phonemes", "prompt_phonemes")})
+
+
+def check_first_book(model: VallE, batch: dict[str, Padded]) -> None:
+    """Compare the logits of prompts and of speech with the formulas."""
+    (prompt_logits, logits), formula = run_ar(model, batch), Formula(model.ar)
+    for example in range(3):
+        one = unpadded(batch, example)
+        said, spoken = len(one.prompt_phonemes), len(one.prompt_codes)
+        in_front = (0, 0) if model.ar.prompt_order == "joint" else (said, spoken)
+        codes = torch.cat([one.prompt_codes, one.codes])[:, 0].tolist()
+        expected = formula.first_book(one.prompt_phonemes + one.phonemes, codes, *in_front)
+        torch.testing.assert_close(prompt_logits[example, :spoken], expected[:spoken], rtol=1e-4, atol=1e-4)
+        rest = logits[example, : len(one.codes) + 1]
+        torch.testing.assert_close(rest, expected[spoken:], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_the_first_book_is_predicted_as_the_formulas_say(model, batch):
-    logits, formula = run_ar(model, batch), Formula(model.ar)
-    for example in range(3):
-        phonemes, _, codes = unpadded(batch, example)
-        in_front = (0, 0) if model.ar.prompt_order == "joint" else (int(SAID[example]), int(SPOKEN[example]))
-        expected = formula.first_book(phonemes, codes[:, 0].tolist(), *in_front)
-        torch.testing.assert_close(logits[example, : len(codes) + 1], expected, rtol=1e-4, atol=1e-4)
+def test_the_first_book_is_predicted_as_the_formulas_say(model, batch, unprompted):
+    check_first_book(model, batch)
+    check_first_book(model, unprompted)
 
 
 @torch.no_grad()
 def test_prompts_may_have_text_or_speech_alone(batch):
-    model = make_model("mamba", "interleaved", True)
-    said, spoken = torch.tensor([0, 0, 3]), torch.tensor([4, 6, 0])
-    inputs = batch["phonemes"], batch["phoneme_lengths"], batch["codes"][..., 0], batch["code_lengths"]
-    logits, formula = model.ar(*inputs, (said, spoken)), Formula(model.ar)
-    for example in range(3):
-        phonemes, _, codes = unpadded(batch, example)
-        expected = formula.first_book(phonemes, codes[:, 0].tolist(), int(said[example]), int(spoken[example]))
-        torch.testing.assert_close(logits[example, : len(codes) + 1], expected, rtol=1e-4, atol=1e-4)
+    lengths = {"prompt_phonemes": torch.tensor([0, 0, 3]), "prompt_codes": torch.tensor([4, 6, 0])}
+    batch |= {name: batch[name]._replace(lengths=length) for name, length in lengths.items()}
+    check_first_book(make_model("mamba", "interleaved", True), batch)
 
 
 @torch.no_grad()
 def test_further_books_are_predicted_as_the_formulas_say(model, batch):
     formula = Formula(model.nar)
     for stages in ([1, 2, 3], [3, 1, 2]):
-        logits = model.nar(**batch, stage=torch.tensor(stages))
+        logits = run_nar(model, batch, torch.tensor(stages))
         for example, stage in enumerate(stages):
-            expected = formula.further_book(*unpadded(batch, example), stage)
+            one = unpadded(batch, example)
+            phonemes = one.prompt_phonemes + one.phonemes
+            expected = formula.further_book(phonemes, one.prompt_codes, one.codes, stage)
             torch.testing.assert_close(logits[example, : len(expected)], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_further_books_are_the_likeliest_ones_one_after_the_other(model, batch):
-    inputs = [batch[name] for name in ("phonemes", "phoneme_lengths", "prompt_codes", "prompt_lengths")]
-    completed = model.nar.complete(*inputs, batch["codes"][..., 0], batch["code_lengths"])
+    prompt, speech = utterances(batch)
+    completed = model.nar.complete(prompt, speech.first_codebook())
     formula = Formula(model.nar)
     for example in range(3):
-        phonemes, prompt, codes = unpadded(batch, example)
-        expected = codes[:, :1]
+        one = unpadded(batch, example)
+        phonemes, expected = one.prompt_phonemes + one.phonemes, one.codes[:, :1]
         for book in range(1, BOOKS):
-            likeliest = formula.further_book(phonemes, prompt, expected, book).argmax(1)
+            likeliest = formula.further_book(phonemes, one.prompt_codes, expected, book).argmax(1)
             expected = torch.cat([expected, likeliest[:, None]], 1)
-        assert torch.equal(completed[example, : len(codes)], expected)
-        assert (completed[example, len(codes) :] == 0).all()
+        assert torch.equal(completed[example, : len(one.codes)], expected)
+        assert (completed[example, len(one.codes) :] == 0).all()
 
 
-def test_text_padded_beyond_everything_else_changes_nothing(model, batch):
-    wide = batch | {"phonemes": F.pad(batch["phonemes"], (0, 40))}
-    stage = torch.tensor([1, 3, 2])
-    torch.testing.assert_close(run_ar(model, wide), run_ar(model, batch), rtol=1e-4, atol=1e-5)
-    expected = model.nar(**batch, stage=stage)
-    torch.testing.assert_close(model.nar(**wide, stage=stage), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_codes_padded_beyond_the_longest_change_nothing(model, batch):
-    wide = batch | {"codes": F.pad(batch["codes"], (0, 0, 0, 15))}
-    logits, expected, stage = run_ar(model, wide), run_ar(model, batch), torch.tensor([1, 3, 2])
-    assert logits.shape == (3, 28, CODEBOOK + 1)
-    assert expected.shape == (3, 13, CODEBOOK + 1)
-    further, expected_further = model.nar(**wide, stage=stage), model.nar(**batch, stage=stage)
-    assert further.shape == (3, 27, CODEBOOK)
-    for example, length in enumerate(batch["code_lengths"].tolist()):
-        ours, theirs = logits[example, : length + 1], expected[example, : length + 1]
+@pytest.mark.parametrize("name", ["phonemes", "prompt_phonemes"])
+def test_text_padded_beyond_everything_else_changes_nothing(model, batch, name):
+    wide, stage = pad(batch, name, 40), torch.tensor([1, 3, 2])
+    for ours, theirs in zip(run_ar(model, wide), run_ar(model, batch)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        ours, theirs = further[example, :length], expected_further[example, :length]
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run_nar(model, wide, stage), run_nar(model, batch, stage), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["codes", "prompt_codes"])
+def test_codes_padded_beyond_the_longest_change_nothing(model, batch, name):
+    wide, stage = pad(batch, name, 15), torch.tensor([1, 3, 2])
+    ours, theirs = (
+        [*run_ar(model, wide), run_nar(model, wide, stage)],
+        [*run_ar(model, batch), run_nar(model, batch, stage)],
+    )
+    more = {"codes": (0, 15, 15), "prompt_codes": (15, 0, 0)}[name]
+    assert [x.shape[1] for x in theirs] == [9, 13, 12]
+    assert [x.shape[1] - frames for x, frames in zip(ours, more)] == [9, 13, 12]
+    counted = batch["prompt_codes"].lengths, batch["codes"].lengths + 1, batch["codes"].lengths
+    for one, other, lengths in zip(ours, theirs, counted):
+        for row, expected in zip(valid(one, lengths), valid(other, lengths)):
+            torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -283,21 +335,17 @@ def test_dropout_is_everywhere_and_in_training_alone(kind, backbone, batch):
              isinstance(getattr(m, "dropout", None), float)]  # fmt: skip
     attending = {"transformer": 1, "mamba": 0, "hybrid": 1}[backbone]
     assert rates == [0.3] * (2 + 2 * (2 + attending))  # embeddings; in each layer its branches, and within them
-    one = torch.ones(1, dtype=torch.long)
-    inputs = [torch.zeros(1, 3, dtype=torch.long), 3 * one]
-    if kind is AutoregressiveCodecLM:
-        inputs += [torch.zeros(1, 4, dtype=torch.long), 4 * one]
-    else:
-        inputs += [
-            torch.zeros(1, 2, 8, dtype=torch.long),
-            2 * one,
-            torch.zeros(1, 4, 8, dtype=torch.long),
-            4 * one,
-            one,
-        ]
-    assert not torch.equal(lm(*inputs), lm(*inputs))
+    inputs = [Utterances(*(Padded.collate([sequence]) for sequence in ([0, 0, 0], torch.zeros(4, 8))))] * 2
+    inputs = (
+        [part.first_codebook() for part in inputs] if kind is AutoregressiveCodecLM else [*inputs, torch.tensor([1])]
+    )
+
+    def run():
+        return torch.cat(lm(*inputs), 1) if kind is AutoregressiveCodecLM else lm(*inputs)
+
+    assert not torch.equal(run(), run())
     lm.eval()
-    assert torch.equal(lm(*inputs), lm(*inputs))
+    assert torch.equal(run(), run())
 
 
 def test_all_branches_of_a_layer_and_all_embeddings_can_be_dropped():
@@ -316,7 +364,7 @@ def test_defaults_of_a_stack_are_those_it_says():
 
     def run(**options):
         torch.manual_seed(0)
-        return CodecLanguageBackbone("hybrid", 5, 32, 8, **options)(x, lengths, lengths - 3, 3)
+        return CodecLanguageBackbone("hybrid", 5, 32, 8, **options)(x, lengths, lengths - 3)
 
     said = {"nhead": 16, "causal": True, "dropout": 0.0, "mamba_config": {}, "attention_interval": 4, "n_stages": 0}
     assert torch.equal(run(), run(**said))
@@ -376,9 +424,9 @@ def test_parts_are_put_one_after_the_other_without_what_pads_them():
     parts = [torch.arange(2 * time * 2.0).reshape(2, time, 2) + 100 * time for time in (3, 4, 5)]
     for part, length in zip(parts, lengths):
         part[torch.arange(part.shape[1]) >= length[:, None]] = torch.nan
-    packing = Packing(lengths, [3, 4, 5])
-    whole = packing.pack(parts)
-    assert packing.lengths.tolist() == [5, 6]
+    packing = Packing(list(map(Padded, parts, lengths)))
+    whole = packing.whole.values
+    assert packing.whole.lengths.tolist() == [5, 6]
     assert whole.shape == (2, 6, 2)
     for example in range(2):
         expected = torch.cat([part[example, : length[example]] for part, length in zip(parts, lengths)])
@@ -388,19 +436,32 @@ def test_parts_are_put_one_after_the_other_without_what_pads_them():
         assert torch.equal(packing.unpack(whole, index), part.nan_to_num(0))
 
 
+def test_tokens_are_put_one_after_the_other_too():
+    parts = [
+        Padded(torch.tensor([[1, 2], [3, 9]]), torch.tensor([2, 1])),
+        Padded(torch.tensor([[4], [9]]), torch.tensor([1, 0])),
+    ]
+    whole = Packing(parts).whole
+    assert whole.values.tolist() == [[1, 2, 4], [3, 0, 0]] and whole.lengths.tolist() == [3, 1]
+    nothing = Packing([Padded(torch.zeros(2, 0), torch.zeros(2, dtype=torch.long))] * 2)
+    assert nothing.whole.values.shape == nothing.unpack(nothing.whole.values, 1).shape == (2, 0)
+
+
 @pytest.mark.parametrize("shape", [(), (2,)])
 def test_examples_are_split_where_they_are_told(shape):
-    whole, lengths = torch.arange(3 * 5 * 2).reshape(3, 5, 2), torch.tensor([0, 2, 3])
-    whole = whole if shape else whole[..., 0]
+    values, lengths = torch.arange(3 * 5 * 2).reshape(3, 5, 2), torch.tensor([0, 2, 3])
+    values = values if shape else values[..., 0]
+    whole = Padded(values, torch.tensor([5, 3, 4]))
     first, second = split_at(whole, lengths)
-    assert first.shape == (3, 3, *shape)
-    assert second.shape == (3, 5, *shape)
-    assert split_at(whole, lengths.clamp(min=1))[1].shape == (3, 4, *shape)
-    shortest = split_at(whole[:2, :1], torch.tensor([0, 1]))
-    assert torch.equal(shortest[1][0], whole[0, :1]) and torch.equal(shortest[0][1], whole[1, :1])
+    assert torch.equal(first.lengths, lengths) and second.lengths.tolist() == [5, 1, 1]
+    assert first.values.shape == (3, 3, *shape)
+    assert second.values.shape == (3, 5, *shape)
+    assert split_at(whole, lengths.clamp(min=1))[1].values.shape == (3, 4, *shape)
+    shortest = split_at(Padded(values[:2, :1], torch.tensor([1, 1])), torch.tensor([0, 1]))
+    assert torch.equal(shortest[1].values[0], values[0, :1]) and torch.equal(shortest[0].values[1], values[1, :1])
     for example, length in enumerate(lengths):
-        assert torch.equal(first[example, :length], whole[example, :length])
-        assert torch.equal(second[example, : 5 - length], whole[example, length:])
+        assert torch.equal(first.values[example, :length], values[example, :length])
+        assert torch.equal(second.values[example, : 5 - length], values[example, length:])
 
 
 class Script:
@@ -447,8 +508,7 @@ def test_speech_goes_on_to_its_end_or_to_the_most_frames(
     """The end is not taken for the first frame, what comes after it is silence, and sampling sees what was drawn."""
     model = make_model("mamba")
     script = Script(model, [[5, EOS, 6, 6], [EOS, 7, 8, EOS], [1, 2, EOS, 3]], monkeypatch)
-    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
-    speech = model.generate(**inputs, max_frames=max_frames, sampler=script.sample if sampled else None)
+    speech = generate(model, batch, max_frames=max_frames, sampler=script.sample if sampled else None)
     assert speech.codes[..., 0].tolist() == codes
     assert speech.lengths.tolist() == lengths
     assert speech.finished.tolist() == finished
@@ -458,121 +518,124 @@ def test_speech_goes_on_to_its_end_or_to_the_most_frames(
         assert likeliest == [[5, 9, 1], [EOS, 7, 2], [6, 8, EOS], [6, EOS, 3]][frame]
         assert history == rows[:, :frame].tolist()
     assert bool(script.asked) == sampled
-    expected = model.nar.complete(*inputs.values(), rows, torch.tensor(lengths))
+    prompt, _ = utterances(batch)
+    expected = model.nar.complete(prompt, Utterances(batch["phonemes"], Padded(rows, torch.tensor(lengths))))
     assert torch.equal(speech.codes, expected)
-    assert torch.equal(script.started[2], batch["prompt_codes"][..., 0])
-    assert script.started[4] is None
+    started, phonemes = script.started
+    assert torch.equal(started.codes.values, batch["prompt_codes"].values[..., 0])
+    assert (started.phonemes, phonemes) == (batch["prompt_phonemes"], batch["phonemes"])
 
 
 def test_a_codec_of_one_book_needs_no_second_model(batch):
     model = VallE(make_model("hybrid").ar).eval()
     assert model.n_codebooks == 1
     assert make_model("hybrid").n_codebooks == BOOKS
-    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
-    expected = make_model("hybrid").generate(**inputs, max_frames=6)
-    inputs["prompt_codes"] = inputs["prompt_codes"][..., :1]
-    speech = model.generate(**inputs, max_frames=6)
+    expected = generate(make_model("hybrid"), batch, max_frames=6)
+    codes = batch["prompt_codes"]
+    speech = generate(model, batch | {"prompt_codes": codes._replace(values=codes.values[..., :1])}, max_frames=6)
     assert torch.equal(speech.codes, expected.codes[..., :1])
     assert torch.equal(speech.lengths, expected.lengths)
 
 
 def test_texts_and_prompts_of_any_lengths_become_sound(batch):
-    """Each example says what it says in the tensors that the models take."""
     model = make_model("mamba", "interleaved")
-    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
-    sampler = TokenSampler(top_k=3, seed=1)
-    expected = model.generate(**inputs, max_frames=7, sampler=sampler, prompt_phoneme_lengths=SAID)
+    sampler, (prompt, _) = TokenSampler(top_k=3, seed=1), utterances(batch)
+    expected = generate(model, batch, max_frames=7, sampler=sampler)
 
     def decode(codes, lengths):
         assert torch.equal(codes, expected.codes)
         return codes[..., 1].float() / 10, lengths * 40
 
     codec = SimpleNamespace(n_codebooks=BOOKS, codebook_size=CODEBOOK, decode=decode)
-    phonemes, prompts = zip(*(unpadded(batch, example)[:2] for example in range(3)))
     sampler.restart()
-    speech = speak(model, codec, phonemes, SAID.tolist(), prompts, 7, sampler)
+    speech = speak(model, codec, prompt, batch["phonemes"], 7, sampler)
     assert torch.equal(speech.wavs, expected.codes[..., 1] / 10)
     assert torch.equal(speech.lengths, expected.lengths * 40)
     assert torch.equal(speech.finished, expected.finished)
     for name, value in {"n_codebooks": 3, "codebook_size": 64}.items():
         other = SimpleNamespace(**vars(codec) | {name: value})
         with pytest.raises(ValueError, match=rf"{name} of \d+, but the codec given has {value}"):
-            speak(model, other, phonemes, SAID.tolist(), prompts, 7)
+            speak(model, other, prompt, batch["phonemes"], 7)
 
 
-def test_padding_changes_nothing(model, batch):
-    stage = torch.tensor([1, 2, 1])
-    ar, nar = run_ar(model, batch), model.nar(**batch, stage=stage)
+def test_padding_changes_nothing(model, unprompted):
+    batch, stage = unprompted, torch.tensor([1, 2, 1])
+    (prompt_logits, logits), nar = run_ar(model, batch), run_nar(model, batch, stage)
     for example in range(3):
-        one, length = alone(batch, example), int(batch["code_lengths"][example])
-        expected = run_ar(model, one, slice(example, example + 1))
-        torch.testing.assert_close(ar[example : example + 1, : length + 1], expected, rtol=1e-4, atol=1e-5)
-        expected = model.nar(**one, stage=stage[example : example + 1])
-        torch.testing.assert_close(nar[example : example + 1, :length], expected, rtol=1e-4, atol=1e-5)
+        one, rows = alone(batch, example), slice(example, example + 1)
+        spoken, length = (int(batch[name].lengths[example]) for name in ("prompt_codes", "codes"))
+        in_front, expected = run_ar(model, one)
+        torch.testing.assert_close(prompt_logits[rows, :spoken], in_front, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[rows, : length + 1], expected, rtol=1e-4, atol=1e-5)
+        expected = run_nar(model, one, stage[rows])
+        torch.testing.assert_close(nar[rows, :length], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_speech_sees_its_text_but_no_later_speech(model, batch):
-    logits = run_ar(model, batch)
-    changed = batch | {"codes": batch["codes"].clone()}
-    changed["codes"][0, 5] = (changed["codes"][0, 5] + 1) % CODEBOOK
-    other = run_ar(model, changed)
-    torch.testing.assert_close(other[0, :6], logits[0, :6])
-    assert (other[0, 6:] - logits[0, 6:]).abs().amax(-1).min() > 1e-6
-    changed = batch | {"phonemes": batch["phonemes"].clone()}
-    changed["phonemes"][0, 6] = (changed["phonemes"][0, 6] + 1) % N_PHONEMES
-    difference = (run_ar(model, changed)[0] - logits[0]).abs().amax(-1)
-    before = int(SPOKEN[0]) if model.ar.prompt_order == "interleaved" else 0  # frames that come before that text
-    assert difference[before:].min() > 1e-6
-    assert (difference[:before] == 0).all()
+def test_speech_sees_its_text_and_prompt_but_no_later_speech(model, batch):
+    prompt_logits, logits = run_ar(model, batch)
+
+    def difference(name, where, size):
+        changed = run_ar(model, change(batch, name, where, size))
+        return [(ours[0] - theirs[0]).abs().amax(-1) for ours, theirs in zip(changed, (prompt_logits, logits))]
+
+    before, after = difference("codes", (0, 5, 0), CODEBOOK)
+    assert before[:2].max() < 1e-6 and after[:6].max() < 1e-6 and after[6:].min() > 1e-6
+    before, after = difference("prompt_codes", (0, 1, 0), CODEBOOK)
+    assert before[:2].max() < 1e-6 and after.min() > 1e-6
+    before, after = difference("prompt_phonemes", (0, 2), N_PHONEMES)
+    assert before[:2].min() > 1e-6 and after.min() > 1e-6
+    before, after = difference("phonemes", (0, 3), N_PHONEMES)
+    assert after.min() > 1e-6
+    # interleaved, the prompt comes before that text
+    assert (before[:2] == 0).all() if model.ar.prompt_order == "interleaved" else before[:2].min() > 1e-6
 
 
 def test_a_prompt_in_front_is_an_utterance_of_its_own(batch):
-    model = make_model("mamba", "interleaved")
-    logits = run_ar(model, batch)
-    for example in (0, 2):
-        said, spoken = SAID[example], SPOKEN[example]
-        inputs = batch["phonemes"][[example], :said], said[None], batch["codes"][[example], :spoken, 0], spoken[None]
-        torch.testing.assert_close(logits[example, :spoken], model.ar(*inputs)[0, :spoken], rtol=1e-4, atol=1e-5)
+    """In the interleaved order."""
+    model, (prompt, _) = make_model("mamba", "interleaved"), utterances(batch)
+    prompt = Utterances(prompt.phonemes._replace(lengths=torch.tensor([3, 1, 2])), prompt.codes).first_codebook()
+    logits, _ = model.ar(prompt, utterances(batch)[1].first_codebook())
+    _, expected = model.ar(prompt.emptied(), prompt)
+    for ours, theirs in zip(valid(logits, prompt.codes.lengths), valid(expected, prompt.codes.lengths)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_without_prompts_the_orders_are_the_same(batch):
-    inputs = batch["phonemes"], batch["phoneme_lengths"], batch["codes"][..., 0], batch["code_lengths"]
-    logits, expected = (make_model("mamba", order).ar(*inputs) for order in ("interleaved", "joint"))
-    for example, length in enumerate(batch["code_lengths"].tolist()):
-        torch.testing.assert_close(logits[example, : length + 1], expected[example, : length + 1])
+    speech = utterances(batch)[1].first_codebook()
+    (no_logits, logits), (_, expected) = (
+        make_model("mamba", order).ar(speech.emptied(), speech) for order in ("interleaved", "joint")
+    )
+    assert no_logits.shape == (3, 0, CODEBOOK + 1)
+    for ours, theirs in zip(valid(logits, speech.codes.lengths + 1), valid(expected, speech.codes.lengths + 1)):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_stage_sees_the_codebooks_below_it_and_the_whole_prompt(model, batch):
     stage = torch.ones(3, dtype=torch.long)
-    logits = model.nar(**batch, stage=stage)
+    logits = run_nar(model, batch, stage)
 
-    def change(name: str, book: int) -> torch.Tensor:
-        codes = batch[name].clone()
-        codes[0, 0, book] = (codes[0, 0, book] + 1) % CODEBOOK
-        return (model.nar(**batch | {name: codes}, stage=stage)[0] - logits[0]).abs().max()
+    def difference(name: str, book: int) -> torch.Tensor:
+        changed = change(batch, name, (0, 0, book), CODEBOOK)
+        return (run_nar(model, changed, stage)[0] - logits[0]).abs().max()
 
-    assert change("codes", 0) > 1e-6
-    assert change("codes", 1) == 0
-    assert change("prompt_codes", 2) > 1e-6
-    assert (model.nar(**batch, stage=stage + 1) - logits).abs().max() > 1e-3
+    assert difference("codes", 0) > 1e-6
+    assert difference("codes", 1) == 0
+    assert difference("prompt_codes", 2) > 1e-6
+    assert (run_nar(model, batch, stage + 1) - logits).abs().max() > 1e-3
 
 
 def test_cached_generation_is_that_of_whole_sequences(model, batch):
     """Token by token, the state has to predict what running over everything anew predicts."""
-    inputs = [batch[name] for name in ("phonemes", "phoneme_lengths", "prompt_codes", "prompt_lengths")]
     sampler = TokenSampler(top_k=20, top_p=0.95, repetition_window=4, repetition_ratio=0.3, seed=3)
-    speech = model.generate(*inputs, max_frames=40, sampler=sampler, prompt_phoneme_lengths=SAID)
+    speech = generate(model, batch, max_frames=40, sampler=sampler)
 
     sampler.restart()
-    phonemes, phoneme_lengths, prompt, prompt_lengths = inputs
+    prompt = utterances(batch)[0].first_codebook()
     finished, history = torch.zeros(3, dtype=torch.bool), torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.zeros(3, dtype=torch.long)
     for frame in range(40):
-        codes = torch.zeros(3, 9 + frame, dtype=torch.long)
-        for example, length in enumerate(prompt_lengths.tolist()):
-            codes[example, : length + frame] = torch.cat([prompt[example, :length, 0], history[example]])
-        logits = model.ar(phonemes, phoneme_lengths, codes, prompt_lengths + frame, (SAID, prompt_lengths))
-        logits = logits[torch.arange(3), prompt_lengths + frame]
+        codes = Padded(history, torch.full((3,), frame))
+        logits = model.ar(prompt, Utterances(batch["phonemes"], codes))[1][:, frame]
         if frame == 0:
             logits[:, CODEBOOK] = -torch.inf
         tokens = sampler(logits, history)
@@ -591,70 +654,87 @@ def test_cached_generation_is_that_of_whole_sequences(model, batch):
 
 def test_everything_is_made_where_the_inputs_are(model, batch):
     """A tensor made on the default device would not go with the others."""
-    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
     with torch.device("meta"):
-        assert run_ar(model, batch).device.type == "cpu"
-        speech = model.generate(**inputs, max_frames=3, prompt_phoneme_lengths=SAID)
+        assert {logits.device.type for logits in run_ar(model, batch)} == {"cpu"}
+        speech = generate(model, batch, max_frames=3)
     assert speech.codes.device.type == "cpu"
 
 
 def test_a_cache_grows_past_its_room():
     model = make_model("transformer")
-    phonemes = torch.randint(N_PHONEMES, (1, 5)), torch.tensor([5])
-    codes = torch.randint(CODEBOOK, (1, 300))
-    _, state = model.ar.start(*phonemes, codes[:, :1], torch.tensor([1]))
+    phonemes, codes = Padded.collate([[1, 2, 3, 4, 5]]), torch.randint(CODEBOOK, (1, 300))
+    speech = Utterances(phonemes, Padded(codes, torch.tensor([300])))
+    nothing = speech.emptied()
+    _, state = model.ar.start(nothing._replace(codes=Padded(codes[:, :1], torch.tensor([1]))), phonemes)
     for t in range(1, 300):
         logits, state = model.ar.step(codes[:, t], state)
-    expected = model.ar(*phonemes, codes, torch.tensor([300]))[:, -1]
+    expected = model.ar(nothing, speech)[1][:, -1]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_every_parameter(model, batch):
     stages = [torch.full((3,), stage) for stage in (1, 2)]
-    loss = run_ar(model, batch).square().sum() + sum(model.nar(**batch, stage=stage).square().sum() for stage in stages)
-    loss.backward()
+    outputs = [*run_ar(model, batch), *(run_nar(model, batch, stage) for stage in stages)]
+    sum(logits.square().sum() for logits in outputs).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "values", "lengths", "words"),
     [
-        ({"prompt_lengths": torch.tensor([2, 0, 5])}, "shorter than one frame"),
-        ({"phoneme_lengths": torch.tensor([7, 0, 4])}, "phonemes: lengths run from 0 to 7, but must lie in 1 to 7"),
-        ({"phoneme_lengths": torch.tensor([8, 1, 4])}, "phonemes: lengths run from 1 to 8, but must lie in 1 to 7"),
-        ({"prompt_lengths": torch.tensor([2, 10, 5])}, "prompt: lengths run from 2 to 10, but must lie in 1 to 9"),
-        ({"prompt_codes": torch.zeros(3, 9, 8, dtype=torch.long)}, "its codec has to be the one"),
-        ({"prompt_codes": torch.zeros(3, 9, dtype=torch.long)}, "its codec has to be the one"),
-        ({"prompt_codes": torch.full((3, 9, BOOKS), CODEBOOK)}, "prompt: tokens run from 32 to 32.* 0 to 31"),
-        ({"prompt_codes": torch.full((3, 9, BOOKS), -1)}, "prompt: tokens run from -1 to -1"),
-        ({"phonemes": torch.full((3, 7), N_PHONEMES)}, "phonemes: tokens run from 20 to 20.* 0 to 19: .* inventory"),
-        ({"phonemes": torch.full((3, 7), -1)}, "phonemes: tokens run from -1"),
+        ("prompt_codes", None, [2, 0, 5], "shorter than one frame"),
+        ("phonemes", None, [4, 0, 6], "phonemes: lengths run from 0 to 6, but must lie in 1 to 6"),
+        ("phonemes", None, [4, 7, 6], "phonemes: lengths run from 4 to 7, but must lie in 1 to 6"),
         (
-            {"phonemes": torch.zeros(0, 7, dtype=torch.long), "phoneme_lengths": torch.zeros(0, dtype=torch.long)},
-            "phonemes: lengths run from None to None",
+            "prompt_phonemes",
+            None,
+            [3, -1, 2],
+            "phonemes of the prompt: lengths run from -1 to 3, but must lie in 0 to 5",
         ),
+        ("prompt_phonemes", None, [3, 6, 2], "phonemes of the prompt: lengths run from 2 to 6, but must lie in 0 to 5"),
+        ("prompt_codes", None, [2, 10, 5], "prompt: lengths run from 2 to 10, but must lie in 1 to 9"),
+        ("prompt_codes", torch.zeros(3, 9, 8, dtype=torch.long), None, "its codec has to be the one"),
+        ("prompt_codes", torch.zeros(3, 9, dtype=torch.long), None, "its codec has to be the one"),
+        ("prompt_codes", torch.full((3, 9, BOOKS), CODEBOOK), None, "prompt: tokens run from 32 to 32.* 0 to 31"),
+        ("prompt_codes", torch.full((3, 9, BOOKS), -1), None, "prompt: tokens run from -1 to -1"),
+        (
+            "phonemes",
+            torch.full((3, 7), N_PHONEMES),
+            None,
+            "phonemes: tokens run from 20 to 20.* 0 to 19: .* inventory",
+        ),
+        ("phonemes", torch.full((3, 7), -1), None, "phonemes: tokens run from -1"),
+        ("prompt_phonemes", torch.full((3, 7), N_PHONEMES), None, "phonemes of the prompt: tokens run from 20 to 20"),
+        ("phonemes", torch.zeros(0, 7, dtype=torch.long), [], "phonemes: lengths run from None to None"),
     ],
 )
-def test_bad_input_is_named(batch, change, words):
-    model, inputs = make_model("mamba"), {name: t for name, t in batch.items() if not name.startswith("code")}
+def test_bad_input_is_named(batch, name, values, lengths, words):
+    old = batch[name]
+    values, lengths = (
+        old.values if values is None else values,
+        old.lengths if lengths is None else torch.tensor(lengths),
+    )
     with pytest.raises(ValueError, match=words):
-        model.generate(**inputs | change, max_frames=3)
+        generate(make_model("mamba"), batch | {name: Padded(values, lengths)}, max_frames=3)
 
 
 def test_a_prompt_of_one_frame_is_enough(batch):
-    inputs = {name: t for name, t in batch.items() if not name.startswith("code")}
-    speech = make_model("mamba").generate(**inputs | {"prompt_lengths": torch.tensor([2, 1, 5])}, max_frames=3)
-    assert speech.codes.shape[0] == 3
+    codes = batch["prompt_codes"]._replace(lengths=torch.tensor([2, 1, 5]))
+    assert generate(make_model("mamba"), batch | {"prompt_codes": codes}, max_frames=3).codes.shape[0] == 3
+
+
+def test_a_prompt_without_text_is_enough(batch):
+    batch["prompt_phonemes"] = Padded.collate([[], [], []])
+    assert generate(make_model("mamba", "interleaved"), batch, max_frames=3).codes.shape[0] == 3
 
 
 def test_a_prompt_longer_than_the_model_takes_is_named(batch):
     model = make_model("mamba")
-    inputs = {name: t for name, t in batch.items() if not name.startswith("code")}
     model.max_prompt_frames = 9
-    model.generate(**inputs, max_frames=3)
+    generate(model, batch, max_frames=3)
     model.max_prompt_frames = 8
     with pytest.raises(ValueError, match="9 frames, but the model takes at most 8"):
-        model.generate(**inputs, max_frames=3)
+        generate(model, batch, max_frames=3)
 
 
 def test_models_of_different_inventories_are_not_put_together():
@@ -673,15 +753,8 @@ def test_an_unknown_backbone_is_named():
         AutoregressiveCodecLM(20, 32, "lstm")
 
 
-def test_an_order_that_a_model_cannot_have_is_named(batch):
+def test_an_order_that_a_model_cannot_have_is_named():
     with pytest.raises(ValueError, match="prompt_order is 'shuffled', but must be one of joint, interleaved"):
         AutoregressiveCodecLM(20, 32, "mamba", prompt_order="shuffled")
     with pytest.raises(ValueError, match="the backbone 'hybrid' attends to text that has to be in one piece"):
         AutoregressiveCodecLM(20, 32, "hybrid", prompt_order="interleaved")
-    model = make_model("mamba", "interleaved")
-    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("code")}
-    with pytest.raises(ValueError, match="give prompt_phoneme_lengths"):
-        model.generate(**inputs, max_frames=3)
-    for said in ([3, 1, 2], [3, -1, 2]):
-        with pytest.raises(ValueError, match=rf"prompt_phoneme_lengths are \[3, {said[1]}, 2\], but must be"):
-            model.generate(**inputs, max_frames=3, prompt_phoneme_lengths=torch.tensor(said))

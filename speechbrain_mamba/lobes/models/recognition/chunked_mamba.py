@@ -13,13 +13,13 @@ from speechbrain_mamba.ops import mask_frames
 class ChunkedBiMamba(BiMamba):
     """:class:`~speechbrain_mamba.nnet.mamba.BiMamba` that can run chunk by chunk, with the same weights.
 
-    With a chunk size the forward direction scans the whole sequence, and the reverse direction each chunk by itself. A
-    chunk then depends on itself and the past alone, and the past is summed up in a state of constant size.
+    With a chunk size the forward direction scans the whole sequence, and the reverse direction each chunk on its own. A
+    chunk then depends on itself and the past only, and a state of constant size holds the past.
 
     Arguments
     ---------
     *args, **kwargs
-        As :class:`~speechbrain_mamba.nnet.mamba.BiMamba`.
+        As in :class:`~speechbrain_mamba.nnet.mamba.BiMamba`.
 
     Example
     -------
@@ -32,7 +32,14 @@ class ChunkedBiMamba(BiMamba):
     True
     """
 
-    def forward(self, x, lengths=None, chunk_size=None, state=None, return_state=False):
+    def forward(  # type: ignore[override]  # adds chunks and a state to BiMamba's arguments
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        chunk_size: int | None = None,
+        state: dict[str, Tensor] | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Run the layer over a sequence.
 
         Arguments
@@ -44,14 +51,14 @@ class ChunkedBiMamba(BiMamba):
         chunk_size : int, optional
             Frames per chunk; without it the reverse direction scans the whole sequence too.
         state : dict, optional
-            State to go on from, of an earlier call that ended with a whole chunk.
+            State to resume from, returned by an earlier call that ended with a whole chunk.
         return_state : bool
             Whether to return the forward direction's state after each example's last valid frame too.
 
         Returns
         -------
         Tensor
-            Output (batch, time, d_model); and with ``return_state`` the state, as of
+            Output (batch, time, d_model); and with ``return_state`` the state, like that of
             :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
         """
         if chunk_size is None and state is None and not return_state:

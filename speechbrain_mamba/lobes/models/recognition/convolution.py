@@ -1,13 +1,16 @@
-"""SpeechBrain's convolutions for recognition, made right for padded batches and streams: same arguments and weights."""
+"""SpeechBrain's convolutions for recognition, safe for padded batches and streams: same arguments and weights."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import convolution
 from speechbrain.lobes.models.transformer import Conformer
 from speechbrain.nnet.CNN import Conv2d
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 
@@ -15,15 +18,15 @@ from speechbrain_mamba.ops import absolute_lengths, mask_frames
 class ConvolutionModule(Conformer.ConvolutionModule):
     """The convolution module of Conformer (arXiv 2005.08100, section 2.2) with lengths, chunks and a state.
 
-    SpeechBrain's own masks the output only, so that the padding's frames, which the bias before the convolution makes
-    non-zero, reach the last valid ones. Here no frame past the length is ever seen.
+    SpeechBrain's module masks its output only: padding frames, which the bias before the convolution makes non-zero,
+    reach the last valid ones. Here the convolution never sees a frame past the length.
 
     Arguments
     ---------
     input_size : int
         Channels of input and output.
     kernel_size : int
-        Width of the depthwise convolution, in frames; odd unless ``causal``.
+        Width of the depthwise convolution, in frames; must be odd unless ``causal``.
     bias : bool
         Whether the convolutions and the linear layer have a bias.
     activation : type
@@ -36,7 +39,7 @@ class ConvolutionModule(Conformer.ConvolutionModule):
     Raises
     ------
     ValueError
-        When a kernel that looks both ways is not odd.
+        When the kernel of a convolution that is not causal has an even size.
 
     Example
     -------
@@ -47,12 +50,27 @@ class ConvolutionModule(Conformer.ConvolutionModule):
     True
     """
 
-    def __init__(self, input_size, kernel_size=31, bias=True, activation=Conformer.Swish, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        input_size: int,
+        kernel_size: int = 31,
+        bias: bool = True,
+        activation: Callable[[], nn.Module] = Conformer.Swish,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ) -> None:
         if not causal and kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}, but a convolution that looks both ways needs an odd one.")
         super().__init__(input_size, kernel_size, bias, activation, dropout, causal)
 
-    def forward(self, x, lengths=None, chunk_size=None, state=None, return_state=False):
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        chunk_size: int | None = None,
+        state: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Run the module over a sequence.
 
         Arguments
@@ -63,13 +81,13 @@ class ConvolutionModule(Conformer.ConvolutionModule):
             Valid frames per example, integers (batch,); frames past them give zeros.
         chunk_size : int, optional
             Frames per chunk. A frame sees earlier ones in all chunks, and later ones in its own chunk only: the dynamic
-            chunk convolution of arXiv 2304.09325. Without it, or where the module is causal, chunks play no part.
+            chunk convolution of arXiv 2304.09325. By default there are no chunks; causal modules ignore them.
         state : Tensor, optional
-            State to go on from, of an earlier call: the frames left of ``x`` before the depthwise convolution, (batch,
-            input_size, padding).
+            State to resume from, returned by an earlier call: the frames before ``x`` as the depthwise convolution sees
+            them, (batch, input_size, padding).
         return_state : bool
-            Whether to return the state after each example's last valid frame too. It serves chunked and causal
-            modules; the others would have to wait for later frames.
+            Whether to return the state after each example's last valid frame too; for chunked and causal modules, as
+            the others would have to wait for later frames.
 
         Returns
         -------
@@ -94,7 +112,7 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         return F.conv1d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups)
 
     def _convolve_chunks(self, x: Tensor, time: int, chunk_size: int) -> Tensor:
-        """Convolve (batch, channels, padding + time), each chunk beside the frames before it and zeros after it."""
+        """Convolve (batch, channels, padding + time): each chunk sees the frames before it, and zeros after it."""
         batch, channels = x.shape[:2]
         x = F.pad(x, (0, -time % chunk_size)).unfold(2, self.padding + chunk_size, chunk_size)
         x = F.pad(x, (0, self.padding)).transpose(1, 2).flatten(0, 1)
@@ -102,7 +120,7 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         return y.reshape(batch, channels, -1)[..., :time]
 
     def _last_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """The last valid frames of (batch, channels, padding + time), as many as the convolution looks back."""
+        """Take the last valid frames of (batch, channels, padding + time) that the convolution looks back on."""
         if lengths is None:
             return x[..., x.shape[-1] - self.padding :]
         index = lengths.to(x.device)[:, None, None] + torch.arange(self.padding, device=x.device)
@@ -112,13 +130,13 @@ class ConvolutionModule(Conformer.ConvolutionModule):
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     """SpeechBrain's ``ConvolutionFrontEnd`` (strided convolutions over time and frequency) with lengths.
 
-    SpeechBrain's own reflects the end of the padded batch, and lets the last valid frames of shorter examples see their
-    padding. Given ``wav_lens``, each example is reflected at its own end, as it is when it is alone.
+    SpeechBrain's front end reflects the end of the padded batch, so that the last valid frames of shorter examples see
+    their padding. Given ``wav_lens``, each example is reflected at its own end, as it is on its own.
 
     Arguments
     ---------
     *args, **kwargs
-        As ``speechbrain.lobes.models.convolution.ConvolutionFrontEnd``.
+        As in ``speechbrain.lobes.models.convolution.ConvolutionFrontEnd``.
 
     Example
     -------
@@ -131,7 +149,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     True
     """
 
-    def forward(self, x, wav_lens=None):
+    def forward(self, x: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """Run the convolutions.
 
         Arguments
@@ -144,13 +162,14 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         Returns
         -------
         Tensor
-            Output (batch, less time, less features, channels), zero past each length if ``wav_lens`` are given.
+            Output (batch, frames, features, channels), with fewer frames and features than the input; zero past each
+            length if ``wav_lens`` are given.
 
         Raises
         ------
         ValueError
-            When there are fewer frames than a convolution reflects, or lengths are given where the convolutions are not
-            2-dimensional ones that reflect.
+            When there are fewer frames than a convolution reflects, or lengths are given and a convolution is not a
+            2-dimensional one that pads by reflection.
         """
         lengths = absolute_lengths(wav_lens, x.shape[1])
         x = mask_frames(x, lengths)
@@ -158,11 +177,17 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             x, lengths = self._run_block(block, x, lengths)
         return mask_frames(x, lengths)
 
-    def output_lens(self, wav_lens, time):
-        """The lengths of the output relative to its longest, to hand on to the encoder.
+    @overload
+    def output_lens(self, wav_lens: Tensor, time: int) -> Tensor: ...
+
+    @overload
+    def output_lens(self, wav_lens: None, time: int) -> None: ...
+
+    def output_lens(self, wav_lens: Tensor | None, time: int) -> Tensor | None:
+        """Compute the relative lengths of the output, which the encoder takes.
 
         The number of output frames is not in proportion to that of the input, as each convolution rounds up: 101 of
-        2001 frames give 26 of 501, of which the relative length of the input would count 25 only.
+        2001 frames give 26 of 501, but the relative length of the input would count only 25.
 
         Arguments
         ---------
@@ -174,7 +199,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         Returns
         -------
         Tensor or None
-            Relative lengths of the output, floats (batch,); None where ``wav_lens`` is None.
+            Relative lengths of the output, floats (batch,); None if ``wav_lens`` is None.
         """
         if wav_lens is None:
             return None
@@ -185,14 +210,14 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                     lengths, time = _after_stride(lengths, layer), _after_stride(time, layer)
         return lengths / time
 
-    def _run_block(self, block, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _run_block(self, block: Any, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         shortcut = x
         for layer in block.convs.values():
             if isinstance(layer, Conv2d):
                 _check_frames(x, layer)
                 x, lengths = _convolve_padded(x, lengths, layer)
             elif lengths is not None and "Conv" in type(layer).__name__:
-                raise ValueError(f"wav_lens are given, but {type(layer).__name__} knows no lengths: use Conv2d.")
+                raise ValueError(f"wav_lens are given, but {type(layer).__name__} takes no lengths: use Conv2d.")
             else:
                 x = layer(x)
         if block.reduce_conv:
@@ -200,8 +225,8 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         return x, lengths
 
 
-def _after_stride(frames, conv: Conv2d):
-    """The frames that a convolution makes of a number of frames, an int or integers (batch,)."""
+def _after_stride(frames: Any, conv: Conv2d) -> Any:
+    """Count the output frames of a convolution for a number of input frames, an int or integers (batch,)."""
     return (frames + conv.stride[-1] - 1) // conv.stride[-1]
 
 
@@ -212,7 +237,7 @@ def _check_frames(x: Tensor, conv: Conv2d) -> None:
 
 
 def _convolve_padded(x: Tensor, lengths: Tensor | None, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
-    """Convolve, with the reflection of each example's last frames after its own end."""
+    """Convolve; the reflection of each example's last frames follows its own end."""
     if lengths is None:
         return conv(x), None
     if conv.padding != "same" or conv.padding_mode != "reflect" or conv.dilation[-1] != 1:
@@ -223,10 +248,10 @@ def _convolve_padded(x: Tensor, lengths: Tensor | None, conv: Conv2d) -> tuple[T
 
 
 def _reflect_ends(x: Tensor, lengths: Tensor, border: int) -> Tensor:
-    """Append frames to (batch, time, ...), and put the reflection of each example's last ones after its own end."""
+    """Append frames to (batch, time, ...), and write the reflection of each example's last ones after its own end."""
     x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, border))
     example = torch.arange(x.shape[0], device=x.device)[:, None]
     beyond = lengths.to(x.device)[:, None] + torch.arange(border, device=x.device)
     mirrored = (2 * (lengths.to(x.device)[:, None] - 1) - beyond).clamp(min=0)
-    # out of place: only these few frames take part in the gradient's scattering
+    # out of place: the gradient is scattered for these few frames only
     return x.index_put((example, beyond), x[example, mirrored])

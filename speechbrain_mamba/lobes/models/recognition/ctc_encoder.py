@@ -1,15 +1,17 @@
-"""A recogniser with CTC from waveforms to log-probabilities, as SpeechBrain's ``EncoderASR`` takes it."""
+"""A CTC recognizer from waveforms to log-probabilities, in the form that SpeechBrain's ``EncoderASR`` takes."""
 
 from __future__ import annotations
 
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
 
 
 class CTCEncoder(nn.Module):
-    """Features, their normalisation, front end, encoder and output layer in one module.
+    """Features, their normalization, front end, encoder and output layer in one module.
 
     Arguments
     ---------
@@ -17,27 +19,48 @@ class CTCEncoder(nn.Module):
         SpeechBrain's ``Fbank``.
     normalize : torch.nn.Module
         SpeechBrain's ``InputNormalization``, trained.
-    CNN : torch.nn.Module
-        A :class:`~speechbrain_mamba.lobes.models.recognition.convolution.ConvolutionFrontEnd`.
+    CNN : ConvolutionFrontEnd
+        The convolutional front end.
     encoder : torch.nn.Module
-        SpeechBrain's ``EncoderWrapper`` of a recogniser.
+        SpeechBrain's ``EncoderWrapper`` around a recognizer.
     ctc_lin : torch.nn.Module
         From the encoder's channels to tokens.
     blank_index : int
-        The token that stands for none.
+        The token that stands for silence.
     chunk_config : DynChunkTrainConfig, optional
-        The chunks that an encoder hears one by one; it hears all at once by default.
+        Chunks of a streaming encoder; by default it sees whole utterances.
     """
 
-    def __init__(self, compute_features, normalize, CNN, encoder, ctc_lin, blank_index=0, chunk_config=None):
+    def __init__(
+        self,
+        compute_features: nn.Module,
+        normalize: nn.Module,
+        CNN: ConvolutionFrontEnd,
+        encoder: nn.Module,
+        ctc_lin: nn.Module,
+        blank_index: int = 0,
+        chunk_config: DynChunkTrainConfig | None = None,
+    ) -> None:
         super().__init__()
         self.compute_features, self.normalize, self.CNN = compute_features, normalize, CNN
         self.encoder, self.ctc_lin = encoder, ctc_lin
         self.blank_index, self.chunk_config = blank_index, chunk_config
 
     def forward(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
-        """Log-probabilities (batch, frames, tokens) of waveforms (batch, samples) with relative lengths (batch,); past
-        the length of each the blank is certain."""
+        """Compute the log-probabilities of tokens.
+
+        Arguments
+        ---------
+        wavs : Tensor
+            Waveforms (batch, samples).
+        wav_lens : Tensor
+            Lengths relative to the longest, floats (batch,) in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            Log-probabilities (batch, frames, tokens); past each length the blank has probability 1.
+        """
         feats, feat_lens = compute_padded_features(self.compute_features, wavs, wav_lens)
         feats = self.normalize(feats, feat_lens)
         src, lens = self.CNN(feats, feat_lens), self.CNN.output_lens(feat_lens, feats.shape[1])

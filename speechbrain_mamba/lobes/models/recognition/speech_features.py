@@ -1,6 +1,8 @@
-"""From waveforms to what a recogniser's encoder takes, with exact lengths all the way."""
+"""From waveforms to the features of a recognizer, with exact lengths."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,13 +12,13 @@ from speechbrain_mamba.ops import absolute_lengths, mask_frames
 def compute_padded_features(compute_features: nn.Module, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
     """Compute features of a padded batch, and their lengths.
 
-    The number of frames is not in proportion to that of samples, as there is one more than whole hops: the relative
-    lengths of the waveforms would cut off an example's last frame, or count one of padding.
+    There is one frame more than whole hops, so the number of frames is not in proportion to that of samples: the
+    relative lengths of the waveforms would cut off an example's last frame, or count one of padding.
 
     Arguments
     ---------
     compute_features : torch.nn.Module
-        SpeechBrain's ``Fbank``, whose frames are centred.
+        SpeechBrain's ``Fbank``, whose frames are centered.
     wavs : Tensor
         Waveforms (batch, samples).
     wav_lens : Tensor
@@ -39,5 +41,5 @@ def compute_padded_features(compute_features: nn.Module, wavs: Tensor, wav_lens:
     """
     lengths = absolute_lengths(wav_lens, wavs.shape[1])
     feats = compute_features(mask_frames(wavs, lengths))
-    hop = compute_features.compute_STFT.hop_length
-    return feats, (lengths // hop + 1) / feats.shape[1]
+    stft: Any = compute_features.compute_STFT
+    return feats, (lengths // stft.hop_length + 1) / feats.shape[1]

@@ -1,4 +1,4 @@
-"""From pieces of a waveform to what a recogniser's encoder takes, as if the waveform had come in one go."""
+"""From pieces of a waveform to the input of a recognizer's encoder, equal to that of the whole waveform."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import copy
 import math
 
 import torch
+from speechbrain.lobes.features import Fbank
 from speechbrain.nnet.CNN import Conv2d
 from torch import Tensor, nn
 
+from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd
+
 
 class StreamingFrontEnd(nn.Module):
-    """Features, normalisation and convolutional front end of a recogniser, for audio that comes in pieces.
+    """Features, normalization and convolutional front end of a recognizer, for audio that comes in pieces.
 
     Each output frame is emitted as soon as all samples that it depends on are there: with the published front end 43 ms
-    after its middle. The output of all pieces is that of the whole waveform, with work and memory per piece that do not
-    grow. One thing a stream cannot know: SpeechBrain's log-mel features are clipped at 80 dB below the loudest of the
-    whole utterance. Here they are clipped below the loudest so far, which differs only in digital silence, and in mel
-    filters so narrow that they catch nothing (with many filters and a short FFT).
+    after its middle. The concatenated output equals that of the whole waveform; work and memory per piece do not grow.
+    One difference is unavoidable: SpeechBrain clips log-mel features at 80 dB below the loudest of the whole utterance,
+    here they are clipped below the loudest so far. This matters in digital silence only, and in mel filters so narrow
+    that they catch nothing (many filters with a short FFT).
 
     Arguments
     ---------
-    compute_features : torch.nn.Module
-        SpeechBrain's ``Fbank``, without deltas or context.
+    compute_features : Fbank
+        SpeechBrain's features, without deltas or context.
     normalize : torch.nn.Module
         SpeechBrain's ``InputNormalization`` with global statistics, already estimated.
-    frontend : torch.nn.Module
-        :class:`~speechbrain_mamba.lobes.models.recognition.convolution.ConvolutionFrontEnd` that pads by reflection.
+    frontend : ConvolutionFrontEnd
+        The convolutional front end; it must pad by reflection.
 
     Example
     -------
-    >>> from speechbrain.lobes.features import Fbank
-    >>> from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd
     >>> fbank = Fbank(n_mels=80)
     >>> cnn = ConvolutionFrontEnd((8, 10, 80), 2, 1, (64, 32), (3, 3), (2, 2), residuals=(False, False)).eval()
     >>> wav = torch.randn(1, 16000)
@@ -43,7 +44,7 @@ class StreamingFrontEnd(nn.Module):
     ([7, 8, 8, 1, 2], True)
     """
 
-    def __init__(self, compute_features, normalize, frontend):
+    def __init__(self, compute_features: Fbank, normalize: nn.Module, frontend: ConvolutionFrontEnd) -> None:
         super().__init__()
         self.compute_features = copy.deepcopy(compute_features)
         self.fbanks = self.compute_features.compute_fbanks
@@ -57,55 +58,54 @@ class StreamingFrontEnd(nn.Module):
         self.warm_frames = self._warm_frames()
         self.reset()
 
-    def reset(self):
-        """Forget the stream, to begin another one."""
-        self.samples = None  # (batch, samples), from sample `self.start` of the stream on
+    def reset(self) -> None:
+        """Forget the stream; the next piece begins another one."""
+        self.samples: Tensor | None = None  # (batch, samples), from sample `self.start` of the stream on
         self.start = self.emitted = 0
-        self.loudest = None
+        self.loudest: Tensor | None = None
 
     def _warm_frames(self) -> int:
-        """Output frames at the start of a window that see its border, and so are not those of the whole stream."""
+        """Count the output frames at the start of a window that see its border, and so differ from the stream's."""
         wrong = 0
         for border, stride in self.convs:
             wrong = -(-(wrong + border) // stride)
         return wrong
 
-    def _final_features(self) -> int:
-        """Features since the beginning that later samples cannot change."""
-        samples = self.start + self.samples.shape[1]
+    def _final_features(self, samples: int) -> int:
+        """Count the features since the beginning that samples after the first ``samples`` cannot change."""
         return 0 if samples < self.half_window else (samples - self.half_window) // self.hop + 1
 
-    def _final_frames(self) -> int:
-        """Output frames since the beginning that later samples cannot change."""
-        frames = self._final_features()
+    def _final_frames(self, samples: int) -> int:
+        """Count the output frames since the beginning that samples after the first ``samples`` cannot change."""
+        frames = self._final_features(samples)
         for border, stride in self.convs:
             frames = max(0, (frames - 1 - border) // stride + 1)
         return frames
 
-    def forward(self, wavs):
+    def forward(self, wavs: Tensor) -> Tensor:
         """Take the next piece.
 
         Arguments
         ---------
         wavs : Tensor
-            Samples (batch, samples), as many or few as there are.
+            Samples (batch, samples), any number of them.
 
         Returns
         -------
         Tensor
-            Output (batch, frames, ...), of the frames that are now certain; there may be none.
+            Output (batch, frames, ...), the frames that no later sample can change; there may be none.
         """
-        self.samples = wavs if self.samples is None else torch.cat([self.samples, wavs], 1)
-        final = self._final_frames()
-        return self._emit(final) if final > self.emitted else self._nothing()
+        samples = self.samples = wavs if self.samples is None else torch.cat([self.samples, wavs], 1)
+        final = self._final_frames(self.start + samples.shape[1])
+        return self._emit(samples, final) if final > self.emitted else self._nothing(samples)
 
-    def finish(self):
+    def finish(self) -> Tensor:
         """End the stream.
 
         Returns
         -------
         Tensor
-            Output (batch, frames, ...), of all frames that are left. The next piece begins another stream.
+            Output (batch, frames, ...), the remaining frames. The next piece begins another stream.
 
         Raises
         ------
@@ -114,28 +114,29 @@ class StreamingFrontEnd(nn.Module):
         """
         if self.samples is None:
             raise ValueError("The stream ended without any audio.")
-        y = self._emit(None)
+        y = self._emit(self.samples, None)
         self.reset()
         return y
 
-    def _nothing(self) -> Tensor:
+    def _nothing(self, samples: Tensor) -> Tensor:
         width = self.compute_features.compute_fbanks.n_mels
         with torch.no_grad():
-            return self.frontend(self.samples.new_zeros(self.samples.shape[0], 4 * self.stride, width))[:, :0]
+            return self.frontend(samples.new_zeros(samples.shape[0], 4 * self.stride, width))[:, :0]
 
-    def _emit(self, final: int | None) -> Tensor:
-        """Compute the output from the last emitted frame to `final`, or to the end, and drop samples used up."""
+    def _emit(self, samples: Tensor, final: int | None) -> Tensor:
+        """Compute the output from the last emitted frame to `final`, or to the end, and drop the samples used up."""
         first = max(0, self.emitted - self.warm_frames)  # output frame where the window of features begins
         drop = -(-self.half_window // self.hop) if first else 0  # features that see the cut, not the stream's beginning
         begin = (first * self.stride - drop) * self.hop
         if begin < 0:
             first = drop = begin = 0
-        feats = self.compute_features(self.samples[:, begin - self.start :])[:, drop:]
+        kept = samples[:, begin - self.start :]
+        feats = self.compute_features(kept)[:, drop:]
         if final is not None:
-            feats = feats[:, : self._final_features() - first * self.stride]
+            feats = feats[:, : self._final_features(begin + kept.shape[1]) - first * self.stride]
         feats = self.normalize(self._clip(feats))
         y = self.frontend(feats)[:, self.emitted - first : None if final is None else final - first]
-        self.samples, self.start = self.samples[:, begin - self.start :], begin
+        self.samples, self.start = kept, begin
         self.emitted += y.shape[1]
         return y
 

@@ -1,20 +1,25 @@
-"""SpeechBrain's ``TransformerASR`` with ConMamba as a further encoder and Mamba as a further decoder."""
+"""SpeechBrain's ``TransformerASR`` with ConMamba as another encoder and Mamba as another decoder."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from speechbrain.lobes.models.transformer import TransformerASR as speechbrain_asr
 from speechbrain.lobes.models.transformer.Transformer import (
     NormalizedEmbedding,
+    PositionalEncoding,
     get_key_padding_mask,
     get_lookahead_mask,
 )
 from speechbrain.nnet.containers import ModuleList
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.conmamba import ConmambaEncoder, MambaDecoder
+from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
+from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 
@@ -25,8 +30,8 @@ DECODERS = ("transformer", "mamba")
 class TransformerASR(speechbrain_asr.TransformerASR):
     """SpeechBrain's ``TransformerASR`` with two more choices: ``encoder_module: conmamba``, ``decoder_module: mamba``.
 
-    Every choice that SpeechBrain's class has works as there. ConMamba and the Mamba decoder need no attention masks: in
-    a padded batch each example gets the output that it gets alone, and time and memory grow linearly.
+    All choices of SpeechBrain's class behave as they do there. ConMamba and the Mamba decoder need no attention masks:
+    every example in a padded batch gets the output it gets on its own, and time and memory grow linearly.
 
     Where attention adds sinusoids to its input (``attention_type`` regularMHA with ``positional_encoding``
     fixed_abs_sine), so does ConMamba, for sources of at most ``max_length`` frames; the published models have
@@ -35,21 +40,21 @@ class TransformerASR(speechbrain_asr.TransformerASR):
     Arguments
     ---------
     *args, **kwargs
-        As ``speechbrain.lobes.models.transformer.TransformerASR.TransformerASR``; ``encoder_module`` may be
-        ``conmamba`` too, which takes ``kernel_size``, ``bias``, ``causal``, ``output_hidden_states`` and
+        As in ``speechbrain.lobes.models.transformer.TransformerASR.TransformerASR``; ``encoder_module`` may also be
+        ``conmamba``, which takes ``kernel_size``, ``bias``, ``causal``, ``output_hidden_states`` and
         ``layerdrop_prob`` as ``conformer`` does, and ``activation`` for its feed-forward and convolution modules, as
         the published models do.
     decoder_module : str
         ``transformer`` or ``mamba``.
     mamba_config : dict, optional
-        Options of the Mamba layers (``d_state``, ``d_conv``, ``expand``, ...), and ``bidirectional`` for the encoder's,
-        by default whatever ``causal`` is not.
+        Options of the Mamba layers (``d_state``, ``d_conv``, ``expand``, ...), and ``bidirectional`` for the encoder,
+        by default ``not causal``.
 
     Raises
     ------
     ValueError
-        For a module that does not exist, a ``mamba_config`` that does not fit or that nothing uses, Mamba modules
-        without ``normalize_before``, or a ``positional_encoding`` that is unknown.
+        For an unknown module, a ``mamba_config`` that does not fit or that nothing uses, Mamba modules without
+        ``normalize_before``, or an unknown ``positional_encoding``.
 
     Example
     -------
@@ -64,13 +69,19 @@ class TransformerASR(speechbrain_asr.TransformerASR):
     (torch.Size([2, 30, 16]), torch.Size([2, 7, 16]))
     """
 
-    def __init__(self, *args, decoder_module="transformer", mamba_config=None, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        decoder_module: str = "transformer",
+        mamba_config: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         bound = inspect.signature(super().__init__).bind(*args, **kwargs)
         bound.apply_defaults()
         options = bound.arguments
         _check_options(options, decoder_module, mamba_config)
         mamba_decoder = decoder_module == "mamba" and options["num_decoder_layers"] > 0
-        # SpeechBrain's class makes no encoder for a name that it does not know, and no decoder of no layers
+        # SpeechBrain's class makes no encoder for an unknown name, and no decoder of zero layers
         super().__init__(**{**options, "num_decoder_layers": 0 if mamba_decoder else options["num_decoder_layers"]})
         self.encoder_module, self.decoder_module = options["encoder_module"], decoder_module
         if self.encoder_module == "conmamba":
@@ -98,9 +109,9 @@ class TransformerASR(speechbrain_asr.TransformerASR):
                 mamba_config=mamba_config,
             )
         if self.encoder_module == "conmamba" or mamba_decoder:
-            self._init_params()
+            _draw_matrices(self)
 
-    def forward(self, src, tgt, wav_len=None, pad_idx=0):
+    def forward(self, src: Tensor, tgt: Tensor | None, wav_len: Tensor | None = None, pad_idx: int = 0) -> Any:
         """Encode and decode whole sequences.
 
         Arguments
@@ -108,7 +119,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         src : Tensor
             Features (batch, time, input_size), or (batch, time, ...) to be flattened to that.
         tgt : Tensor or None
-            Tokens that the decoder is fed, integers (batch, target time); None for an encoder alone.
+            Input tokens of the decoder, integers (batch, target time); None to run the encoder only.
         wav_len : Tensor, optional
             Lengths relative to the longest source, floats (batch,).
         pad_idx : int
@@ -121,20 +132,29 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         hidden_states : list
             With ``output_hidden_states``, the input and the output of each layer of the encoder.
         decoder_out : Tensor or None
-            Output of the decoder (batch, target time, d_model). Where ``tgt`` is None it is None for Mamba modules, and
-            what SpeechBrain's class returns, the attention weights, for the others.
+            Output of the decoder (batch, target time, d_model). Without ``tgt`` it is None for Mamba modules, and for
+            the others the attention weights that SpeechBrain's class returns.
         """
         if self.encoder_module != "conmamba" and not self.has_mamba_decoder:
             return super().forward(src, tgt, wav_len, pad_idx)
-        outputs = self.encode(src, wav_len, pad_idx)
+        lengths = absolute_lengths(wav_len, src.shape[1])
+        if self.encoder_module == "conmamba":
+            outputs = self._encode(src, lengths, None)
+        else:
+            outputs = super().encode(src, wav_len, pad_idx)
         outputs = outputs if self.output_hidden_states else (outputs,)
         if tgt is None:
             return (*outputs, None)
-        padding = self._padding(wav_len, outputs[0].shape[1])
-        decoder_out, _ = self._decode(tgt, outputs[0], padding, get_key_padding_mask(tgt, pad_idx))
+        decoder_out, _ = self._decode(tgt, outputs[0], lengths, get_key_padding_mask(tgt, pad_idx))
         return (*outputs, decoder_out)
 
-    def encode(self, src, wav_len=None, pad_idx=0, dynchunktrain_config=None):
+    def encode(
+        self,
+        src: Tensor,
+        wav_len: Tensor | None = None,
+        pad_idx: int = 0,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> Any:
         """Encode whole sequences.
 
         Arguments
@@ -142,40 +162,43 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         src, wav_len, pad_idx
             As in :meth:`forward`.
         dynchunktrain_config : DynChunkTrainConfig, optional
-            Frames per chunk, beyond which a frame sees no later ones.
+            Frames per chunk: a frame sees later ones in its own chunk only.
 
         Returns
         -------
         encoder_out : Tensor
-            Output of the encoder (batch, time, d_model); of ConMamba zero past each length.
+            Output of the encoder (batch, time, d_model); with ConMamba zero past each length.
         hidden_states : list
             With ``output_hidden_states``, the input and the output of each layer.
         """
         if self.encoder_module != "conmamba":
             return super().encode(src, wav_len, pad_idx, dynchunktrain_config)
-        src = mask_frames(src.flatten(2), absolute_lengths(wav_len, src.shape[1]))
+        return self._encode(src, absolute_lengths(wav_len, src.shape[1]), dynchunktrain_config)
+
+    def _encode(self, src: Tensor, lengths: Tensor | None, dynchunktrain_config: DynChunkTrainConfig | None) -> Any:
+        """Run ConMamba; ``lengths`` are absolute."""
         outputs = self.encoder(
-            self._embed_source(src),
-            src_key_padding_mask=self._padding(wav_len, src.shape[1]),
+            self._embed_source(mask_frames(src.flatten(2), lengths)),
+            src_key_padding_mask=_padding_mask(lengths, src.shape[1]),
             dynchunktrain_config=dynchunktrain_config,
         )
         return (outputs[0], outputs[2]) if self.output_hidden_states else outputs[0]
 
-    def encode_streaming(self, src, context):
+    def encode_streaming(self, src: Tensor, context: Any) -> Tensor:
         """Encode the next piece of a stream; see :meth:`ConmambaEncoder.forward_streaming()
-        <speechbrain_mamba.lobes.models.recognition.conmamba.ConmambaEncoder.forward_streaming>`.
+        <speechbrain_mamba.lobes.models.recognition.conmamba_encoder.ConmambaEncoder.forward_streaming>`.
 
         Arguments
         ---------
         src : Tensor
             Features (batch, time, input_size), or (batch, time, ...) to be flattened to that.
         context : TransformerASRStreamingContext
-            The stream so far, of ``make_streaming_context``; updated.
+            The stream so far, made by ``make_streaming_context``; updated.
 
         Returns
         -------
         Tensor
-            Output of the encoder (batch, time, d_model): that of :meth:`encode` of all pieces in one go.
+            Output of the encoder (batch, time, d_model), equal to that of :meth:`encode` over all pieces at once.
         """
         if self.encoder_module != "conmamba":
             return super().encode_streaming(src, context)
@@ -183,8 +206,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         return self.encoder.forward_streaming(src, context.encoder_context)[0]
 
     @torch.no_grad()
-    def decode(self, tgt, encoder_out, enc_len=None):
-        """Decode a prefix, for searches that have no state.
+    def decode(self, tgt: Tensor, encoder_out: Tensor, enc_len: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Decode a prefix, for searches without a state.
 
         Arguments
         ---------
@@ -204,22 +227,21 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         """
         if not self.has_mamba_decoder:
             return super().decode(tgt, encoder_out, enc_len)
-        padding = None if enc_len is None else ~valid_frames(enc_len, encoder_out.shape[1])
-        return self._decode(tgt, encoder_out, padding, None)
+        return self._decode(tgt, encoder_out, enc_len, None)
 
     @property
-    def has_mamba_decoder(self):
-        """Whether the decoder is Mamba, and so has a state."""
+    def has_mamba_decoder(self) -> bool:
+        """Whether the decoder is Mamba, which has a state."""
         return isinstance(getattr(self, "decoder", None), MambaDecoder)
 
     @property
-    def max_target_length(self):
-        """The most tokens that the decoder can be fed, as it has no more positions, or None."""
+    def max_target_length(self) -> int | None:
+        """The number of positions that the decoder has for tokens, or None without a limit."""
         encoding = self._target_positions()
         return None if encoding is None else encoding.max_len
 
-    def init_decoder_state(self, encoder_out, enc_len=None):
-        """Consume the encoder's output, to decode token by token from there.
+    def init_decoder_state(self, encoder_out: Tensor, enc_len: Tensor | None = None) -> dict[str, Any]:
+        """Consume the encoder's output; decoding token by token starts from the state returned.
 
         Arguments
         ---------
@@ -231,8 +253,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         Returns
         -------
         dict
-            ``layers``, a state per layer of the decoder, and ``position``, integers (batch,): how many tokens it was
-            fed. Every tensor within has the batch first.
+            ``layers``, a state per layer of the decoder, and ``position``, integers (batch,): the number of tokens fed
+            so far. In every tensor inside, the batch comes first.
 
         Raises
         ------
@@ -246,7 +268,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         position = torch.zeros(encoder_out.shape[0], dtype=torch.long, device=encoder_out.device)
         return {"layers": self.decoder.consume(encoder_out, enc_len), "position": position}
 
-    def decode_step(self, tokens, state):
+    def decode_step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Feed the decoder one token.
 
         Arguments
@@ -254,14 +276,14 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         tokens : Tensor
             Tokens, integers (batch,).
         state : dict
-            State before them, of :meth:`init_decoder_state` or an earlier call.
+            State before them, returned by :meth:`init_decoder_state` or an earlier call.
 
         Returns
         -------
         prediction : Tensor
             Output of the decoder (batch, d_model).
         state : dict
-            State after them; the one given is left as it is.
+            State after them; the given one is left unchanged.
         """
         x_t = self.custom_tgt_module(tokens[:, None])[:, 0]
         encoding = self._target_positions()
@@ -271,8 +293,9 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         return x_t, {"layers": layers, "position": state["position"] + 1}
 
     def _decode(
-        self, tgt: Tensor, memory: Tensor, memory_padding: Tensor | None, padding: Tensor | None
+        self, tgt: Tensor, memory: Tensor, memory_lengths: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        """Run the decoder over targets; ``memory_lengths`` are absolute, ``padding`` marks the targets'."""
         x, encoding = self.custom_tgt_module(tgt), self._target_positions()
         if encoding is not None:
             x = x + _positions(encoding, 0, tgt.shape[1], "target")
@@ -281,7 +304,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             memory=memory,
             tgt_mask=None if self.has_mamba_decoder else get_lookahead_mask(tgt).isinf(),
             tgt_key_padding_mask=padding,
-            memory_key_padding_mask=memory_padding,
+            memory_key_padding_mask=_padding_mask(memory_lengths, memory.shape[1]),
         )
         return x, attention[-1]
 
@@ -291,27 +314,29 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             x = x + _positions(self.positional_encoding, start, src.shape[1], "source")
         return x
 
-    def _target_positions(self) -> nn.Module | None:
-        """What encodes the positions of targets, as SpeechBrain chooses it."""
+    def _target_positions(self) -> PositionalEncoding | None:
+        """The positional encoding of targets that SpeechBrain would choose."""
         if self.attention_type in ("RelPosMHAXL", "RoPEMHA"):
             return self.positional_encoding_decoder
         return self.positional_encoding if self.positional_encoding_type is not None else None
 
-    @staticmethod
-    def _padding(wav_len: Tensor | None, time: int) -> Tensor | None:
-        return None if wav_len is None else ~valid_frames(absolute_lengths(wav_len, time), time)
 
-    def _init_params(self):
-        """Draw the matrices anew as SpeechBrain's class does, but for those of Mamba layers, which come with an
-        initialisation that their recurrence depends on."""
-        layers = [module for module in self.modules() if isinstance(module, (Mamba, BiMamba))]
-        keep = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        for parameter in self.parameters():
-            if parameter.dim() > 1 and id(parameter) not in keep:
-                nn.init.xavier_normal_(parameter)
+def _padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
+    """Mark the frames past absolute lengths, as SpeechBrain's encoders and decoders want it."""
+    return None if lengths is None else ~valid_frames(lengths, time)
 
 
-def _check_options(options: dict, decoder_module: str, mamba_config: dict | None) -> None:
+def _draw_matrices(net: nn.Module) -> None:
+    """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers, whose recurrence depends on
+    their own initialization."""
+    layers = [module for module in net.modules() if isinstance(module, (Mamba, BiMamba))]
+    keep = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    for parameter in net.parameters():
+        if parameter.dim() > 1 and id(parameter) not in keep:
+            nn.init.xavier_normal_(parameter)
+
+
+def _check_options(options: dict[str, Any], decoder_module: str, mamba_config: Mapping[str, Any] | None) -> None:
     encoder_module = options["encoder_module"]
     for name, value, known in (
         ("encoder_module", encoder_module, ENCODERS),
@@ -324,7 +349,7 @@ def _check_options(options: dict, decoder_module: str, mamba_config: dict | None
     uses_mamba = encoder_module == "conmamba" or decoder_module == "mamba"
     if uses_mamba and not options["normalize_before"]:
         raise ValueError(
-            "normalize_before is False, but ConMamba and the Mamba decoder normalise before: set it to True."
+            "normalize_before is False, but ConMamba and the Mamba decoder normalize before: set it to True."
         )
     if mamba_config and not uses_mamba:
         raise ValueError(
@@ -333,10 +358,10 @@ def _check_options(options: dict, decoder_module: str, mamba_config: dict | None
         )
 
 
-def _positions(encoding: nn.Module, start: int, time: int, what: str) -> Tensor:
+def _positions(encoding: PositionalEncoding, start: int, time: int, kind: str) -> Tensor:
     if start + time > encoding.max_len:
         raise ValueError(
-            f"The {what} has {start + time} positions, but max_length is {encoding.max_len}: raise max_length"
-            + (", or set attention_type to RelPosMHAXL, with which ConMamba needs none." if what == "source" else ".")
+            f"The {kind} has {start + time} positions, but max_length is {encoding.max_len}: raise max_length"
+            + (", or set attention_type to RelPosMHAXL, with which ConMamba needs none." if kind == "source" else ".")
         )
     return encoding.pe[:, start : start + time]

@@ -1,8 +1,9 @@
-"""SpeechBrain's dual-path model, made right for padded batches: the frame of DPMamba and of its twin SepFormer."""
+"""SpeechBrain's dual-path model for padded batches, used by DPMamba and its baseline SepFormer."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,12 @@ from speechbrain.lobes.models.dual_path import CumulativeLayerNorm, Dual_Computa
 from torch import Tensor, nn
 
 from speechbrain_mamba.ops import valid_frames
+from speechbrain_mamba.utils._compat import overlap_add, segment
 
 
-def _normalise(norm: nn.Module, x: Tensor, valid: Tensor) -> Tensor:
-    """Apply a normalisation, with statistics of the valid positions only; ``valid`` broadcasts to ``x``."""
-    if isinstance(norm, CumulativeLayerNorm):  # normalises each position by itself
+def _normalize(norm: nn.GroupNorm | CumulativeLayerNorm, x: Tensor, valid: Tensor) -> Tensor:
+    """Apply a normalization, with statistics of the valid positions only; ``valid`` broadcasts to ``x``."""
+    if isinstance(norm, CumulativeLayerNorm):  # normalizes each position on its own
         return norm(x)
     axes = tuple(range(1, x.dim()))
     shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -30,14 +32,14 @@ class DualPathModel(Dual_Path_Model):
     """SpeechBrain's ``Dual_Path_Model`` (Luo et al., arXiv 1910.06379) with lengths: same arguments, same weights.
 
     Without lengths it is ``Dual_Path_Model``. With them, each example of a padded batch gets the masks that it gets
-    alone: its normalisations see only its own frames and chunks, and its inter model only its own chunks. Where the
-    intra and inter models take no ``lengths`` (SpeechBrain's transformer and RNN blocks), or the normalisation mixes
-    examples, the examples are run one by one.
+    alone: its normalizations see only its own frames and chunks, and its inter model only its own chunks. Examples are
+    run one by one if the intra or inter model takes no ``lengths``, such as SpeechBrain's transformer and RNN blocks,
+    or if the normalization mixes examples.
 
     Arguments
     ---------
     *args, **kwargs
-        As ``speechbrain.lobes.models.dual_path.Dual_Path_Model``.
+        Those of ``speechbrain.lobes.models.dual_path.Dual_Path_Model``.
 
     Example
     -------
@@ -48,7 +50,7 @@ class DualPathModel(Dual_Path_Model):
     torch.Size([2, 3, 16, 50])
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         block = self.dual_mdl[0]
         takes_lengths = all(
@@ -57,7 +59,7 @@ class DualPathModel(Dual_Path_Model):
         masks_apply = isinstance(self.norm, (nn.GroupNorm, CumulativeLayerNorm)) and not self.use_global_pos_enc
         self._batched = takes_lengths and masks_apply
 
-    def forward(self, x, lengths=None):
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Estimate the masks.
 
         Arguments
@@ -89,21 +91,21 @@ class DualPathModel(Dual_Path_Model):
         batch, _, time = x.shape
         valid = valid_frames(lengths, time)[:, None]
         x = torch.where(valid, x, 0)
-        x = self.conv1d(_normalise(self.norm, x, valid))
-        x, gap = self._Segmentation(torch.where(valid, x, 0), self.K)
+        x = self.conv1d(_normalize(self.norm, x, valid))
+        x, gap = segment(self, torch.where(valid, x, 0))
         chunks = self._chunks(lengths)
         for block in self.dual_mdl:
             x = self._dual_computation(block, x, chunks)
         x = self.conv2d(self.prelu(x))
         chunk_size, n_chunks = x.shape[2:]
         x = torch.where(valid_frames(chunks, n_chunks)[:, None, None], x, 0)
-        x = self._over_add(x.reshape(batch * self.num_spks, -1, chunk_size, n_chunks), gap)
+        x = overlap_add(self, x.reshape(batch * self.num_spks, -1, chunk_size, n_chunks), gap)
         x = self.end_conv1x1(self.output(x) * self.output_gate(x))
         masks = self.activation(x.reshape(batch, self.num_spks, -1, time))
         return torch.where(valid[:, None], masks, 0).transpose(0, 1)
 
     def _chunks(self, lengths: Tensor) -> Tensor:
-        """The number of chunks that ``_Segmentation`` makes of an example of each length."""
+        """The number of chunks that SpeechBrain segments an example of each length into."""
         hop = self.K // 2
         gap = self.K - (hop + lengths % self.K) % self.K
         chunks = 2 * (lengths + gap + hop) // self.K
@@ -119,7 +121,7 @@ class DualPathModel(Dual_Path_Model):
             intra = block.intra_linear(intra)
         intra = intra.reshape(batch, n_chunks, chunk_size, channels).permute(0, 3, 2, 1)
         if block.norm is not None:
-            intra = _normalise(block.intra_norm, intra, valid)
+            intra = _normalize(block.intra_norm, intra, valid)
         if block.skip_around_intra:
             intra = intra + x
 
@@ -129,5 +131,5 @@ class DualPathModel(Dual_Path_Model):
             inter = block.inter_linear(inter)
         inter = inter.reshape(batch, chunk_size, n_chunks, channels).permute(0, 3, 1, 2)
         if block.norm is not None:
-            inter = _normalise(block.inter_norm, inter, valid)
+            inter = _normalize(block.inter_norm, inter, valid)
         return torch.where(valid, inter + intra, 0)

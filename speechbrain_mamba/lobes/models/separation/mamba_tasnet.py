@@ -5,15 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from speechbrain.lobes.models.conv_tasnet import ChannelwiseLayerNorm
 from speechbrain.nnet.CNN import Conv1d
-from torch import nn
-
-from speechbrain_mamba.ops import mask_frames
+from torch import Tensor, nn
 
 
 class MaskNet(nn.Module):
     """Estimate one mask per speaker over the encoded mixture.
 
-    Channel-wise normalisation, a 1x1 bottleneck, a sequence model, and a 1x1 convolution to the masks with a ReLU. The
+    Channel-wise normalization, a 1x1 bottleneck, a sequence model, and a 1x1 convolution to the masks with a ReLU. The
     names of the arguments are those of SpeechBrain's ``conv_tasnet.MaskNet``.
 
     Arguments
@@ -25,7 +23,7 @@ class MaskNet(nn.Module):
     C : int
         Number of speakers.
     mamba_net : torch.nn.Module
-        The sequence model, called with (batch, time, B) and lengths, such as
+        The sequence model, called with (batch, time, B) and lengths, whose output is zero past the lengths, such as
         :class:`~speechbrain_mamba.nnet.blocks.MambaBlocksSequential`.
 
     Example
@@ -37,7 +35,7 @@ class MaskNet(nn.Module):
     torch.Size([2, 3, 16, 50])
     """
 
-    def __init__(self, N, B, C, mamba_net):
+    def __init__(self, N: int, B: int, C: int, mamba_net: nn.Module) -> None:
         super().__init__()
         self.num_spks = C
         self.layer_norm = ChannelwiseLayerNorm(N)
@@ -45,13 +43,13 @@ class MaskNet(nn.Module):
         self.mamba_net = mamba_net
         self.mask_conv1x1 = Conv1d(in_channels=B, out_channels=C * N, kernel_size=1, bias=False)
 
-    def forward(self, mix_w, lengths=None):
+    def forward(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Estimate the masks.
 
         Arguments
         ---------
         mix_w : Tensor
-            Encoded mixture (batch, N, time).
+            Encoded mixture (batch, N, time), whose frames past the length are finite.
         lengths : Tensor, optional
             Valid frames per example, integers (batch,); the masks are zero past them.
 
@@ -61,8 +59,7 @@ class MaskNet(nn.Module):
             Masks (speakers, batch, N, time), not negative.
         """
         batch, channels, time = mix_w.shape
-        x = mask_frames(mix_w.transpose(1, 2), lengths)
-        x = self.bottleneck_conv1x1(self.layer_norm(x))
-        x = self.mask_conv1x1(self.mamba_net(x, lengths))
+        x = self.bottleneck_conv1x1(self.layer_norm(mix_w.transpose(1, 2)))
+        x = self.mask_conv1x1(self.mamba_net(x, lengths))  # zero past the lengths: it has no bias
         masks = F.relu(x).reshape(batch, time, self.num_spks, channels)
         return masks.permute(2, 0, 3, 1)

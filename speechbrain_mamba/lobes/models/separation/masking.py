@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ def separate(
 ) -> Tensor:
     """Separate mixtures into speakers (the frame of TasNet, arXiv 1809.07454).
 
-    In a padded batch each example gets the estimate that it gets alone, whatever its padding holds.
+    In a padded batch each example gets the estimate that it gets alone, whatever its padding holds. Relative lengths
+    become absolute here, and padding is masked here: the parts get lengths in frames and finite values.
 
     Arguments
     ---------
@@ -28,7 +31,7 @@ def separate(
     mix : Tensor
         Mixtures (batch, samples).
     mix_lens : Tensor, optional
-        Lengths relative to the longest mixture, (batch,) in [0, 1], as SpeechBrain's batches have them.
+        Lengths relative to the longest mixture, (batch,) in [0, 1], as in SpeechBrain's batches.
 
     Returns
     -------
@@ -52,8 +55,8 @@ def separate(
     torch.Size([3, 800, 2])
     """
     samples = mix.shape[1]
-    conv = getattr(encoder, "module", encoder).conv1d  # inside DistributedDataParallel
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    plain: Any = getattr(encoder, "module", encoder)  # DistributedDataParallel wraps it
+    kernel, stride = plain.conv1d.kernel_size[0], plain.conv1d.stride[0]
     if samples < kernel:
         raise ValueError(f"The mixture has {samples} samples, but the encoder's kernel needs at least {kernel}.")
     lengths = absolute_lengths(mix_lens, samples)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
-from speechbrain_mamba.lobes.models.synthesis.packing import Packing, split_at
+from speechbrain_mamba.lobes.models.synthesis.packing import Packing
 
 PROMPT_ORDERS = ("joint", "interleaved")
 
 
 class AutoregressiveCodecLM(nn.Module):
-    """Predicts each token of the first codebook from the phonemes and the tokens before it (VALL-E, arXiv 2301.02111,
+    """Predicts each token of the first codebook from the phonemes and the earlier tokens (VALL-E, arXiv 2301.02111,
     section 4.2.1).
 
     Arguments
@@ -29,42 +32,44 @@ class AutoregressiveCodecLM(nn.Module):
     num_layers, d_model, d_ffn, nhead, dropout, mamba_config, attention_interval
         As there.
     prompt_order : str
-        ``joint``, all phonemes before all speech, as in VALL-E; or ``interleaved``: phonemes and speech of the prompt,
-        then phonemes and speech of what comes after it. A scan, which has to keep its place in the text, then need not
-        go through the prompt's again. For the backbone ``mamba`` only.
+        ``joint``, all phonemes before all codes, as in VALL-E; or ``interleaved``: phonemes and codes of the prompt,
+        then phonemes and codes of the speech. A scan has to keep its place in the text; with this order it need not
+        pass the prompt's text again. For the backbone ``mamba`` only.
     positions : bool, optional
-        Whether to add sinusoidal positions to phonemes and to codes, each counted from the beginning of its part; by
-        default where the backbone attends. A scan knows the order by itself, but small ones keep their place in a
-        longer text better with them.
+        Whether to add sinusoidal positions to phonemes and to codes, each counted from the beginning of its part. By
+        default they are added if the backbone attends. A scan knows the order without them, but small models keep
+        their place in a longer text better with them.
 
     Raises
     ------
     ValueError
-        As there, and for another ``prompt_order`` or one that the backbone cannot have.
+        As there, and for an unknown ``prompt_order`` or one that the backbone does not support.
 
     Example
     -------
     >>> lm = AutoregressiveCodecLM(40, 64, "mamba", num_layers=2, d_model=8, d_ffn=16)
-    >>> phonemes, codes = torch.randint(40, (2, 6)), torch.randint(64, (2, 20))
-    >>> lm(phonemes, torch.tensor([6, 4]), codes, torch.tensor([20, 15])).shape
-    torch.Size([2, 21, 65])
+    >>> phonemes = Padded(torch.randint(40, (2, 6)), torch.tensor([6, 4]))
+    >>> speech = Utterances(phonemes, Padded(torch.randint(64, (2, 20)), torch.tensor([20, 15])))
+    >>> prompt_logits, logits = lm(speech.emptied(), speech)
+    >>> prompt_logits.shape, logits.shape
+    (torch.Size([2, 0, 65]), torch.Size([2, 21, 65]))
     """
 
     def __init__(
         self,
-        n_phonemes,
-        codebook_size,
-        backbone="transformer",
-        num_layers=12,
-        d_model=1024,
-        d_ffn=4096,
-        nhead=16,
-        dropout=0.1,
-        mamba_config=None,
-        attention_interval=4,
-        prompt_order="joint",
-        positions=None,
-    ):
+        n_phonemes: int,
+        codebook_size: int,
+        backbone: str = "transformer",
+        num_layers: int = 12,
+        d_model: int = 1024,
+        d_ffn: int = 4096,
+        nhead: int = 16,
+        dropout: float = 0.1,
+        mamba_config: dict[str, Any] | None = None,
+        attention_interval: int = 4,
+        prompt_order: str = "joint",
+        positions: bool | None = None,
+    ) -> None:
         super().__init__()
         if prompt_order not in PROMPT_ORDERS:
             raise ValueError(f"prompt_order is '{prompt_order}', but must be one of {', '.join(PROMPT_ORDERS)}.")
@@ -74,11 +79,12 @@ class AutoregressiveCodecLM(nn.Module):
                 "piece: use 'joint', or the backbone 'mamba'."
             )
         self.prompt_order = prompt_order
+        self._prompt_part = 2 if prompt_order == "joint" else 1
         self.n_phonemes, self.codebook_size = n_phonemes, codebook_size
         self.eos_index, self.bos_index = codebook_size, codebook_size + 1
-        positions = backbone != "mamba" if positions is None else positions
-        self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, positions, dropout)
-        self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, positions, dropout)
+        with_positions = backbone != "mamba" if positions is None else positions
+        self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, with_positions, dropout)
+        self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, with_positions, dropout)
         self.backbone = CodecLanguageBackbone(
             backbone,
             num_layers,
@@ -92,76 +98,72 @@ class AutoregressiveCodecLM(nn.Module):
         )
         self.head = nn.Linear(d_model, codebook_size + 1)
 
-    def _begin(self, codes: Tensor) -> Tensor:
-        """Codes (batch, frames) with the beginning of speech in front."""
-        return F.pad(codes, (1, 0), value=self.bos_index)
+    def _encode(self, prompt: Utterances, speech: Utterances, **options: bool) -> tuple[Any, Packing]:
+        """Run the backbone over prompt and speech; returns its output and what packed them.
 
-    def _encode(self, phonemes, phoneme_lengths, codes, code_lengths, prompt, **options):
-        """Run the backbone over phonemes, the beginning of speech and codes; returns what packed them too."""
-        if self.prompt_order == "interleaved":
-            said, spoken = (torch.zeros_like(code_lengths),) * 2 if prompt is None else prompt
-            texts, speeches = split_at(phonemes, said), split_at(codes, spoken)
-            sequences = [part for pair in zip(texts, map(self._begin, speeches)) for part in pair]
-            lengths = [said, spoken + (spoken > 0), phoneme_lengths - said, code_lengths - spoken + 1]
-        else:
-            sequences, lengths = [phonemes, self._begin(codes)], [phoneme_lengths, code_lengths + 1]
-        packing = Packing(lengths, [part.shape[1] for part in sequences])
-        tables = [self.phoneme_embedding, self.code_embedding] * (len(sequences) // 2)
-        x = packing.pack([table(part) for table, part in zip(tables, sequences)])
-        return self.backbone(x, packing.lengths, phoneme_lengths, phonemes.shape[1], **options), packing
+        The codes of each part are the tokens before those that are predicted. Part 3 is the speech, and part
+        ``self._prompt_part`` the prompt.
+        """
+        joint, said, spoken = self.prompt_order == "joint", prompt.phonemes.lengths, prompt.codes.lengths
+        history = F.pad(prompt.codes.values, (1, 0), value=self.bos_index)
+        # joint: the speech goes on from the prompt's last token; interleaved: it begins again
+        before = history.gather(1, spoken[:, None]) if joint else torch.full_like(spoken, self.bos_index)[:, None]
+        prompt_text = Padded(self.phoneme_embedding(prompt.phonemes.values), said)
+        prompt_sound = Padded(self.code_embedding(history), spoken if joint else spoken + (spoken > 0))
+        text = Padded(self.phoneme_embedding(speech.phonemes.values, said if joint else 0), speech.phonemes.lengths)
+        tokens = torch.cat([before, speech.codes.values], 1)
+        sound = Padded(self.code_embedding(tokens, spoken if joint else 0), speech.codes.lengths + 1)
+        order = [prompt_text, text, prompt_sound, sound] if joint else [prompt_text, prompt_sound, text, sound]
+        packing = Packing(order)
+        return self.backbone(*packing.whole, said + speech.phonemes.lengths, **options), packing
 
-    def forward(self, phonemes, phoneme_lengths, codes, code_lengths, prompt=None):
+    def forward(self, prompt: Utterances, speech: Utterances) -> tuple[Tensor, Tensor]:
         """Predict every token and the end, each from the right ones before it.
 
         Arguments
         ---------
-        phonemes : Tensor
-            Phonemes, integers (batch, phonemes); any below ``n_phonemes`` in the padding.
-        phoneme_lengths : Tensor
-            How many are valid, at least 1, integers (batch,).
-        codes : Tensor
-            Tokens of the first codebook, integers (batch, frames); any below ``codebook_size`` in the padding.
-        code_lengths : Tensor
-            How many are valid, integers (batch,).
-        prompt : tuple of Tensors, optional
-            How many of the phonemes and how many of the codes are the prompt's, the first ones, integers (batch,) each;
-            none by default. It matters in the order ``interleaved`` only.
+        prompt : Utterances
+            Utterances before those to speak, whose codes (batch, frames) are of the first codebook; of any length, 0
+            included.
+        speech : Utterances
+            The utterances to speak, which have at least 1 phoneme.
 
         Returns
         -------
-        Tensor
-            Logits (batch, frames + 1, codebook_size + 1): those of frame t are for token t, and for the end of speech,
-            token ``eos_index``, at the length of each example. Past that they are meaningless.
+        prompt_logits : Tensor
+            Logits (batch, frames of the prompt, codebook_size + 1): those of frame t are for token t.
+        logits : Tensor
+            Logits (batch, frames of the speech + 1, codebook_size + 1), likewise, and at the length of each example
+            those for the end of speech, token ``eos_index``. Values past that are undefined.
         """
-        x, packing = self._encode(phonemes, phoneme_lengths, codes, code_lengths, prompt)
-        if self.prompt_order == "joint":
-            return self.head(packing.unpack(x, 1))
-        first, second = packing.unpack(x, 1), packing.unpack(x, 3)  # frames of the prompt, and those after it
-        spoken = torch.zeros_like(code_lengths) if prompt is None else prompt[1]
-        frames = Packing([spoken, code_lengths - spoken + 1], [first.shape[1], second.shape[1]]).pack([first, second])
-        return self.head(F.pad(frames, (0, 0, 0, codes.shape[1] + 1 - frames.shape[1])))
+        x, packing = self._encode(prompt, speech)
+        prompt_x = packing.unpack(x, self._prompt_part)[:, : prompt.codes.values.shape[1]]
+        return self.head(prompt_x), self.head(packing.unpack(x, 3))
 
-    def start(self, phonemes, phoneme_lengths, codes, code_lengths, prompt=None):
-        """Take in phonemes and the tokens of a prompt, to go on from there.
+    def start(self, prompt: Utterances, phonemes: Padded) -> tuple[Tensor, dict[str, Any]]:
+        """Read a prompt and a text, to speak from there.
 
         Arguments
         ---------
-        phonemes, phoneme_lengths, codes, code_lengths, prompt
-            As in :meth:`forward`; there may be no codes.
+        prompt : Utterances
+            As in :meth:`forward`.
+        phonemes : Padded
+            What is to be said, at least 1 phoneme, integers (batch, phonemes).
 
         Returns
         -------
         logits : Tensor
-            Logits of the next token (batch, codebook_size + 1).
+            Logits of the first token (batch, codebook_size + 1).
         state : dict
             State for :meth:`step`.
         """
-        inputs = phonemes, phoneme_lengths, codes, code_lengths, prompt
-        (x, layers), packing = self._encode(*inputs, return_state=True)
-        last = x[torch.arange(x.shape[0], device=x.device), packing.lengths - 1]
-        return self.head(last), {"layers": layers, "position": packing.part_lengths[-1]}
+        speech = Utterances(phonemes, prompt.emptied().codes)
+        (x, layers), packing = self._encode(prompt, speech, return_state=True)
+        last = x[torch.arange(x.shape[0], device=x.device), packing.whole.lengths - 1]
+        read = prompt.codes.lengths if self.prompt_order == "joint" else torch.zeros_like(prompt.codes.lengths)
+        return self.head(last), {"layers": layers, "position": read + 1}
 
-    def step(self, tokens, state):
+    def step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Feed one token.
 
         Arguments
@@ -169,7 +171,8 @@ class AutoregressiveCodecLM(nn.Module):
         tokens : Tensor
             Tokens, integers (batch,).
         state : dict
-            State before them, of :meth:`start` or an earlier call; it is used up.
+            State before them, returned by :meth:`start` or an earlier call. Its buffers are reused by the returned
+            state; discard it.
 
         Returns
         -------

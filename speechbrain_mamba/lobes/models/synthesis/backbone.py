@@ -1,7 +1,8 @@
-"""What stands between embeddings and predictions of a codec language model: Transformer, Mamba, or Mamba that also
-attends to the text."""
+"""The layers of a codec language model: Transformer, Mamba, or Mamba that also attends to the text."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from speechbrain.nnet.attention import PositionalwiseFeedForward
@@ -12,20 +13,22 @@ from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
 
 BACKBONES = ("transformer", "mamba", "hybrid")
+LayerState = dict[str, Any]
+"""State of the layer's ``mixer``, and of its attention to the ``text`` or None."""
 
 
 class AdaptiveLayerNorm(nn.Module):
-    """Layer normalisation with a scale and a shift for each stage: AdaLN of VALL-E (arXiv 2301.02111, section 4.2.2).
+    """Layer normalization with a scale and a shift for each stage: AdaLN of VALL-E (arXiv 2301.02111, section 4.2.2).
 
-    The linear projection of a learned stage embedding that the paper has gives one scale and one shift per stage and
-    channel; here these are the parameters.
+    The paper projects a learned embedding of the stage, which gives one scale and one shift per stage and channel.
+    Here these are the parameters.
 
     Arguments
     ---------
     d_model : int
         Channels.
     n_stages : int
-        Number of stages; with 0 it is plain layer normalisation.
+        Number of stages; 0 for plain layer normalization.
 
     Example
     -------
@@ -34,16 +37,18 @@ class AdaptiveLayerNorm(nn.Module):
     torch.Size([2, 10, 8])
     """
 
-    def __init__(self, d_model, n_stages=0):
+    def __init__(self, d_model: int, n_stages: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model, elementwise_affine=n_stages == 0)
         self.scale = nn.Parameter(torch.ones(n_stages, d_model)) if n_stages else None
         self.shift = nn.Parameter(torch.zeros(n_stages, d_model)) if n_stages else None
 
-    def forward(self, x, stage=None):
-        """Normalise (batch, time, d_model), or (batch, d_model), for the stages of its examples, integers (batch,)."""
+    def forward(self, x: Tensor, stage: Tensor | None = None) -> Tensor:
+        """Normalize (batch, time, d_model), or (batch, d_model), for the stages of its examples, integers (batch,)."""
         x = self.norm(x)
-        return x if self.scale is None else x * self.scale[stage][:, None] + self.shift[stage][:, None]
+        if self.scale is None or self.shift is None:
+            return x
+        return x * self.scale[stage][:, None] + self.shift[stage][:, None]
 
 
 class CodecLanguageLayer(nn.Module):
@@ -54,31 +59,49 @@ class CodecLanguageLayer(nn.Module):
     mixer : torch.nn.Module
         :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a Mamba layer.
     d_model, d_ffn : int
-        Channels, and those within the feed-forward network.
+        Channels of the layer, and within the feed-forward network.
     text_attention : torch.nn.Module, optional
         :class:`~speechbrain_mamba.nnet.attention.PrefixCrossAttention`.
     dropout : float
         Dropout rate.
     n_stages : int
-        Stages of the normalisations.
+        Stages of the normalizations.
 
     Example
     -------
     >>> layer = CodecLanguageLayer(Mamba(8), d_model=8, d_ffn=16)
-    >>> layer(torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4]), prefix_time=4)[0].shape
+    >>> layer(torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4]), 4)[0].shape
     torch.Size([2, 10, 8])
     """
 
-    def __init__(self, mixer, d_model, d_ffn, text_attention=None, dropout=0.0, n_stages=0):
+    def __init__(
+        self,
+        mixer: nn.Module,
+        d_model: int,
+        d_ffn: int,
+        text_attention: PrefixCrossAttention | None = None,
+        dropout: float = 0.0,
+        n_stages: int = 0,
+    ) -> None:
         super().__init__()
-        self.mixer, self.text_attention = mixer, text_attention
+        self.mixer: Any = mixer  # its step is there in causal layers only
+        self.text_attention: Any = text_attention
         self.ffn = PositionalwiseFeedForward(d_ffn, input_size=d_model, dropout=dropout, activation=nn.GELU)
         self.norm1, self.norm2 = AdaptiveLayerNorm(d_model, n_stages), AdaptiveLayerNorm(d_model, n_stages)
-        self.norm_text = AdaptiveLayerNorm(d_model, n_stages) if text_attention is not None else None
+        self.norm_text: Any = AdaptiveLayerNorm(d_model, n_stages) if text_attention is not None else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, lengths, prefix_lengths, prefix_time, stage=None, return_state=False):
-        """Run the layer; arguments as of :meth:`CodecLanguageBackbone.forward`, result with a state or None."""
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        prefix_lengths: Tensor,
+        prefix_time: int,
+        stage: Tensor | None = None,
+        return_state: bool = False,
+    ) -> tuple[Tensor, LayerState | None]:
+        """Run the layer; ``prefix_time`` is the longest text, the other arguments are those of
+        :meth:`CodecLanguageBackbone.forward`. Returns the output with a state or None."""
         arguments = (lengths, prefix_lengths) if isinstance(self.mixer, PrefixAttention) else (lengths,)
         options = {"return_state": True} if return_state else {}
         y = self.mixer(self.norm1(x, stage), *arguments, **options)
@@ -92,7 +115,7 @@ class CodecLanguageLayer(nn.Module):
         x = x + self.dropout(self.ffn(self.norm2(x, stage)))
         return x, {"mixer": state, "text": text_state} if return_state else None
 
-    def step(self, x_t, state):
+    def step(self, x_t: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Run the layer over one frame, (batch, d_model), from a state; returns the output and the state after it."""
         y, mixer = self.mixer.step(self.norm1(x_t), state["mixer"])
         x_t = x_t + y
@@ -108,7 +131,7 @@ class CodecLanguageBackbone(nn.Module):
     ---------
     backbone : str
         ``transformer`` as in VALL-E (arXiv 2301.02111), ``mamba`` as in VALL-M (arXiv 2407.09732), or ``hybrid``: Mamba
-        with attention to the text in some layers, as joint modelling of text and speech is where Mamba is weak.
+        with attention to the text in some layers, since Mamba is weak at modeling text and speech jointly.
     num_layers, d_model, d_ffn, nhead : int
         Sizes; ``nhead`` is for layers that attend.
     causal : bool
@@ -118,36 +141,36 @@ class CodecLanguageBackbone(nn.Module):
     mamba_config : dict, optional
         Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
     attention_interval : int
-        In a hybrid every so many layers attend to the text, the first of them at this depth.
+        In a hybrid, one layer in this many attends to the text, the first of them at this depth.
     n_stages : int
-        Stages of the normalisations; 0 for plain ones.
+        Stages of the normalizations; 0 for plain ones.
 
     Raises
     ------
     ValueError
-        For another backbone, or a ``mamba_config`` that does not fit.
+        For an unknown backbone or key of ``mamba_config``.
 
     Example
     -------
     >>> net = CodecLanguageBackbone("hybrid", num_layers=2, d_model=8, d_ffn=16, nhead=2, attention_interval=2)
     >>> x, lengths, text_lengths = torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4])
-    >>> net(x, lengths, text_lengths, prefix_time=4).shape
+    >>> net(x, lengths, text_lengths).shape
     torch.Size([2, 10, 8])
     """
 
     def __init__(
         self,
-        backbone,
-        num_layers,
-        d_model,
-        d_ffn,
-        nhead=16,
-        causal=True,
-        dropout=0.0,
-        mamba_config=None,
-        attention_interval=4,
-        n_stages=0,
-    ):
+        backbone: str,
+        num_layers: int,
+        d_model: int,
+        d_ffn: int,
+        nhead: int = 16,
+        causal: bool = True,
+        dropout: float = 0.0,
+        mamba_config: dict[str, Any] | None = None,
+        attention_interval: int = 4,
+        n_stages: int = 0,
+    ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"backbone is '{backbone}', but must be one of {', '.join(BACKBONES)}.")
@@ -155,6 +178,7 @@ class CodecLanguageBackbone(nn.Module):
         mamba = Mamba if causal else BiMamba
         layers = []
         for depth in range(1, num_layers + 1):
+            mixer: nn.Module
             if backbone == "transformer":
                 mixer = PrefixAttention(d_model, nhead, dropout, causal)
             else:
@@ -165,7 +189,14 @@ class CodecLanguageBackbone(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = AdaptiveLayerNorm(d_model, n_stages)
 
-    def forward(self, x, lengths, prefix_lengths, prefix_time, stage=None, return_state=False):
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        prefix_lengths: Tensor,
+        stage: Tensor | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Run the stack over whole sequences.
 
         Arguments
@@ -176,8 +207,6 @@ class CodecLanguageBackbone(nn.Module):
             Valid frames per example, integers (batch,).
         prefix_lengths : Tensor
             How many of them are text, at least 1, integers (batch,).
-        prefix_time : int
-            No text is longer.
         stage : Tensor, optional
             Stage of each example, integers (batch,).
         return_state : bool
@@ -188,14 +217,14 @@ class CodecLanguageBackbone(nn.Module):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state, a tuple of one dict per layer.
         """
-        states = []
+        states, prefix_time = [], int(prefix_lengths.max())
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)
         x = self.norm(x, stage)
         return (x, tuple(states)) if return_state else x
 
-    def step(self, x_t, state):
+    def step(self, x_t: Tensor, state: tuple[LayerState, ...]) -> tuple[Tensor, tuple[LayerState, ...]]:
         """Run the stack over one frame of speech.
 
         Arguments
@@ -203,7 +232,7 @@ class CodecLanguageBackbone(nn.Module):
         x_t : Tensor
             Input frame (batch, d_model).
         state : tuple of dict
-            State before the frame. What attention has cached goes over to the one returned: use it no more.
+            State before the frame. Its buffers are reused by the returned state; discard it.
 
         Returns
         -------
@@ -212,8 +241,9 @@ class CodecLanguageBackbone(nn.Module):
         state : tuple of dict
             State after the frame.
         """
-        states: list[dict[str, Tensor]] = []
-        for layer, before in zip(self.layers, state):
+        layers: list[Any] = list(self.layers)
+        states = []
+        for layer, before in zip(layers, state):
             x_t, after = layer.step(x_t, before)
             states.append(after)
         return self.norm(x_t), tuple(states)

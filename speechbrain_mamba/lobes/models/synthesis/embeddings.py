@@ -36,16 +36,16 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
 
 
 class TokenEmbedding(nn.Module):
-    """Tokens, as vectors to which their positions may be added with a learned weight.
+    """Embeds tokens, and optionally adds their positions with a learned weight.
 
     Arguments
     ---------
     n_tokens : int
         Number of tokens.
     d_model : int
-        Channels, even where positions are added.
+        Channels; an even number with ``positions``.
     positions : bool
-        Whether to add the positions. Their weight is ``d_model**-0.5`` at first, the size of a vector's elements.
+        Whether to add the positions. Their weight starts at ``d_model**-0.5``, the size of an embedding's elements.
     dropout : float
         Dropout rate.
 
@@ -55,18 +55,18 @@ class TokenEmbedding(nn.Module):
     torch.Size([2, 10, 8])
     """
 
-    def __init__(self, n_tokens, d_model, positions=True, dropout=0.0):
+    def __init__(self, n_tokens: int, d_model: int, positions: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, d_model)
         self.position_weight = nn.Parameter(torch.full((1,), d_model**-0.5)) if positions else None
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
 
-    def forward(self, tokens, first=0):
+    def forward(self, tokens: Tensor, first: Tensor | int = 0) -> Tensor:
         """Embed tokens, integers (batch, time), the first of which is at ``first``, an int or integers (batch,)."""
         return self.place(self.embedding(tokens), first)
 
-    def place(self, x, first=0):
+    def place(self, x: Tensor, first: Tensor | int = 0) -> Tensor:
         """Add the positions to (batch, time, d_model), the first of which is at ``first``."""
         if self.position_weight is not None:
             steps = torch.arange(x.shape[1], device=x.device)

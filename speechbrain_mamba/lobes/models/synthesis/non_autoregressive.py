@@ -1,13 +1,17 @@
-"""The further codebooks of speech, each at once from the ones before it."""
+"""The further codebooks of speech, each predicted for all frames at once from the codebooks below it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
 from speechbrain_mamba.lobes.models.synthesis.packing import Packing
+from speechbrain_mamba.ops import mask_frames
 
 
 class NonAutoregressiveCodecLM(nn.Module):
@@ -25,7 +29,7 @@ class NonAutoregressiveCodecLM(nn.Module):
     n_codebooks : int
         Number of codebooks, at least 2.
     backbone, num_layers, d_model, d_ffn, nhead, dropout, mamba_config, attention_interval
-        As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`; it sees everything.
+        As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`, which is not causal.
 
     Raises
     ------
@@ -35,26 +39,27 @@ class NonAutoregressiveCodecLM(nn.Module):
     Example
     -------
     >>> lm = NonAutoregressiveCodecLM(40, 64, 4, "mamba", num_layers=2, d_model=8, d_ffn=16)
-    >>> phonemes, prompt, codes = torch.randint(40, (2, 6)), torch.randint(64, (2, 7, 4)), torch.randint(64, (2, 20, 4))
-    >>> lengths = torch.tensor([6, 4]), torch.tensor([7, 5]), torch.tensor([20, 15])
-    >>> lm(phonemes, lengths[0], prompt, lengths[1], codes, lengths[2], stage=torch.tensor([1, 3])).shape
+    >>> phonemes = Padded(torch.randint(40, (2, 6)), torch.tensor([6, 4]))
+    >>> speech = Utterances(phonemes, Padded(torch.randint(64, (2, 20, 4)), torch.tensor([20, 15])))
+    >>> prompt = speech.emptied()._replace(codes=Padded(torch.randint(64, (2, 7, 4)), torch.tensor([7, 5])))
+    >>> lm(prompt, speech, stage=torch.tensor([1, 3])).shape
     torch.Size([2, 20, 64])
     """
 
     def __init__(
         self,
-        n_phonemes,
-        codebook_size,
-        n_codebooks=8,
-        backbone="transformer",
-        num_layers=12,
-        d_model=1024,
-        d_ffn=4096,
-        nhead=16,
-        dropout=0.1,
-        mamba_config=None,
-        attention_interval=4,
-    ):
+        n_phonemes: int,
+        codebook_size: int,
+        n_codebooks: int = 8,
+        backbone: str = "transformer",
+        num_layers: int = 12,
+        d_model: int = 1024,
+        d_ffn: int = 4096,
+        nhead: int = 16,
+        dropout: float = 0.1,
+        mamba_config: dict[str, Any] | None = None,
+        attention_interval: int = 4,
+    ) -> None:
         super().__init__()
         if n_codebooks < 2:
             raise ValueError(f"n_codebooks is {n_codebooks}, but with fewer than 2 there is nothing to predict.")
@@ -77,74 +82,63 @@ class NonAutoregressiveCodecLM(nn.Module):
         )
 
     def _embed_codes(self, codes: Tensor, stage: Tensor | None, first: Tensor | int) -> Tensor:
-        """The sum of the codebooks' embeddings, below each example's stage where there is one."""
-        offsets = torch.arange(self.n_codebooks, device=codes.device) * self.codebook_size
-        below = None if stage is None else torch.arange(self.n_codebooks, device=codes.device) < stage[:, None]
-        x = 0
-        for book in range(self.n_codebooks):  # one after the other, for the sake of memory
-            part = self.code_embedding.embedding(codes[..., book] + offsets[book])
-            x = x + (part if below is None else part * below[:, book, None, None])
+        """The sum of the codebooks' embeddings, below each example's stage if there is one."""
+        x = self.code_embedding.embedding(codes[..., 0])
+        for book in range(1, self.n_codebooks):  # one after the other, to save memory
+            part = self.code_embedding.embedding(codes[..., book] + book * self.codebook_size)
+            x = x + (part if stage is None else part * (book < stage)[:, None, None])
         return self.code_embedding.place(x, first)
 
-    def forward(self, phonemes, phoneme_lengths, prompt_codes, prompt_lengths, codes, code_lengths, stage):
+    def forward(self, prompt: Utterances, speech: Utterances, stage: Tensor) -> Tensor:
         """Predict one codebook of each example.
 
         Arguments
         ---------
-        phonemes : Tensor
-            Phonemes of prompt and speech, integers (batch, phonemes); any below ``n_phonemes`` in the padding.
-        phoneme_lengths : Tensor
-            How many are valid, at least 1, integers (batch,).
-        prompt_codes : Tensor
-            Tokens of the prompt, integers (batch, prompt frames, n_codebooks).
-        prompt_lengths : Tensor
-            How many of its frames are valid, integers (batch,).
-        codes : Tensor
-            Tokens of the speech, integers (batch, frames, n_codebooks), of which those below the stage are looked at.
-        code_lengths : Tensor
-            How many frames are valid, integers (batch,).
+        prompt : Utterances
+            What comes before the speech, with all codebooks (batch, frames, n_codebooks). It may be the beginning of
+            an utterance, and have no phonemes of its own.
+        speech : Utterances
+            What is said, at least 1 phoneme, with codes (batch, frames, n_codebooks) of which those below the stage are
+            read.
         stage : Tensor
             Which codebook to predict, counted from 0, so that it is 1 to n_codebooks - 1; integers (batch,).
 
         Returns
         -------
         Tensor
-            Logits (batch, frames, codebook_size); past the length meaningless.
+            Logits (batch, frames of the speech, codebook_size); values past the lengths are undefined.
         """
-        packing = Packing(
-            [phoneme_lengths, prompt_lengths, code_lengths], [phonemes.shape[1], prompt_codes.shape[1], codes.shape[1]]
-        )
-        parts = [
-            self.phoneme_embedding(phonemes),
-            self._embed_codes(prompt_codes, None, 0),
-            self._embed_codes(codes, stage, prompt_lengths),
-        ]
-        x = packing.pack(parts)
-        x = packing.unpack(self.backbone(x, packing.lengths, phoneme_lengths, phonemes.shape[1], stage - 1), 2)
+        said, spoken = prompt.phonemes.lengths, prompt.codes.lengths
+        packing = Packing([
+            Padded(self.phoneme_embedding(prompt.phonemes.values), said),
+            Padded(self.phoneme_embedding(speech.phonemes.values, said), speech.phonemes.lengths),
+            Padded(self._embed_codes(prompt.codes.values, None, 0), spoken),
+            Padded(self._embed_codes(speech.codes.values, stage, spoken), speech.codes.lengths),
+        ])  # fmt: skip
+        x = self.backbone(*packing.whole, said + speech.phonemes.lengths, stage - 1)
         table = self.code_embedding.embedding.weight.unflatten(0, (self.n_codebooks, self.codebook_size))
-        return x @ table[stage].transpose(1, 2)
+        return packing.unpack(x, 3) @ table[stage].transpose(1, 2)
 
     @torch.no_grad()
-    def complete(self, phonemes, phoneme_lengths, prompt_codes, prompt_lengths, first_codes, code_lengths):
+    def complete(self, prompt: Utterances, speech: Utterances) -> Tensor:
         """Add the further codebooks to the first one, the likeliest token each.
 
         Arguments
         ---------
-        phonemes, phoneme_lengths, prompt_codes, prompt_lengths, code_lengths
+        prompt : Utterances
             As in :meth:`forward`.
-        first_codes : Tensor
-            Tokens of the first codebook, integers (batch, frames).
+        speech : Utterances
+            What is said, with codes (batch, frames) of the first codebook.
 
         Returns
         -------
         Tensor
             Tokens (batch, frames, n_codebooks), zero past each length.
         """
-        codes = first_codes.new_zeros(*first_codes.shape, self.n_codebooks)
-        codes[..., 0] = first_codes
+        first, lengths = speech.codes
+        codes = first.new_zeros(*first.shape, self.n_codebooks)
+        codes[..., 0] = first
         for book in range(1, self.n_codebooks):
-            stage = torch.full_like(code_lengths, book)
-            logits = self(phonemes, phoneme_lengths, prompt_codes, prompt_lengths, codes, code_lengths, stage)
+            logits = self(prompt, Utterances(speech.phonemes, Padded(codes, lengths)), torch.full_like(lengths, book))
             codes[..., book] = logits.argmax(-1)
-        valid = torch.arange(codes.shape[1], device=codes.device) < code_lengths[:, None]
-        return codes.masked_fill(~valid[..., None], 0)
+        return mask_frames(codes, lengths)

@@ -7,117 +7,100 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops import valid_frames
+from speechbrain_mamba.dataio.prompted_batch import Padded
+from speechbrain_mamba.ops import mask_frames, valid_frames
 
 
 class Packing:
-    """Where the frames of several padded sequences go when each example's valid ones are put one after the other.
+    """Padded sequences put one after the other, the valid frames of each example alone.
 
-    A scan would run over padding between the sequences, so that there must be none.
+    A scan would run over padding between the sequences, so there must be none.
 
     Arguments
     ---------
-    lengths : sequence of Tensors
-        Valid frames per example of each sequence, integers (batch,).
-    times : sequence of int
-        Frames of each sequence, padding included.
+    parts : sequence of Padded
+        The sequences (batch, time, ...), alike but for their time.
 
     Attributes
     ----------
-    part_lengths : sequence of Tensor
-        The lengths of the sequences as they were given.
-    lengths : Tensor
-        Valid frames per example of the whole, integers (batch,).
-    time : int
-        Frames of the whole, padding included; at least those of the first sequence.
+    whole : Padded
+        One sequence per example (batch, time of the longest, ...), zero past each length.
 
     Example
     -------
-    >>> text, speech = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[4.0], [5.0]])
-    >>> packing = Packing([torch.tensor([2, 1]), torch.tensor([1, 1])], [2, 1])
-    >>> whole = packing.pack([text[..., None], speech[..., None]])
-    >>> whole[..., 0]
-    tensor([[1., 2., 4.],
-            [3., 5., 0.]])
-    >>> packing.unpack(whole, 1)[..., 0]
-    tensor([[4.],
-            [5.]])
+    >>> text = Padded(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
+    >>> packing = Packing([text, Padded(torch.tensor([[4], [5]]), torch.tensor([1, 1]))])
+    >>> packing.whole.values
+    tensor([[1, 2, 4],
+            [3, 5, 0]])
+    >>> packing.unpack(packing.whole.values, 1)
+    tensor([[4],
+            [5]])
     """
 
-    def __init__(self, lengths: Sequence[Tensor], times: Sequence[int]):
-        self.part_lengths = lengths
-        self._valid = [valid_frames(length, time) for length, time in zip(lengths, times)]
-        self.lengths = torch.zeros_like(lengths[0])
-        self._index = []
-        for length, time in zip(lengths, times):
-            self._index.append(self.lengths[:, None] + torch.arange(time, device=length.device))
-            self.lengths = self.lengths + length
-        self.time = max(int(self.lengths.max()), times[0])  # seldom is one example the longest in all sequences
+    def __init__(self, parts: Sequence[Padded]) -> None:
+        lengths = torch.stack([part.lengths for part in parts])
+        ends = lengths.cumsum(0)
+        time = int(ends[-1].max())
+        self._lengths, self._index = lengths, []
+        first = parts[0].values
+        values = first.new_zeros(first.shape[0], time + 1, *first.shape[2:])  # padding goes to the extra frame
+        for part, length, end in zip(parts, lengths, ends):
+            steps = torch.arange(part.values.shape[1], device=length.device)
+            self._index.append((end - length)[:, None] + steps)
+            index = self._index[-1].masked_fill(~valid_frames(length, len(steps)), time)
+            values = values.scatter(1, _expand(index, part.values), part.values)
+        self.whole = Padded(mask_frames(values[:, :-1], ends[-1]), ends[-1])
 
-    def pack(self, sequences: Sequence[Tensor]) -> Tensor:
-        """One sequence per example.
-
-        Arguments
-        ---------
-        sequences : sequence of Tensors
-            The sequences (batch, time, features).
-
-        Returns
-        -------
-        Tensor
-            The whole (batch, time, features), zero past each length.
-        """
-        first = sequences[0]
-        whole = first.new_zeros(first.shape[0], self.time + 1, first.shape[2])  # padding goes to the frame too many
-        for sequence, index, valid in zip(sequences, self._index, self._valid):
-            index = index.masked_fill(~valid, self.time)[..., None].expand_as(sequence)
-            whole = whole.scatter(1, index, sequence)
-        return whole[:, :-1].masked_fill(~valid_frames(self.lengths, self.time)[..., None], 0)
-
-    def unpack(self, whole: Tensor, part: int) -> Tensor:
-        """The frames of one of the sequences.
+    def unpack(self, values: Tensor, part: int) -> Tensor:
+        """Take the frames of one sequence.
 
         Arguments
         ---------
-        whole : Tensor
-            The whole (batch, time, features).
+        values : Tensor
+            Features of the whole (batch, time, ...).
         part : int
             Which sequence.
 
         Returns
         -------
         Tensor
-            Its frames (batch, time of the sequence, features), zero past each length.
+            Its frames (batch, time of the sequence, ...), zero past each length.
         """
-        index = self._index[part].clamp(max=self.time - 1)[..., None].expand(-1, -1, whole.shape[2])
-        return whole.gather(1, index).masked_fill(~self._valid[part][..., None], 0)
+        index = self._index[part].clamp(max=max(values.shape[1] - 1, 0))
+        return mask_frames(values.gather(1, _expand(index, values)), self._lengths[part])
 
 
-def split_at(sequence: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Split each example in two.
+def _expand(index: Tensor, values: Tensor) -> Tensor:
+    """An index of frames (batch, frames) as one of all features of some values (batch, time, ...)."""
+    return index.view(*index.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+
+
+def split_at(whole: Padded, lengths: Tensor) -> tuple[Padded, Padded]:
+    """Split each sequence in two.
 
     Arguments
     ---------
-    sequence : Tensor
-        The whole (batch, time, ...).
+    whole : Padded
+        The sequences (batch, time, ...).
     lengths : Tensor
-        How many frames of each example go to the first part, integers (batch,).
+        How many frames of each go to the first part, integers (batch,).
 
     Returns
     -------
-    tuple of Tensors
-        Both parts (batch, time of the longest, ...), the second one moved to the front; what is past their lengths is
-        of no account.
+    tuple of Padded
+        Both parts (batch, time of the longest, ...).
 
     Example
     -------
-    >>> split_at(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([2, 1]))
+    >>> whole = Padded(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([3, 3]))
+    >>> first, second = split_at(whole, torch.tensor([2, 1]))
+    >>> first.values, second.values[1], second.lengths
     (tensor([[1, 2],
-            [4, 5]]), tensor([[3, 3],
-            [5, 6]]))
+            [4, 5]]), tensor([5, 6]), tensor([1, 2]))
     """
-    time = sequence.shape[1]
-    frames = torch.arange(time - int(lengths.min()), device=sequence.device)
+    values, time = whole.values, whole.values.shape[1]
+    frames = torch.arange(time - int(lengths.min()), device=values.device)
     index = (frames + lengths[:, None]).clamp(max=max(time - 1, 0))
-    index = index.view(*index.shape, *[1] * (sequence.dim() - 2)).expand(-1, -1, *sequence.shape[2:])
-    return sequence[:, : int(lengths.max())], sequence.gather(1, index)
+    second = Padded(values.gather(1, _expand(index, values)), whole.lengths - lengths)
+    return Padded(values[:, : int(lengths.max())], lengths), second

@@ -1,13 +1,15 @@
-"""From phonemes and prompts of any lengths to waveforms."""
+"""From phonemes and prompts to waveforms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from speechbrain_mamba.dataio.codec_tokens import Codec
+from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
+from speechbrain_mamba.lobes.models.synthesis.system import Sampler, VallE
 
 
 class Speech(NamedTuple):
@@ -25,13 +27,7 @@ class Speech(NamedTuple):
 
 @torch.no_grad()
 def speak(
-    model,
-    codec,
-    phonemes: Sequence[Sequence[int]],
-    prompt_phonemes: Sequence[int],
-    prompts: Sequence[Tensor],
-    max_frames: int,
-    sampler=None,
+    model: VallE, codec: Codec, prompt: Utterances, phonemes: Padded, max_frames: int, sampler: Sampler | None = None
 ) -> Speech:
     """Say some texts, each in the voice of its prompt.
 
@@ -39,21 +35,15 @@ def speak(
     ---------
     model : VallE
         The language models, in evaluation mode.
-    codec : torch.nn.Module
+    codec : Codec
         The codec of the tokens.
-    phonemes : sequence of sequence of int
-        Phonemes of each prompt and of what comes after it.
-    prompt_phonemes : sequence of int
-        How many of them are the prompt's.
-    prompts : sequence of Tensor
-        Tokens of each prompt (frames, codebooks).
-    max_frames, sampler
-        As of :meth:`~speechbrain_mamba.lobes.models.synthesis.VallE.generate`.
+    prompt, phonemes, max_frames, sampler
+        Arguments of :meth:`~speechbrain_mamba.lobes.models.synthesis.VallE.generate`, on any device.
 
     Returns
     -------
     Speech
-        What comes after the prompts.
+        The speech, without the prompts.
 
     Raises
     ------
@@ -62,21 +52,12 @@ def speak(
     """
     check_codec(model, codec)
     device = next(model.parameters()).device
-    texts = [torch.tensor(text, dtype=torch.long) for text in phonemes]
-    text_lengths, prompt_lengths = (
-        torch.tensor([len(example) for example in examples], device=device) for examples in (texts, prompts)
-    )
-    padded_texts, padded_prompts = (
-        pad_sequence(list(examples), batch_first=True).to(device) for examples in (texts, prompts)
-    )
-    said = torch.tensor(prompt_phonemes, device=device)
-    codes, lengths, finished = model.generate(
-        padded_texts, text_lengths, padded_prompts, prompt_lengths, max_frames, sampler, said
-    )
-    return Speech(*codec.decode(codes, lengths), finished)
+    codes, lengths, finished = model.generate(prompt.to(device), phonemes.to(device), max_frames, sampler)
+    wavs, wav_lengths = codec.decode(codes, lengths)
+    return Speech(wavs, wav_lengths, finished)
 
 
-def check_codec(model, codec) -> None:
+def check_codec(model: VallE, codec: Codec) -> None:
     """Raise a ValueError unless a codec has the codebooks that a model has."""
     wanted = {"n_codebooks": model.n_codebooks, "codebook_size": model.ar.codebook_size}
     for name, value in wanted.items():

@@ -1,0 +1,36 @@
+"""LibriTTS (Zen et al., arXiv 1904.02882): from its folders to manifests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from speechbrain_mamba.corpora.librispeech import Row, prepare_parts, utterance_rows
+
+LIBRITTS = {
+    "train": ["train-clean-100", "train-clean-360", "train-other-500"],
+    "valid": ["dev-clean"],
+    "test": ["test-clean"],
+}
+"""The usual manifests for 585 h, and the parts of the corpus that each lists."""
+
+_SUFFIX = ".normalized.txt"
+
+
+def _read_utterance(text: Path, sample_rate: int) -> list[Row]:
+    """An utterance, whose text is in a file."""
+    return utterance_rows(text, text.name.removesuffix(_SUFFIX), text.read_text(encoding="utf-8"), sample_rate)
+
+
+def prepare_libritts(
+    data_folder: str | os.PathLike,
+    save_folder: str | os.PathLike,
+    splits: Mapping[str, Iterable[str]] = LIBRITTS,
+    sample_rate: int = 24000,
+) -> dict[str, Path]:
+    """Write a manifest per split of LibriTTS, with normalized texts.
+
+    Arguments, results and errors are those of :func:`~speechbrain_mamba.corpora.librispeech.prepare_librispeech`.
+    """
+    return prepare_parts(data_folder, save_folder, splits, sample_rate, f"*{_SUFFIX}", _read_utterance)

@@ -1,0 +1,123 @@
+"""The preparation that a recipe's hyper-parameters ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speechbrain_mamba.corpora.folder import prepare_folder
+from speechbrain_mamba.corpora.fsdd import prepare_fsdd_mixtures
+from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
+from speechbrain_mamba.corpora.librispeech import prepare_librispeech
+from speechbrain_mamba.corpora.mini.build import build_mini_corpus
+from speechbrain_mamba.corpora.mini.prepare import prepare_mini
+from speechbrain_mamba.corpora.wsj0mix import prepare_wsj0mix
+
+
+def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
+    """Make the manifests, and if need be the mixtures, of a separation experiment.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``corpus`` (``wsj0mix``, ``fsdd``, ``folder`` or ``mini``), ``data_folder``, ``save_folder``, ``num_spks``,
+        ``sample_rate`` and ``dynamic_mixing``; for ``wsj0mix`` also ``base_folder_dm``, and for the others
+        ``mixture_seconds``, ``train_mixtures``, ``valid_mixtures``, ``test_mixtures`` and ``seed``; for ``mini`` also
+        ``mini_corpus``, settings of the corpus.
+
+    Returns
+    -------
+    dict
+        The manifests of ``train``, ``valid`` and ``test``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the corpus is unknown, or the data or a setting are wrong.
+    """
+    corpus, data_folder, save_folder = hparams["corpus"], hparams["data_folder"], hparams["save_folder"]
+    settings = {key: hparams[key] for key in ("num_spks", "sample_rate")}
+    if corpus == "wsj0mix":
+        speech = hparams["base_folder_dm"] if hparams["dynamic_mixing"] else None
+        if hparams["dynamic_mixing"] and speech is None:
+            raise ValueError(
+                "Dynamic mixing draws from clean utterances: set base_folder_dm to their folder (si_tr_s of WSJ0), or "
+                "dynamic_mixing to False."
+            )
+        return prepare_wsj0mix(data_folder, save_folder, **settings, base_folder_dm=speech)
+    keys = ("dynamic_mixing", "train_mixtures", "valid_mixtures", "test_mixtures", "seed")
+    settings |= {"seconds": hparams["mixture_seconds"], **{key: hparams[key] for key in keys}}
+    if corpus == "fsdd":
+        return prepare_fsdd_mixtures(data_folder, save_folder, **settings)
+    if corpus == "mini":
+        build_mini_corpus(data_folder, **{"sample_rate": hparams["sample_rate"], **hparams["mini_corpus"]})
+    elif corpus != "folder":
+        raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
+    return prepare_folder(data_folder, save_folder, **settings)
+
+
+def _recognition_splits(hparams: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The parts of the corpus that each manifest lists."""
+    splits = {"train": hparams["train_splits"], "valid": hparams["valid_splits"]}
+    return splits | {name: [name] for name in hparams["test_splits"]}
+
+
+def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
+    """The paths of the manifests of a recognition experiment.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``corpus``, ``train_splits``, ``valid_splits``, ``test_splits``, and ``data_folder`` if the corpus is
+        ``manifest``, else ``save_folder``.
+
+    Returns
+    -------
+    dict
+        From split, ``train``, ``valid`` or a test set, to manifest.
+
+    Example
+    -------
+    >>> splits = {"train_splits": ["train-clean-100"], "valid_splits": ["dev-clean"], "test_splits": ["test-clean"]}
+    >>> manifests = recognition_manifests({"corpus": "librispeech", "save_folder": "save", **splits})
+    >>> [(split, path.name) for split, path in manifests.items()]
+    [('train', 'train.csv'), ('valid', 'valid.csv'), ('test-clean', 'test-clean.csv')]
+    """
+    splits = _recognition_splits(hparams)
+    if hparams["corpus"] == "manifest":
+        return {name: Path(hparams["data_folder"]) / files[0] for name, files in splits.items()}
+    return {name: Path(hparams["save_folder"]) / f"{name}.csv" for name in splits}
+
+
+def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
+    """Make the manifests, and if need be the speech, of a recognition experiment.
+
+    Arguments
+    ---------
+    hparams : mapping
+        What :func:`recognition_manifests` takes, with a ``corpus`` of ``librispeech``, ``fsdd``, ``mini`` or
+        ``manifest``; also ``data_folder``, ``save_folder`` and ``sample_rate``; for ``fsdd`` also ``seed``, and for
+        ``mini`` also ``mini_corpus``, settings of the corpus.
+
+    Returns
+    -------
+    dict
+        The manifests, as returned by :func:`recognition_manifests`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the corpus is unknown, or the data or a setting are wrong.
+    """
+    corpus, splits = hparams["corpus"], _recognition_splits(hparams)
+    options = {key: hparams[key] for key in ("data_folder", "save_folder", "sample_rate")}
+    if corpus == "librispeech":
+        prepare_librispeech(**options, splits=splits)
+    elif corpus == "mini":
+        prepare_mini(**{**options, **hparams["mini_corpus"]}, splits=splits)
+    elif corpus == "fsdd":
+        prepare_fsdd_digits(**options, seed=hparams["seed"])
+    elif corpus != "manifest":
+        raise ValueError(f"corpus is '{corpus}', but must be one of librispeech, fsdd, manifest and mini.")
+    return recognition_manifests(hparams)

@@ -1,0 +1,127 @@
+"""Which utterances a recognizer can learn from."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+logger = logging.getLogger(__name__)
+
+_IDS_SHOWN = 10
+
+
+def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[int, ...] = (2, 2)) -> int:
+    """Number of frames that a recognizer's encoder gets for some audio.
+
+    Arguments
+    ---------
+    seconds : float
+        Length of the audio.
+    sample_rate : int
+        Samples per second.
+    hop : int
+        Samples from one frame of features to the next.
+    strides : tuple of int
+        Strides of the convolutional front end; each rounds up.
+
+    Returns
+    -------
+    int
+        Frames.
+
+    Example
+    -------
+    >>> encoder_frames(1.0, sample_rate=16000, hop=160)
+    26
+    """
+    frames = round(seconds * sample_rate) // hop + 1
+    for stride in strides:
+        frames = -(-frames // stride)
+    return frames
+
+
+def _reason_against(
+    item: dict[str, Any], tokenizer: SentencePieceProcessor, frames: Callable[[dict[str, Any]], int] | None
+) -> str | None:
+    """Why an utterance cannot be used; None if it can."""
+    if item["duration"] <= 0:
+        return "no audio"
+    if not item["wrd"].strip():
+        return "an empty transcript"
+    if frames is None:
+        return None
+    tokens = tokenizer.encode(item["wrd"])
+    if tokenizer.unk_id() in tokens:
+        return "characters that the tokenizer does not know"
+    repeats = sum(first == second for first, second in itertools.pairwise(tokens))
+    if frames(item) < len(tokens) + repeats:
+        return "fewer frames than their transcript needs for CTC"
+    return None
+
+
+def select_usable(
+    items: dict[str, dict[str, Any]],
+    tokenizer: SentencePieceProcessor,
+    name: str,
+    frames: Callable[[dict[str, Any]], int] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Leave out the utterances that a recognizer cannot learn from; a warning says how many, which and why.
+
+    These are utterances without audio, with an empty transcript, and for training with characters that the tokenizer
+    does not know, or with fewer frames than CTC needs for their transcript: one per token, and one between equal
+    neighbors.
+
+    Arguments
+    ---------
+    items : dict
+        Utterances, as returned by :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The tokenizer.
+    name : str
+        What the warning calls the utterances.
+    frames : callable, optional
+        Returns the number of the encoder's frames for an utterance, for training. Without it, characters and lengths
+        are not checked: in a test these are errors of the recognizer.
+
+    Returns
+    -------
+    dict
+        The usable ones.
+
+    Raises
+    ------
+    ValueError
+        When none is usable.
+
+    Example
+    -------
+    >>> class Letters:
+    ...     def encode(self, text):
+    ...         return [max(0, ord(letter) - ord("A") + 3) for letter in text]
+    ...     def unk_id(self):
+    ...         return 0
+    >>> items = {"a": {"duration": 1.0, "wrd": "HELLO"}, "b": {"duration": 1.0, "wrd": ""}}
+    >>> list(select_usable(items, Letters(), "utterances", frames=lambda item: 6))
+    ['a']
+    """
+    usable: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, list[str]] = {}
+    for utterance, item in items.items():
+        reason = _reason_against(item, tokenizer, frames)
+        if reason is None:
+            usable[utterance] = item
+        else:
+            left_out.setdefault(reason, []).append(utterance)
+    for reason, ids in left_out.items():
+        more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
+        shown = ", ".join(ids[:_IDS_SHOWN])
+        logger.warning("Left out %d of %d %s with %s: %s%s.", len(ids), len(items), name, reason, shown, more)
+    if not usable:
+        reasons = "; ".join(f"{len(ids)} with {reason}" for reason, ids in left_out.items())
+        raise ValueError(f"None of the {len(items)} {name} can be used: {reasons}.")
+    return usable

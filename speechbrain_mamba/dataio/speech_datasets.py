@@ -1,0 +1,123 @@
+"""Datasets of speech, whole or in pieces, with or without the tokens of its transcripts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from torch import Tensor
+
+from speechbrain_mamba.dataio.audio import read_audio
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+
+def piece_dataset(
+    items: dict[str, dict[str, Any]], sample_rate: int, seconds: float | None = None, keys: Iterable[str] = ()
+) -> DynamicItemDataset:
+    """The dataset of utterances as sounds: each one whole, or a random piece of it.
+
+    Arguments
+    ---------
+    items : dict of str to dict
+        Utterances by id, as returned by :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
+    sample_rate : int
+        The rate in Hz that all files must have.
+    seconds : float, optional
+        Longer utterances are cut to this length, at a random place each time.
+    keys : iterable of str
+        Columns to put out beside ``id`` and ``sig``, the waveform (samples,).
+
+    Returns
+    -------
+    DynamicItemDataset
+        The dataset.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.dataio.audio import write_audio
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> write_audio(path, torch.zeros(8000), sample_rate=8000)
+    >>> dataset = piece_dataset({"a": {"wav": path, "spk_id": "anna"}}, 8000, seconds=0.5, keys=["spk_id"])
+    >>> len(dataset[0]["sig"]), dataset[0]["spk_id"]
+    (4000, 'anna')
+    """
+    length = None if seconds is None else round(seconds * sample_rate)
+
+    def read(wav: str) -> Tensor:
+        signal = read_audio(wav, sample_rate)
+        if length is not None and len(signal) > length:
+            first = int(torch.randint(len(signal) - length + 1, ()))
+            signal = signal[first : first + length]
+        return signal
+
+    dataset = DynamicItemDataset(items)
+    dataset.add_dynamic_item(read, takes="wav", provides="sig")
+    dataset.set_output_keys(["id", "sig", *keys])
+    return dataset
+
+
+def _signal(sample_rate: int, speed_perturb: Callable[[Tensor], Tensor] | None, wav: str) -> Tensor:
+    signal = read_audio(wav, sample_rate)
+    return signal if speed_perturb is None else speed_perturb(signal[None])[0]
+
+
+def _tokens(tokenizer: SentencePieceProcessor, bos_index: int, eos_index: int, wrd: str) -> Iterator[Tensor]:
+    tokens = tokenizer.encode(wrd)
+    yield torch.LongTensor(tokens)
+    yield torch.LongTensor([bos_index, *tokens])
+    yield torch.LongTensor([*tokens, eos_index])
+
+
+def recognition_dataset(
+    items: dict[str, dict[str, Any]],
+    tokenizer: SentencePieceProcessor,
+    sample_rate: int,
+    bos_index: int = 1,
+    eos_index: int = 2,
+    speed_perturb: Callable[[Tensor], Tensor] | None = None,
+) -> DynamicItemDataset:
+    """The dataset of transcribed utterances.
+
+    Arguments
+    ---------
+    items : dict
+        Utterances, as returned by :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The tokenizer.
+    sample_rate : int
+        The rate in Hz that all files must have.
+    bos_index, eos_index : int
+        Tokens at the beginning of a decoder's input and at the end of its target.
+    speed_perturb : callable, optional
+        Applied to each signal, (1, samples), by the worker of the loader that reads it.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Its keys are ``id``, ``sig`` (tensor (samples,)), ``wrd``, ``tokens``, ``tokens_bos`` and ``tokens_eos``.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.dataio.audio import write_audio
+    >>> from speechbrain_mamba.text.tokenizer import train_tokenizer
+    >>> folder = getfixture("tmp_path")
+    >>> write_audio(folder / "a.wav", torch.zeros(8000), sample_rate=8000)
+    >>> tokenizer = train_tokenizer(folder / "tokenizer.ckpt", ["ABBA"], vocab_size=6, token_type="char")
+    >>> items = {"a": {"wav": folder / "a.wav", "wrd": "ABBA"}}
+    >>> len(recognition_dataset(items, tokenizer, sample_rate=8000)[0]["tokens"])
+    5
+    """
+    dataset = DynamicItemDataset(items)
+    dataset.add_dynamic_item(functools.partial(_signal, sample_rate, speed_perturb), takes=["wav"], provides=["sig"])
+    dataset.add_dynamic_item(
+        functools.partial(_tokens, tokenizer, bos_index, eos_index),
+        takes=["wrd"],
+        provides=["tokens", "tokens_bos", "tokens_eos"],
+    )
+    dataset.set_output_keys(["id", "sig", "wrd", "tokens", "tokens_bos", "tokens_eos"])
+    return dataset

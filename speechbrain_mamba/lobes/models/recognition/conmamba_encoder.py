@@ -1,0 +1,177 @@
+"""The ConMamba encoder, for whole sequences and for streams ("Speech Slytherin", arXiv 2407.09732)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from speechbrain.nnet.activations import Swish
+from speechbrain.nnet.normalization import LayerNorm
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import Tensor, nn
+
+from speechbrain_mamba.lobes.models.recognition.conmamba import ConmambaEncoderLayer
+from speechbrain_mamba.ops import mask_frames
+
+
+@dataclass
+class ConmambaEncoderStreamingContext:
+    """What a :class:`ConmambaEncoder` keeps between the chunks of a stream; its size does not grow."""
+
+    dynchunktrain_config: DynChunkTrainConfig
+    """Frames per chunk. The left context is ignored: the state covers the whole past."""
+
+    layers: list[dict[str, Any] | None]
+    """State of each layer; None before the first chunk."""
+
+    position: int = 0
+    """Frames seen so far."""
+
+
+class ConmambaEncoder(nn.Module):
+    """A stack of ConMamba layers with a final normalization and the interface of SpeechBrain's ``ConformerEncoder``.
+
+    Arguments
+    ---------
+    num_layers : int
+        Number of layers.
+    d_model, d_ffn, kernel_size, activation, bias, dropout, causal, mamba_config
+        As in :class:`~speechbrain_mamba.lobes.models.recognition.conmamba.ConmambaEncoderLayer`.
+    output_hidden_states : bool
+        Whether to return the input and the output of each layer too.
+    layerdrop_prob : float
+        Probability of skipping a layer in training.
+
+    Example
+    -------
+    >>> encoder = ConmambaEncoder(num_layers=2, d_model=8, d_ffn=16, kernel_size=5)
+    >>> padding = torch.tensor([[False] * 10, [False] * 4 + [True] * 6])
+    >>> y, _ = encoder(torch.randn(2, 10, 8), src_key_padding_mask=padding)
+    >>> y.shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        d_ffn: int,
+        kernel_size: int = 31,
+        activation: Callable[[], nn.Module] = Swish,
+        bias: bool = True,
+        dropout: float = 0.0,
+        causal: bool = False,
+        mamba_config: Mapping[str, Any] | None = None,
+        output_hidden_states: bool = False,
+        layerdrop_prob: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConmambaEncoderLayer(d_model, d_ffn, kernel_size, activation, bias, dropout, causal, mamba_config)
+            for _ in range(num_layers)
+        )
+        self.norm = LayerNorm(d_model, eps=1e-6)
+        self.causal = causal
+        self.output_hidden_states = output_hidden_states
+        self.layerdrop_prob = layerdrop_prob
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        pos_embs: Tensor | None = None,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> tuple[Tensor, list[None]] | tuple[Tensor, list[None], list[Tensor]]:
+        """Encode a sequence.
+
+        Arguments
+        ---------
+        src : Tensor
+            Input (batch, time, d_model).
+        src_mask, pos_embs
+            Arguments of attention, accepted for the interface and ignored: ``causal``, ``mamba_config`` and
+            ``dynchunktrain_config`` decide which frames see which, and Mamba needs no positions.
+        src_key_padding_mask : Tensor, optional
+            Boolean (batch, time), True for the frames past each example's length.
+        dynchunktrain_config : DynChunkTrainConfig, optional
+            Frames per chunk, for encoders that are not causal: a frame sees later ones in its own chunk only. The left
+            context is always unlimited: a shorter one would not make the forward scan's state any smaller.
+
+        Returns
+        -------
+        output : Tensor
+            Output (batch, time, d_model), zero past each length.
+        attention_lst : list
+            None for each layer: there is no attention.
+        hidden_state_lst : list
+            With ``output_hidden_states``, the input and the output of each layer.
+        """
+        lengths = None if src_key_padding_mask is None else (~src_key_padding_mask).sum(1)
+        chunk_size = None if dynchunktrain_config is None else dynchunktrain_config.chunk_size
+        x = mask_frames(src, lengths)
+        hidden = [x]
+        dropped = torch.rand(len(self.layers)) <= self.layerdrop_prob if self.layerdrop_prob > 0 else None
+        for i, layer in enumerate(self.layers):
+            if self.training and dropped is not None and dropped[i]:
+                continue
+            x = layer(x, lengths, chunk_size)
+            hidden.append(x)
+        output = mask_frames(self.norm(x), lengths)
+        attention = [None] * (len(hidden) - 1)
+        return (output, attention, hidden) if self.output_hidden_states else (output, attention)
+
+    def make_streaming_context(self, dynchunktrain_config: DynChunkTrainConfig) -> ConmambaEncoderStreamingContext:
+        """Start a stream.
+
+        Arguments
+        ---------
+        dynchunktrain_config : DynChunkTrainConfig
+            Frames per chunk. A causal encoder takes pieces of any size with the same result.
+
+        Returns
+        -------
+        ConmambaEncoderStreamingContext
+            The context, for :meth:`forward_streaming`.
+        """
+        return ConmambaEncoderStreamingContext(dynchunktrain_config, [None] * len(self.layers))
+
+    def forward_streaming(
+        self, src: Tensor, context: ConmambaEncoderStreamingContext, pos_embs: Tensor | None = None
+    ) -> tuple[Tensor, list[None]]:
+        """Encode the next piece of a stream: the output equals that of :meth:`forward` with the same chunk size.
+
+        Arguments
+        ---------
+        src : Tensor
+            Input (batch, time, d_model). Unless the encoder is causal, each piece but the last holds whole chunks.
+        context : ConmambaEncoderStreamingContext
+            The stream so far; updated.
+        pos_embs
+            Ignored, as in :meth:`forward`.
+
+        Returns
+        -------
+        output : Tensor
+            Output (batch, time, d_model).
+        attention_lst : list
+            None for each layer: there is no attention.
+
+        Raises
+        ------
+        ValueError
+            When a piece follows one that ended in the middle of a chunk.
+        """
+        chunk_size = context.dynchunktrain_config.chunk_size
+        if not self.causal and context.position % chunk_size:
+            raise ValueError(
+                f"The stream is at frame {context.position}, amid a chunk of {chunk_size}: a piece of another size can "
+                "only be the last."
+            )
+        x = src
+        for i, layer in enumerate(self.layers):
+            x, context.layers[i] = layer(x, chunk_size=chunk_size, state=context.layers[i], return_state=True)
+        context.position += src.shape[1]
+        return self.norm(x), [None] * len(self.layers)

@@ -1,0 +1,239 @@
+"""The Mamba decoder, with a state to decode token by token ("Speech Slytherin", arXiv 2407.09732)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from speechbrain.nnet.attention import PositionalwiseFeedForward
+from speechbrain.nnet.normalization import LayerNorm
+from torch import Tensor, nn
+
+from speechbrain_mamba.nnet.mamba import Mamba
+from speechbrain_mamba.nnet.mamba_config import mamba_options
+from speechbrain_mamba.ops import mask_frames
+
+DecoderLayerState = dict[str, dict[str, Tensor]]
+"""``self`` and ``cross``, each a state of :class:`~speechbrain_mamba.nnet.mamba.Mamba`."""
+
+
+class MambaDecoderLayer(nn.Module):
+    """A pre-norm decoder layer: causal Mamba over the targets, cross-Mamba, and a feed-forward network.
+
+    Cross-Mamba is causal Mamba over the memory followed by the targets, of whose output the targets' part is kept. Each
+    example's memory is consumed up to its own length, and its targets resume from that state.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of targets and memory.
+    d_ffn : int
+        Channels inside the feed-forward network.
+    activation : type
+        Module used in the feed-forward network.
+    dropout : float
+        Dropout rate.
+    mamba_config : dict, optional
+        Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`; ``bidirectional`` concerns encoders only.
+
+    Example
+    -------
+    >>> import torch
+    >>> layer = MambaDecoderLayer(d_model=8, d_ffn=16)
+    >>> state = layer.consume(torch.randn(2, 30, 8), torch.tensor([30, 12]))
+    >>> layer(torch.randn(2, 5, 8), state).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ffn: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
+        mamba_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        options = mamba_options(mamba_config)
+        self.self_mamba = Mamba(d_model=d_model, **options)
+        self.cross_mamba = Mamba(d_model=d_model, **options)
+        self.pos_ffn = PositionalwiseFeedForward(
+            d_ffn=d_ffn, input_size=d_model, dropout=dropout, activation=activation
+        )
+        self.norm1 = LayerNorm(d_model, eps=1e-6)
+        self.norm2 = LayerNorm(d_model, eps=1e-6)
+        self.norm3 = LayerNorm(d_model, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+
+    def consume(self, memory: Tensor, lengths: Tensor | None = None) -> DecoderLayerState:
+        """Compute the state before the first target.
+
+        Arguments
+        ---------
+        memory : Tensor
+            Output of the encoder (batch, memory time, d_model), finite past each length.
+        lengths : Tensor, optional
+            Valid frames of each memory, integers (batch,).
+
+        Returns
+        -------
+        dict of str to dict
+            ``self`` and ``cross``, each a state of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+        """
+        _, cross = self.cross_mamba(memory, lengths, return_state=True)
+        batch = memory.shape[0]
+        return {"self": self.self_mamba.init_state(batch, memory.device, cross["conv"].dtype), "cross": cross}
+
+    def forward(
+        self, tgt: Tensor, state: DecoderLayerState, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, DecoderLayerState]:
+        """Run the layer over targets.
+
+        Arguments
+        ---------
+        tgt : Tensor
+            Targets (batch, time, d_model).
+        state : dict
+            State before them, returned by :meth:`consume` or an earlier call.
+        return_state : bool
+            Whether to return the state after them too.
+
+        Returns
+        -------
+        Tensor
+            Output like ``tgt``; and with ``return_state`` the state.
+        """
+        y, self_state = self.self_mamba(self.norm1(tgt), state=state["self"], return_state=True)
+        x = tgt + self.dropout(y)
+        y, cross_state = self.cross_mamba(self.norm2(x), state=state["cross"], return_state=True)
+        x = self._feed_forward(x + self.dropout(y))
+        return (x, {"self": self_state, "cross": cross_state}) if return_state else x
+
+    def step(self, x_t: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
+        """Run the layer over one target.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Target (batch, d_model).
+        state : dict
+            State before it.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output (batch, d_model).
+        state : dict
+            State after it; the given one is left unchanged.
+        """
+        y, self_state = self.self_mamba.step(self.norm1(x_t), state["self"])
+        x_t = x_t + self.dropout(y)
+        y, cross_state = self.cross_mamba.step(self.norm2(x_t), state["cross"])
+        return self._feed_forward(x_t + self.dropout(y)), {"self": self_state, "cross": cross_state}
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.pos_ffn.ffn(self.norm3(x)))
+
+
+class MambaDecoder(nn.Module):
+    """A stack of Mamba decoder layers with a final normalization, the interface of SpeechBrain's
+    ``TransformerDecoder``, and a state to decode token by token.
+
+    Arguments
+    ---------
+    num_layers : int
+        Number of layers.
+    d_model, d_ffn, activation, dropout, mamba_config
+        As in :class:`MambaDecoderLayer`.
+
+    Example
+    -------
+    >>> import torch
+    >>> decoder = MambaDecoder(num_layers=2, d_model=8, d_ffn=16)
+    >>> tgt, memory = torch.randn(2, 5, 8), torch.randn(2, 30, 8)
+    >>> y, _, _ = decoder(tgt, memory)
+    >>> first, state = decoder.step(tgt[:, 0], decoder.consume(memory))
+    >>> torch.allclose(first, y[:, 0], atol=1e-5)
+    True
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        d_ffn: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
+        mamba_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers: Any = nn.ModuleList(
+            MambaDecoderLayer(d_model, d_ffn, activation, dropout, mamba_config) for _ in range(num_layers)
+        )
+        self.norm = LayerNorm(d_model, eps=1e-6)
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        pos_embs_tgt: Tensor | None = None,
+        pos_embs_src: Tensor | None = None,
+    ) -> tuple[Tensor, list[None], list[None]]:
+        """Decode whole target sequences.
+
+        Arguments
+        ---------
+        tgt : Tensor
+            Targets (batch, time, d_model).
+        memory : Tensor
+            Output of the encoder (batch, memory time, d_model).
+        tgt_mask, memory_mask, tgt_key_padding_mask, pos_embs_tgt, pos_embs_src
+            Arguments of attention, accepted for the interface and ignored: the decoder is causal, so that no target
+            sees the padding, which is at the end.
+        memory_key_padding_mask : Tensor, optional
+            Boolean (batch, memory time), True for the frames past each memory's length.
+
+        Returns
+        -------
+        output : Tensor
+            Output (batch, time, d_model).
+        self_attns, multihead_attns : list
+            None for each layer: there is no attention.
+        """
+        lengths = None if memory_key_padding_mask is None else (~memory_key_padding_mask).sum(1)
+        x = tgt
+        for layer, state in zip(self.layers, self.consume(memory, lengths)):
+            x = layer(x, state)
+        nothing = [None] * len(self.layers)
+        return self.norm(x), nothing, nothing
+
+    def consume(self, memory: Tensor, lengths: Tensor | None = None) -> tuple[DecoderLayerState, ...]:
+        """Compute the states of all layers before the first target.
+
+        Arguments
+        ---------
+        memory : Tensor
+            Output of the encoder (batch, memory time, d_model).
+        lengths : Tensor, optional
+            Valid frames of each memory, integers (batch,).
+
+        Returns
+        -------
+        tuple of dict
+            The state of each layer, as returned by :meth:`MambaDecoderLayer.consume`.
+        """
+        valid = mask_frames(memory, lengths)
+        return tuple(layer.consume(valid, lengths) for layer in self.layers)
+
+    def step(self, x_t: Tensor, state: Sequence[DecoderLayerState]) -> tuple[Tensor, tuple[DecoderLayerState, ...]]:
+        """Run the decoder over one target, as :meth:`MambaDecoderLayer.step` does with one layer; the first state is
+        the one returned by :meth:`consume`."""
+        states = []
+        for layer, layer_state in zip(self.layers, state):
+            x_t, after = layer.step(x_t, layer_state)
+            states.append(after)
+        return self.norm(x_t), tuple(states)

@@ -1,0 +1,306 @@
+"""The training that all recipes share: steps, epochs and their record, checkpoints, tests."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.train_logger import TrainLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from speechbrain_mamba.training.averaging import best_checkpoints, load_average
+from speechbrain_mamba.training.loggers import make_loggers
+from speechbrain_mamba.training.record import record_epoch
+from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
+from speechbrain_mamba.training.seeding import SeededDataset, seed_step
+from speechbrain_mamba.utils._compat import CheckpointsBetweenSteps
+from speechbrain_mamba.utils.distributed import any_process
+
+logger = logging.getLogger(__name__)
+
+
+class Datasets(NamedTuple):
+    """The data of a run: for training, for validation, and for each test by name."""
+
+    train: Dataset
+    valid: Dataset
+    tests: dict[str, Dataset]
+
+
+class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
+    """SpeechBrain's ``Brain`` with the parts that all recipes share.
+
+    A recipe's Brain states what is its own: ``compute_forward`` and ``compute_objectives`` as in SpeechBrain, and what
+    it needs of the following. :func:`~speechbrain_mamba.training.run.run_recipe` calls them in this order:
+    :meth:`set_up`, :meth:`prepare_data`, :meth:`make_datasets`, :meth:`loader_options`; in each epoch
+    ``on_stage_start``, :meth:`stage_scores`, :meth:`table_row` and :meth:`panels`; after a test :meth:`write_results`;
+    in the end :meth:`export` and :meth:`results`.
+
+    What all have alike: mixed precision, accumulation and clipping of gradients as the run options say; the learning
+    rate set right before each step; batches without a finite loss or gradient skipped, counted, and an error when there
+    are no others; checkpoints within an epoch only when no accumulated gradients wait; random numbers that depend on
+    the place in the run alone. A run that is killed and started again equals an uninterrupted one.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for ``speechbrain.Brain``.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("matplotlib",)
+    """Packages that the recipe cannot do without, beside those that are always installed."""
+
+    best_by: ClassVar[str] = "loss"
+    """The score of the validation, lower is better, by which checkpoints are kept and chosen for the test."""
+
+    text: str = ""
+    """The run's hyper-parameters in HyperPyYAML."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.train_data: Any = None
+        self.test_set = "test"
+        self.test_scores: dict[str, dict[str, float]] = {}
+        self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = 0
+
+    # ------------------------------------------------------------------------------------- what recipes may say
+
+    @classmethod
+    def extra_needs(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Packages that some settings need, by the file's plain values."""
+        return ()
+
+    def set_up(self) -> None:
+        """Get ready what a run needs beside data, so that what is missing is missed at once."""
+
+    def prepare_data(self, hparams: dict[str, Any]) -> None:
+        """Prepare the data on disk, in the main process, unless ``skip_prep`` is set."""
+
+    def make_datasets(self, hparams: dict[str, Any]) -> Datasets:
+        """Read the data, in every process."""
+        raise NotImplementedError
+
+    def loader_options(self, stage: sb.Stage, dataset: Dataset) -> dict[str, Any]:
+        """Options of a data loader. Without a sampler, training shuffles."""
+        return {"batch_size": self.hparams.batch_size, "num_workers": self.hparams.num_workers}
+
+    def train_adversary(self, outputs: Any, should_step: bool) -> None:
+        """Train what a model is trained against, between its forward pass and its loss."""
+
+    def training_loss(self, losses: Tensor) -> Tensor | None:
+        """The loss of a batch for training, from what ``compute_objectives`` returned.
+
+        A batch whose loss is not finite is skipped and counted, one whose loss is None is left out without a word.
+        """
+        return losses
+
+    def stage_scores(self, stage: sb.Stage, loss: float) -> dict[str, float]:
+        """The scores of a stage by name, as they are logged and kept with checkpoints."""
+        return {"loss": loss}
+
+    def table_row(self, train: Mapping[str, float], valid: Mapping[str, float]) -> dict[str, float]:
+        """The scores of an epoch as columns of ``training.csv``."""
+        row = {f"train_{name}": value for name, value in train.items()}
+        return row | {f"valid_{name}": value for name, value in valid.items()}
+
+    def panels(self, row: Mapping[str, float]) -> dict[str, list[str]]:
+        """The panels of ``training.png``: columns of the table by the label of the vertical axis."""
+        return {"loss": ["train_loss", "valid_loss"], "learning rate": ["lr"]}
+
+    def write_results(self, scores: dict[str, float]) -> None:
+        """Write the results of a test, in the main process."""
+
+    def export(self) -> None:
+        """Leave what can be loaded, in the main process."""
+
+    def results(self) -> str:
+        """What a finished run has to show, read from its output folder."""
+        return f"training curves: {self.output_folder / 'training.png'}"
+
+    # --------------------------------------------------------------------------------------------------- a run
+
+    @property
+    def output_folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.hparams.output_folder)
+
+    @cached_property
+    def loggers(self) -> list[TrainLogger]:
+        """Where the numbers of the run are logged."""
+        return make_loggers(vars(self.hparams))
+
+    def fit_and_test(self, datasets: Datasets) -> dict[str, dict[str, float]]:
+        """Train for all epochs that are left, and test.
+
+        Arguments
+        ---------
+        datasets : Datasets
+            The data.
+
+        Returns
+        -------
+        dict of str to dict
+            The scores by test set.
+        """
+        loader = self.make_train_loader(datasets.train)
+        valid_options = self.loader_options(sb.Stage.VALID, datasets.valid)
+        self.fit(self.hparams.epoch_counter, loader, datasets.valid, valid_loader_kwargs=valid_options)
+        for self.test_set, dataset in datasets.tests.items():
+            options = self.loader_options(sb.Stage.TEST, dataset)
+            self.evaluate(dataset, min_key=self.best_by, test_loader_kwargs=options)
+        return self.test_scores
+
+    def make_train_loader(self, dataset: Dataset) -> DataLoader:
+        """Make the loader of the training data, and tell the schedule how long the run is."""
+        options = self.loader_options(sb.Stage.TRAIN, dataset)
+        if not options.keys() & {"sampler", "batch_sampler"}:
+            options["shuffle"] = True
+        self.train_data = SeededDataset(dataset, self._seed)
+        loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, **{"collate_fn": PaddedBatch, **options})
+        if self.train_sampler is None:  # SpeechBrain tells it the epoch
+            self.train_sampler = options.get("sampler", options.get("batch_sampler"))
+        steps = count_steps(len(loader), self.grad_accumulation_factor, self.hparams.number_of_epochs)
+        set_schedule_length(self.hparams.lr_scheduler, steps)
+        return loader
+
+    # ------------------------------------------------------------------------------------------------- batches
+
+    @property
+    def _seed(self) -> int:
+        return getattr(self.hparams, "seed", 0)
+
+    def fit_batch(self, batch: Any) -> Tensor:
+        """Train on a batch, unless no process has a usable loss for it."""
+        seed_step(self._seed, self.epoch, self.step, getattr(self, "rank", 0))
+        should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            self.train_adversary(outputs, should_step)
+            with self.training_ctx:
+                loss = self.training_loss(self.compute_objectives(outputs, batch, sb.Stage.TRAIN))
+            usable = loss is not None and bool(loss.isfinite())
+            self.n_skipped += loss is not None and not usable
+            if not any_process(usable, self.device):
+                return torch.tensor(float("nan"))  # has no part in the mean loss
+            if loss is None or not usable:
+                # Processes wait for each other's gradients: one without a usable loss adds zeros.
+                loss = torch.stack([(p * 0).sum() for p in self.modules.parameters()]).sum()
+            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        self.n_accumulated += 1
+        if should_step:
+            self.hparams.lr_scheduler(self.optimizer)
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach().cpu() if usable else torch.tensor(float("nan"))
+
+    def optimizers_step(self) -> None:
+        """Step all optimizers that have gradients."""
+        for optimizer in self.freeze_optimizers(self.optimizers_dict).values():
+            self.clip_and_step(optimizer)
+        self.scaler.update()
+        self.n_accumulated = 0
+        self.optimizer_step += 1
+
+    def clip_and_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step an optimizer with its gradients clipped together, unless they are not finite or it has none."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        self.scaler.unscale_(optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm >= 0 else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if self.scaler.is_enabled() or torch.isfinite(norm):  # a scaler skips steps itself
+            self.scaler.step(optimizer)
+        else:
+            self.n_skipped += 1
+        optimizer.zero_grad(set_to_none=True)
+
+    def is_between_steps(self) -> bool:
+        """Whether no accumulated gradients wait, which are not part of a checkpoint."""
+        return self.n_accumulated == 0
+
+    def update_average(self, loss: Tensor, avg_loss: float) -> float:
+        """The mean over the batches that have a loss: SpeechBrain's divides by the others too."""
+        if torch.isfinite(loss):
+            self.n_losses += 1
+            avg_loss += (float(loss) - avg_loss) / self.n_losses
+        return avg_loss
+
+    # -------------------------------------------------------------------------------------------------- stages
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Get the counters of a stage ready."""
+        self.n_losses = self.step  # above 0 in an epoch that is resumed
+        if stage == sb.Stage.TRAIN:
+            self.epoch, self.epoch_start = epoch or 0, time.monotonic()
+            self.n_skipped = self.n_accumulated = 0
+            self.first_step = self.optimizer_step
+            if hasattr(self.train_data, "set_epoch"):
+                self.train_data.set_epoch(epoch)
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Log a stage, save a checkpoint after each epoch, write the results after a test."""
+        if stage == sb.Stage.TRAIN:
+            self._warn_of_skipped_batches()
+            self.train_scores = self.stage_scores(stage, stage_loss)
+        elif stage == sb.Stage.VALID:
+            self._finish_epoch(self.stage_scores(stage, stage_loss))
+        else:
+            self._finish_test(self.stage_scores(stage, stage_loss))
+
+    def _warn_of_skipped_batches(self) -> None:
+        if self.n_skipped and self.optimizer_step == self.first_step:
+            raise RuntimeError(
+                f"No batch of epoch {self.epoch} had a finite loss: the training has diverged. Try a smaller lr, or "
+                "--precision fp32."
+            )
+        if self.n_skipped:
+            logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", self.epoch, self.n_skipped)
+
+    def _finish_epoch(self, scores: dict[str, float]) -> None:
+        """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.checkpointer.save_and_keep_only(
+            meta={**scores, "epoch": self.epoch}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
+        )
+        facts = {"epoch": self.epoch, "lr": lr, "steps": self.optimizer_step}
+        for train_logger in self.loggers:
+            train_logger.log_stats(facts, train_stats=self.train_scores, valid_stats=scores)
+        if if_main_process() and not self.debug:
+            row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
+            row |= {"skipped": self.n_skipped, "seconds": round(time.monotonic() - self.epoch_start, 1)}
+            record_epoch(self.output_folder, row, self.panels(row))
+
+    def _finish_test(self, scores: dict[str, float]) -> None:
+        facts = {"Epoch loaded": self.hparams.epoch_counter.current}
+        facts |= {} if self.test_set == "test" else {"test set": self.test_set}
+        for train_logger in self.loggers:
+            train_logger.log_stats(facts, test_stats=scores)
+        self.test_scores[self.test_set] = scores
+        if if_main_process():
+            self.write_results(scores)
+
+    @property
+    def _n_averaged(self) -> int:
+        return getattr(self.hparams, "avg_checkpoints", 1)
+
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
+        """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
+        super().on_evaluate_start(max_key, min_key)
+        if self._n_averaged > 1 and self.checkpointer is not None:
+            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged)
+            if checkpoints:
+                load_average(self.checkpointer, checkpoints)
+                epochs = ", ".join(str(checkpoint.meta["epoch"]) for checkpoint in checkpoints)
+                logger.info("Testing the average of the checkpoints of these epochs: %s.", epochs)

@@ -1,0 +1,148 @@
+"""Stamps: a preparation is done, with these settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from speechbrain_mamba.utils.files import write_json
+
+logger = logging.getLogger(__name__)
+
+
+class Stamp:
+    """The stamp of a preparation: a JSON file with its settings, and whether it is done.
+
+    A preparation returns early when :meth:`is_done`, calls :meth:`begin` before it writes its first file and
+    :meth:`finish` after the last. If it was killed in between, :meth:`is_begun` tells whether the files that it left
+    can be completed.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, for instance ``prepared.json`` in the folder of the preparation.
+    settings : mapping
+        All that decides the outcome, as values for JSON.
+
+    Raises
+    ------
+    TypeError
+        When the settings cannot be written as JSON.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "prepared.json"
+    >>> stamp = Stamp(path, {"sample_rate": 8000})
+    >>> stamp.begin()
+    >>> stamp.is_begun(), stamp.is_done()
+    (True, False)
+    >>> stamp.finish(hours=1.5)
+    >>> stamp.is_done(), stamp.facts()
+    (True, {'hours': 1.5})
+    >>> Stamp(path, {"sample_rate": 16000}).differences()
+    ['sample_rate is 8000, not 16000']
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))  # tuples become lists, as in the file
+
+    def _read(self) -> dict[str, Any]:
+        """The content of the file; nothing if there is no stamp in it."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def is_begun(self) -> bool:
+        """Whether a preparation with the same settings was begun, and perhaps finished.
+
+        Returns
+        -------
+        bool
+            True after :meth:`begin` or :meth:`finish` with equal settings.
+        """
+        return self._read().get("settings") == self.settings
+
+    def is_done(self, files: Iterable[str | os.PathLike] = ()) -> bool:
+        """Whether a preparation with the same settings was finished. If so, this is logged.
+
+        Arguments
+        ---------
+        files : iterable of str or Path
+            Files that it made. If one is missing, the preparation does not count as done.
+
+        Returns
+        -------
+        bool
+            True after :meth:`finish` with equal settings.
+        """
+        content = self._read()
+        same = content.get("settings") == self.settings
+        if not (same and content.get("done") and all(Path(file).is_file() for file in files)):
+            return False
+        logger.info("Prepared already, with the same settings: '%s'.", self.path)
+        return True
+
+    def differences(self) -> list[str]:
+        """What differs between the settings of the file and these settings.
+
+        Returns
+        -------
+        list of str
+            One entry for each setting that differs, such as ``sample_rate is 8000, not 16000``; empty if
+            :meth:`is_begun`.
+        """
+        found = self._read().get("settings")
+        if not isinstance(found, dict):
+            return ["it has no settings"]
+        names = [*self.settings, *(name for name in found if name not in self.settings)]
+        return [
+            f"{name} is {found.get(name)!r}, not {self.settings.get(name)!r}"
+            for name in names
+            if found.get(name) != self.settings.get(name) or (name in found) != (name in self.settings)
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """What :meth:`finish` was given.
+
+        Returns
+        -------
+        dict
+            The facts of the file, whatever its settings.
+        """
+        return {name: value for name, value in self._read().items() if name not in ("settings", "done")}
+
+    def begin(self) -> None:
+        """Write the settings of a preparation that is not done yet. A stamp with other settings is replaced."""
+        write_json(self.path, {"settings": self.settings, "done": False})
+
+    def finish(self, **facts: Any) -> None:
+        """Write that the preparation is done.
+
+        Arguments
+        ---------
+        **facts
+            What it found out and the next call wants to know, as values for JSON.
+        """
+        write_json(self.path, {"settings": self.settings, "done": True, **facts})
+
+    def check_folder(self) -> None:
+        """Refuse a folder that holds files but no stamp: this preparation did not write them.
+
+        Raises
+        ------
+        ValueError
+            When the stamp's folder is a file, or is not empty and has no stamp.
+        """
+        folder = self.path.parent
+        if folder.exists() and not self.path.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"'{folder}' is not empty and was not written by this preparation, since it has no {self.path.name}: "
+                "choose another folder, or remove it."
+            )

@@ -1,0 +1,133 @@
+"""What is prepared for a recipe's hyper-parameters."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speechbrain_mamba.corpora import preparation as module
+from speechbrain_mamba.corpora.mini import prepare as mini
+from speechbrain_mamba.corpora.mixtures import SPLITS
+from speechbrain_mamba.corpora.preparation import prepare_recognition, prepare_separation, recognition_manifests
+from tests.corpora.conftest import write_noise, write_speakers
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is called instead of the preparations: their names and arguments."""
+    noted = []
+
+    def spy(place, name):
+        monkeypatch.setattr(place, name, lambda *args, **kwargs: noted.append((name, *args, kwargs)) or name)
+
+    for name in ("prepare_folder", "prepare_fsdd_mixtures", "prepare_wsj0mix", "prepare_fsdd_digits"):
+        spy(module, name)
+    for place, name in ((module, "prepare_librispeech"), (module, "prepare_mini"), (module, "build_mini_corpus")):
+        spy(place, name)
+    return noted
+
+
+SEPARATION = {
+    "data_folder": "data", "save_folder": "save", "num_spks": 3, "sample_rate": 16000, "dynamic_mixing": False,
+    "train_mixtures": 2, "valid_mixtures": 3, "test_mixtures": 4, "seed": 77, "mixture_seconds": [0.2, 0.25],
+    "base_folder_dm": None, "mini_corpus": {"sentences": 5}, "more": "is ignored",
+}  # fmt: skip
+SETTINGS = {
+    "num_spks": 3, "sample_rate": 16000, "dynamic_mixing": False, "train_mixtures": 2, "valid_mixtures": 3,
+    "test_mixtures": 4, "seed": 77, "seconds": [0.2, 0.25],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("corpus", "built", "prepare"),
+    [
+        ("folder", [], "prepare_folder"),
+        ("fsdd", [], "prepare_fsdd_mixtures"),
+        ("mini", [("build_mini_corpus", "data", {"sample_rate": 16000, "sentences": 5})], "prepare_folder"),
+    ],
+)
+def test_mixtures_are_made_of_the_corpus_with_every_setting(calls, corpus, built, prepare, dynamic):
+    assert prepare_separation({**SEPARATION, "corpus": corpus, "dynamic_mixing": dynamic}) == prepare
+    assert calls == [*built, (prepare, "data", "save", {**SETTINGS, "dynamic_mixing": dynamic})]
+
+
+@pytest.mark.parametrize(("dynamic", "speech"), [(False, None), (True, "si_tr_s")])
+def test_wsj0mix_draws_from_its_speech_if_asked_to(calls, dynamic, speech):
+    hparams = {**SEPARATION, "corpus": "wsj0mix", "base_folder_dm": "si_tr_s", "dynamic_mixing": dynamic}
+    prepare_separation(hparams)
+    options = {"num_spks": 3, "sample_rate": 16000, "base_folder_dm": speech}
+    assert calls == [("prepare_wsj0mix", "data", "save", options)]
+
+
+def test_dynamic_mixing_of_wsj0mix_needs_speech(calls):
+    with pytest.raises(ValueError, match="set base_folder_dm to their folder"):
+        prepare_separation({**SEPARATION, "corpus": "wsj0mix", "dynamic_mixing": True})
+    assert not calls
+
+
+def test_an_unknown_corpus_is_named(calls):
+    with pytest.raises(ValueError, match="corpus is 'wsj', but must be one of wsj0mix, fsdd, folder and mini"):
+        prepare_separation({**SEPARATION, "corpus": "wsj"})
+    with pytest.raises(ValueError, match="corpus is 'libri', but must be one of librispeech, fsdd, manifest and mini"):
+        prepare_recognition({**RECOGNITION, "corpus": "libri"})
+    assert not calls
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("corpus", ["folder", "fsdd"])
+def test_a_separation_experiment_has_its_data(tmp_path, corpus, dynamic):
+    if corpus == "folder":
+        write_speakers(tmp_path / "data", "abcdef")
+    for speaker in "abc" if corpus == "fsdd" else "":
+        for take in (0, 5, 10):
+            write_noise(tmp_path / f"data/recordings/4_{speaker}_{take}.wav")
+    folders = {"data_folder": str(tmp_path / "data"), "save_folder": str(tmp_path / "save")}
+    options = {"corpus": corpus, "num_spks": 2, "sample_rate": 8000, "dynamic_mixing": dynamic}
+    manifests = prepare_separation({**SEPARATION, **folders, **options})
+    train = "train_utterances.csv" if dynamic else "train.csv"
+    assert manifests == {split: tmp_path / "save" / f"{split}.csv" for split in SPLITS} | {
+        "train": tmp_path / "save" / train
+    }
+    assert {path.name for path in (tmp_path / "save").glob("*.csv")} == {train, "valid.csv", "test.csv"}
+    settings = json.loads((tmp_path / "save" / "prepared.json").read_text())["settings"]
+    assert {**SETTINGS, "num_spks": 2, "sample_rate": 8000, "dynamic_mixing": dynamic}.items() <= settings.items()
+
+
+RECOGNITION = {
+    "data_folder": "data", "save_folder": "save", "sample_rate": 8000, "seed": 5, "mini_corpus": {"sentences": 3},
+    "train_splits": ["one", "two"], "valid_splits": ["three"], "test_splits": ["four", "five"],
+}  # fmt: skip
+PARTS = {"train": ["one", "two"], "valid": ["three"], "four": ["four"], "five": ["five"]}
+FOLDERS = {"data_folder": "data", "save_folder": "save"}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "expected"),
+    [
+        ("librispeech", [("prepare_librispeech", {**FOLDERS, "sample_rate": 8000, "splits": PARTS})]),
+        ("mini", [("prepare_mini", {**FOLDERS, "sample_rate": 8000, "sentences": 3, "splits": PARTS})]),
+        ("fsdd", [("prepare_fsdd_digits", {**FOLDERS, "sample_rate": 8000, "seed": 5})]),
+        ("manifest", []),
+    ],
+)
+def test_manifests_are_made_of_the_corpus(calls, corpus, expected):
+    hparams = {**RECOGNITION, "corpus": corpus}
+    assert prepare_recognition(hparams) == recognition_manifests(hparams)
+    assert calls == expected
+
+
+def test_manifests_have_their_places():
+    places = {split: Path("save") / f"{split}.csv" for split in PARTS}
+    assert recognition_manifests({**RECOGNITION, "corpus": "librispeech"}) == places
+    assert recognition_manifests({**RECOGNITION, "corpus": "manifest"}) == {
+        split: Path("data") / parts[0] for split, parts in PARTS.items()
+    }
+
+
+def test_the_embedded_corpus_may_have_a_rate_of_its_own(monkeypatch):
+    rates = []
+    monkeypatch.setattr(mini, "build_mini_corpus", lambda folder, rate, **_: rates.append(rate))
+    monkeypatch.setattr(mini, "prepare_librispeech", lambda *arguments: rates.append(arguments[-1]))
+    prepare_recognition({**RECOGNITION, "corpus": "mini", "mini_corpus": {"sample_rate": 22050}})
+    assert rates == [22050, 22050]

@@ -1,0 +1,82 @@
+"""What the wheel and the sdist hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from speechbrain_mamba import __version__
+
+pytest.importorskip("setuptools", minversion="77")
+
+ROOT = Path(__file__).parents[1]
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "data", "results")
+KERNELS = "speechbrain_mamba/ops/backends/cpu/_kernels.so"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A copy of the checkout, in which a build leaves its traces."""
+    copy = tmp_path / "source"
+    shutil.copytree(ROOT, copy, ignore=lambda folder, names: IGNORED(folder, names) - {".ci", ".github"})
+    for name in (".yamllint", ".pre-commit-config.yaml"):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+def build(source, kind, **environment):
+    """The path of the built file."""
+    code = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
+    run = [sys.executable, "-c", code]
+    subprocess.run(run, cwd=source, env=os.environ | environment, check=True, capture_output=True, timeout=300)
+    (path,) = (source / "dist").iterdir()
+    return path
+
+
+def names_of(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def shared(folder, *patterns):
+    paths = [path for pattern in patterns for path in (ROOT / folder).rglob(pattern)]
+    assert paths
+    return {f"speechbrain_mamba/share/{path.relative_to(ROOT)}" for path in paths}
+
+
+@pytest.mark.slow
+def test_wheel(source):
+    (source / "build" / "lib" / "speechbrain_mamba").mkdir(parents=True)
+    (source / "build" / "lib" / "speechbrain_mamba" / "stale.py").touch()
+    wheel = build(source, "wheel")
+    assert re.fullmatch(rf"speechbrain_mamba-{re.escape(__version__)}-py3-none-(?!any)\w+\.whl", wheel.name)
+    names = names_of(wheel)
+    shared_names = {name for name in names if name.startswith("speechbrain_mamba/share/")}
+    assert shared_names == shared("hparams", "*.yaml") | shared("recipes", "*.py", "*.md")
+    assert {KERNELS, "speechbrain_mamba/py.typed"} <= names
+    assert not [name for name in names if "stale" in name or name.startswith("tests") or name.endswith((".c", ".h"))]
+
+
+@pytest.mark.slow
+def test_wheel_without_a_compiler(source):
+    wheel = build(source, "wheel", CC="/bin/false")
+    assert wheel.name == f"speechbrain_mamba-{__version__}-py3-none-any.whl"
+    assert KERNELS not in names_of(wheel)
+
+
+@pytest.mark.slow
+def test_sdist_holds_what_the_tests_need(source):
+    sdist = build(source, "sdist")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    left_out = {f for f in files - names if not f.startswith(("dist/", "speechbrain_mamba.egg-info/"))}
+    assert not left_out

@@ -1,0 +1,53 @@
+"""Packages that a recipe needs."""
+
+import re
+import sys
+
+import pytest
+
+from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Say what is installed."""
+    return lambda *names: monkeypatch.setattr(
+        "speechbrain_mamba.training.requirements.find_spec", lambda name: name if name in names else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (["matplotlib"], 'needs matplotlib, not installed here: pip install "speechbrain_mamba[recipes]"'),
+        (
+            ["fast_bss_eval", "torch", "tensorboard"],
+            'needs fast_bss_eval, tensorboard, not installed here: pip install "speechbrain_mamba[recipes]"',
+        ),
+        (
+            ["matplotlib", "encodec", "wandb"],
+            'needs matplotlib, encodec, wandb, not installed here: pip install "speechbrain_mamba[recipes]" '
+            '"speechbrain_mamba[tts]" wandb',
+        ),
+    ],
+)
+def test_one_command_installs_all_that_is_missing(installed, modules, message):
+    installed("torch")
+    with pytest.raises(ModuleNotFoundError, match=re.escape(message) + "$"):
+        check_requirements(modules)
+
+
+def test_nothing_is_imported():
+    assert "this" not in sys.modules
+    check_requirements(["this"])
+    assert "this" not in sys.modules
+
+
+def test_packages_of_the_objects_of_a_file():
+    text = "a: !new:one.A\nb: !name:two.b\nc: !apply:three.c [1]\nd: !module:four\ne: !ref <a>\nf: !new:one.two.B"
+    assert named_packages(text) == ["four", "one", "three", "two"]
+
+
+def test_loggers_need_their_packages_where_they_are_asked_for():
+    assert logger_packages({}) == logger_packages({"tensorboard": False, "wandb": None}) == []
+    assert logger_packages({"tensorboard": True, "wandb": {"project": "mine"}}) == ["tensorboard", "wandb"]
