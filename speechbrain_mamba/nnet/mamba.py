@@ -6,7 +6,7 @@ Parameters carry the names of mamba-ssm (and its bidirectional descendants), so 
 from __future__ import annotations
 
 import math
-from typing import Literal, TypedDict
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,12 @@ from speechbrain_mamba.ops import (
     selective_state_update,
 )
 
+MambaState = dict[str, Tensor]
+"""The state of a causal layer between two frames.
 
-class MambaState(TypedDict):
-    """The state of a causal layer between two frames."""
-
-    conv: Tensor
-    """Last inputs of the convolution, (batch, d_inner, d_conv - 1)."""
-    ssm: Tensor
-    """State of the scan, (batch, d_inner, d_state), float32 or float64."""
+``conv``, the last inputs of the convolution, is (batch, d_inner, d_conv - 1), and ``ssm``, the state of the scan,
+(batch, d_inner, d_state) in float32 or float64.
+"""
 
 
 class DeltaProjection(nn.Linear):
