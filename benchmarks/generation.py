@@ -56,7 +56,7 @@ def clock(device: str) -> float:
 
 @torch.no_grad()
 def prefill(model, frames: int, arguments):
-    """Take in phonemes and so many frames; returns the logits and state after them, and the seconds that it took."""
+    """Take in phonemes and some frames; returns the logits and state after them, and the seconds that it took."""
     batch, device = arguments.batch_size, arguments.device
     n_phonemes = max(1, round(PHONEMES_PER_FRAME * frames))
     phonemes = torch.randint(model.n_phonemes, (batch, n_phonemes), device=device)

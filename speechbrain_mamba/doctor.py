@@ -1,7 +1,7 @@
 """What the package finds on this machine, and what would make it faster.
 
-It is asked where something does not work, so it imports nothing that may be missing or broken until it asks about it,
-and a question that fails costs one line of the report.
+It is run when something does not work, so it imports nothing that may be missing or broken before it asks about it. A
+question that fails costs one line of the report.
 """
 
 from __future__ import annotations

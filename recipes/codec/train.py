@@ -13,28 +13,24 @@ from speechbrain_mamba.training.command_line import check_command_line
 if __name__ == "__main__":
     check_command_line(__file__)  # before the imports that take seconds
 
+import json
 import logging
 from contextlib import contextmanager
-from pathlib import Path
 
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
-from speechbrain.utils.metric_stats import ErrorRateStats
-from tqdm import tqdm
 
 from speechbrain_mamba.codecs import save_codec
-from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
-from speechbrain_mamba.evaluation.word_errors import normalize_words
+from speechbrain_mamba.evaluation.codec_report import CodecReport
+from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
-from speechbrain_mamba.utils.files import write_json
-from speechbrain_mamba.utils.plots import plot_spectrograms
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +40,12 @@ class CodecBrain(TrainingBrain):
 
     needs = ("matplotlib", "encodec")
     best_by = "mel"
+    recognize = None
 
     def set_up(self):
         """Load the recognizer of the test, which may be missing."""
-        name = self.hparams.recognizer
-        self.recognize = name and load_recognizer(name, str(self.device))
+        if self.hparams.recognizer:
+            self.recognize = load_recognizer(self.hparams.recognizer, str(self.device))
 
     def make_datasets(self, hparams):
         """Pieces for training, whole utterances for validation and test."""
@@ -68,20 +65,19 @@ class CodecBrain(TrainingBrain):
         return optimizers if self.hparams.adversarial else {"codec": self.optimizer}
 
     def compute_forward(self, batch, stage):
-        """Waveforms, their lengths, reconstructions and the commitment loss."""
+        """Waveforms, their lengths, reconstructions, the commitment loss and the codes of valid frames."""
         wavs, lens = batch.to(self.device).sig
         lengths = absolute_lengths(lens, wavs.shape[1])
         reconstruction, commitment, codes = self.modules.codec(wavs, lengths)
         wavs = F.pad(wavs, (0, reconstruction.shape[1] - wavs.shape[1]))
-        spoken = codes[valid_frames(self.hparams.codec.count_frames(lengths), codes.shape[1])].flatten()
-        self.used += spoken.bincount(minlength=len(self.used)).cpu()
-        return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction.float(), lengths), commitment
+        codes = codes[valid_frames(self.hparams.codec.count_frames(lengths), codes.shape[1])]
+        return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction.float(), lengths), commitment, codes
 
     def train_adversary(self, outputs, should_step):
         """Teach the discriminator to tell recordings from reconstructions, before the codec's loss asks it."""
         if not self.hparams.adversarial:
             return
-        wavs, _, reconstruction, _ = outputs
+        wavs, _, reconstruction, *_ = outputs
         with self.training_ctx:
             real, _ = self.modules.discriminator(wavs[:, None])
             fake, _ = self.modules.discriminator(reconstruction.detach()[:, None])
@@ -92,7 +88,7 @@ class CodecBrain(TrainingBrain):
 
     def compute_objectives(self, predictions, batch, stage):
         """The codec's loss."""
-        wavs, lengths, reconstruction, commitment = predictions
+        wavs, lengths, reconstruction, commitment, codes = predictions
         with torch.autocast(self.device_type, enabled=False):
             mel = self.modules.mel_loss(reconstruction, wavs, lengths)
         terms = {
@@ -104,9 +100,10 @@ class CodecBrain(TrainingBrain):
             adversarial, features = self.deceive(reconstruction, wavs)
             terms |= {"adversarial": (self.hparams.adversarial_weight, adversarial)}
             terms |= {"features": (self.hparams.feature_weight, features)}
-        for name, (_, value) in terms.items():
-            self.sums.setdefault(name, []).append(value.item())
-        return sum(weight * value for weight, value in terms.values())
+        loss = sum(weight * value for weight, value in terms.values())
+        if loss.isfinite():
+            self.report.add_losses({name: value.item() for name, (_, value) in terms.items()}, codes)
+        return loss
 
     def deceive(self, reconstruction, wavs):
         """The loss of reconstructions that the discriminator hears as such, and of layers that differ on recordings."""
@@ -121,36 +118,35 @@ class CodecBrain(TrainingBrain):
         return hinge(logits, 1), features
 
     def on_stage_start(self, stage, epoch=None):
-        """Get the sums of a stage ready."""
+        """Begin a report."""
         super().on_stage_start(stage, epoch)
-        self.sums, self.used = {}, torch.zeros(self.hparams.codebook_size)
+        folder, codec, rate = self.output_folder / "test", self.hparams.codec, self.hparams.sample_rate
+        self.report = CodecReport(folder, codec, rate, self.recognize, self.hparams.n_examples)
 
     def stage_scores(self, stage, loss):
-        """Means of the terms of the loss, and the perplexity of the codes: how many are in use."""
-        scores = {name: sum(values) / len(values) for name, values in self.sums.items()}
-        shares = self.used / self.used.sum()
-        return scores | {"perplexity": torch.exp(-(shares * (shares + 1e-10).log()).sum()).item()}
+        """Means of the terms of the loss, and the perplexity of the codes."""
+        return self.report.losses()
 
     def panels(self, row):
         """Distance and codes in use."""
         return {"mel distance": ["train_mel", "valid_mel"], "codes in use": ["valid_perplexity"]}
 
     def write_results(self, scores):
-        """Write ``test/reconstruction.json``."""
-        write_json(self.output_folder / "test" / "reconstruction.json", scores)
+        """Write ``test/``: scores, examples to look at and listen to, and word errors if wanted."""
+        self.report.add_dataset(self.test_data)
+        self.report.write()
 
     def export(self):
-        """Write ``codec/`` for ``load_codec``, examples to look at and listen to, and word errors if wanted."""
-        hparams = vars(self.hparams)
+        """Write ``codec/``, which ``load_codec`` loads."""
         save_codec(self.hparams.codec, self.output_folder / "codec")
-        write_examples(hparams, self.test_data, self.device)
-        if self.recognize:
-            write_word_errors(hparams, self.test_data, self.recognize, self.device)
 
     def results(self):
-        """Where to look and listen."""
-        examples, folder = self.output_folder / "test" / "examples", self.output_folder / "codec"
-        return f"look and listen: {examples}\ncodec to load:   {folder}"
+        """The scores of the test, and where to look and listen."""
+        folder = self.output_folder / "test"
+        found = [folder / f"{name}.json" for name in ("reconstruction", "word_errors")]
+        summaries = [json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()]
+        lines = [*map(format_summary, summaries), f"look and listen: {folder / 'examples'}"]
+        return "\n\n".join(lines) + f"\ncodec to load:   {self.output_folder / 'codec'}"
 
 
 def hinge(logits, side):
@@ -181,37 +177,6 @@ def make_dataset(hparams, split):
     if len(chosen) < len(items):
         logger.info("%d of %d utterances are shorter than min_seconds.", len(items) - len(chosen), len(items))
     return piece_dataset(chosen, hparams["sample_rate"], hparams["crop_seconds"])
-
-
-def write_examples(hparams, dataset, device):
-    """Reconstruct some test utterances: waveforms, and pictures of both."""
-    folder, rate = Path(hparams["output_folder"]) / "test" / "examples", hparams["sample_rate"]
-    codec = hparams["codec"].to(device).eval()
-    for index in range(min(hparams["n_examples"], len(dataset))):
-        example = dataset[index]
-        wavs, _ = codec.decode(*codec.encode(example["sig"][None].to(device)))
-        sounds = {"original": example["sig"], "reconstruction": wavs[0, : len(example["sig"])].cpu().clamp(-1, 1)}
-        for name, sound in sounds.items():
-            write_audio(folder / f"{example['id']}_{name}.wav", sound, rate)
-        plot_spectrograms(folder / f"{example['id']}.png", sounds, rate)
-
-
-@torch.no_grad()
-def write_word_errors(hparams, dataset, recognize, device):
-    """Count a recogniser's word errors, in percent: in the test recordings, and after the codec, whole or of its first
-    codebook, which is what an autoregressive model predicts."""
-    codec, rate = hparams["codec"].to(device).eval(), hparams["sample_rate"]
-    stats = {name: ErrorRateStats() for name in ("reference_wer", "wer", "first_codebook_wer")}
-    for example in tqdm(dataset, desc="Counting word errors", unit="utterance"):
-        sig = example["sig"]
-        codes, lengths = codec.encode(sig[None].to(device))
-        sounds = [sig, *(codec.decode(part, lengths)[0][0, : len(sig)] for part in (codes, codes[..., :1]))]
-        for errors, sound in zip(stats.values(), sounds):
-            hypothesis, text = (normalize_words(words).split() for words in (recognize(sound, rate), example["wrd"]))
-            errors.append([example["id"]], [hypothesis], [text])
-    scores = {name: errors.summarize("error_rate") for name, errors in stats.items()}
-    write_json(Path(hparams["output_folder"]) / "test" / "word_errors.json", scores)
-    logger.info("Word errors in percent: %s.", ", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,20 +14,19 @@ from speechbrain_mamba.training.command_line import check_command_line
 if __name__ == "__main__":
     check_command_line(__file__)  # before the imports that take seconds
 
-import itertools
 import json
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.metric_stats import EER
 
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
+from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.speaker_report import SpeakerReport
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
-from speechbrain_mamba.utils.files import write_json
 
 
 class SpeakerBrain(TrainingBrain):
@@ -58,47 +57,38 @@ class SpeakerBrain(TrainingBrain):
     def compute_objectives(self, embeddings, batch, stage):
         """The loss of additive angular margins; outside of training embeddings are kept to be compared."""
         if stage != sb.Stage.TRAIN:
-            self.embeddings += torch.nn.functional.normalize(embeddings[:, 0].float(), dim=-1).cpu()
-            self.speakers += batch.spk_id
+            for name, speaker, embedding in zip(batch.id, batch.spk_id, embeddings[:, 0]):
+                self.report.add(name, speaker, embedding)
             return torch.zeros(())
         labels = torch.tensor([[self.labels[name]] for name in batch.spk_id], device=self.device)
         return self.hparams.compute_cost(self.modules.classifier(embeddings), labels)
 
     def on_stage_start(self, stage, epoch=None):
-        """Forget the embeddings of the stage before."""
+        """Begin a report."""
         super().on_stage_start(stage, epoch)
-        self.embeddings, self.speakers = [], []
+        self.report = SpeakerReport(self.output_folder / "test")
 
     def stage_scores(self, stage, loss):
-        """The loss in training, the equal error rate otherwise."""
-        return {"loss": loss} if stage == sb.Stage.TRAIN else {"EER": self.equal_error_rate()}
-
-    def equal_error_rate(self):
-        """The equal error rate of all pairs, in percent."""
-        scores = {True: [], False: []}
-        for (ours, speaker), (theirs, other) in itertools.combinations(zip(self.embeddings, self.speakers), 2):
-            scores[speaker == other].append(ours @ theirs)
-        if not all(scores.values()):
-            raise ValueError("Speakers cannot be compared: two are needed, and two utterances of one of them.")
-        return 100 * EER(torch.stack(scores[True]), torch.stack(scores[False]))[0]
+        """The loss in training, the equal error rate of all pairs in percent otherwise."""
+        return {"loss": loss} if stage == sb.Stage.TRAIN else {"EER": self.report.summarize()["EER"]}
 
     def panels(self, row):
         """Loss and errors."""
         return {"loss": ["train_loss"], "%": ["valid_EER"]}
 
     def write_results(self, scores):
-        """Write ``test/verification.json``."""
-        write_json(self.output_folder / "test" / "verification.json", scores)
+        """Write ``test/``."""
+        self.report.write()
 
     def export(self):
         """Write ``inference/``, which SpeechBrain's ``EncoderClassifier`` loads."""
         export_speaker_encoder(self.output_folder / "inference", self.text, self.hparams.modules)
 
     def results(self):
-        """The equal error rate of the test, and where the encoder is."""
-        scores = json.loads((self.output_folder / "test" / "verification.json").read_text(encoding="utf-8"))
+        """The scores of the test, and where the encoder is."""
+        summary = json.loads((self.output_folder / "test" / "verification.json").read_text(encoding="utf-8"))
         return (
-            f"equal error rate:        {scores['EER']:.1f} % of the pairs of test utterances\n"
+            f"{format_summary(summary)}\n\n"
             f"training curves:         {self.output_folder / 'training.png'}\n"
             f"speaker encoder to load: {self.output_folder / 'inference'}"
         )

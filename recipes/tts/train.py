@@ -19,7 +19,6 @@ if __name__ == "__main__":
 
 import json
 import logging
-from pathlib import Path
 
 import speechbrain as sb
 import torch
@@ -27,18 +26,21 @@ import torch.nn.functional as F
 
 from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
-from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
 from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
-from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.dataio.token_splits import batch_sampler, load_tokenizer, make_dataset, read_split
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
-from speechbrain_mamba.lobes.models.synthesis.packing import Packing, split_at
-from speechbrain_mamba.ops import valid_frames
-from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.lobes.models.synthesis.targets import (
+    IGNORED,
+    end_at,
+    mark_padding,
+    replace_some,
+    take_prompts,
+)
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
@@ -103,7 +105,7 @@ class CodecLanguageModelBrain(TrainingBrain):
         return loader
 
     def compute_forward(self, batch, stage):
-        """Logits (batch, frames, tokens) and targets (batch, frames), -1 in padding, of each part that is trained."""
+        """Logits (batch, frames, tokens) and targets (batch, frames) of each part that is trained."""
         batch = batch.to(self.device)
         outputs = {}
         if "ar" in self.hparams.train_parts:
@@ -116,43 +118,35 @@ class CodecLanguageModelBrain(TrainingBrain):
     def predict_first_codebook(self, batch, stage):
         """Logits and targets of the autoregressive model, first of the prompts and then of the speech."""
         prompt, speech = batch.prompt.first_codebook(), batch.speech.first_codebook()
-        (prompt_codes, prompt_lengths), (codes, lengths) = prompt.codes, speech.codes
-        valid = valid_frames(prompt_lengths, prompt_codes.shape[1])
-        targets = [prompt_codes.masked_fill(~valid, -1), end_at(codes, lengths, self.hparams.codebook_size)]
+        targets = [mark_padding(prompt.codes), end_at(speech.codes, self.hparams.codebook_size)]
         if stage == sb.Stage.TRAIN:
             prompt, speech = (self.add_noise(part) for part in (prompt, speech))
         return torch.cat(self.modules.ar(prompt, speech), 1), torch.cat(targets, 1)
 
     def add_noise(self, utterances):
-        """The utterances, of whose codes a fraction is wrong: a model that trusts them less heeds the text."""
+        """The utterances with a fraction of wrong codes."""
         codes = replace_some(utterances.codes.values, self.hparams.code_noise, self.hparams.codebook_size)
-        return utterances._replace(codes=Padded(codes, utterances.codes.lengths))
+        return Utterances(utterances.phonemes, Padded(codes, utterances.codes.lengths))
 
     def predict_further_codebook(self, batch, stage):
         """Logits and targets of the non-autoregressive model, of one codebook of each example."""
-        prompt, speech = self.take_prompts(batch, stage)
+        most = round(self.hparams.prompt_seconds * self.frame_rate)
+        prompt, speech = take_prompts(batch.prompt, batch.speech, self.prompt_shares(len(batch), stage), most)
         target_stage = self.target_stage(len(batch), stage)
         logits = self.modules.nar(prompt, speech, target_stage)
         codes, lengths = speech.codes
         targets = codes.gather(2, target_stage[:, None, None].expand(-1, codes.shape[1], 1))[..., 0]
-        return logits, targets.masked_fill(~valid_frames(lengths, codes.shape[1]), -1)
+        return logits, mark_padding(Padded(targets, lengths))
 
-    def take_prompts(self, batch, stage):
-        """Prompts and speech; where there is no prompt, it is the beginning of the speech: a random fraction in
-        training, a quarter otherwise."""
-        prompt, speech = batch.prompt, batch.speech
-        lengths = speech.codes.lengths
-        share = torch.full(lengths.shape, 0.25, device=self.device)
+    def prompt_shares(self, batch_size, stage):
+        """Fraction of each utterance that is its prompt if it has none: random in training, a quarter otherwise."""
+        shares = torch.full((batch_size,), 0.25, device=self.device)
         if stage == sb.Stage.TRAIN:
-            share = SHORTEST_PROMPT + (LONGEST_PROMPT - SHORTEST_PROMPT) * torch.rand_like(share)
-        most = round(self.hparams.prompt_seconds * self.frame_rate)
-        taken = (lengths * share).long().clamp(1, most).masked_fill(prompt.codes.lengths > 0, 0)
-        beginning, rest = split_at(speech.codes, taken)
-        codes = Packing([prompt.codes, beginning]).whole  # of which one is empty
-        return Utterances(prompt.phonemes, codes), Utterances(speech.phonemes, rest)
+            shares.uniform_(SHORTEST_PROMPT, LONGEST_PROMPT)
+        return shares
 
     def target_stage(self, batch_size, stage):
-        """The codebook that each example shall predict: random in training, else all of them in turn."""
+        """The codebook that each example predicts: random in training, all of them in turn otherwise."""
         books = self.hparams.n_codebooks
         if stage == sb.Stage.TRAIN:
             return torch.randint(1, books, (batch_size,), device=self.device)
@@ -162,9 +156,9 @@ class CodecLanguageModelBrain(TrainingBrain):
         """The sum of the parts' cross-entropies; right tokens are counted."""
         losses = []
         for part, (logits, targets) in outputs.items():
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-1)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
             losses.append(loss)
-            valid = targets >= 0
+            valid = targets != IGNORED
             right = (logits.argmax(-1) == targets) & valid
             count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
             if loss.isfinite():  # others are not trained on
@@ -248,79 +242,6 @@ def check_settings(hparams):
         raise ValueError("prompt_order 'interleaved' is learned from prompts of the speaker: set prompts to speaker.")
     if not parts or any(part not in PARTS for part in parts):
         raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
-
-
-def end_at(tokens, lengths, end):
-    """Targets (batch, frames + 1) of tokens (batch, frames): the end after each one's length, and -1 past it."""
-    targets = F.pad(tokens, (0, 1)).scatter(1, lengths[:, None], end)
-    return targets.masked_fill(~valid_frames(lengths + 1, targets.shape[1]), -1)
-
-
-def replace_some(tokens, share, codebook_size):
-    """Tokens of which a fraction, drawn one by one, is replaced by any of the codebook."""
-    chosen = torch.rand(tokens.shape, device=tokens.device) < share
-    return torch.where(chosen, torch.randint_like(tokens, codebook_size), tokens)
-
-
-def batch_sampler(dataset, hparams, **options):
-    """Batches of utterances of similar length, limited in their frames."""
-    return LengthCurriculumSampler(
-        dataset,
-        hparams["max_batch_frames"],
-        hparams["num_buckets"],
-        length_func=lambda item: item["frames"],
-        batch_ordering="random",
-        max_batch_ex=hparams["max_batch_ex"],
-        seed=hparams["seed"],
-        **options,
-    )
-
-
-def read_split(hparams, split):
-    """What of a split can be used: items by id, and prompts for them; the codes of all, and facts about them."""
-    folder = Path(hparams["token_folder"])
-    items, codes, facts = read_tokens(folder, split)
-    for name in ("n_codebooks", "codebook_size"):
-        if getattr(facts, name) != hparams[name]:
-            raise ValueError(
-                f"The tokens in '{folder}' have a {name} of {getattr(facts, name)}, but the hyper-parameters say "
-                f"{hparams[name]}: set {name}, or prepare tokens of another codec."
-            )
-    longest = hparams["max_seconds"] * facts.frame_rate if split == "train" else float("inf")
-    usable = {key: item for key, item in items.items() if 2 <= item["frames"] <= longest and item["phonemes"]}
-    prompts = VoicePrompts(usable, hparams["prompt_seconds"] * facts.frame_rate)
-    reasons = "are shorter than 2 frames, longer than max_seconds or have no text"
-    if hparams["prompts"] == "speaker":
-        usable = {key: item for key, item in usable.items() if key in prompts}
-        reasons += ", or their speaker says nothing else within prompt_seconds"
-    if len(usable) < len(items):
-        out = [key for key in items if key not in usable]
-        logger.warning(
-            "%d of %d utterances for %s are left out, as they %s: %s%s",
-            len(out), len(items), split, reasons, ", ".join(out[:5]), ", ..." if len(out) > 5 else ".",
-        )  # fmt: skip
-    if not usable:
-        raise ValueError(f"None of the {len(items)} utterances for {split} in '{folder}' can be used: they {reasons}.")
-    return usable, prompts, codes, facts
-
-
-def load_tokenizer(hparams):
-    """The inventory of the tokens' phonemes."""
-    tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / "text.json")
-    if len(tokenizer) > hparams["n_phonemes"]:
-        raise ValueError(
-            f"text.json has {len(tokenizer)} symbols: set n_phonemes, which is {hparams['n_phonemes']}, to more."
-        )
-    return tokenizer
-
-
-def make_dataset(hparams, split, tokenizer):
-    """The dataset of a split, the prompts for it, and the frames per second of its codec."""
-    items, prompts, codes, facts = read_split(hparams, split)
-    of_speaker = prompts if hparams["prompts"] == "speaker" else None
-    # prompts come from the whole split, the utterances to say from what has one
-    dataset = prompted_dataset(prompts.items, codes, tokenizer, of_speaker, fixed=split != "train")
-    return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), prompts, facts.frame_rate
 
 
 def load_test_codec(hparams):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ def user_errors() -> Iterator[None]:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def show(text: str) -> None:
+    """Print a text, or as much of it as the other end of a pipe takes."""
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more when Python ends
 
 
 def run_doctor(arguments: list[str]) -> None:
@@ -55,7 +64,8 @@ def show_hparams(arguments: list[str]) -> None:
     with user_errors():
         from speechbrain_mamba.utils.hparams_listing import list_hparams
 
-        print(list_hparams(find_hparams(options.file), read_options(rest)), end="")
+        text = list_hparams(find_hparams(options.file), read_options(rest))
+    show(text)
 
 
 def read_options(arguments: list[str]) -> dict[str, Any]:

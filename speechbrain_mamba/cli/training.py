@@ -6,8 +6,10 @@ import runpy
 import sys
 from pathlib import Path
 
-from speechbrain_mamba.cli.commands import PROGRAM, user_errors
-from speechbrain_mamba.cli.locations import check_choice, find_hparams, find_recipe, list_names, list_tasks
+from speechbrain_mamba.cli.commands import PROGRAM, show, user_errors
+from speechbrain_mamba.cli.locations import find_hparams, find_recipe, list_names, list_tasks
+
+HELP = ("-h", "--help")
 
 
 def train(arguments: list[str]) -> None:
@@ -24,25 +26,21 @@ def train(arguments: list[str]) -> None:
     usage: python -m speechbrain_mamba train TASK NAME [--key value ...]
     ...
     """
+    given = [argument for argument in arguments[:2] if argument not in HELP]
+    if len(given) < 2:
+        with user_errors():
+            text = describe_names(given[0]) if given else describe_tasks()
+        if len(given) < len(arguments):
+            show(text)
+            return
+        print(text, file=sys.stderr)  # the task or the name is missing
+        raise SystemExit(2)
+    task, name = given
     with user_errors():
-        if arguments[:1] in ([], ["-h"], ["--help"]):
-            answer(describe_tasks(), bool(arguments))
-            return
-        task = check_choice("task", arguments[0], list_tasks())
-        if arguments[1:2] in ([], ["-h"], ["--help"]):
-            answer(describe_names(task), len(arguments) > 1)
-            return
-        script, file = find_recipe(task), find_hparams(arguments[1], task)
+        script, file = find_recipe(task), find_hparams(name, task)
     sys.argv = [str(script), str(file), *arguments[2:]]
     sys.path.insert(0, str(script.parent))  # where a script finds the modules beside it
     runpy.run_path(str(script), run_name="__main__")
-
-
-def answer(text: str, asked: bool) -> None:
-    """Print a help text if it was asked for; otherwise an argument is missing, which ends the process with code 2."""
-    print(text, file=sys.stdout if asked else sys.stderr)
-    if not asked:
-        raise SystemExit(2)
 
 
 def describe_tasks() -> str:

@@ -54,7 +54,7 @@ class Codec(TokenFormat, Protocol):
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """What a user of token files has to know: a :class:`TokenFormat`, and ``codec``, the folder or id of the codec."""
+    """The :class:`TokenFormat` of token files, and ``codec``, the folder or id of the codec that made them."""
 
     codec: str
     sample_rate: int

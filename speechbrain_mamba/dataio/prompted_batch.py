@@ -1,4 +1,4 @@
-"""Batches of utterances, each with the prompt in whose voice it is spoken; the one shape of all synthesis."""
+"""Batches of utterances, each with the prompt in whose voice it is spoken: the types that all of synthesis shares."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Padded(NamedTuple):
 
 
 class Utterances(NamedTuple):
-    """What is said, and how it sounds.
+    """A batch of utterances: their texts and their speech.
 
     Example
     -------
@@ -60,7 +60,7 @@ class Utterances(NamedTuple):
 
     def first_codebook(self) -> Utterances:
         """The same utterances, whose codes are those of the first codebook alone."""
-        return self._replace(codes=self.codes._replace(values=self.codes.values[..., 0]))
+        return Utterances(self.phonemes, Padded(self.codes.values[..., 0], self.codes.lengths))
 
     def emptied(self) -> Utterances:
         """As many utterances without phonemes and codes: the prompts of utterances that have none."""
@@ -84,7 +84,7 @@ class PromptedBatch:
     """Names of the utterances."""
 
     prompt: Utterances
-    """What comes before each utterance, in the same voice; of length 0 where there is no prompt."""
+    """An utterance of the same speaker before each utterance; its lengths are 0 if there is none."""
 
     speech: Utterances
     """The utterances."""

@@ -131,7 +131,7 @@ class CodecReport(Report):
 
     def add_dataset(self, dataset: Iterable[Mapping[str, Any]]) -> None:
         """Add utterances with ``id``, ``sig`` and ``wrd``, such as those of
-        :func:`~speechbrain_mamba.dataio.transcripts.piece_dataset`; without a recognizer only the examples."""
+        :func:`~speechbrain_mamba.dataio.speech_datasets.piece_dataset`; without a recognizer only the examples."""
         for item in tqdm(dataset, desc="Reconstructing", unit="utterance", dynamic_ncols=True):
             if self.recognize is None and len(self.rows) >= self.n_examples:
                 break

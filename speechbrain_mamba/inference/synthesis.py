@@ -101,11 +101,11 @@ class SpeechSynthesizer(Pretrained):
         Arguments
         ---------
         text : str
-            What to say.
+            The text to speak.
         prompt : str or Path
             A mono audio file of any rate.
         prompt_text : str
-            What is said in it.
+            The text of the file.
         language : str, optional
             The espeak-ng language of both texts; that of the training by default.
 
@@ -139,13 +139,13 @@ class SpeechSynthesizer(Pretrained):
         Arguments
         ---------
         texts : sequence of str
-            What to say.
+            The texts to speak.
         prompts : Tensor
             Waveforms (batch, samples) at ``sample_rate``.
         prompt_lens : Tensor, optional
             Lengths relative to the longest prompt, (batch,) in [0, 1].
         prompt_texts : sequence of str
-            What is said in the prompts.
+            The texts of the prompts.
         languages : sequence of str, optional
             The espeak-ng languages of the texts; that of the training by default.
 

@@ -65,6 +65,9 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
     text: str = ""
     """The run's hyper-parameters in HyperPyYAML."""
 
+    hparams: Any
+    train_sampler: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.train_data: Any = None
@@ -231,11 +234,12 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
         return self.n_accumulated == 0
 
     def update_average(self, loss: Tensor, avg_loss: float) -> float:
-        """The mean over the batches that have a loss: SpeechBrain's divides by the others too."""
-        if torch.isfinite(loss):
-            self.n_losses += 1
-            avg_loss += (float(loss) - avg_loss) / self.n_losses
-        return avg_loss
+        """The mean over the batches with a finite loss, infinite without any: SpeechBrain counts the others as 0."""
+        if not torch.isfinite(loss):
+            return avg_loss if self.n_losses else float("inf")
+        self.n_losses += 1
+        mean = avg_loss if self.n_losses > 1 else 0.0
+        return mean + (float(loss) - mean) / self.n_losses
 
     # -------------------------------------------------------------------------------------------------- stages
 

@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
 from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
 from speechbrain_mamba.utils._compat import run_option_helps
-from speechbrain_mamba.utils.hparams import read_hparams
+from speechbrain_mamba.utils.hparams_listing import list_hparams
 
 
 def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = None) -> None:
@@ -34,8 +34,8 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
     Arguments
     ---------
     recipe : str or Path
-        The script. Its docstring is the help's description; the tuple ``needs`` of its Brain names the packages that
-        it cannot do without.
+        The script. Its docstring is the help's description. The tuple ``needs`` of its Brain, which may stand in a file
+        beside it, names the packages that it cannot do without.
     arguments : list of str, optional
         The command line without the program's name; that of the process by default.
 
@@ -58,13 +58,13 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
     given = sys.argv[1:] if arguments is None else arguments
     tree = ast.parse(Path(recipe).read_text(encoding="utf-8"))
     path = Path(given[0]) if given and not given[0].startswith("-") else None
-    text = read_hparams(path) if path is not None and path.is_file() else ""
+    text = list_hparams(path, origins=False) if path is not None and path.is_file() else ""
     if "-h" in given or "--help" in given:
         print(_format_help(Path(recipe).name, ast.get_docstring(tree) or "", path, text))
         raise SystemExit
     settings = {key: value for key, (value, _) in read_comments(text).items()} | _read_pairs(given)
     try:
-        check_requirements([*_read_needs(tree), *named_packages(text), *logger_packages(settings)])
+        check_requirements([*_read_needs(Path(recipe), tree), *named_packages(text), *logger_packages(settings)])
     except ModuleNotFoundError as error:
         raise SystemExit(str(error)) from None
 
@@ -119,12 +119,15 @@ def _read_pairs(arguments: list[str]) -> dict[str, object]:
     return pairs
 
 
-def _read_needs(tree: ast.Module) -> tuple[str, ...]:
-    """The tuple ``needs`` of a recipe's Brain, by default that of ``TrainingBrain``."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["needs"]:
-            return ast.literal_eval(node.value)
-    return ("matplotlib",)
+def _read_needs(recipe: Path, tree: ast.Module) -> tuple[str, ...]:
+    """The tuple ``needs`` of a recipe's Brain, in the recipe or in a file beside it that it imports from."""
+    modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    files = [path for name in modules if name and (path := recipe.with_name(f"{name}.py")).is_file()]
+    for part in (tree, *(ast.parse(path.read_text(encoding="utf-8")) for path in files)):
+        for node in ast.walk(part):
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["needs"]:
+                return ast.literal_eval(node.value)
+    return ()
 
 
 def _format_help(program: str, description: str, path: Path | None, text: str) -> str:

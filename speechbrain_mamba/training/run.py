@@ -53,9 +53,7 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
         brain.fit_and_test(brain.make_datasets(hparams))
         run_on_main(brain.export)
         if not brain.debug:
-            run_on_main(
-                write_json, args=[brain.output_folder / FINISHED, {"epochs": brain.hparams.epoch_counter.limit}]
-            )
+            run_on_main(write_json, args=[brain.output_folder / FINISHED, {"epochs": _last_epoch(brain)}])
     run_on_main(_show_results, args=[brain])
 
 
@@ -78,6 +76,10 @@ def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> Trainin
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     text = read_hparams(hparams_file, overrides)
     settings = {key: value for key, (value, _) in read_comments(text).items()}
+    # SpeechBrain takes its own options for itself: those that the file has too are written down as they are
+    own = [f"{key}: {run_opts[key]}" for key in sorted(run_opts.overridden_args) if key in settings]
+    if own:
+        text = read_hparams(hparams_file, "\n".join([*filter(None, [overrides]), *own]))
     needs = (*brain_class.needs, *brain_class.extra_needs(settings), *logger_packages(settings), *named_packages(text))
     check_requirements(needs)
     sb.utils.distributed.ddp_init_group(run_opts)
@@ -113,9 +115,14 @@ def is_finished(brain: TrainingBrain) -> bool:
     path = brain.output_folder / FINISHED
     if brain.test_only or brain.debug or not path.is_file():
         return False
-    last = brain.checkpointer.find_checkpoint(max_key="epoch")
-    epochs = min(json.loads(path.read_text(encoding="utf-8"))["epochs"], last.meta["epoch"] if last else 0)
-    return epochs >= brain.hparams.number_of_epochs
+    tested = json.loads(path.read_text(encoding="utf-8"))["epochs"]
+    return min(tested, _last_epoch(brain)) >= brain.hparams.number_of_epochs
+
+
+def _last_epoch(brain: TrainingBrain) -> int:
+    """The last epoch that was trained, 0 for none."""
+    checkpoint = brain.checkpointer.find_checkpoint(max_key="epoch")
+    return checkpoint.meta["epoch"] if checkpoint else 0
 
 
 def _save_settings(brain_class: type[TrainingBrain], hparams: Mapping[str, Any], text: str) -> None:

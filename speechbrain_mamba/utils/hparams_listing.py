@@ -31,7 +31,7 @@ class Block(NamedTuple):
     """The key with its value."""
 
 
-def list_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> str:
+def list_hparams(path: str | os.PathLike[str], overrides: Overrides = None, origins: bool = True) -> str:
     """List the hyper-parameters of a file and of all files that it includes.
 
     Arguments
@@ -40,12 +40,13 @@ def list_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> s
         The file.
     overrides : str or mapping, optional
         Values to replace, as in :func:`~speechbrain_mamba.utils.hparams.read_hparams`.
+    origins : bool
+        Whether to add a comment to each value that names the file, or the command line, that it is from.
 
     Returns
     -------
     str
-        HyperPyYAML that loads to the same values as the file, without our includes. The files' comments are kept, and
-        a comment after each value names the file that it is from, or the command line.
+        HyperPyYAML that loads to the same values as the file, without our includes and with the files' comments.
 
     Raises
     ------
@@ -67,15 +68,18 @@ def list_hparams(path: str | os.PathLike[str], overrides: Overrides = None) -> s
     for override in given:
         update_tree(tree, override)
     changed = [keys for override in given for keys in list_leaves(override)]
+    text = merge_texts(top, tree, sources, {keys[0] for keys in changed})
+    if not origins:
+        return text
     notes: dict[tuple[str, ...], str] = {}
     for key, files in sources.items():
         notes[key,] = os.path.relpath(files[-1], top.parent).replace(os.sep, "/")
     notes |= dict.fromkeys(changed, COMMAND_LINE)
-    return add_notes(merge_texts(top, tree, sources, {keys[0] for keys in changed}), notes)
+    return add_notes(text, notes)
 
 
 def merge_texts(top: Path, tree: CommentedMap, sources: dict[str, tuple[Path, ...]], changed: set[str]) -> str:
-    """Join the lines of all files, each key from the last file that defines it, or from the tree if it changed."""
+    """Join the lines of all files: those of a key are from the last file that defines it, or new if it was changed."""
     blocks = {}
     for file in {file for files in sources.values() for file in files}:
         if (parts := split_file(file)) is None:

@@ -102,6 +102,15 @@ def test_mistakes_have_no_traceback():
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
 
 
+@pytest.mark.parametrize("arguments", [["hparams", "tts/vallm"], ["train", "asr", "--help"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([*PYTHON, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_hparams_are_printed(capsys, tmp_path, caplog):
     main(
         [

@@ -106,7 +106,7 @@ def test_greedy_search_draws_the_tokens_of_whole_prefixes(modules, memory, tempe
 
 
 def all_hypotheses(modules, memory, steps, eos, temperature, normalize):
-    """Scores of all token lists of so many steps for a memory (1, frames, d_model), each list fed as a whole."""
+    """Scores of all token lists of a number of steps for a memory (1, frames, d_model), each list fed as a whole."""
     net, seq_lin = modules
     lists = torch.tensor(list(itertools.product(range(SMALL), repeat=steps)))
     fed = torch.cat([torch.ones(len(lists), 1, dtype=torch.long), lists[:, :-1]], 1)
@@ -168,7 +168,7 @@ def test_no_more_tokens_than_positions(modules, memory):
     net, seq_lin, _ = modules
     net.positional_encoding_decoder.max_len = 7
     with torch.no_grad():
-        seq_lin.w.bias[2] = -1e4  # never ends by itself
+        seq_lin.w.bias[2] = -1e4  # never ends on its own
     options = dict(modules=[net, seq_lin], bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0)
     with torch.no_grad():
         beam = S2SMambaBeamSearcher(**options, beam_size=3, using_eos_threshold=False)(*memory)

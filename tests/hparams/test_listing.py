@@ -121,6 +121,11 @@ more: |
     ]
 
 
+def test_origins_may_be_left_out(write):
+    path = write(base="a: 1  # one\nb: 2  # two", top="!include:base.yaml\nb: 3")
+    assert list_hparams(path, "a: 5", origins=False) == "a: 5  # one\nb: 3\n"
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

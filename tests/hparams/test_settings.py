@@ -1,10 +1,15 @@
-"""No number in a hyper-parameter file changes by accident, and the published ones are as published."""
+"""No number in a hyper-parameter file changes by accident, published ones are as published, and keys are the same in
+all tasks."""
 
 import json
+import re
 
 import pytest
+from ruamel.yaml import YAML
 
-from tests.conftest import GOLDEN
+from speechbrain_mamba.utils.hparams import read_hparams
+from speechbrain_mamba.utils.overrides import RENAMED
+from tests.conftest import GOLDEN, HPARAMS
 from tests.hparams.settings import TASKS, files_of, read_settings, table_path, value_of, write_table
 
 PUBLISHED = json.loads((GOLDEN / "published_settings.json").read_text(encoding="utf-8"))
@@ -63,9 +68,9 @@ KEYS = {
 # SpeechBrain's value where a file does not state one.
 DEFAULTS = {"time_warp.warp_window": 5, "time_warp.warp_mode": "bicubic", "fea_augment.concat_original": False}
 
-# Published, but not a setting of ours: what we do instead never departs from it.
+# Published, but not a setting here: what we do instead is the same.
 NOT_SETTINGS = {
-    "batch_ordering",  # the recipe shuffles always
+    "batch_ordering",  # the recipe always shuffles
     "cosine_schedule",  # the scheduler has no other
     "wave_drop",  # the recipe does not drop
     "random_shift",  # the recipe does not shift
@@ -87,7 +92,7 @@ DIFFERENCES = [
     (["conformer_small"], "warmup_optimizer_steps", 25000),
     (["conformer_small"], "grad_accumulation_factor", 1),
     (CTC, "valid_search_interval", None),  # every validation searches
-    # Drops in the wave domain and a clean copy, in place of drops of features.
+    # Drops in the waveform and a clean copy, instead of drops in the features.
     *[(CTC, f"time_drop_{key}", None) for key in ("frames_low", "frames_high", "count_low", "count_high")],
     *[(CTC, f"freq_drop_{key}", None) for key in ("bands_low", "bands_high", "count_low", "count_high")],
     (CTC, "drop_replace", None),
@@ -115,7 +120,7 @@ def ours_of(settings, task, name, key):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_settings_are_those_of_the_table(task):
-    """A change that is meant is told to the table by ``python -m tests.hparams.settings``."""
+    """After an intended change run ``python -m tests.hparams.settings``, which writes the tables again."""
     expected = table_path(task).read_text(encoding="utf-8").splitlines()
     changed = set(expected) ^ set(write_table(task).splitlines())
     assert not changed, "\n".join(sorted(changed))
@@ -134,3 +139,36 @@ def test_settings_are_the_published_ones_but_for_known_differences(task, name):
 def test_every_published_file_is_ours_too():
     for task, folder in FOLDERS.items():
         assert PUBLISHED[task].keys() <= files_of(folder).keys()
+
+
+FILES = [(task, name) for task in TASKS for name in files_of(task)]
+SAME = {"task", "seed", "precision", "number_of_epochs", "grad_accumulation_factor", "max_grad_norm", "tensorboard"}
+SAME |= {"wandb", "ckpt_interval_minutes", "lr", "weight_decay", "n_warmup_steps", "num_workers", "checkpointer"}
+KEPT = {"bidirectional", "speed_changes"}
+"""Keys of separation that the published recognizers name in another place."""
+
+
+@pytest.mark.parametrize(("task", "name"), FILES)
+def test_the_same_thing_has_the_same_key_in_all_tasks(task, name):
+    settings = read_settings(files_of(task)[name])
+    common = read_settings(HPARAMS / "common.yaml")
+    assert settings.keys() >= SAME | common.keys()
+    assert (settings["task"], settings["experiment_name"]) == (task, name)
+    assert not settings.keys() & RENAMED.keys() - KEPT
+    assert [key for key, value in settings.items() if "results/" in value] == ["output_folder"]
+    used = {"max_grad_norm", "dropout", "n_total_steps", "mamba_config"} & settings.keys()
+    assert all(f"<{key}" in read_hparams(files_of(task)[name]) for key in used - {"max_grad_norm"})
+
+
+def test_no_key_does_nothing():
+    """Each key is referred to in its file, or named in the code that reads the file."""
+    code = "".join(
+        path.read_text() for top in ("recipes", "speechbrain_mamba") for path in HPARAMS.parent.glob(f"{top}/**/*.py")
+    )
+    brain = {"max_grad_norm", "precision", "grad_accumulation_factor", "ckpt_interval_minutes"}  # of SpeechBrain
+    replaced = {"drop_freq", "drop_chunk", "time_warp"}  # what the small recognizers have instead is in fea_augment
+    for task, name in FILES:
+        text = read_hparams(files_of(task)[name])
+        referred = set(re.findall(r"<(\w+)", text))
+        idle = {key for key in YAML().load(text).keys() - referred if not re.search(rf"\b{key}\b", code)}
+        assert idle <= {"__set_seed"} | brain | (replaced if name.startswith("mini") else set())

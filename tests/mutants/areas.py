@@ -28,6 +28,7 @@ AREAS = {
     "evaluation": _package("evaluation"),
     "utils": _package("utils", "tests/hparams"),
     "inference": _package("inference"),
+    "cli": _package("cli"),
     "recipes-separation": Area(("recipes/separation/*.py",), ("tests/recipes/test_*separation*.py",)),
     "recipes-asr": Area(("recipes/asr/*.py",), ("tests/recipes/test_*asr*.py", "tests/corpora/test_librispeech.py")),
     "recipes-tts": Area(("recipes/tts/*.py",), ("tests/recipes/test_*tts*.py",)),

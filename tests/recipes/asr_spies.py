@@ -20,7 +20,7 @@ KEYS = ["id", "sig", "wrd", "tokens", "tokens_bos", "tokens_eos"]
 
 
 def importer(monkeypatch):
-    """A function that imports a module of the recipes, anew in each test."""
+    """A function that imports a module of the recipes, again in each test."""
     monkeypatch.syspath_prepend(RECIPE)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # SpeechBrain replaces it
     for file in RECIPE.glob("*.py"):

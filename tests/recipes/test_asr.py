@@ -68,7 +68,7 @@ def run(recipe, monkeypatch, tmp_path):
 
 
 def as_manifest(corpus, folder):
-    """The corpus as CSV manifests of one's own, and the number of its characters with SentencePiece's three."""
+    """The corpus as CSV manifests, and the number of its characters with SentencePiece's three."""
     files = prepare_librispeech(corpus, folder, {"train": ["train"], "valid": ["valid"], "test": ["test"]})
     with open(files["train"], newline="") as file:
         characters = set("".join(row["wrd"] for row in csv.DictReader(file)))

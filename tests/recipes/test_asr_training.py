@@ -511,6 +511,17 @@ def test_a_trial_run_leaves_no_table(make_reader, tmp_path):
     assert not (tmp_path / "out/training.csv").exists()
 
 
+@pytest.mark.parametrize("faulty, expected", [("B", None), ("AB", math.inf)])
+def test_a_validation_loss_is_of_the_batches_that_have_one(make_reader, tmp_path, faulty, expected):
+    def cost(log_probs, tokens, lens, token_lens):
+        letter = Alphabet().decode(tokens[0].tolist())
+        return (log_probs * 0).sum() + (float("nan") if letter in faulty else 3.0)
+
+    recognition, *_ = make_reader(CTC, hparams={"ctc_cost": cost}, number_of_epochs=1)
+    run(recognition, (spoken("C"), spoken("A", "B"), {"clean": spoken("C")}))
+    assert table(tmp_path)[0]["valid_loss"] == (3.0 if expected is None else expected)
+
+
 @pytest.mark.parametrize("name", [CTC, S2S])
 def test_each_test_set_has_its_results(make_reader, tmp_path, name):
     recognition, *_ = make_reader(name, valid_search_interval=1) if name == S2S else make_reader(name)

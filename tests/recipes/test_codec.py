@@ -95,7 +95,9 @@ def test_a_codec_is_trained_and_makes_tokens(train, heard, manifests, monkeypatc
     scores = json.loads((out / "test" / "reconstruction.json").read_text())
     assert scores["mel"] > 0 and 1 <= scores["perplexity"] <= 16
     scores = json.loads((out / "test" / "word_errors.json").read_text())
-    assert scores == {"reference_wer": 0, "wer": 50, "first_codebook_wer": 100}
+    assert scores == {"utterances": 3, "reference_wer": 0, "wer": 50, "first_codebook_wer": 100}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mel " in shown and "perplexity " in shown and "first_codebook_wer 100.0 %" in shown
     assert judges == [("somebody", "cpu:0")]
     examples = sorted(path.name for path in (out / "test" / "examples").iterdir())
     assert examples == ["test0.png", "test0_original.wav", "test0_reconstruction.wav"]
@@ -237,7 +239,7 @@ def brain(tmp_path):
     def make(against=True, max_grad_norm=1e6, **weights):
         modules = {"codec": Gain(), "discriminator": Listener(), "mel_loss": Distance()}
         hparams = {f"{name}_weight": weights.get(name, 0.0) for name in WEIGHTS}
-        hparams |= {"adversarial": against, "max_grad_norm": max_grad_norm, "codebook_size": 4}
+        hparams |= {"adversarial": against, "max_grad_norm": max_grad_norm, "sample_rate": 8000, "n_examples": 0}
         hparams |= {"codec": modules["codec"], "output_folder": str(tmp_path)}
         hparams |= {"train_logger": SimpleNamespace(log_stats=lambda *_, **__: None)}
         hparams |= {"lr_scheduler": lambda optimizer: optimizer.param_groups[0].update(lr=0.01)}
@@ -379,54 +381,6 @@ def test_the_table_has_means_of_the_terms_and_the_perplexity_of_valid_codes(brai
     assert training.checkpointer.find_checkpoint(min_key="mel").meta["mel"] == pytest.approx(later["mel"].item())
 
 
-class Loud:
-    """A codec of frames of 500 samples whose decoder shouts as loudly as its codebooks together say."""
-
-    def to(self, device):
-        return self
-
-    def eval(self):
-        return self
-
-    def encode(self, wavs):
-        frames = -(-wavs.shape[1] // 500)
-        return torch.tensor([7, 4, 10]).expand(1, frames, 3), torch.tensor([frames])
-
-    def decode(self, codes, lengths):
-        assert lengths.tolist() == [codes.shape[1]]
-        return torch.full((1, 500 * codes.shape[1]), 0.1 * int(codes[0, 0].sum())), 500 * lengths
-
-
-def test_examples_have_the_length_of_the_recording_and_do_not_clip(manifests, undrawn, tmp_path):
-    script = load_script("codec/train")
-    hparams = {"manifest_folder": manifests, "data_root": None, "sample_rate": 8000, "codec": Loud()}
-    hparams |= {"n_examples": 2, "output_folder": tmp_path}
-    script.write_examples(hparams, script.make_dataset(hparams, "test"), "cpu")
-    folder = tmp_path / "test" / "examples"
-    assert sorted(path.name for path in folder.glob("*.png")) == ["test0.png", "test1.png"]
-    original, reconstruction = (
-        read_audio(folder / f"test0_{kind}.wav", 8000) for kind in ("original", "reconstruction")
-    )
-    assert torch.allclose(original, read_audio(tmp_path / "wavs" / "test0.wav", 8000), atol=1e-4)
-    assert len(reconstruction) == len(original) == 2400
-    assert torch.allclose(reconstruction, torch.ones(2400), atol=1e-3)
-
-
-def test_words_are_counted_in_recordings_and_after_all_and_after_one_codebook(manifests, tmp_path):
-    script, heard = load_script("codec/train"), []
-    hparams = {"manifest_folder": manifests, "data_root": None, "sample_rate": 8000, "codec": Loud()}
-
-    def recognize(wav, rate):
-        heard.append((len(wav), round(float(wav.max()), 1), rate))
-        return {0.3: "One, two!", 2.1: "one", 0.7: "three two one"}[heard[-1][1]]
-
-    dataset = script.make_dataset(hparams, "test")
-    script.write_word_errors({**hparams, "output_folder": tmp_path}, dataset, recognize, "cpu")
-    assert heard == [(length, level, 8000) for length in (2400, 3200, 4000) for level in (0.3, 2.1, 0.7)]
-    scores = json.loads((tmp_path / "test" / "word_errors.json").read_text())
-    assert scores == {"reference_wer": 0, "wer": 50, "first_codebook_wer": 100}
-
-
 def test_missing_manifests_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no train\.csv and no train\.json"):
         find_manifests(tmp_path)
@@ -503,6 +457,32 @@ def test_the_codec_leaves_no_gradients_in_the_discriminator(brain):
     assert training.modules.discriminator.scale.requires_grad
     training.fit_batch(Batch())
     assert training.modules.discriminator.scale.grad is None
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_scaler_of_the_gradients_changes_no_step(brain, accumulation):
+    """FP16 has one."""
+    weights, reached = dict(zip(WEIGHTS, (1, 2, 4, 8, 16))), []
+    for enabled in (False, True):
+        training = brain(**weights)
+        training.scaler = torch.GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+        training.grad_accumulation_factor = accumulation
+        for _ in range(4):
+            training.fit_batch(Batch())
+        assert training.optimizer_step == 4 / accumulation
+        reached.append([parameter.item() for parameter in training.modules.parameters()])
+    assert reached[0] == pytest.approx(reached[1], rel=1e-4)
+
+
+def test_a_batch_without_a_finite_loss_has_no_part_in_the_means(brain):
+    training = brain(mel=1.0)
+    training.fit_batch(Batch())
+    means = training.stage_scores(sb.Stage.TRAIN, 0.0)
+    spoilt = Batch()
+    spoilt.sig = (SIGNALS * math.nan, spoilt.sig[1])
+    assert training.fit_batch(spoilt).isnan()
+    assert training.stage_scores(sb.Stage.TRAIN, 0.0) == means
+    assert training.modules.codec.gain.isfinite() and training.n_skipped >= 1
 
 
 def test_a_discriminator_with_infinite_gradients_does_not_step(brain):

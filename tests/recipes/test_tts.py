@@ -1,28 +1,23 @@
 """The synthesis recipe from end to end, on tokens made up."""
 
 import csv
-import itertools
 import json
+from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import speechbrain as sb
 import torch
 
 from speechbrain_mamba.dataio.audio import audio_info
-from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, token_dataset, write_tokens
-from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
-from speechbrain_mamba.text.phonemes import TextTokenizer
-from speechbrain_mamba.utils.hparams import load_hparams
-from tests.conftest import HPARAMS
+from speechbrain_mamba.dataio.codec_tokens import read_tokens
 
 pytest.importorskip("encodec", reason="the package encodec is not installed")
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
-from tests.recipes.tts_spies import load_script, run_script
+from tests.recipes.tts_spies import load_script, make_predictable_speech, run_script
 
 TINY = {
     "n_phonemes": 12, "n_codebooks": 3, "codebook_size": 16, "num_layers": 1, "d_model": 32, "d_ffn": 32, "nhead": 2,
@@ -34,27 +29,10 @@ TINY = {
 PROMPTS = ("prompt", "other_prompt")
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    """The recipe as a module."""
-    return load_script("tts/train")
-
-
 @pytest.fixture
 def tokens(tmp_path):
-    """Speech that says each phoneme for three frames, by tokens that follow from it."""
-    rng = np.random.default_rng(0)
-    facts = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=3, codebook_size=16)
-    TextTokenizer(list("abcdefghij"), "characters").save(tmp_path / "tokens" / "text.json")
-    for split, count in {"train": 40, "valid": 6, "test": 6}.items():
-        utterances = []
-        for i in range(count):
-            phonemes = rng.integers(10, size=rng.integers(2, 6))
-            codes = np.stack([phonemes, phonemes + 3, 15 - phonemes], 1).repeat(3, 0)
-            utterance = {"ID": f"{split}{i}", "spk_id": "ab"[i % 2], "wrd": "", "wav": f"{split}{i}.wav"}
-            utterances.append(utterance | {"phonemes": phonemes, "codes": codes})
-        write_tokens(tmp_path / "tokens", split, utterances, facts)
-    return tmp_path / "tokens"
+    """Speech that says each phoneme for three frames."""
+    return make_predictable_speech(tmp_path / "tokens")
 
 
 @pytest.fixture
@@ -154,168 +132,6 @@ def test_a_codec_or_judge_that_does_not_fit_stops_before_the_training(run, tmp_p
     assert not (tmp_path / "out" / "training.csv").exists()
 
 
-def test_speech_goes_behind_other_speech_of_its_speaker(recipe, tokens):
-    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
-    tokenizer = recipe.load_tokenizer(hparams)
-    dataset, *_ = recipe.make_dataset(hparams, "valid", tokenizer)
-    items, codes, _ = read_tokens(tokens, "valid")
-    alone = {example["id"]: example for example in token_dataset(items, codes)}
-    for example in dataset:
-        own = alone[example["id"]]
-        assert all(torch.equal(example[key], own[key]) for key in ("codes", "phonemes"))
-        prompt = [other for other in alone.values() if torch.equal(other["codes"], example["prompt_codes"])]
-        assert items[prompt[0]["id"]]["spk_id"] == items[example["id"]]["spk_id"]
-        assert torch.equal(example["prompt_phonemes"], prompt[0]["phonemes"])
-
-
-def test_a_share_of_the_training_stands_alone(recipe, tokens):
-    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
-    tokenizer = recipe.load_tokenizer(hparams)
-    train, prompts, _ = recipe.make_dataset(hparams, "train", tokenizer)
-    items, codes, _ = read_tokens(tokens, "train")
-    alone = {example["id"]: example for example in token_dataset(items, codes)}
-    torch.manual_seed(0)
-    assert all(len(example["prompt_codes"]) for example in train)
-    prompts.share = 0.5
-    examples = list(train)
-    without = [example for example in examples if len(example["prompt_codes"]) == 0]
-    assert 0 < len(without) < len(examples)
-    assert not any(len(example["prompt_phonemes"]) for example in without)
-    for key in ("codes", "phonemes"):
-        assert all(torch.equal(example[key], alone[example["id"]][key]) for example in examples)
-    valid, *_ = recipe.make_dataset(hparams, "valid", tokenizer)
-    assert all(len(example["prompt_codes"]) for example in valid)
-
-
-def test_short_speech_comes_first(recipe, tokens):
-    hparams = load_hparams(HPARAMS / "tts" / "mini_vallm.yaml", {**TINY, "token_folder": str(tokens)})
-    dataset, *_ = recipe.make_dataset(hparams, "train", recipe.load_tokenizer(hparams))
-    sampler = recipe.batch_sampler(
-        dataset, {**hparams, "num_buckets": 8, "max_batch_frames": 16}, first_length=6, curriculum_epochs=2
-    )
-    longest, batches = {}, {}
-    for epoch in range(1, 5):
-        sampler.set_epoch(epoch)
-        batches[epoch] = list(sampler)
-        longest[epoch] = max(max(sampler.get_durations(batch)) for batch in batches[epoch])
-    assert longest[1] == 6 and 6 < longest[2] < 15 and longest[3] == 15
-    assert len({len(epoch) for epoch in batches.values()}) == 1
-    assert batches[3] != batches[4]
-
-
-def test_noise_takes_a_share_of_the_tokens(recipe):
-    tokens = torch.full((50, 100), 16)
-    noisy = recipe.replace_some(tokens, 0.3, 16)
-    assert (noisy != tokens).float().mean().item() == pytest.approx(0.3, abs=0.05)
-    assert noisy[noisy != tokens].unique().tolist() == list(range(16))
-    assert torch.equal(recipe.replace_some(tokens, 0.0, 16), tokens)
-
-
-@pytest.mark.parametrize(("seconds", "most"), [(3, 150), (20, 200)])
-def test_the_prompt_is_an_eighth_to_a_half_in_training_and_a_quarter_otherwise(recipe, seconds, most):
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(prompt_seconds=seconds), frame_rate=50.0)
-
-    def take_prompts(lengths, stage):
-        codes = Padded(torch.arange(600).repeat(len(lengths), 1)[..., None], torch.tensor(lengths))
-        speech = Utterances(Padded.collate([[1, 2]] * len(lengths)), codes)
-        batch = PromptedBatch([], speech.emptied(), speech)
-        prompt, rest = recipe.CodecLanguageModelBrain.take_prompts(brain, batch, stage)
-        assert not prompt.phonemes.lengths.any() and rest.phonemes == speech.phonemes
-        for *parts, length in zip(prompt.codes.values, rest.codes.values, prompt.codes.lengths, lengths):
-            first, second, count = parts
-            assert [*first[:count, 0], *second[: length - count, 0]] == list(range(length))
-        return prompt.codes.lengths
-
-    drawn = take_prompts([400] * 500, sb.Stage.TRAIN).float()
-    assert 50 <= drawn.min() < 55 and 0.95 * most < drawn.max() <= most
-    assert drawn.median().item() == pytest.approx(125, abs=8)
-    assert take_prompts([2, 400, 560], sb.Stage.VALID).tolist() == [1, 100, 140]
-
-
-def test_draws_are_made_where_the_run_computes(recipe):
-    brain = SimpleNamespace(device="meta", hparams=SimpleNamespace(n_codebooks=4), n_examples=0)
-    lengths = torch.arange(9, 12)
-    for stage in (sb.Stage.TRAIN, sb.Stage.VALID):
-        assert recipe.CodecLanguageModelBrain.target_stage(brain, 3, stage).is_meta
-    assert recipe.replace_some(lengths.to("meta"), 0.5, 16).is_meta
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(prompt_seconds=3), frame_rate=50.0)
-    speech = Utterances(Padded.collate([[1]]), Padded(torch.zeros(1, 9, 4, dtype=torch.long), torch.tensor([9])))
-    batch = PromptedBatch([], speech.emptied(), speech)
-    for stage, device in itertools.product((sb.Stage.TRAIN, sb.Stage.VALID), ("cpu", "meta")):
-        with torch.device(device):  # what is made on the default device would not go with the others
-            prompt, _ = recipe.CodecLanguageModelBrain.take_prompts(brain, batch, stage)
-        assert prompt.codes.values.device.type == "cpu"
-    assert recipe.end_at(torch.zeros(2, 3, dtype=torch.long, device="meta"), lengths[:2].to("meta"), 3).is_meta
-
-
-FRAMES = {"a1": 1, "a2": 2, "a3": 10, "a4": 11, "mute": 5, "b1": 9, "b2": 12, "c1": 7, "c2": 6}
-READING = {"n_codebooks": 1, "codebook_size": 8, "max_seconds": 0.2, "prompt_seconds": 0.14, "prompts": "utterance"}
-
-
-@pytest.fixture
-def mixed(tmp_path):
-    """Utterances of one frame to more than max_seconds, one of them without text, as training and as test."""
-    facts = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=1, codebook_size=8)
-    for split in ("train", "test"):
-        utterances = [
-            {
-                "ID": name,
-                "spk_id": name[0],
-                "wrd": "",
-                "phonemes": [] if name == "mute" else [1],
-                "codes": [[3]] * frames,
-            }
-            for name, frames in FRAMES.items()
-        ]
-        write_tokens(tmp_path / "mixed", split, utterances, facts)
-    return {**READING, "token_folder": tmp_path / "mixed"}
-
-
-def test_what_is_too_short_or_mute_is_left_out_and_of_the_training_what_is_too_long(recipe, mixed, caplog):
-    items, prompts, codes, facts = recipe.read_split(mixed, "train")
-    assert set(items) == set(FRAMES) - {"a1", "a4", "mute", "b2"}
-    assert (len(codes), facts.n_codebooks) == (sum(FRAMES.values()), 1)
-    assert "4 of 9 utterances for train are left out" in caplog.text and "a1, a4, mute, b2." in caplog.text
-    assert prompts.items == items
-    items, *_ = recipe.read_split(mixed, "test")
-    assert set(items) == set(FRAMES) - {"a1", "mute"}
-    caplog.clear()
-    recipe.read_split({**mixed, "max_seconds": 0.02 * 2}, "train")
-    assert "8 of 9" in caplog.text and "a1, a3, a4, mute, b1, ..." in caplog.text
-    with pytest.raises(ValueError, match="None of the 9 utterances for train"):
-        recipe.read_split({**mixed, "max_seconds": 0.02}, "train")
-
-
-def test_behind_other_speech_goes_what_its_speaker_says_more_of(recipe, mixed):
-    """A prompt has at most 7 frames: a2, c1 or c2; a longer utterance may stand behind one."""
-    items, prompts, *_ = recipe.read_split({**mixed, "prompts": "speaker"}, "test")
-    assert set(items) == {"a3", "a4", "c1", "c2"}
-    assert {prompts.draw(name) for name in items} == {"a2", "c1", "c2"}
-    items, prompts, *_ = recipe.read_split({**mixed, "prompts": "speaker", "prompt_seconds": 0.12}, "test")
-    assert set(items) == {"a3", "a4", "c1"}
-
-
-def test_nothing_is_said_of_data_that_can_all_be_used(recipe, tokens, caplog):
-    hparams = load_hparams(HPARAMS / "tts" / "vallm.yaml", {**TINY, "token_folder": str(tokens)})
-    assert len(recipe.read_split(hparams, "train")[0]) == 40
-    assert "left out" not in caplog.text
-    assert len(recipe.load_tokenizer({**hparams, "n_phonemes": 10})) == 10
-
-
-def test_batches_follow_from_seed_and_epoch(recipe, tokens):
-    hparams = load_hparams(HPARAMS / "tts" / "vallm.yaml", {**TINY, "token_folder": str(tokens), "num_buckets": 4})
-    dataset, *_ = recipe.make_dataset(hparams, "train", recipe.load_tokenizer(hparams))
-
-    def batches(seed, epoch):
-        sampler = recipe.batch_sampler(dataset, {**hparams, "seed": seed, "max_batch_ex": 3})
-        sampler.set_epoch(epoch)
-        return list(sampler)
-
-    assert batches(1, 5) == batches(1, 5) != batches(2, 5)
-    assert sorted(map(sorted, batches(1, 5))) != sorted(map(sorted, batches(1, 6)))
-    assert max(map(len, batches(1, 5))) == 3
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -337,9 +153,29 @@ def test_what_does_not_fit_is_named(run, options, words):
         run("vallm", **options)
 
 
-def test_targets_end_after_the_last_token(recipe):
-    targets = recipe.end_at(torch.tensor([[3, 4, 5], [6, 0, 0]]), torch.tensor([3, 1]), 9)
-    assert targets.tolist() == [[3, 4, 5, 9], [6, 9, -1, -1]]
+@pytest.fixture
+def brain():
+    """The recipe's Brain as far as its draws need it, which computes nowhere."""
+    module = load_script("tts/train")
+    brain = SimpleNamespace(device="meta", hparams=SimpleNamespace(n_codebooks=4), n_examples=0)
+    draws = ("prompt_shares", "target_stage")
+    return SimpleNamespace(
+        base=brain, **{name: partial(getattr(module.CodecLanguageModelBrain, name), brain) for name in draws}
+    )
+
+
+def test_the_prompt_is_an_eighth_to_a_half_in_training_and_a_quarter_otherwise(brain):
+    brain.base.device = "cpu"
+    drawn = brain.prompt_shares(5000, sb.Stage.TRAIN)
+    assert 0.125 <= drawn.min() < 0.13 and 0.49 < drawn.max() <= 0.5
+    assert drawn.median().item() == pytest.approx(0.3125, abs=0.02)
+    assert brain.prompt_shares(2, sb.Stage.VALID).tolist() == [0.25, 0.25]
+
+
+def test_draws_are_made_where_the_run_computes(brain):
+    for stage in (sb.Stage.TRAIN, sb.Stage.VALID):
+        assert brain.target_stage(3, stage).is_meta
+        assert brain.prompt_shares(3, stage).is_meta
 
 
 def test_damaged_tokens_stop_the_training(run, tokens):

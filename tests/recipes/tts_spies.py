@@ -158,6 +158,22 @@ def make_speech(folder: Path, counts: dict[str, int]) -> dict[str, dict]:
     return everything
 
 
+def make_predictable_speech(folder: Path) -> Path:
+    """Tokens of speech that says each phoneme for three frames, by codes that follow from it; returns the folder."""
+    rng = np.random.default_rng(0)
+    facts = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=3, codebook_size=16)
+    TextTokenizer(list("abcdefghij"), "characters").save(folder / "text.json")
+    for split, count in {"train": 40, "valid": 6, "test": 6}.items():
+        utterances = []
+        for i in range(count):
+            phonemes = rng.integers(10, size=rng.integers(2, 6))
+            codes = np.stack([phonemes, phonemes + 3, 15 - phonemes], 1).repeat(3, 0)
+            utterance = {"ID": f"{split}{i}", "spk_id": "ab"[i % 2], "wrd": "", "wav": f"{split}{i}.wav"}
+            utterances.append(utterance | {"phonemes": phonemes, "codes": codes})
+        write_tokens(folder, split, utterances, facts)
+    return folder
+
+
 @dataclass
 class Example:
     """One example that was given to a model: which utterance, behind which other one, and with what."""

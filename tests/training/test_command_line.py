@@ -10,7 +10,6 @@ from speechbrain_mamba.training.command_line import check_command_line, read_com
 from tests.conftest import HPARAMS
 
 RECIPES = sorted((HPARAMS.parent / "recipes").glob("*/train.py"))
-RECIPES = [path for path in RECIPES if "check_command_line" in path.read_text()]
 
 
 def help_of(recipe, *arguments, capsys):
@@ -99,6 +98,13 @@ def test_what_is_missing_is_said_with_the_command_that_installs_it(tmp_path, sou
     (tmp_path / "toy.yaml").write_text(hparams)
     with pytest.raises(SystemExit, match=f"This run needs {missing}, not installed here: pip install {missing}"):
         check_command_line(tmp_path / "train.py", [str(tmp_path / "toy.yaml"), *arguments])
+
+
+def test_the_brain_may_stand_in_a_file_beside_the_script(tmp_path):
+    (tmp_path / "train.py").write_text("import torch\nfrom torch import nn\nfrom toy_brain import ToyBrain")
+    (tmp_path / "toy_brain.py").write_text("class ToyBrain:\n    needs = ('no_such_drawing',)")
+    with pytest.raises(SystemExit, match="needs no_such_drawing"):
+        check_command_line(tmp_path / "train.py", [])
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere.yaml"], ["--device", "cpu"]])

@@ -73,6 +73,15 @@ class TestFinishedRuns:
         calls = toy(flags=["--test_only"]).calls
         assert "write_results test" in calls and not trained(calls)
 
+    def test_testing_early_does_not_finish_it(self, toy, monkeypatch):
+        toy(number_of_epochs=1)
+        toy(flags=["--test_only"])
+        with monkeypatch.context() as patch:
+            patch.setattr(toy.Brain, "write_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                toy()
+        assert "export" in toy().calls
+
     def test_debugging_leaves_nothing(self, toy):
         run = toy(flags=["--debug"])
         assert trained(run.calls) == ["1:1", "1:2", "2:1", "2:2"]
@@ -125,6 +134,13 @@ def test_a_package_that_the_file_names_is_needed(toy, tmp_path):
     path.write_text(path.read_text().replace("!name:torch.optim.SGD", "!name:no_such_package.SGD"))
     with pytest.raises(ModuleNotFoundError, match="needs no_such_package"):
         toy()
+
+
+def test_options_of_speechbrain_are_written_down_too(toy):
+    run = toy(lr=0.2, flags=["--precision", "bf16", "--max_grad_norm=3"])
+    text = (run.folder / "hyperparams.yaml").read_text().splitlines()
+    assert {"precision: bf16", "max_grad_norm: 3.0", "lr: 0.2", "n_train: 6"} <= set(text)
+    assert run.brain.text.count("precision: bf16") == 1
 
 
 def test_an_interval_in_steps_replaces_one_in_minutes(toy):

@@ -45,9 +45,8 @@ def test_a_file_of_the_hub_is_collected_where_it_is_asked_for(tmp_path, hub):
 
 
 def test_what_the_hub_does_not_have_is_named(hub):
-    with pytest.raises(
-        FileNotFoundError, match=r"'someone/model' is not a folder, and the Hub gave no am\.ckpt .*404: nothing there"
-    ):
+    message = r"'someone/model' is not a folder, and the Hub gave no am\.ckpt .*404: nothing there"
+    with pytest.raises(FileNotFoundError, match=message):
         fetch_pretrained("someone/model", "am.ckpt")
     with pytest.raises(FileNotFoundError, match=r"'no/one' is not a folder"):
         fetch_pretrained("no/one", "lm.ckpt")

@@ -8,8 +8,8 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from speechbrain_mamba.lobes.models.recognition.chunked_mamba import ChunkedBiMamba
-from speechbrain_mamba.lobes.models.recognition.conmamba import ConmambaEncoderLayer, is_bidirectional
 from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
+from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer, is_bidirectional
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
@@ -152,9 +152,9 @@ def test_encoder_is_layers_in_order_and_a_normalization(options):
     for i, length in enumerate(lengths):
         expected = x[i : i + 1, :length]
         for layer in encoder.layers:
-            twin = ConmambaEncoderLayer(12, 16, **options).eval()
-            twin.load_state_dict(layer.state_dict())
-            expected = twin(expected)
+            copied = ConmambaEncoderLayer(12, 16, **options).eval()
+            copied.load_state_dict(layer.state_dict())
+            expected = copied(expected)
         expected = F.layer_norm(expected, (12,), encoder.norm.norm.weight, encoder.norm.norm.bias, 1e-6)
         assert relative_error(y[i, :length], expected[0]) < 1e-5
 

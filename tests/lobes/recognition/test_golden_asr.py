@@ -19,7 +19,7 @@ FILES = {
     "CTC/conmamba_large": "conmamba_ctc",
 }
 TINY = ["conmamba_ctc_tiny", "conmamba_s2s_tiny", "conmambamamba_s2s_tiny"]
-PUBLISHED_TWINS = {"conformer_small": 13.3e6, "conformer_large": 109.1e6, "conformer_ctc": 28.8e6}
+PUBLISHED_BASELINES = {"conformer_small": 13.3e6, "conformer_large": 109.1e6, "conformer_ctc": 28.8e6}
 
 
 def load_modules(name, **overrides):
@@ -41,10 +41,10 @@ def test_state_dict_and_parameter_count(name):
     assert sum(p.numel() for p in modules.parameters()) == expected["parameters"]
 
 
-@pytest.mark.parametrize("name", PUBLISHED_TWINS)
-def test_twins_have_the_published_size(name):
+@pytest.mark.parametrize("name", PUBLISHED_BASELINES)
+def test_baselines_have_the_published_size(name):
     parameters = sum(p.numel() for p in load_modules(name).parameters())
-    assert parameters == pytest.approx(PUBLISHED_TWINS[name], abs=0.05e6)
+    assert parameters == pytest.approx(PUBLISHED_BASELINES[name], abs=0.05e6)
 
 
 @pytest.mark.parametrize("name", TINY)

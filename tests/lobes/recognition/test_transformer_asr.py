@@ -62,7 +62,7 @@ def test_positional_arguments_are_speechbrains():
     assert type(net.decoder).__name__ == "TransformerDecoder"
 
 
-def speechbrains_twin(net, **options):
+def speechbrains_own(net, **options):
     """SpeechBrain's model with a Transformer encoder, and all weights of ours that it has a place for."""
     theirs = speechbrain_asr.TransformerASR(**{**SIZE, "encoder_module": "transformer", **options})
     theirs.load_state_dict(net.state_dict(), strict=False)
@@ -95,7 +95,7 @@ POSITIONS = [
 def test_encoder_and_decoder_get_the_inputs_that_speechbrains_get(attention_type, encoding):
     options = {"attention_type": attention_type, "positional_encoding": encoding, "dropout": 0.3}
     net = conmamba(decoder_module="mamba", **options).eval()
-    theirs = speechbrains_twin(net, **options)
+    theirs = speechbrains_own(net, **options)
     src, tgt, memory = torch.randn(2, 30, 6, 4), torch.randint(1, 20, (2, 7)), torch.randn(2, 30, 16)
     theirs.encoder, theirs.decoder = Spy(memory, None), Spy(memory, None, [None])
     theirs.encode(src)
@@ -120,7 +120,7 @@ def test_no_positions_at_all():
 def test_transformer_decoder_over_conmamba_is_speechbrains(attention_type, pad_idx):
     """Tokens that pad are never attended to, and no frames past a length: theirs gets what our encoder gives."""
     net = scramble(conmamba(attention_type=attention_type)).eval()
-    theirs = speechbrains_twin(net, attention_type=attention_type)
+    theirs = speechbrains_own(net, attention_type=attention_type)
     src, wav_len = torch.randn(2, 30, 24), torch.tensor([1.0, 0.5])
     tgt = torch.tensor([[1, 0, 5, 7, 0, 9, 5], [1, 5, 3, 2, 5, 5, 0]])
     memory = net.encode(src, wav_len)

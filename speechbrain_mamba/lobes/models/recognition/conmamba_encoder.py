@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from speechbrain.nnet.activations import Swish
 from speechbrain.nnet.normalization import LayerNorm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.conmamba import ConmambaEncoderLayer
+from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer
 from speechbrain_mamba.ops import mask_frames
 
 
@@ -37,12 +35,17 @@ class ConmambaEncoder(nn.Module):
     ---------
     num_layers : int
         Number of layers.
-    d_model, d_ffn, kernel_size, activation, bias, dropout, causal, mamba_config
-        As in :class:`~speechbrain_mamba.lobes.models.recognition.conmamba.ConmambaEncoderLayer`.
+    d_model, d_ffn : int
+        Channels of input and output, and inside the feed-forward modules.
+    causal : bool
+        Whether a frame sees no later frames.
     output_hidden_states : bool
         Whether to return the input and the output of each layer too.
     layerdrop_prob : float
         Probability of skipping a layer in training.
+    **layer_options
+        ``kernel_size``, ``activation``, ``bias``, ``dropout`` and ``mamba_config`` of
+        :class:`~speechbrain_mamba.lobes.models.recognition.conmamba_layer.ConmambaEncoderLayer`.
 
     Example
     -------
@@ -58,19 +61,14 @@ class ConmambaEncoder(nn.Module):
         num_layers: int,
         d_model: int,
         d_ffn: int,
-        kernel_size: int = 31,
-        activation: Callable[[], nn.Module] = Swish,
-        bias: bool = True,
-        dropout: float = 0.0,
         causal: bool = False,
-        mamba_config: Mapping[str, Any] | None = None,
         output_hidden_states: bool = False,
         layerdrop_prob: float = 0.0,
+        **layer_options: Any,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ConmambaEncoderLayer(d_model, d_ffn, kernel_size, activation, bias, dropout, causal, mamba_config)
-            for _ in range(num_layers)
+            ConmambaEncoderLayer(d_model, d_ffn, causal=causal, **layer_options) for _ in range(num_layers)
         )
         self.norm = LayerNorm(d_model, eps=1e-6)
         self.causal = causal

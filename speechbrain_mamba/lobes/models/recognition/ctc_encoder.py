@@ -51,10 +51,8 @@ class CTCEncoder(nn.Module):
 
         Arguments
         ---------
-        wavs : Tensor
-            Waveforms (batch, samples).
-        wav_lens : Tensor
-            Lengths relative to the longest, floats (batch,) in [0, 1].
+        wavs, wav_lens : Tensor
+            Waveforms (batch, samples), and their lengths relative to the longest, floats (batch,) in [0, 1].
 
         Returns
         -------

@@ -143,8 +143,10 @@ class MambaDecoder(nn.Module):
     ---------
     num_layers : int
         Number of layers.
-    d_model, d_ffn, activation, dropout, mamba_config
-        As in :class:`MambaDecoderLayer`.
+    d_model, d_ffn : int
+        Channels of targets and memory, and inside the feed-forward networks.
+    **layer_options
+        ``activation``, ``dropout`` and ``mamba_config`` of :class:`MambaDecoderLayer`.
 
     Example
     -------
@@ -157,19 +159,10 @@ class MambaDecoder(nn.Module):
     True
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        d_model: int,
-        d_ffn: int,
-        activation: Callable[[], nn.Module] = nn.ReLU,
-        dropout: float = 0.0,
-        mamba_config: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, num_layers: int, d_model: int, d_ffn: int, **layer_options: Any) -> None:
         super().__init__()
-        self.layers: Any = nn.ModuleList(
-            MambaDecoderLayer(d_model, d_ffn, activation, dropout, mamba_config) for _ in range(num_layers)
-        )
+        layers = (MambaDecoderLayer(d_model, d_ffn, **layer_options) for _ in range(num_layers))
+        self.layers: Any = nn.ModuleList(layers)
         self.norm = LayerNorm(d_model, eps=1e-6)
 
     def forward(

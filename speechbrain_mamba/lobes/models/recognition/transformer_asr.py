@@ -20,11 +20,9 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
+from speechbrain_mamba.lobes.models.recognition.transformer_options import check_options
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
-
-ENCODERS = ("transformer", "conformer", "branchformer", "conmamba")
-DECODERS = ("transformer", "mamba")
 
 
 class TransformerASR(speechbrain_asr.TransformerASR):
@@ -79,35 +77,19 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         bound = inspect.signature(super().__init__).bind(*args, **kwargs)
         bound.apply_defaults()
         options = bound.arguments
-        _check_options(options, decoder_module, mamba_config)
+        check_options(options, decoder_module, mamba_config)
         mamba_decoder = decoder_module == "mamba" and options["num_decoder_layers"] > 0
         # SpeechBrain's class makes no encoder for an unknown name, and no decoder of zero layers
         super().__init__(**{**options, "num_decoder_layers": 0 if mamba_decoder else options["num_decoder_layers"]})
         self.encoder_module, self.decoder_module = options["encoder_module"], decoder_module
+        shared = {key: options[key] for key in ("d_model", "d_ffn", "activation", "dropout")}
+        shared["mamba_config"] = mamba_config
         if self.encoder_module == "conmamba":
-            self.encoder = ConmambaEncoder(
-                num_layers=options["num_encoder_layers"],
-                d_model=options["d_model"],
-                d_ffn=options["d_ffn"],
-                kernel_size=options["kernel_size"],
-                activation=options["activation"],
-                bias=options["bias"],
-                dropout=options["dropout"],
-                causal=self.causal,
-                mamba_config=mamba_config,
-                output_hidden_states=options["output_hidden_states"],
-                layerdrop_prob=options["layerdrop_prob"],
-            )
+            own = {key: options[key] for key in ("kernel_size", "bias", "output_hidden_states", "layerdrop_prob")}
+            self.encoder = ConmambaEncoder(options["num_encoder_layers"], causal=self.causal, **shared, **own)
         if mamba_decoder:
             self.custom_tgt_module = ModuleList(NormalizedEmbedding(options["d_model"], options["tgt_vocab"]))
-            self.decoder = MambaDecoder(
-                num_layers=options["num_decoder_layers"],
-                d_model=options["d_model"],
-                d_ffn=options["d_ffn"],
-                activation=options["activation"],
-                dropout=options["dropout"],
-                mamba_config=mamba_config,
-            )
+            self.decoder = MambaDecoder(options["num_decoder_layers"], **shared)
         if self.encoder_module == "conmamba" or mamba_decoder:
             _draw_matrices(self)
 
@@ -334,28 +316,6 @@ def _draw_matrices(net: nn.Module) -> None:
     for parameter in net.parameters():
         if parameter.dim() > 1 and id(parameter) not in keep:
             nn.init.xavier_normal_(parameter)
-
-
-def _check_options(options: dict[str, Any], decoder_module: str, mamba_config: Mapping[str, Any] | None) -> None:
-    encoder_module = options["encoder_module"]
-    for name, value, known in (
-        ("encoder_module", encoder_module, ENCODERS),
-        ("decoder_module", decoder_module, DECODERS),
-        ("attention_type", options["attention_type"], ("regularMHA", "RelPosMHAXL", "hypermixing", "RoPEMHA")),
-        ("positional_encoding", options["positional_encoding"], ("fixed_abs_sine", None)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, known))}.")
-    uses_mamba = encoder_module == "conmamba" or decoder_module == "mamba"
-    if uses_mamba and not options["normalize_before"]:
-        raise ValueError(
-            "normalize_before is False, but ConMamba and the Mamba decoder normalize before: set it to True."
-        )
-    if mamba_config and not uses_mamba:
-        raise ValueError(
-            f"mamba_config is given, but encoder_module is '{encoder_module}' and decoder_module '{decoder_module}': "
-            "set encoder_module to conmamba or decoder_module to mamba, or leave mamba_config out."
-        )
 
 
 def _positions(encoding: PositionalEncoding, start: int, time: int, kind: str) -> Tensor:

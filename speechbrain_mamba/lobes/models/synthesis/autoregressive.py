@@ -106,7 +106,7 @@ class AutoregressiveCodecLM(nn.Module):
         """
         joint, said, spoken = self.prompt_order == "joint", prompt.phonemes.lengths, prompt.codes.lengths
         history = F.pad(prompt.codes.values, (1, 0), value=self.bos_index)
-        # joint: the speech goes on from the prompt's last token; interleaved: it begins again
+        # joint: the speech follows the last token of the prompt; interleaved: it begins again
         before = history.gather(1, spoken[:, None]) if joint else torch.full_like(spoken, self.bos_index)[:, None]
         prompt_text = Padded(self.phoneme_embedding(prompt.phonemes.values), said)
         prompt_sound = Padded(self.code_embedding(history), spoken if joint else spoken + (spoken > 0))
@@ -148,7 +148,7 @@ class AutoregressiveCodecLM(nn.Module):
         prompt : Utterances
             As in :meth:`forward`.
         phonemes : Padded
-            What is to be said, at least 1 phoneme, integers (batch, phonemes).
+            Phonemes of the text to speak, at least 1, integers (batch, phonemes).
 
         Returns
         -------

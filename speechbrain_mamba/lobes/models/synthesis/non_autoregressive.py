@@ -41,7 +41,7 @@ class NonAutoregressiveCodecLM(nn.Module):
     >>> lm = NonAutoregressiveCodecLM(40, 64, 4, "mamba", num_layers=2, d_model=8, d_ffn=16)
     >>> phonemes = Padded(torch.randint(40, (2, 6)), torch.tensor([6, 4]))
     >>> speech = Utterances(phonemes, Padded(torch.randint(64, (2, 20, 4)), torch.tensor([20, 15])))
-    >>> prompt = speech.emptied()._replace(codes=Padded(torch.randint(64, (2, 7, 4)), torch.tensor([7, 5])))
+    >>> prompt = Utterances(phonemes, Padded(torch.randint(64, (2, 7, 4)), torch.tensor([7, 5])))
     >>> lm(prompt, speech, stage=torch.tensor([1, 3])).shape
     torch.Size([2, 20, 64])
     """
@@ -95,11 +95,11 @@ class NonAutoregressiveCodecLM(nn.Module):
         Arguments
         ---------
         prompt : Utterances
-            What comes before the speech, with all codebooks (batch, frames, n_codebooks). It may be the beginning of
-            an utterance, and have no phonemes of its own.
+            Utterances before those to speak, with codes (batch, frames, n_codebooks). A prompt may be the beginning of
+            its utterance, without phonemes of its own.
         speech : Utterances
-            What is said, at least 1 phoneme, with codes (batch, frames, n_codebooks) of which those below the stage are
-            read.
+            The utterances to speak, at least 1 phoneme each, with codes (batch, frames, n_codebooks); those below the
+            stage are read.
         stage : Tensor
             Which codebook to predict, counted from 0, so that it is 1 to n_codebooks - 1; integers (batch,).
 
@@ -128,7 +128,7 @@ class NonAutoregressiveCodecLM(nn.Module):
         prompt : Utterances
             As in :meth:`forward`.
         speech : Utterances
-            What is said, with codes (batch, frames) of the first codebook.
+            The utterances to speak, with codes (batch, frames) of the first codebook.
 
         Returns
         -------

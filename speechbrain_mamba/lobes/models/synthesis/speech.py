@@ -13,7 +13,7 @@ from speechbrain_mamba.lobes.models.synthesis.system import Sampler, VallE
 
 
 class Speech(NamedTuple):
-    """What was said."""
+    """Synthesized speech."""
 
     wavs: Tensor
     """Waveforms (batch, samples), zero past each length."""

@@ -121,7 +121,7 @@ class VallE(nn.Module):
             Utterances whose voices are taken: phonemes, integers (batch, phonemes), and at least one frame of codes,
             integers (batch, frames, codebooks).
         phonemes : Padded
-            What is to be said, at least one phoneme, integers (batch, phonemes).
+            Phonemes of the text to speak, at least 1, integers (batch, phonemes).
         max_frames : int
             The most frames to make.
         sampler : callable, optional

@@ -1,0 +1,148 @@
+"""The splits of a token folder, as a synthesis recipe's hyper-parameters ask for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens
+from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
+from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
+from speechbrain_mamba.text.phonemes import TextTokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def batch_sampler(dataset: DynamicItemDataset, hparams: Mapping[str, Any], **options: Any) -> LengthCurriculumSampler:
+    """Make batches of utterances of similar length, limited in their frames and number.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The utterances, with ``frames``.
+    hparams : mapping
+        ``max_batch_frames``, ``max_batch_ex``, ``num_buckets`` and ``seed``.
+    **options
+        Options of the sampler, such as those of its curriculum.
+
+    Returns
+    -------
+    LengthCurriculumSampler
+        The sampler.
+    """
+    return LengthCurriculumSampler(
+        dataset,
+        hparams["max_batch_frames"],
+        hparams["num_buckets"],
+        length_func=lambda item: item["frames"],
+        batch_ordering="random",
+        max_batch_ex=hparams["max_batch_ex"],
+        seed=hparams["seed"],
+        **options,
+    )
+
+
+def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict], VoicePrompts, np.ndarray, TokenFacts]:
+    """Read the utterances of a split that can be used. Others are left out, with a warning that names some.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``token_folder``, ``n_codebooks``, ``codebook_size``, ``prompts`` (``speaker``: each needs another utterance of
+        its speaker; ``utterance``), ``prompt_seconds``, the longest prompt, and ``max_seconds``, the longest training
+        utterance.
+    split : str
+        The split.
+
+    Returns
+    -------
+    items : dict of str to dict
+        Utterances by id.
+    prompts : VoicePrompts
+        Prompts for them.
+    codes, facts
+        Returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+
+    Raises
+    ------
+    FileNotFoundError
+        When files are missing.
+    ValueError
+        When the tokens are damaged or of another codec, or when no utterance can be used.
+    """
+    folder = Path(hparams["token_folder"])
+    items, codes, facts = read_tokens(folder, split)
+    for name in ("n_codebooks", "codebook_size"):
+        if getattr(facts, name) != hparams[name]:
+            raise ValueError(
+                f"The tokens in '{folder}' have a {name} of {getattr(facts, name)}, but the hyper-parameters say "
+                f"{hparams[name]}: set {name}, or prepare tokens of another codec."
+            )
+    longest = hparams["max_seconds"] * facts.frame_rate if split == "train" else float("inf")
+    usable = {key: item for key, item in items.items() if 2 <= item["frames"] <= longest and item["phonemes"]}
+    prompts = VoicePrompts(usable, hparams["prompt_seconds"] * facts.frame_rate)
+    reasons = "are shorter than 2 frames, longer than max_seconds or have no text"
+    if hparams["prompts"] == "speaker":
+        usable = {key: item for key, item in usable.items() if key in prompts}
+        reasons += ", or their speaker says nothing else within prompt_seconds"
+    if len(usable) < len(items):
+        out = [key for key in items if key not in usable]
+        logger.warning(
+            "%d of %d utterances for %s are left out, as they %s: %s%s",
+            len(out), len(items), split, reasons, ", ".join(out[:5]), ", ..." if len(out) > 5 else ".",
+        )  # fmt: skip
+    if not usable:
+        raise ValueError(f"None of the {len(items)} utterances for {split} in '{folder}' can be used: they {reasons}.")
+    return usable, prompts, codes, facts
+
+
+def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
+    """Load the inventory of the tokens' phonemes, ``text.json`` in ``token_folder``.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no inventory.
+    ValueError
+        When it is damaged, or larger than ``n_phonemes``.
+    """
+    tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / "text.json")
+    if len(tokenizer) > hparams["n_phonemes"]:
+        raise ValueError(
+            f"text.json has {len(tokenizer)} symbols: set n_phonemes, which is {hparams['n_phonemes']}, to more."
+        )
+    return tokenizer
+
+
+def make_dataset(
+    hparams: Mapping[str, Any], split: str, tokenizer: TextTokenizer
+) -> tuple[DynamicItemDataset, VoicePrompts, float]:
+    """Make the dataset of a split.
+
+    Arguments
+    ---------
+    hparams, split
+        As in :func:`read_split`.
+    tokenizer : TextTokenizer
+        The phonemes' inventory.
+
+    Returns
+    -------
+    dataset : DynamicItemDataset
+        The utterances, see :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again
+        each time in the split ``train``, and fixed in others.
+    prompts : VoicePrompts
+        The prompts.
+    frame_rate : float
+        Frames per second.
+    """
+    items, prompts, codes, facts = read_split(hparams, split)
+    of_speaker = prompts if hparams["prompts"] == "speaker" else None
+    # prompts come from the whole split, utterances are those that have one
+    dataset = prompted_dataset(prompts.items, codes, tokenizer, of_speaker, fixed=split != "train")
+    return dataset.filtered_sorted(select_n=None, key_test={"id": items.__contains__}), prompts, facts.frame_rate

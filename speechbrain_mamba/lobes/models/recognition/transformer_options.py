@@ -1,0 +1,45 @@
+"""The choices that a ``TransformerASR`` has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ENCODERS = ("transformer", "conformer", "branchformer", "conmamba")
+DECODERS = ("transformer", "mamba")
+
+
+def check_options(options: dict[str, Any], decoder_module: str, mamba_config: Mapping[str, Any] | None) -> None:
+    """Make sure that the options of a ``TransformerASR`` fit together.
+
+    Arguments
+    ---------
+    options : dict
+        Arguments of SpeechBrain's ``TransformerASR`` by name.
+    decoder_module, mamba_config
+        As in :class:`~speechbrain_mamba.lobes.models.recognition.transformer_asr.TransformerASR`.
+
+    Raises
+    ------
+    ValueError
+        When a choice is unknown, or options contradict each other.
+    """
+    encoder_module = options["encoder_module"]
+    for name, value, known in (
+        ("encoder_module", encoder_module, ENCODERS),
+        ("decoder_module", decoder_module, DECODERS),
+        ("attention_type", options["attention_type"], ("regularMHA", "RelPosMHAXL", "hypermixing", "RoPEMHA")),
+        ("positional_encoding", options["positional_encoding"], ("fixed_abs_sine", None)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, known))}.")
+    uses_mamba = encoder_module == "conmamba" or decoder_module == "mamba"
+    if uses_mamba and not options["normalize_before"]:
+        raise ValueError(
+            "normalize_before is False, but ConMamba and the Mamba decoder normalize before: set it to True."
+        )
+    if mamba_config and not uses_mamba:
+        raise ValueError(
+            f"mamba_config is given, but encoder_module is '{encoder_module}' and decoder_module '{decoder_module}': "
+            "set encoder_module to conmamba or decoder_module to mamba, or leave mamba_config out."
+        )
