@@ -127,8 +127,8 @@ def main() -> None:
             summaries = {name: summarise(s) for name, s in seconds.items()}
             for name, summary in summaries.items():
                 ratio = summary["median_ms"] / summaries[best]["median_ms"]
-                what = {"threads": threads, "pass": direction.__name__, "implementation": name}
-                rows.append(what | summary | {f"times_{best.replace(' ', '_')}": ratio})
+                row = {"threads": threads, "pass": direction.__name__, "implementation": name}
+                rows.append(row | summary | {f"times_{best.replace(' ', '_')}": ratio})
     write_table(rows, arguments.csv)
 
 
