@@ -76,10 +76,10 @@ class TrainingBrain(SteppingBrain):
     def set_up(self) -> None:
         """Load what a run needs beside data, so that it fails at once if something is missing."""
 
-    def prepare_data(self, hparams: dict[str, Any]) -> None:
+    def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Prepare the data on disk, in the main process, unless ``skip_prep`` is set."""
 
-    def make_datasets(self, hparams: dict[str, Any]) -> Datasets:
+    def make_datasets(self, hparams: Mapping[str, Any]) -> Datasets:
         """Read the data, in every process."""
         raise NotImplementedError
 
@@ -164,7 +164,7 @@ class TrainingBrain(SteppingBrain):
         if stage == sb.Stage.TRAIN:
             self.epoch_start = time.monotonic()
             if self.train_data is not None:
-                self.train_data.set_epoch(epoch)
+                self.train_data.set_epoch(self.epoch)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Log a stage, save a checkpoint after each epoch, write the results after a test."""
