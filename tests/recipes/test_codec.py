@@ -197,7 +197,7 @@ class Gain(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(0.5))
 
-    def frames(self, samples):
+    def count_frames(self, samples):
         return -(-samples // 2)
 
     def forward(self, wavs, lengths):
@@ -478,11 +478,12 @@ def test_a_batch_without_a_finite_loss_has_no_part_in_the_means(brain):
     training = brain(mel=1.0)
     training.fit_batch(Batch())
     means = training.stage_scores(sb.Stage.TRAIN, 0.0)
-    spoilt = Batch()
+    spoilt, scale = Batch(), training.modules.discriminator.scale.item()
     spoilt.sig = (SIGNALS * math.nan, spoilt.sig[1])
     assert training.fit_batch(spoilt).isnan()
     assert training.stage_scores(sb.Stage.TRAIN, 0.0) == means
-    assert training.modules.codec.gain.isfinite() and training.n_skipped >= 1
+    assert training.modules.codec.gain.isfinite() and training.n_skipped == 1
+    assert training.modules.discriminator.scale.item() == pytest.approx(scale)
 
 
 def test_a_discriminator_with_infinite_gradients_does_not_step(brain):
