@@ -87,11 +87,13 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     >>> from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
     >>> sizes = dict(tgt_vocab=9, input_size=24, d_model=8, nhead=1)
     >>> net = TransformerASR(**sizes, normalize_before=True, decoder_module="mamba")
-    >>> options = dict(bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0, beam_size=4)
-    >>> searcher = S2SMambaBeamSearcher(modules=[net.eval(), Linear(input_size=8, n_neurons=9)], **options)
-    >>> hyps, lengths, scores, log_probs = searcher(torch.randn(2, 10, 8), torch.tensor([1.0, 0.5]))
-    >>> len(hyps), scores.shape
-    (2, torch.Size([2]))
+    >>> options = dict(bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0)
+    >>> options["modules"] = [net.eval(), Linear(input_size=8, n_neurons=9)]
+    >>> memory, wav_len = torch.randn(2, 10, 8), torch.tensor([1.0, 0.5])
+    >>> hyps, lengths, scores, log_probs = S2SMambaBeamSearcher(**options, beam_size=4)(memory, wav_len)
+    >>> greedy_hyps, *_ = S2SMambaGreedySearcher(**options)(memory, wav_len)
+    >>> len(hyps), scores.shape, len(greedy_hyps)
+    (2, torch.Size([2]), 2)
     """
 
     def __init__(self, modules: Sequence[nn.Module], temperature: float = 1.0, **kwargs: Any) -> None:
@@ -116,7 +118,7 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
 
 class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     """Greedy search for Mamba decoders: a drop-in for SpeechBrain's ``S2STransformerGreedySearcher``, as
-    :class:`S2SMambaBeamSearcher` is for its beam search.
+    :class:`S2SMambaBeamSearcher`, which has an example, is for its beam search.
 
     Arguments
     ---------
@@ -125,18 +127,6 @@ class S2SMambaGreedySearcher(_MambaSearch, S2STransformerGreedySearcher):
     **kwargs
         As in ``S2STransformerGreedySearcher``: the ``temperature`` of sampling is 0 by default, which takes the most
         probable token.
-
-    Example
-    -------
-    >>> from speechbrain.nnet.linear import Linear
-    >>> from speechbrain_mamba.lobes.models.recognition.transformer_asr import TransformerASR
-    >>> sizes = dict(tgt_vocab=9, input_size=24, d_model=8, nhead=1)
-    >>> net = TransformerASR(**sizes, normalize_before=True, decoder_module="mamba")
-    >>> ends = dict(bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0)
-    >>> searcher = S2SMambaGreedySearcher(modules=[net.eval(), Linear(input_size=8, n_neurons=9)], **ends)
-    >>> hyps, lengths, scores, log_probs = searcher(torch.randn(2, 10, 8), torch.ones(2))
-    >>> len(hyps)
-    2
     """
 
     @torch.no_grad()

@@ -63,8 +63,7 @@ def plot_curves(
     for axis, (label, columns) in zip(axes[0], panels.items()):
         for column in columns:
             axis.plot([row[x] for row in rows], [row[column] for row in rows], marker=".", label=column)
-        axis.set_xlabel(x)
-        axis.set_ylabel(label)
+        axis.set(xlabel=x, ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()
     _save(figure, path)
@@ -104,15 +103,9 @@ def plot_spectrograms(
     top = max(level.max().item() for level in levels.values())
     figure, axes = _figure(len(signals), 1, (9, 1.9 * len(signals)))
     for axis, (title, level) in zip(axes[:, 0], levels.items()):
-        image = axis.imshow(
-            level.numpy(),
-            origin="lower",
-            aspect="auto",
-            extent=(0, len(signals[title]) / sample_rate, 0, n_mels or sample_rate / 2000),
-            vmin=top - 70,
-            vmax=top,
-            cmap="magma",
-        )
+        extent = (0, len(signals[title]) / sample_rate, 0, n_mels or sample_rate / 2000)
+        options = {"origin": "lower", "aspect": "auto", "extent": extent, "cmap": "magma"}
+        image = axis.imshow(level.numpy(), vmin=top - 70, vmax=top, **options)
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_ylabel("mel band" if n_mels else "kHz")
     axes[-1, 0].set_xlabel("s")
@@ -133,7 +126,6 @@ def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], la
     figure, [[axis]] = _figure(1, 1, (4.5, 4.5))
     axis.plot(*zip(*pairs), ".", alpha=0.6)
     axis.axline((0, 0), slope=1, color="gray", linewidth=1)
-    axis.set_xlabel(labels[0])
-    axis.set_ylabel(labels[1])
+    axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.grid(alpha=0.3)
     _save(figure, path)
