@@ -47,18 +47,10 @@ def export_recognizer(
     tokenizer: SentencePieceProcessor,
     streaming: bool = False,
 ) -> None:
-    """Write a CTC recognizer to a folder that SpeechBrain's ``EncoderASR.from_hparams`` loads.
+    """Write a CTC recognizer, ``CNN``, ``Encoder``, ``ctc_lin`` and ``normalize``, to a folder that SpeechBrain's
+    ``EncoderASR.from_hparams`` loads; arguments as in :func:`~speechbrain_mamba.inference.export.exported`.
 
-    Arguments
-    ---------
-    folder, hparams_text
-        As in :func:`~speechbrain_mamba.inference.export.exported`.
-    modules : dict of str to torch.nn.Module
-        ``CNN``, ``Encoder``, ``ctc_lin`` and ``normalize``.
-    tokenizer : sentencepiece.SentencePieceProcessor
-        Its tokenizer.
-    streaming : bool
-        Whether the encoder was trained to see chunk by chunk; then the exported one does so too.
+    ``streaming`` says whether the encoder was trained to see chunk by chunk; then the exported one does so too.
     """
     keys = [*_KEYS, "chunk_config"] if streaming else _KEYS
     interface = _INTERFACE.format(chunks="chunk_config" if streaming else "no_chunks")

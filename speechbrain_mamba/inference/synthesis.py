@@ -169,19 +169,9 @@ def export_synthesizer(
     tokenizer: TextTokenizer,
     codec: EnCodec,
 ) -> None:
-    """Write a trained synthesizer to a folder that ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub.
-
-    Arguments
-    ---------
-    folder, hparams_text
-        As in :func:`~speechbrain_mamba.inference.export.exported`.
-    modules : dict of str to torch.nn.Module
-        ``ar`` and ``nar``.
-    tokenizer : TextTokenizer
-        The phonemes' inventory.
-    codec : EnCodec
-        The codec of the tokens, which is written too.
-    """
+    """Write a synthesizer, ``ar``, ``nar``, the phonemes' tokenizer and the codec of the tokens, to a folder that
+    ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub; arguments as in
+    :func:`~speechbrain_mamba.inference.export.exported`."""
     needed = {name: modules[name] for name in SpeechSynthesizer.MODULES_NEEDED}
     with exported(folder, hparams_text, _KEYS, _PRETRAINER, needed) as unfinished:
         tokenizer.save(unfinished / _TEXT)
