@@ -172,7 +172,7 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
         for batch in arguments.batch:
             for frames in arguments.time:
                 for training in (False, True):
-                    what = {"channels": channels, "batch": batch, "time": frames,
+                    at = {"channels": channels, "batch": batch, "time": frames,
                             "pass": "forward+backward" if training else "forward"}  # fmt: skip
                     results = {
                         name: measure(name, channels // 2, batch, frames, training, arguments) for name in candidates
@@ -182,8 +182,8 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
                     ours = results["triton"]
                     for name, result in results.items():
                         ratios = {f"times_triton_{key}": result[key] / ours[key] for key in ("ms", "peak_MB")}
-                        rows.append(what | {"implementation": name} | result | ratios)
-                    print(what, {name: f"{result['ms']:.3g} ms" for name, result in results.items()}, flush=True)
+                        rows.append(at | {"implementation": name} | result | ratios)
+                    print(at, {name: f"{result['ms']:.3g} ms" for name, result in results.items()}, flush=True)
     return rows
 
 
