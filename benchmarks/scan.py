@@ -1,10 +1,10 @@
-"""How fast the selective scan is, beside other implementations.
+"""Speed of the selective scan compared with other implementations.
 
     python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
 
-Compares the native kernels, for each instruction set that the machine has, with the step loop in PyTorch (the
-reference backend), the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and the
-matrix products of the same layer. Ratios are those of medians in one run.
+Compares the native kernels, for each instruction set of the machine, with the step loop in PyTorch (the reference
+backend), the parallel scan of mambapy (``pip install mambapy``; left out if it is missing), and the matrix products of
+the same layer. Ratios are those of medians in one run.
 """
 
 from __future__ import annotations
