@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import summarise, time_in_turn, write_table
+from timing import summarize, time_in_turn, write_table
 from torch import Tensor
 
 from speechbrain_mamba import ops
@@ -124,7 +124,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         for direction in (forward, forward_backward):
             seconds = time_in_turn(candidates(arguments, direction), arguments.rounds)
-            summaries = {name: summarise(s) for name, s in seconds.items()}
+            summaries = {name: summarize(s) for name, s in seconds.items()}
             for name, summary in summaries.items():
                 ratio = summary["median_ms"] / summaries[best]["median_ms"]
                 row = {"threads": threads, "pass": direction.__name__, "implementation": name}

@@ -19,22 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def batch_sampler(dataset: DynamicItemDataset, hparams: Mapping[str, Any], **options: Any) -> LengthCurriculumSampler:
-    """Make batches of utterances of similar length, limited in their frames and number.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The utterances, with ``frames``.
-    hparams : mapping
-        ``max_batch_frames``, ``max_batch_ex``, ``num_buckets`` and ``seed``.
-    **options
-        Options of the sampler, such as those of its curriculum.
-
-    Returns
-    -------
-    LengthCurriculumSampler
-        The sampler.
-    """
+    """Make a sampler with ``max_batch_frames``, ``max_batch_ex``, ``num_buckets``, ``seed``, and options of its own."""
     return LengthCurriculumSampler(
         dataset,
         hparams["max_batch_frames"],
@@ -102,15 +87,7 @@ def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict],
 
 
 def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
-    """Load the inventory of the tokens' phonemes, ``text.json`` in ``token_folder``.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no inventory.
-    ValueError
-        When it is damaged, or larger than ``n_phonemes``.
-    """
+    """Load ``text.json`` of ``token_folder``; a ValueError if it has more than ``n_phonemes`` symbols."""
     tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / "text.json")
     if len(tokenizer) > hparams["n_phonemes"]:
         raise ValueError(
@@ -122,25 +99,8 @@ def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
 def make_dataset(
     hparams: Mapping[str, Any], split: str, tokenizer: TextTokenizer
 ) -> tuple[DynamicItemDataset, VoicePrompts, float]:
-    """Make the dataset of a split.
-
-    Arguments
-    ---------
-    hparams, split
-        As in :func:`read_split`.
-    tokenizer : TextTokenizer
-        The phonemes' inventory.
-
-    Returns
-    -------
-    dataset : DynamicItemDataset
-        The utterances, see :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again
-        each time in the split ``train``, and fixed in others.
-    prompts : VoicePrompts
-        The prompts.
-    frame_rate : float
-        Frames per second.
-    """
+    """Make the :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset` of what :func:`read_split` finds, with
+    prompts that are fixed except in ``train``. Returned with the prompts and the frames per second."""
     items, prompts, codes, facts = read_split(hparams, split)
     of_speaker = prompts if hparams["prompts"] == "speaker" else None
     # prompts come from the whole split, utterances are those that have one
