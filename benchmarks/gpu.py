@@ -11,8 +11,8 @@ Each shape is measured for
     floor       no program: the exponentials at 16 per clock and multiprocessor, or the bytes that have to be moved at
                 the bandwidth of a copy measured in the same run, whichever takes longer
 
-A row that fails has the reason in its last column. ``TRITON_INTERPRET=1`` with tiny shapes shows that the script works
-without a GPU; its times mean nothing.
+A row that fails has the reason in its last column. With tiny shapes and NumPy before 2.4, ``TRITON_INTERPRET=1`` shows
+that the script works without a GPU; its times mean nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ import torch
 import torch.nn.functional as F
 from timing import write_table
 from torch import Tensor, nn
-from triton_interpreter import repair
 
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import use_backend
-from speechbrain_mamba.ops.backends import triton as backend
 
 try:
     from causal_conv1d import causal_conv1d_fn
@@ -39,8 +37,6 @@ try:
 except ImportError:
     causal_conv1d_fn = selective_scan_fn = None
 
-if backend.INTERPRETED:
-    repair()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXPONENTIALS_PER_CLOCK = 16
 

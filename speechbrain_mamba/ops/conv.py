@@ -52,8 +52,8 @@ def causal_conv1d(
     activation : str, optional
         None, ``silu`` or its other name ``swish``.
     lengths : Tensor, optional
-        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, whatever
-        they hold.
+        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, even if
+        they hold NaN.
     reverse : bool
         Run backwards in time, from each example's own last valid frame: "earlier" then means later frames.
     initial_state : Tensor, optional

@@ -1,7 +1,7 @@
-"""What a bidirectional Mamba layer does after its input projection, as one operation.
+"""A bidirectional Mamba layer after its input projection, as one operation.
 
-A backend that has it fuses it, and recomputes in the backward pass what the composition of convolution, projections and
-scan would have to keep.
+Some backends fuse it, and recompute in the backward pass the tensors that the composition of convolution, projections
+and scan would have to keep.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def bidirectional_mamba_inner(
     *,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    r"""Everything of a bidirectional Mamba layer but its input projection (arXiv 2407.09732, figure 2).
+    r"""A bidirectional Mamba layer without its input projection (arXiv 2407.09732, figure 2).
 
     With :math:`x, z` the halves of ``xz``, for each direction :math:`u = \mathrm{silu}(\mathrm{conv}(x))`, the step's
     low-rank factor, B and C are ``u @ x_proj_weight.T``, the step is that factor times ``dt_proj_weight``, and
@@ -53,8 +53,8 @@ def bidirectional_mamba_inner(
     out_proj_bias : Tensor, optional
         Its bias, (d_model,).
     lengths : Tensor, optional
-        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, whatever
-        they hold.
+        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, even if
+        they hold NaN.
 
     Returns
     -------

@@ -1,8 +1,7 @@
 """Valid frames of padded batches.
 
 ``lengths`` are absolute numbers of valid frames, one per example. Everything that mixes frames over time takes them,
-and selects (never multiplies) by them, so that whatever stands in the padding, NaN included, reaches neither an output
-nor a gradient.
+and selects (never multiplies) by them, so that no value in the padding, not even NaN, reaches an output or a gradient.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def mask_frames(x: Tensor, lengths: Tensor | None) -> Tensor:
     x : Tensor
         Frames (batch, time, ...).
     lengths : Tensor, optional
-        Valid frames per example, integers (batch,); None leaves ``x`` as it is.
+        Valid frames per example, integers (batch,); with None, ``x`` is returned unchanged.
 
     Returns
     -------
@@ -88,7 +87,7 @@ def absolute_lengths(relative: Tensor | None, time: int) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        Valid frames per example, int64 (batch,); None where ``relative`` is None.
+        Valid frames per example, int64 (batch,); None if ``relative`` is None.
 
     Example
     -------

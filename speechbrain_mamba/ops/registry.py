@@ -35,7 +35,7 @@ _MODULES = {
 """Every backend by name."""
 
 _PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}
-"""What is tried first on a type of device, before the reference backend, fastest first."""
+"""The order of preference on each type of device, before the reference backend."""
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrain_mamba_backend", default=None)
 _loaded: dict[str, ModuleType] = {}
@@ -77,7 +77,7 @@ def _module(name: str) -> ModuleType:
     return _loaded[name]
 
 
-# torch.compile calls this, rather than looking inside.
+# torch.compile calls this instead of tracing it.
 @torch.compiler.assume_constant_result
 def _unavailable(name: str) -> str | None:
     if name not in _reasons:
@@ -146,7 +146,7 @@ def unavailable_backends() -> dict[str, str]:
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve all calls inside the context by one backend.
+    """Serve all calls inside the context with one backend.
 
     Arguments
     ---------
@@ -156,7 +156,7 @@ def use_backend(name: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        When there is no such backend, or it is not available here. Inside the context, a call that the backend cannot
+        When the backend does not exist, or is not available here. Inside the context, a call that the backend cannot
         serve raises a ValueError that says why.
 
     Example

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba: the state space recurrence whose step, input and output maps depend on the input."""
+"""The selective scan of Mamba: a state space recurrence whose step, input and output maps depend on the input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def selective_scan(
 
         h_t = \exp(\Delta_t A)\, h_{t-1} + \Delta_t B_t u_t, \qquad y_t = (C_t \cdot h_t + D u_t)\, \mathrm{silu}(z_t)
 
-    State and accumulation are float32 whatever the inputs' types (float64 for float64 inputs). A pure function,
+    State and accumulation are float32 for all input types but float64, for which they are float64. A pure function,
     differentiable in every tensor.
 
     Arguments
@@ -71,8 +71,8 @@ def selective_scan(
     delta_softplus : bool
         Whether ``delta`` (plus bias) goes through a softplus.
     lengths : Tensor, optional
-        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, whatever
-        they hold.
+        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, even if
+        they hold NaN.
     reverse : bool
         Scan backwards in time, from each example's own last valid frame.
     initial_state : Tensor, optional

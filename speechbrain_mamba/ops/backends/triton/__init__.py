@@ -16,7 +16,7 @@ INTERPRETED = False
 """Whether the kernels run in Triton's interpreter, on CPU tensors, as in tests without a GPU."""
 
 _problem: str | None = None
-"""Why the kernels cannot be used whatever the GPU."""
+"""Why the kernels cannot be used on any GPU."""
 
 if importlib.util.find_spec("triton") is None:
     _problem = "the package triton, which comes with PyTorch for Linux, is not installed."
@@ -28,7 +28,7 @@ else:
         from speechbrain_mamba.utils._compat import triton_interprets
 
         INTERPRETED = triton_interprets()
-    except Exception as error:  # whatever another version of Triton raises, the other backends must go on
+    except Exception as error:  # of another version of Triton; the other backends must still work
         _problem = f"the installed triton does not fit, 3.4 of PyTorch 2.8 or newer is needed: {error}."
     else:
         _kernels = Kernels(

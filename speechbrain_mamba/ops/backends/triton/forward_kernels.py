@@ -4,8 +4,8 @@ Time is cut into chunks that are scanned side by side: :func:`chunk_states_kerne
 :func:`pass_states_kernel` goes through the chunks' last states in the order of the scan, which gives each chunk the
 state that it starts from, and :func:`outputs_kernel` scans again from there. A single chunk needs the last alone.
 
-A thread owns a channel with all of its states and walks the frames of a chunk, so that neighbouring threads read
-neighbouring channels. The two directions of a bidirectional scan are read in place, each walking its own way.
+A thread owns a channel with all of its states and walks the frames of a chunk, so that neighboring threads read
+neighboring channels. The two directions of a bidirectional scan are read in place, each walking its own way.
 """
 
 import triton

@@ -84,7 +84,7 @@ def layer_backward(
     dy = doutput @ out_proj_weight.to(doutput.dtype)
     scans, _ = scan_backward(inputs, gates, states, dy, None, True, False, weights, dz, y)
     del dy
-    doutput = mask_frames(doutput, lengths)  # whatever stands in the padding
+    doutput = mask_frames(doutput, lengths)  # its padding may hold anything
     dout_proj_weight = doutput.flatten(0, 1).T @ y.flatten(0, 1)
     dout_proj_bias = None if out_proj_bias is None else doutput.sum((0, 1))
     dweights = [_matrix_products(*own) for own in zip(directions, inputs, scans, projected)]

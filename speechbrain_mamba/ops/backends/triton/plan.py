@@ -13,7 +13,7 @@ STATES_OF_A_THREAD = 32
 """More are shared by several warps."""
 SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
 PROGRAMS_OF_A_PROCESSOR = 16
-"""So many programs of one warp each keep a multiprocessor busy."""
+"""Programs of one warp each that keep a multiprocessor busy."""
 FORWARD_UNROLL = 2
 SUBCHUNK = 2
 """Frames whose states the walk back holds in registers. With 4 it spills 8 bytes on compute capability 9.0."""
@@ -74,7 +74,7 @@ class Plan:
 
 @cache
 def _processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; where kernels are only compiled or interpreted, as many as an H100 has."""
+    """Multiprocessors of a GPU; those of an H100 if kernels are only compiled or interpreted."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import torch
 
 from speechbrain_mamba.ops.backends.triton import INTERPRETED, conv_launch, plan
+from tests.ops.backends.triton.interpreter import repair
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 RUNS = INTERPRETED or torch.cuda.is_available()
 LONGEST, WIDEST, MOST_STATES = (18, 36, 8) if INTERPRETED else (700, 300, 100)
 
 if INTERPRETED:
-    from benchmarks.triton_interpreter import repair
-
     repair()
 
 

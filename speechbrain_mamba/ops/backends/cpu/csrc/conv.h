@@ -2,7 +2,7 @@
  *
  * Nothing is carried over time, so a task is a piece of an example's time with all its channels: whole rows, as they
  * lie in memory. A piece needs width - 1 inputs before it and, going backward, as many gradients after it; both are
- * loaded or computed again by their neighbours. Parameter gradients go to partial sums per run of pieces, added in a
+ * loaded or computed again by their neighbors. Parameter gradients go to partial sums per run of pieces, added in a
  * fixed order.
  */
 

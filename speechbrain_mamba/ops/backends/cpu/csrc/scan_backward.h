@@ -157,7 +157,7 @@ static void store_chunk(const scan_backward_plan *p, int64_t index, const walk *
     if (p->plan.args->z.data) store_gate(p, index, w, step, rows, block, c, lanes, s);
 }
 
-/* What the block after this one will load: its neighbour, or the group's first one in the chunk before. */
+/* What the block after this one will load: its neighbor, or the group's first one in the chunk before. */
 INLINE prefetcher next_block_back(const scan_backward_plan *p, int64_t index, const walk *w, int64_t step,
                                   int64_t block, int64_t c) {
     const scan_args *a = p->plan.args;

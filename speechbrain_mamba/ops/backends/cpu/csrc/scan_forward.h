@@ -164,7 +164,7 @@ static void finish_chunk(const scan_plan *p, int64_t index, const walk *w, int64
     store_tile(s->y, 1, &a->y, w, step, rows, c, lanes);
 }
 
-/* What the block after this one will load: its neighbour, or the group's first one in the next chunk. */
+/* What the block after this one will load: its neighbor, or the group's first one in the next chunk. */
 INLINE prefetcher next_block(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t block,
                              int64_t c) {
     prefetcher next = {.count = 0};
