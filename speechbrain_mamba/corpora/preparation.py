@@ -64,18 +64,13 @@ def _recognition_splits(hparams: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """The paths of the manifests of a recognition experiment.
+    """The paths of the manifests of a recognition experiment: of ``train``, ``valid`` and each test set.
 
     Arguments
     ---------
     hparams : mapping
         ``corpus``, ``train_splits``, ``valid_splits``, ``test_splits``, and ``data_folder`` if the corpus is
         ``manifest``, else ``save_folder``.
-
-    Returns
-    -------
-    dict
-        From split, ``train``, ``valid`` or a test set, to manifest.
 
     Example
     -------
@@ -91,7 +86,7 @@ def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """Make the manifests, and if need be the speech, of a recognition experiment.
+    """Make the manifests of :func:`recognition_manifests`, and if need be the speech.
 
     Arguments
     ---------
@@ -99,11 +94,6 @@ def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
         What :func:`recognition_manifests` takes, with a ``corpus`` of ``librispeech``, ``fsdd``, ``mini`` or
         ``manifest``; also ``data_folder``, ``save_folder`` and ``sample_rate``; for ``fsdd`` also ``seed``, and for
         ``mini`` also ``mini_corpus``, settings of the corpus.
-
-    Returns
-    -------
-    dict
-        The manifests, as returned by :func:`recognition_manifests`.
 
     Raises
     ------

@@ -29,11 +29,6 @@ def batch_sampler(dataset: DynamicItemDataset, hparams: Mapping[str, Any], **opt
         ``max_batch_frames``, ``max_batch_ex``, ``num_buckets`` and ``seed``.
     **options
         Options of the sampler, such as those of its curriculum.
-
-    Returns
-    -------
-    LengthCurriculumSampler
-        The sampler.
     """
     return LengthCurriculumSampler(
         dataset,
@@ -134,8 +129,8 @@ def make_dataset(
     Returns
     -------
     dataset : DynamicItemDataset
-        The utterances, see :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again
-        each time in the split ``train``, and fixed in others.
+        A :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again each time in the
+        split ``train``, and fixed in others.
     prompts : VoicePrompts
         The prompts.
     frame_rate : float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SPLITS = ("train", "valid", "test")
+from speechbrain_mamba.dataio.manifests import SPLITS
 
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 """espeak-ng's accents of English; ``en`` is British."""
@@ -89,17 +89,7 @@ def _make_speaker(number: int, split: str, position: int, rng: np.random.Generat
 def make_speakers(counts: Sequence[int], rng: np.random.Generator) -> list[Speaker]:
     """Draw the speakers of all splits, low and high voices in turn.
 
-    Arguments
-    ---------
-    counts : sequence of int
-        Speakers for training, validation and test.
-    rng : numpy.random.Generator
-        The random generator.
-
-    Returns
-    -------
-    list of Speaker
-        In the order of their numbers, from 100 for training, 200 for validation and 300 for test.
+    Their numbers count from 100 for training, 200 for validation and 300 for test.
 
     Raises
     ------
