@@ -24,7 +24,9 @@ _SPLIT_NAMES = {"train": "train|tr", "valid": "valid|validation|val|dev|cv", "te
 def split_speakers(
     utterances: list[Utterance], fractions: tuple[float, float, float], num_spks: int, seed: int
 ) -> dict[str, list[Utterance]]:
-    """Divide the speakers at random among ``train``, ``valid`` and ``test``, each with at least ``num_spks``.
+    """Divide the speakers at random among ``train``, ``valid`` and ``test``, which get these fractions of them.
+
+    Each split gets ``num_spks`` speakers at least.
 
     Raises
     ------

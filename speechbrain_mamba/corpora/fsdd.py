@@ -67,16 +67,8 @@ def prepare_fsdd_mixtures(
 ) -> dict[str, Path]:
     """Make mixtures of digit strings, with manifests.
 
-    Arguments
-    ---------
-    data_folder : str or Path
-        The folder of the dataset, or its folder ``recordings``.
-    save_folder : str or Path
-        Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
-    **options
-        Those of :class:`~speechbrain_mamba.corpora.mixtures.MixtureSettings`; FSDD has a ``sample_rate`` of 8000.
-
-    Results and errors are those of :func:`~speechbrain_mamba.corpora.folder.prepare_folder`.
+    The data folder is that of the dataset, or its folder ``recordings``; the ``sample_rate`` is 8000. Options, results
+    and errors are those of :func:`~speechbrain_mamba.corpora.folder.prepare_folder`.
     """
     recordings, settings = find_recordings(data_folder), MixtureSettings(**options)
 

@@ -16,7 +16,7 @@ from speechbrain_mamba.corpora.wsj0mix import prepare_wsj0mix
 
 
 def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """Make the manifests, and if need be the mixtures, of a separation experiment.
+    """Make the manifests of ``train``, ``valid`` and ``test``, and if need be the mixtures, of a separation experiment.
 
     Arguments
     ---------
@@ -25,11 +25,6 @@ def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
         ``sample_rate`` and ``dynamic_mixing``; for ``wsj0mix`` also ``base_folder_dm``, and for the others
         ``mixture_seconds``, ``train_mixtures``, ``valid_mixtures``, ``test_mixtures`` and ``seed``; for ``mini`` also
         ``mini_corpus``, settings of the corpus.
-
-    Returns
-    -------
-    dict
-        The manifests of ``train``, ``valid`` and ``test``.
 
     Raises
     ------

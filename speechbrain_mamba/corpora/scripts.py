@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def preparation_parser(description: str | None, data_folder: str, save_folder: str) -> argparse.ArgumentParser:
-    """The command line of a preparation with a docstring and two folders, of which the help says what is given."""
+    """The command line of a script: its docstring, and two folders with what the help says of them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_folder", help=data_folder)
     parser.add_argument("save_folder", help=save_folder)

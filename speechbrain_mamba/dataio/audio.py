@@ -146,12 +146,12 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
 
 
 def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subtype: str = "PCM_16") -> None:
-    """Write a mono audio file, atomically. The suffix of its name determines the format.
+    """Write a mono audio file, atomically.
 
     Arguments
     ---------
     path : str or Path
-        The file; missing parent folders are made.
+        The file, whose suffix determines the format; missing parent folders are made.
     signal : Tensor
         Samples (samples,): floats with full scale 1, or int16 as they are.
     sample_rate : int

@@ -16,7 +16,7 @@ from speechbrain_mamba.dataio.utterances import Utterance, read_utterances
 
 
 class _DrawItems:
-    """Sampler and epoch. The epoch is in shared memory, where running workers see it change."""
+    """Sampler and epoch, which copies of a dataset share. Running workers see the epoch change in shared memory."""
 
     def __init__(self, sampler: MixtureSampler) -> None:
         self.sampler = sampler
@@ -32,7 +32,7 @@ class _DrawItems:
 
 
 class DynamicMixtures(DynamicItemDataset):
-    """A dataset of as many mixtures, drawn when they are read, new ones in each epoch: see :func:`dynamic_mixtures`.
+    """A dataset of mixtures that are drawn when they are read, new ones in each epoch: see :func:`dynamic_mixtures`.
 
     An item is a pure function of (seed, epoch, index): a run that is interrupted and resumed sees the same mixtures.
     It has the keys ``id``, ``mix_sig``, ``s1_sig``, ``s2_sig``, ... (tensors (samples,)).
@@ -60,7 +60,7 @@ def dynamic_mixtures(
     seconds: tuple[float, float] | None = (2.0, 4.0),
     seed: int = 0,
 ) -> DynamicMixtures:
-    """The dataset of mixtures of some utterances, drawn on the fly.
+    """The dataset of mixtures of some utterances, drawn on the fly. Call its ``set_epoch`` before each epoch.
 
     Arguments
     ---------
@@ -70,11 +70,6 @@ def dynamic_mixtures(
         Mixtures per epoch.
     num_spks, sample_rate, seconds, seed
         Those of :class:`~speechbrain_mamba.dataio.mixing.MixtureSampler`.
-
-    Returns
-    -------
-    DynamicMixtures
-        A SpeechBrain dataset; call its ``set_epoch`` at the start of each epoch.
 
     Raises
     ------

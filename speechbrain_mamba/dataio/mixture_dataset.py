@@ -18,13 +18,7 @@ MIXTURE_COLUMNS = ("duration", "mix_wav", "s1_wav")
 
 
 def source_keys(num_spks: int) -> list[str]:
-    """The keys ``s1``, ``s2``, ... of the sources.
-
-    Example
-    -------
-    >>> source_keys(2)
-    ['s1', 's2']
-    """
+    """The keys of the sources: ``s1``, ``s2``, ..."""
     return [f"s{number}" for number in range(1, num_spks + 1)]
 
 
@@ -93,9 +87,7 @@ def separation_dataset(
     names = ["mix", *source_keys(num_spks)]
     keys = [f"{name}_sig" for name in names]
     dataset.add_dynamic_item(
-        functools.partial(_read_signals, sample_rate),
-        takes=["id", *(f"{name}_wav" for name in names)],
-        provides=keys,
+        functools.partial(_read_signals, sample_rate), takes=["id", *(f"{name}_wav" for name in names)], provides=keys
     )
     dataset.set_output_keys(["id", *keys])
     return dataset

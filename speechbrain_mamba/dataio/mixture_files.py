@@ -46,7 +46,7 @@ def manifest_files(csv_path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_mixtures(sampler: MixtureSampler, count: int, folder: str | os.PathLike, csv_path: str | os.PathLike) -> None:
-    """Write a fixed list of mixtures to disk, with its manifest.
+    """Write the first ``count`` mixtures of a sampler to disk, with their manifest.
 
     The files are 16-bit WAVs, and each mixture is exactly the sum of its sources. A list that was written with the same
     parameters is kept, and an interrupted one is completed.

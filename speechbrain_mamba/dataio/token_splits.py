@@ -21,14 +21,8 @@ logger = logging.getLogger(__name__)
 def batch_sampler(dataset: DynamicItemDataset, hparams: Mapping[str, Any], **options: Any) -> LengthCurriculumSampler:
     """Make batches of utterances of similar length, limited in their frames and number.
 
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The utterances, with ``frames``.
-    hparams : mapping
-        ``max_batch_frames``, ``max_batch_ex``, ``num_buckets`` and ``seed``.
-    **options
-        Options of the sampler, such as those of its curriculum.
+    The dataset has ``frames``, the hyper-parameters are ``max_batch_frames``, ``max_batch_ex``, ``num_buckets`` and
+    ``seed``, and the options are others of the sampler, such as those of its curriculum.
     """
     return LengthCurriculumSampler(
         dataset,
@@ -117,24 +111,10 @@ def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
 def make_dataset(
     hparams: Mapping[str, Any], split: str, tokenizer: TextTokenizer
 ) -> tuple[DynamicItemDataset, VoicePrompts, float]:
-    """Make the dataset of a split.
+    """Make the dataset of a split, as read by :func:`read_split`; returns also its prompts, and the frames per second.
 
-    Arguments
-    ---------
-    hparams, split
-        As in :func:`read_split`.
-    tokenizer : TextTokenizer
-        The phonemes' inventory.
-
-    Returns
-    -------
-    dataset : DynamicItemDataset
-        A :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again each time in the
-        split ``train``, and fixed in others.
-    prompts : VoicePrompts
-        The prompts.
-    frame_rate : float
-        Frames per second.
+    The dataset is a :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again each time
+    in the split ``train``, and fixed in others.
     """
     items, prompts, codes, facts = read_split(hparams, split)
     of_speaker = prompts if hparams["prompts"] == "speaker" else None

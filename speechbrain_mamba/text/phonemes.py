@@ -73,16 +73,9 @@ class TextTokenizer:
     def train(
         cls, texts: Iterable[str | tuple[str, str]], kind: str = "ipa", language: str = "en-us", size: int = 500
     ) -> TextTokenizer:
-        """The tokenizer with the inventory of some texts.
+        """The tokenizer with the inventory of some texts, or pairs of a text and its language.
 
-        Arguments
-        ---------
-        texts : iterable of str or of tuple of str
-            Texts, or texts and their languages.
-        kind, language
-            Those of the class.
-        size : int
-            Largest number of pieces of ``bpe``.
+        ``size`` is the largest number of pieces of ``bpe``; ``kind`` and ``language`` are those of the class.
         """
         pairs = [text if isinstance(text, tuple) else (text, language) for text in texts]
         if kind == "bpe":

@@ -47,11 +47,6 @@ def train_sentencepiece(
     exact : bool
         Whether texts that give fewer tokens are an error.
 
-    Returns
-    -------
-    sentencepiece.SentencePieceProcessor
-        The model; its ``serialized_model_proto()`` is what a file holds.
-
     Raises
     ------
     ValueError
@@ -112,11 +107,7 @@ def open_sentencepiece(model: bytes, name: str = "The model") -> sentencepiece.S
 
 
 def train_tokenizer(
-    path: str | os.PathLike,
-    transcripts: Iterable[str],
-    vocab_size: int,
-    token_type: str = "unigram",
-    **options: Any,
+    path: str | os.PathLike, transcripts: Iterable[str], vocab_size: int, token_type: str = "unigram", **options: Any
 ) -> sentencepiece.SentencePieceProcessor:
     """Train the tokenizer of a recognizer as :func:`train_sentencepiece` does, and write it to a file, atomically.
 

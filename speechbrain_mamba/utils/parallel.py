@@ -26,8 +26,4 @@ def parallel_map(
     [1, 2]
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit=unit))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit=unit))

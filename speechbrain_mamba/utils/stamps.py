@@ -68,10 +68,12 @@ class Stamp:
 
         If so, this is logged.
         """
-        if not (self.is_begun() and self._read().get("done") and all(Path(file).is_file() for file in files)):
-            return False
-        logger.info("Prepared already, with the same settings: '%s'.", self.path)
-        return True
+        content = self._read()
+        same = content.get("settings") == self.settings
+        done = same and bool(content.get("done")) and all(Path(file).is_file() for file in files)
+        if done:
+            logger.info("Prepared already, with the same settings: '%s'.", self.path)
+        return done
 
     def differences(self) -> list[str]:
         """Each setting that differs from that of the file, such as ``sample_rate is 8000, not 16000``."""

@@ -272,5 +272,5 @@ def make_sentences(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def digit_string(length: int, rng: np.random.Generator) -> str:
-    """As many random digits in words, such as ``seven three zero``."""
+    """A number of random digits in words, such as ``seven three zero``."""
     return " ".join(DIGITS[index] for index in rng.integers(len(DIGITS), size=length))

@@ -31,31 +31,9 @@ HIGH_VARIANTS = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """One speaker of the corpus.
+    """One speaker of the corpus, with arguments of :func:`~speechbrain_mamba.text.espeak.synthesize`."""
 
-    Arguments
-    ---------
-    id : str
-        Number of the speaker, the name of the folder.
-    split : str
-        ``train``, ``valid`` or ``test``.
-    high : bool
-        Whether the voice is high.
-    accent, variant : str
-        Names in espeak-ng.
-    pitch, pitch_range, rate : int
-        As in :func:`speechbrain_mamba.text.espeak.synthesize`.
-    played_rate : int
-        The rate in Hz at which the samples of espeak-ng, made for 22050 Hz, are played. It shifts pitch and formants
-        together: below 22050 the vocal tract sounds longer, above it shorter.
-
-    Example
-    -------
-    >>> make_speakers((4, 2, 2), np.random.default_rng(0))[-1].split
-    'test'
-    """
-
-    id: str
+    id: str  # the number, which names the folder
     split: str
     high: bool
     accent: str
@@ -63,6 +41,8 @@ class Speaker:
     pitch: int
     pitch_range: int
     rate: int
+    # The rate in Hz at which the samples of espeak-ng, made for 22050 Hz, are played. It shifts pitch and formants
+    # together: below 22050 the vocal tract sounds longer, above it shorter.
     played_rate: int
 
 
