@@ -3,8 +3,8 @@
     python benchmarks/bf16_stability.py RECORDINGS --csv results/bf16_stability.csv
 
 RECORDINGS is a folder of WAV files named ``label_speaker_number.wav``, such as that of the free spoken digit dataset.
-Two speakers' digits are mixed anew for each step. The table has each step's loss, gradient norm and how many values of
-loss, gradients and parameters are not finite.
+Each step draws two speakers' digits and mixes them. The table has each step's loss, gradient norm and how many values
+of loss, gradients and parameters are not finite.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from kernel_resources import ARCHITECTURES, launches_of, resources
 from timing import write_table
 from tqdm import tqdm
 
+from speechbrain_mamba.ops import Direction
 from speechbrain_mamba.ops.backends import triton as backend
-from speechbrain_mamba.ops.backends.triton.resources import ARCHITECTURES, launches_of, resources
 
 FRAMES = 4000
 
@@ -29,12 +30,12 @@ def layer(channels: int, dtype: torch.dtype) -> None:
     """Forward and backward pass of a bidirectional layer; dt_rank is a thirty-second of the channels."""
     states, rank = 16, channels // 32
 
-    def direction() -> dict:
-        shapes = {
-            "conv_weight": (channels, 4), "conv_bias": (channels,), "x_proj_weight": (rank + 2 * states, channels),
-            "dt_proj_weight": (channels, rank), "delta_bias": (channels,), "A": (channels, states), "D": (channels,),
-        }  # fmt: skip
-        return {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
+    def direction() -> Direction:
+        sizes = (
+            (channels, 4), (channels,), (rank + 2 * states, channels), (channels, rank), (channels,),
+            (channels, states), (channels,),
+        )  # fmt: skip
+        return Direction(*(torch.zeros(size, requires_grad=True) for size in sizes))
 
     xz = torch.zeros(1, FRAMES, 2 * channels, dtype=dtype)
     out = torch.zeros(channels // 2, channels)
@@ -90,9 +91,9 @@ def compile_cases(arguments: argparse.Namespace) -> Iterator[dict]:
             for architecture in arguments.architectures:
                 start = time.perf_counter()
                 used = resources(launch, architecture)
-                what = {"case": case, "channels": channels, "dtype": dtype, "kernel": launch.name}
+                row = {"case": case, "channels": channels, "dtype": dtype, "kernel": launch.name}
                 seconds = time.perf_counter() - start
-                yield what | {"architecture": f"sm_{architecture}"} | used | {"seconds": seconds}
+                yield row | {"architecture": f"sm_{architecture}"} | used | {"seconds": seconds}
 
 
 if __name__ == "__main__":

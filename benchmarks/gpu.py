@@ -1,4 +1,4 @@
-"""Time and peak memory of a bidirectional Mamba layer on a GPU, beside other implementations and the hardware's floor.
+"""Time and peak memory of a bidirectional Mamba layer on a GPU, against other implementations and a lower bound.
 
     python benchmarks/gpu.py --csv results/gpu.csv --plot results/gpu.png
 
@@ -11,8 +11,8 @@ Each shape is measured for
     floor       no program: the exponentials at 16 per clock and multiprocessor, or the bytes that have to be moved at
                 the bandwidth of a copy measured in the same run, whichever takes longer
 
-A row that fails, for want of memory or else, has the reason in its last column. ``TRITON_INTERPRET=1`` with tiny shapes
-shows that the script works where there is no GPU; its times mean nothing.
+A row that fails has the reason in its last column. ``TRITON_INTERPRET=1`` with tiny shapes shows that the script works
+without a GPU; its times mean nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ import torch
 import torch.nn.functional as F
 from timing import write_table
 from torch import Tensor, nn
+from triton_interpreter import repair
 
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import use_backend
+from speechbrain_mamba.ops.backends import triton as backend
 
 try:
     from causal_conv1d import causal_conv1d_fn
@@ -37,6 +39,8 @@ try:
 except ImportError:
     causal_conv1d_fn = selective_scan_fn = None
 
+if backend.INTERPRETED:
+    repair()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXPONENTIALS_PER_CLOCK = 16
 
@@ -146,7 +150,7 @@ def run(module: nn.Module, x: Tensor, training: bool, backend: str, dtype: torch
 
 
 def measure(candidate: str, d_model: int, batch: int, frames: int, training: bool, arguments) -> dict:
-    """Time and memory of one candidate at one shape; where it fails, why."""
+    """Time and memory of one candidate at one shape; if it fails, the reason."""
     row = {"ms": float("nan"), "peak_MB": float("nan"), "failure": ""}
     dtype = getattr(torch, arguments.dtype)
     try:
@@ -172,7 +176,7 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
         for batch in arguments.batch:
             for frames in arguments.time:
                 for training in (False, True):
-                    what = {"channels": channels, "batch": batch, "time": frames,
+                    at = {"channels": channels, "batch": batch, "time": frames,
                             "pass": "forward+backward" if training else "forward"}  # fmt: skip
                     results = {
                         name: measure(name, channels // 2, batch, frames, training, arguments) for name in candidates
@@ -182,8 +186,8 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
                     ours = results["triton"]
                     for name, result in results.items():
                         ratios = {f"times_triton_{key}": result[key] / ours[key] for key in ("ms", "peak_MB")}
-                        rows.append(what | {"implementation": name} | result | ratios)
-                    print(what, {name: f"{result['ms']:.3g} ms" for name, result in results.items()}, flush=True)
+                        rows.append(at | {"implementation": name} | result | ratios)
+                    print(at, {name: f"{result['ms']:.3g} ms" for name, result in results.items()}, flush=True)
     return rows
 
 

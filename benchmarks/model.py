@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import summarise, time_in_turn, write_table
+from timing import summarize, time_in_turn, write_table
 
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.hparams import load_hparams
@@ -76,9 +76,9 @@ def measure(name, seconds, rounds):
     mix = torch.randn(1, round(seconds * 8000))
     before = peak_memory()
     modules, run = make_products(mix) if name.startswith("matrix") else make_separator(name, mix)
-    infer_times = summarise(time_in_turn({"": partial(infer, run)}, rounds)[""])
+    infer_times = summarize(time_in_turn({"": partial(infer, run)}, rounds)[""])
     after_inference = peak_memory()
-    train_times = summarise(time_in_turn({"": partial(train, modules, run)}, rounds)[""])
+    train_times = summarize(time_in_turn({"": partial(train, modules, run)}, rounds)[""])
     rows = [("inference", infer_times, after_inference), ("training step", train_times, peak_memory())]
     return [
         {"pass": which, "model": name, **times, "peak_gb": peak, "peak_gb_above_start": peak - before}

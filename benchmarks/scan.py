@@ -1,10 +1,10 @@
-"""How fast the selective scan is, beside other implementations.
+"""Speed of the selective scan compared with other implementations.
 
     python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
 
-Compares the native kernels, for each instruction set that the machine has, with the step loop in PyTorch (the
-reference backend), the parallel scan of mambapy (``pip install mambapy``; left out when it is not there), and the
-matrix products of the same layer. Ratios are those of medians in one run.
+Compares the native kernels, for each instruction set of the machine, with the step loop in PyTorch (the reference
+backend), the parallel scan of mambapy (``pip install mambapy``; left out if it is missing), and the matrix products of
+the same layer. Ratios are those of medians in one run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import summarise, time_in_turn, write_table
+from timing import summarize, time_in_turn, write_table
 from torch import Tensor
 
 from speechbrain_mamba import ops
@@ -124,11 +124,11 @@ def main() -> None:
         torch.set_num_threads(threads)
         for direction in (forward, forward_backward):
             seconds = time_in_turn(candidates(arguments, direction), arguments.rounds)
-            summaries = {name: summarise(s) for name, s in seconds.items()}
+            summaries = {name: summarize(s) for name, s in seconds.items()}
             for name, summary in summaries.items():
                 ratio = summary["median_ms"] / summaries[best]["median_ms"]
-                what = {"threads": threads, "pass": direction.__name__, "implementation": name}
-                rows.append(what | summary | {f"times_{best.replace(' ', '_')}": ratio})
+                row = {"threads": threads, "pass": direction.__name__, "implementation": name}
+                rows.append(row | summary | {f"times_{best.replace(' ', '_')}": ratio})
     write_table(rows, arguments.csv)
 
 

@@ -44,7 +44,7 @@ def time_in_turn(
     return seconds
 
 
-def summarise(seconds: list[float]) -> dict[str, float]:
+def summarize(seconds: list[float]) -> dict[str, float]:
     """Median, quartiles and fastest run, in milliseconds."""
     ms = sorted(1e3 * s for s in seconds)
     low, _, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else (ms[0],) * 3

@@ -30,7 +30,7 @@ from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.utils.distributed import any_process, leave_processes
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ class CodecBrain(TrainingBrain):
 
     def train_adversary(self, outputs, should_step):
         """Teach the discriminator to tell recordings from reconstructions, before the codec's loss asks it."""
-        if not self.hparams.adversarial:
-            return
         wavs, _, reconstruction, *_ = outputs
+        if not self.hparams.adversarial or any_process(not bool(reconstruction.isfinite().all()), self.device):
+            return  # a batch without a finite loss is skipped
         with self.training_ctx:
             real, _ = self.modules.discriminator(wavs[:, None])
             fake, _ = self.modules.discriminator(reconstruction.detach()[:, None])

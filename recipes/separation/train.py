@@ -45,7 +45,7 @@ class SeparationBrain(TrainingBrain):
     @classmethod
     def extra_needs(cls, settings):
         """The embedded corpus is spoken by espeak-ng."""
-        return ("espeakng_loader",) if settings.get("corpus") == "mini" else ()
+        return ("espeakng_loader",) if settings.get("corpus") == "mini" and not settings.get("skip_prep") else ()
 
     def set_up(self):
         """Give each copy of a block its own weights at first."""
@@ -57,9 +57,19 @@ class SeparationBrain(TrainingBrain):
         prepare_separation(hparams)
 
     def make_datasets(self, hparams):
-        """Mixtures for training, validation and test."""
-        train, valid, test = make_datasets(hparams)
-        return Datasets(train, valid, {"test": test})
+        """Mixtures for training, with dynamic mixing other ones in each epoch, for validation and for the test."""
+        folder, options = Path(hparams["save_folder"]), {key: hparams[key] for key in ("num_spks", "sample_rate")}
+        dynamic = hparams["dynamic_mixing"]
+        fixed = {
+            split: separation_dataset(folder / f"{split}.csv", data_root=hparams["data_folder"], **options)
+            for split in (["valid", "test"] if dynamic else ["train", "valid", "test"])
+        }
+        if dynamic:
+            options |= {"seconds": hparams["mixture_seconds"], "seed": hparams["seed"]}
+            train = dynamic_mixtures(folder / "train_utterances.csv", hparams["mixtures_per_epoch"], **options)
+        else:
+            train = fixed["train"]
+        return Datasets(train, fixed["valid"], {"test": fixed["test"]})
 
     def loader_options(self, stage, dataset):
         """Options of a data loader."""
@@ -89,7 +99,7 @@ class SeparationBrain(TrainingBrain):
 
     @torch.no_grad()
     def augment(self, mix, sources, mix_lens):
-        """Perturb the speed of each source by itself, cut to the training length, and mix anew."""
+        """Perturb the speed of each source on its own, cut to the training length, and mix again."""
         if self.hparams.use_speedperturb:
             perturbed = [self.hparams.speed_perturb(source) for source in sources.unbind(-1)]
             shortest = min(source.shape[1] for source in perturbed)
@@ -100,7 +110,7 @@ class SeparationBrain(TrainingBrain):
         return sources.sum(-1), sources, mix_lens
 
     def cut(self, sources, mix_lens):
-        """Cut a batch to the training length, at a place where each example has some signal."""
+        """Cut a batch to the training length, where every example has signal."""
         limit, samples = self.hparams.training_signal_len, sources.shape[1]
         if samples <= limit:
             return sources, mix_lens
@@ -182,26 +192,6 @@ class SeparationBrain(TrainingBrain):
     def results(self):
         """The scores of the test, and where to look and listen."""
         return format_results(self.output_folder)
-
-
-def make_datasets(hparams):
-    """The datasets for training, validation and test."""
-    shape = {"num_spks": hparams["num_spks"], "sample_rate": hparams["sample_rate"]}
-    folder = Path(hparams["save_folder"])
-    fixed = [
-        separation_dataset(folder / f"{split}.csv", data_root=hparams["data_folder"], **shape)
-        for split in (["valid", "test"] if hparams["dynamic_mixing"] else ["train", "valid", "test"])
-    ]
-    if not hparams["dynamic_mixing"]:
-        return fixed
-    train = dynamic_mixtures(
-        folder / "train_utterances.csv",
-        hparams["mixtures_per_epoch"],
-        seconds=hparams["mixture_seconds"],
-        seed=hparams["seed"],
-        **shape,
-    )
-    return [train, *fixed]
 
 
 def format_results(folder):

@@ -61,7 +61,8 @@ class SpeakerBrain(TrainingBrain):
                 self.report.add(name, speaker, embedding)
             return torch.zeros(())
         labels = torch.tensor([[self.labels[name]] for name in batch.spk_id], device=self.device)
-        return self.hparams.compute_cost(self.modules.classifier(embeddings), labels)
+        with torch.autocast(self.device_type, enabled=False):  # cosines rounded up to above 1 have no sine
+            return self.hparams.compute_cost(self.modules.classifier(embeddings.float()), labels)
 
     def on_stage_start(self, stage, epoch=None):
         """Begin a report."""

@@ -8,8 +8,8 @@ The token folder is written by one of the ``prepare_*.py``. Both models are trai
 SpeechBrain's own options (``--help`` lists both); ``torchrun --nproc_per_node=N`` in place of ``python`` uses N GPUs.
 The same command again resumes from the last checkpoint.
 
-If both models are trained, test sentences are spoken into ``test/`` in the end and judged there, and ``inference/``
-gets what :class:`~speechbrain_mamba.inference.synthesis.SpeechSynthesizer` loads.
+If both models are trained, test sentences are spoken into ``test/`` in the end and judged there, and ``inference/`` is
+written for ``SpeechSynthesizer.from_hparams``.
 """
 
 from speechbrain_mamba.training.command_line import check_command_line

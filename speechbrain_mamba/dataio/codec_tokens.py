@@ -22,28 +22,13 @@ COLUMNS = ["ID", "duration", "spk_id", "language", "wrd", "wav", "phonemes", "fi
 _BLOCK = 1 << 24
 
 
-class TokenFormat(Protocol):
-    """The rates and codebooks of codec tokens."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Sample rate of the waveforms, in Hz."""
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-
-    @property
-    def n_codebooks(self) -> int:
-        """Tokens per frame."""
-
-    @property
-    def codebook_size(self) -> int:
-        """Each token is below it."""
-
-
-class Codec(TokenFormat, Protocol):
+class Codec(Protocol):
     """A codec, such as :class:`~speechbrain_mamba.codecs.EnCodec`, which describes the arguments."""
+
+    sample_rate: int
+    frame_rate: float
+    n_codebooks: int
+    codebook_size: int
 
     def encode(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn waveforms into tokens."""
@@ -54,7 +39,8 @@ class Codec(TokenFormat, Protocol):
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The :class:`TokenFormat` of token files, and ``codec``, the folder or id of the codec that made them."""
+    """The format of codec tokens: the codec that made them, its sample rate in Hz and frames per second, the number of
+    tokens per frame, and the size of a codebook, which each token is below."""
 
     codec: str
     sample_rate: int
@@ -62,7 +48,7 @@ class TokenFacts:
     n_codebooks: int
     codebook_size: int
 
-    def check(self, codec: TokenFormat) -> None:
+    def check(self, codec: Codec) -> None:
         """Raise a ValueError unless a codec has the same rates and codebooks."""
         for name in ("sample_rate", "frame_rate", "n_codebooks", "codebook_size"):
             wanted, has = getattr(self, name), getattr(codec, name)

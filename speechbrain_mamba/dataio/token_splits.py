@@ -19,11 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def batch_sampler(dataset: DynamicItemDataset, hparams: Mapping[str, Any], **options: Any) -> LengthCurriculumSampler:
-    """Make batches of utterances of similar length, limited in their frames and number.
-
-    The dataset has ``frames``, the hyper-parameters are ``max_batch_frames``, ``max_batch_ex``, ``num_buckets`` and
-    ``seed``, and the options are others of the sampler, such as those of its curriculum.
-    """
+    """Make a sampler with ``max_batch_frames``, ``max_batch_ex``, ``num_buckets``, ``seed``, and options of its own."""
     return LengthCurriculumSampler(
         dataset,
         hparams["max_batch_frames"],
@@ -91,15 +87,7 @@ def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict],
 
 
 def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
-    """Load the inventory of the tokens' phonemes, ``text.json`` in ``token_folder``.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no inventory.
-    ValueError
-        When it is damaged, or larger than ``n_phonemes``.
-    """
+    """Load ``text.json`` of ``token_folder``; a ValueError if it has more than ``n_phonemes`` symbols."""
     tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / "text.json")
     if len(tokenizer) > hparams["n_phonemes"]:
         raise ValueError(
@@ -111,11 +99,8 @@ def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
 def make_dataset(
     hparams: Mapping[str, Any], split: str, tokenizer: TextTokenizer
 ) -> tuple[DynamicItemDataset, VoicePrompts, float]:
-    """Make the dataset of a split, as read by :func:`read_split`; returns also its prompts, and the frames per second.
-
-    The dataset is a :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset`. Prompts are drawn again each time
-    in the split ``train``, and fixed in others.
-    """
+    """Make the :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset` of what :func:`read_split` finds, with
+    prompts that are fixed except in ``train``. Returned with the prompts and the frames per second."""
     items, prompts, codes, facts = read_split(hparams, split)
     of_speaker = prompts if hparams["prompts"] == "speaker" else None
     # prompts come from the whole split, utterances are those that have one

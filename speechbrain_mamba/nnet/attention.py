@@ -1,6 +1,8 @@
-"""Attention with a prefix that all frames see, and a cache to go on step by step."""
+"""Attention with a prefix that all frames see, and a cache to continue step by step."""
 
 from __future__ import annotations
+
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +11,31 @@ from torch import Tensor, nn
 from speechbrain_mamba.ops import valid_frames
 
 GROWTH = 256
-"""Frames that a cache gets room for when it is full."""
+"""Frames by which a full cache is extended."""
+
+
+class PrefixCache(TypedDict):
+    """The state of a :class:`PrefixCrossAttention`: what has been seen."""
+
+    key: Tensor
+    """(batch, nhead, time, channels of a head)"""
+    value: Tensor
+    """(batch, nhead, time, channels of a head)"""
+    valid: Tensor
+    """Which frames are not padding, boolean (batch, time)."""
+
+
+class GrowingCache(PrefixCache):
+    """The state of a :class:`PrefixAttention`."""
+
+    used: int
+    """Frames that are filled; there may be room for more."""
 
 
 class _Attention(nn.Module):
-    """The projections that both kinds share."""
+    """The projections that both kinds of attention share."""
 
-    def __init__(self, d_model, nhead, dropout=0.0):
+    def __init__(self, d_model: int, nhead: int, dropout: float = 0.0):
         super().__init__()
         if d_model % nhead:
             raise ValueError(f"d_model is {d_model}, which nhead, {nhead}, does not divide.")
@@ -26,14 +46,14 @@ class _Attention(nn.Module):
         return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
 
     def _attend(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attention of the frames of x, (batch, time, d_model), to keys that mask, (batch, 1, 1 or time, keys), has."""
+        """Attention of x, (batch, time, d_model), to keys where mask, (batch, 1, 1 or time, keys), is true."""
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(self._heads(self.q_proj(x)), key, value, mask, dropout)
         return self.out_proj(y.transpose(1, 2).flatten(-2))
 
 
 class PrefixAttention(_Attention):
-    """Multi-head self-attention, causal but for a prefix that all frames see whole, or over everything.
+    """Multi-head self-attention: causal except for a prefix that all frames see entirely, or over everything.
 
     Arguments
     ---------
@@ -61,11 +81,13 @@ class PrefixAttention(_Attention):
     >>> next_frame, cache = layer.step(torch.randn(2, 8), cache)
     """
 
-    def __init__(self, d_model, nhead, dropout=0.0, causal=True):
+    def __init__(self, d_model: int, nhead: int, dropout: float = 0.0, causal: bool = True):
         super().__init__(d_model, nhead, dropout)
         self.causal = causal
 
-    def forward(self, x, lengths, prefix_lengths, return_state=False):
+    def forward(
+        self, x: Tensor, lengths: Tensor, prefix_lengths: Tensor, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, GrowingCache]:
         """Run the layer over a sequence.
 
         Arguments
@@ -77,7 +99,7 @@ class PrefixAttention(_Attention):
         prefix_lengths : Tensor
             Frames of the prefix, integers (batch,).
         return_state : bool
-            Whether to return a cache to go on from; for causal layers.
+            Whether to return a cache for :meth:`step`; for causal layers.
 
         Returns
         -------
@@ -87,7 +109,8 @@ class PrefixAttention(_Attention):
         key, value = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
         valid = valid_frames(lengths, x.shape[1])
         y = self._attend(x, key, value, self._mask(valid, prefix_lengths))
-        return (y, {"key": key, "value": value, "valid": valid, "used": x.shape[1]}) if return_state else y
+        cache: GrowingCache = {"key": key, "value": value, "valid": valid, "used": x.shape[1]}
+        return (y, cache) if return_state else y
 
     def _mask(self, valid: Tensor, prefix_lengths: Tensor) -> Tensor:
         if not self.causal:
@@ -98,7 +121,7 @@ class PrefixAttention(_Attention):
         seen = earlier | (inside[:, :, None] & inside[:, None])
         return (seen & valid[:, None])[:, None]
 
-    def step(self, x_t, state):
+    def step(self, x_t: Tensor, state: GrowingCache) -> tuple[Tensor, GrowingCache]:
         """Run the layer over one frame.
 
         Arguments
@@ -106,7 +129,7 @@ class PrefixAttention(_Attention):
         x_t : Tensor
             Input frame (batch, d_model).
         state : dict
-            Cache before the frame. Its memory goes over to the one returned: use it no more.
+            Cache before the frame. Its buffers are reused by the returned cache; discard it.
 
         Returns
         -------
@@ -116,15 +139,15 @@ class PrefixAttention(_Attention):
             Cache after the frame.
         """
         x, used = x_t[:, None], state["used"]
-        if used == state["key"].shape[2]:
-            state = {name: _grow(cache, 1 if name == "valid" else 2) for name, cache in state.items() if name != "used"}
-        state["key"][:, :, used : used + 1] = self._heads(self.k_proj(x))
-        state["value"][:, :, used : used + 1] = self._heads(self.v_proj(x))
-        state["valid"][:, used] = True
+        key, value, valid = state["key"], state["value"], state["valid"]
+        if used == key.shape[2]:
+            key, value, valid = _grow(key, 2), _grow(value, 2), _grow(valid, 1)
+        key[:, :, used : used + 1] = self._heads(self.k_proj(x))
+        value[:, :, used : used + 1] = self._heads(self.v_proj(x))
+        valid[:, used] = True
         seen = used + 1
-        mask = state["valid"][:, None, None, :seen]
-        y = self._attend(x, state["key"][:, :, :seen], state["value"][:, :, :seen], mask)
-        return y[:, 0], state | {"used": seen}
+        y = self._attend(x, key[:, :, :seen], value[:, :, :seen], valid[:, None, None, :seen])
+        return y[:, 0], {"key": key, "value": value, "valid": valid, "used": seen}
 
 
 def _grow(cache: Tensor, axis: int) -> Tensor:
@@ -134,7 +157,7 @@ def _grow(cache: Tensor, axis: int) -> Tensor:
 
 
 class PrefixCrossAttention(_Attention):
-    """Multi-head attention of all frames to those of the prefix alone, whose keys and values do not grow with time.
+    """Multi-head attention of all frames to those of the prefix only, so that keys and values do not grow with time.
 
     Arguments
     ---------
@@ -153,7 +176,9 @@ class PrefixCrossAttention(_Attention):
     torch.Size([2, 10, 8])
     """
 
-    def forward(self, x, prefix_lengths, prefix_time, return_state=False):
+    def forward(
+        self, x: Tensor, prefix_lengths: Tensor, prefix_time: int, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, PrefixCache]:
         """Run the layer over a sequence.
 
         Arguments
@@ -163,9 +188,9 @@ class PrefixCrossAttention(_Attention):
         prefix_lengths : Tensor
             Frames of the prefix, at least 1, integers (batch,).
         prefix_time : int
-            No prefix is longer.
+            Length of the longest prefix.
         return_state : bool
-            Whether to return what :meth:`step` needs.
+            Whether to return the state for :meth:`step`.
 
         Returns
         -------
@@ -176,9 +201,8 @@ class PrefixCrossAttention(_Attention):
         key, value = self._heads(self.k_proj(prefix)), self._heads(self.v_proj(prefix))
         valid = valid_frames(prefix_lengths, prefix_time)
         y = self._attend(x, key, value, valid[:, None, None])
-        return (y, {"key": key, "value": value, "valid": valid}) if return_state else y
+        return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
 
-    def step(self, x_t, state):
-        """Run the layer over one frame; arguments and results as of :meth:`PrefixAttention.step`, but for a state that
-        stays as it is."""
+    def step(self, x_t: Tensor, state: PrefixCache) -> tuple[Tensor, PrefixCache]:
+        """Run the layer over one frame, as :meth:`PrefixAttention.step` does; the state is not changed."""
         return self._attend(x_t[:, None], state["key"], state["value"], state["valid"][:, None, None])[:, 0], state

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.nnet.mamba import BiMamba, Mamba, MambaState
 from speechbrain_mamba.ops import mask_frames
 
 
@@ -18,22 +20,25 @@ class MambaBlock(nn.Module):
     mixer : torch.nn.Module
         The layer inside, such as :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
     norm : torch.nn.Module
-        Normalisation over the last axis.
+        Normalization over the last axis.
 
     Example
     -------
-    >>> import torch
     >>> block = MambaBlock(Mamba(8), nn.RMSNorm(8))
     >>> block(torch.randn(2, 10, 8)).shape
     torch.Size([2, 10, 8])
     """
 
-    def __init__(self, mixer, norm):
+    mixer: Any  # a module with the methods of Mamba
+
+    def __init__(self, mixer: nn.Module, norm: nn.Module):
         super().__init__()
         self.mixer = mixer
         self.norm = norm
 
-    def forward(self, x, lengths=None, state=None, return_state=False):
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: Any = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, Any]:
         """Run the block over a sequence.
 
         Arguments
@@ -56,15 +61,17 @@ class MambaBlock(nn.Module):
         y = x + y.to(x.dtype)
         return (y, state) if return_state else y
 
-    def step(self, x_t, state):
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run the block over one frame, (batch, d_model)."""
         y_t, state = self.mixer.step(self.norm(x_t), state)
         return x_t + y_t.to(x_t.dtype), state
 
 
 class MambaBlocksSequential(nn.Module):
-    """A stack of Mamba blocks with a final normalisation: the mask network of Mamba-TasNet, and the intra and inter
+    """A stack of Mamba blocks with a final normalization: the mask network of Mamba-TasNet, and the intra and inter
     models of DPMamba inside SpeechBrain's ``Dual_Path_Model`` (arXiv 2407.09732).
+
+    Its module path is public: exported models and users' YAML files name it.
 
     Arguments
     ---------
@@ -89,33 +96,34 @@ class MambaBlocksSequential(nn.Module):
     rms_norm : bool
         RMSNorm if true, else LayerNorm.
     norm_epsilon : float
-        Added to the mean square (or variance) by the normalisations.
+        Added to the mean square (or variance) by the normalizations.
     residual_in_fp32 : bool
-        Whether the sum of the residuals is kept in float32 (float64 for float64 inputs) even where the input has a
+        Whether the sum of the residuals is kept in float32 (float64 for float64 inputs) even if the input has a
         shorter type.
 
     Example
     -------
-    >>> import torch
     >>> stack = MambaBlocksSequential(n_mamba=2, bidirectional=True, d_model=8)
     >>> stack(torch.randn(2, 10, 8), lengths=torch.tensor([10, 4])).shape
     torch.Size([2, 10, 8])
     """
 
+    layers: Any  # nn.ModuleList of MambaBlock
+
     def __init__(
         self,
-        n_mamba,
-        bidirectional,
-        d_model,
-        d_state=16,
-        expand=2,
-        d_conv=4,
-        dt_rank="auto",
-        conv_bias=True,
-        bias=False,
-        rms_norm=True,
-        norm_epsilon=1e-5,
-        residual_in_fp32=True,
+        n_mamba: int,
+        bidirectional: bool,
+        d_model: int,
+        d_state: int = 16,
+        expand: float = 2,
+        d_conv: int = 4,
+        dt_rank: int | Literal["auto"] = "auto",
+        conv_bias: bool = True,
+        bias: bool = False,
+        rms_norm: bool = True,
+        norm_epsilon: float = 1e-5,
+        residual_in_fp32: bool = True,
     ):
         super().__init__()
         layer = BiMamba if bidirectional else Mamba
@@ -133,6 +141,7 @@ class MambaBlocksSequential(nn.Module):
                     conv_bias=conv_bias,
                     bias=bias,
                     out_proj_init_scale=1 / math.sqrt(n_mamba),
+                    masks_input=False,  # the stack does
                 ),
                 norm(d_model, eps=norm_epsilon),
             )
@@ -140,10 +149,16 @@ class MambaBlocksSequential(nn.Module):
         )
         self.norm_f = norm(d_model, eps=norm_epsilon)
 
-    def _residual(self, x):
+    def _residual(self, x: Tensor) -> Tensor:
         return x.float() if self.residual_in_fp32 and x.dtype.itemsize < 4 else x
 
-    def forward(self, x, lengths=None, state=None, return_state=False):
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        state: tuple[MambaState, ...] | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, tuple[MambaState, ...]]:
         """Run the stack over a sequence.
 
         Arguments
@@ -153,7 +168,7 @@ class MambaBlocksSequential(nn.Module):
         lengths : Tensor, optional
             Valid frames per example, integers (batch,); frames past them give zeros.
         state : tuple, optional
-            State to go on from, of :meth:`init_state` or an earlier call; for causal stacks.
+            State to start from, returned by :meth:`init_state` or an earlier call; for causal stacks.
         return_state : bool
             Whether to return the state after each example's last valid frame too; for causal stacks.
 
@@ -168,20 +183,21 @@ class MambaBlocksSequential(nn.Module):
             When a state is asked of a bidirectional stack.
         """
         x = self._residual(mask_frames(x, lengths))
+        states: list[MambaState] = []
         if state is None and not return_state:
             for block in self.layers:
                 x = block(x, lengths)
         else:
             self._check_causal()
-            states = []
             for block, block_state in zip(self.layers, state or [None] * len(self.layers)):
                 x, block_state = block(x, lengths, state=block_state, return_state=True)
                 states.append(block_state)
-            state = tuple(states)
         y = mask_frames(self.norm_f(x), lengths)
-        return (y, state) if return_state else y
+        return (y, tuple(states)) if return_state else y
 
-    def init_state(self, batch_size, device=None, dtype=None):
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[MambaState, ...]:
         """The state before the first frame; see :meth:`speechbrain_mamba.nnet.mamba.Mamba.init_state`.
 
         Returns
@@ -197,7 +213,7 @@ class MambaBlocksSequential(nn.Module):
         self._check_causal()
         return tuple(block.mixer.init_state(batch_size, device, dtype) for block in self.layers)
 
-    def step(self, x_t, state):
+    def step(self, x_t: Tensor, state: tuple[MambaState, ...]) -> tuple[Tensor, tuple[MambaState, ...]]:
         """Run a causal stack over one frame.
 
         Arguments
@@ -226,6 +242,6 @@ class MambaBlocksSequential(nn.Module):
             states.append(block_state)
         return self.norm_f(x_t), tuple(states)
 
-    def _check_causal(self):
+    def _check_causal(self) -> None:
         if self.bidirectional:
             raise TypeError("A bidirectional stack has no state, as it sees the future: set bidirectional to False.")

@@ -1,12 +1,16 @@
-"""Initialisation of whole models."""
+"""Initialization of whole models."""
 
 from __future__ import annotations
 
+from torch import nn
 
-def reset_parameters(module):
-    """Draw all parameters of a module anew, each submodule by its own ``reset_parameters``, the inner ones first.
+from speechbrain_mamba.utils._compat import reset_function
 
-    Models that copy a block, as SpeechBrain's ``Dual_Path_Model`` does, start with equal blocks without it.
+
+def reset_parameters(module: nn.Module) -> None:
+    """Draw all parameters of a module again: each submodule by its own ``reset_parameters``, the inner ones first.
+
+    Without it, models that copy a block, as SpeechBrain's ``Dual_Path_Model`` does, start with equal blocks.
 
     Arguments
     ---------
@@ -23,7 +27,6 @@ def reset_parameters(module):
     False
     """
     for submodule in reversed(list(module.modules())):
-        # torch.nn.MultiheadAttention has it under a private name only
-        reset = getattr(submodule, "reset_parameters", None) or getattr(submodule, "_reset_parameters", None)
+        reset = reset_function(submodule)
         if reset is not None:
             reset()

@@ -6,11 +6,13 @@ Parameters carry the names of mamba-ssm (and its bidirectional descendants), so 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from speechbrain_mamba.ops import (
+    Direction,
     bidirectional_mamba_inner,
     causal_conv1d,
     causal_conv1d_update,
@@ -20,9 +22,16 @@ from speechbrain_mamba.ops import (
     selective_state_update,
 )
 
+MambaState = dict[str, Tensor]
+"""The state of a causal layer between two frames.
+
+``conv``, the last inputs of the convolution, is (batch, d_inner, d_conv - 1), and ``ssm``, the state of the scan,
+(batch, d_inner, d_state) in float32 or float64.
+"""
+
 
 class DeltaProjection(nn.Linear):
-    """The projection from the low-rank step to all channels, initialised so that softplus(bias) spreads over a range.
+    """The projection from the low-rank step to all channels, initialized so that softplus(bias) spreads over a range.
 
     Arguments
     ---------
@@ -44,12 +53,20 @@ class DeltaProjection(nn.Linear):
     True
     """
 
-    def __init__(self, dt_rank, d_inner, dt_min=0.001, dt_max=0.1, dt_init_floor=1e-4, dt_scale=1.0):
+    def __init__(
+        self,
+        dt_rank: int,
+        d_inner: int,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_scale: float = 1.0,
+    ):
         self.dt_min, self.dt_max, self.dt_init_floor, self.dt_scale = dt_min, dt_max, dt_init_floor, dt_scale
         super().__init__(dt_rank, d_inner)
 
-    def reset_parameters(self):
-        """Draw weight and bias anew."""
+    def reset_parameters(self) -> None:
+        """Draw weight and bias again."""
         bound = self.dt_scale / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
         low, high = math.log(self.dt_min), math.log(self.dt_max)
@@ -76,37 +93,39 @@ class ScaledLinear(nn.Linear):
     False
     """
 
-    def __init__(self, in_features, out_features, bias=True, init_scale=1.0):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, init_scale: float = 1.0):
         self.init_scale = init_scale
         super().__init__(in_features, out_features, bias=bias)
 
-    def reset_parameters(self):
-        """Draw weight and bias anew."""
+    def reset_parameters(self) -> None:
+        """Draw weight and bias again."""
         super().reset_parameters()
         with torch.no_grad():
             self.weight.mul_(self.init_scale)
 
 
 class _MambaLayer(nn.Module):
-    """What the layers share: projections in and out, and for each direction of time a convolution and a scan."""
+    """The common part of both layers: projections in and out, a convolution and a scan for each direction of time."""
 
     _suffixes: tuple[str, ...]
-    """What the names of each direction's parameters end in."""
+    """The ends of the names of each direction's parameters."""
 
     def __init__(
         self,
-        d_model,
-        d_state=16,
-        d_conv=4,
-        expand=2,
-        dt_rank="auto",
-        conv_bias=True,
-        bias=False,
-        out_proj_init_scale=1.0,
-        **dt_init,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        conv_bias: bool = True,
+        bias: bool = False,
+        out_proj_init_scale: float = 1.0,
+        masks_input: bool = True,
+        **dt_init: float,
     ):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.masks_input = masks_input
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
@@ -115,8 +134,8 @@ class _MambaLayer(nn.Module):
         self.out_proj = ScaledLinear(self.d_inner, d_model, bias=bias, init_scale=out_proj_init_scale)
         self.reset_parameters()
 
-    def _add_direction(self, suffix: str, conv_bias: bool, dt_init: dict) -> None:
-        """Register what a scan in one direction of time needs; the names of the reverse direction carry a suffix."""
+    def _add_direction(self, suffix: str, conv_bias: bool, dt_init: dict[str, float]) -> None:
+        """Register the parameters of one direction of time; the names of the reverse direction carry a suffix."""
         d_inner, d_state = self.d_inner, self.d_state
         conv1d = nn.Conv1d(d_inner, d_inner, self.d_conv, groups=d_inner, bias=conv_bias)
         self.register_module(f"conv1d{suffix}", conv1d)
@@ -125,8 +144,8 @@ class _MambaLayer(nn.Module):
         self.register_parameter(f"A{suffix}_log", nn.Parameter(torch.empty(d_inner, d_state)))
         self.register_parameter(f"D{suffix}", nn.Parameter(torch.empty(d_inner)))
 
-    def reset_parameters(self):
-        """Set the scan's own parameters anew; the submodules have a ``reset_parameters`` each."""
+    def reset_parameters(self) -> None:
+        """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
         with torch.no_grad():
             for name, parameter in self.named_parameters(recurse=False):
                 if name.endswith("_log"):  # S4D-real: the states decay at rates 1, 2, ..., d_state
@@ -134,39 +153,44 @@ class _MambaLayer(nn.Module):
                 else:
                     parameter.fill_(1.0)
 
-    def _direction(self, suffix: str) -> dict[str, Tensor | None]:
+    def _direction(self, suffix: str) -> Direction:
         """The parameters of one direction, as the operations take them."""
         conv1d, dt_proj = getattr(self, f"conv1d{suffix}"), getattr(self, f"dt_proj{suffix}")
         A_log = getattr(self, f"A{suffix}_log")
-        return {
-            "conv_weight": conv1d.weight.squeeze(1),
-            "conv_bias": conv1d.bias,
-            "x_proj_weight": getattr(self, f"x_proj{suffix}").weight,
-            "dt_proj_weight": dt_proj.weight,
-            "delta_bias": dt_proj.bias,
-            "A": -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
-            "D": getattr(self, f"D{suffix}"),
-        }
+        return Direction(
+            conv_weight=conv1d.weight.squeeze(1),
+            conv_bias=conv1d.bias,
+            x_proj_weight=getattr(self, f"x_proj{suffix}").weight,
+            dt_proj_weight=dt_proj.weight,
+            delta_bias=dt_proj.bias,
+            A=-torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
+            D=getattr(self, f"D{suffix}"),
+        )
+
+    def _project_in(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The inner input and its gate, (batch, time, 2 * d_inner)."""
+        return self.in_proj(mask_frames(x, lengths) if self.masks_input else x)
 
     def _scan(
-        self, x: Tensor, z: Tensor, lengths: Tensor | None, suffix: str = "", state: dict | None = None, reverse=False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self,
+        x: Tensor,
+        z: Tensor,
+        lengths: Tensor | None,
+        suffix: str = "",
+        state: MambaState | None = None,
+        reverse: bool = False,
+    ) -> tuple[Tensor, MambaState]:
         """Convolution and scan of one direction, from a state; returns the gated output and the state after it."""
-        state = state or {"conv": None, "ssm": None}
         direction = self._direction(suffix)
-        options = {"lengths": lengths, "reverse": reverse}
-        weight, bias = direction["conv_weight"], direction["conv_bias"]
         u, conv = causal_conv1d(
-            x, weight, bias, "silu", initial_state=state["conv"], return_final_state=True, **options
-        )
+            x, *direction.filters, "silu", lengths=lengths, reverse=reverse,
+            initial_state=None if state is None else state["conv"], return_final_state=True,
+        )  # fmt: skip
+        _, delta, A, B, C, D, delta_bias = scan_arguments(u, direction)
         y, ssm = selective_scan(
-            **scan_arguments(u, **direction),
-            z=z,
-            delta_softplus=True,
-            initial_state=state["ssm"],
-            return_last_state=True,
-            **options,
-        )
+            u, delta, A, B, C, D, z, delta_bias, True, lengths=lengths, reverse=reverse,
+            initial_state=None if state is None else state["ssm"], return_last_state=True,
+        )  # fmt: skip
         return y, {"conv": conv, "ssm": ssm}
 
     def _project_out(self, y: Tensor, lengths: Tensor | None) -> Tensor:
@@ -197,6 +221,9 @@ class Mamba(_MambaLayer):
         Whether the input and output projections have one.
     out_proj_init_scale : float
         Factor on the initial weights of the output projection; stacks of residual layers set 1 / sqrt(layers).
+    masks_input : bool
+        Whether the layer sets the frames past the lengths to zero first, since even an infinite value there must not
+        reach a gradient. A stack that has masked its own input switches it off: what it hands on is finite.
     **dt_init
         ``dt_min``, ``dt_max``, ``dt_init_floor`` and ``dt_scale`` of :class:`DeltaProjection`.
 
@@ -215,7 +242,9 @@ class Mamba(_MambaLayer):
 
     _suffixes = ("",)
 
-    def forward(self, x, lengths=None, state=None, return_state=False):
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: MambaState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MambaState]:
         """Run the layer over a sequence.
 
         Arguments
@@ -225,7 +254,7 @@ class Mamba(_MambaLayer):
         lengths : Tensor, optional
             Valid frames per example, integers (batch,); frames past them give zeros.
         state : dict, optional
-            State to go on from, of :meth:`init_state` or an earlier call.
+            State to start from, returned by :meth:`init_state` or an earlier call.
         return_state : bool
             Whether to return the state after each example's last valid frame too.
 
@@ -234,12 +263,14 @@ class Mamba(_MambaLayer):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
-        x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
+        x, z = self._project_in(x, lengths).chunk(2, dim=-1)
         y, state = self._scan(x, z, lengths, state=state)
         y = self._project_out(y, lengths)
         return (y, state) if return_state else y
 
-    def init_state(self, batch_size, device=None, dtype=None):
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MambaState:
         """The state before the first frame.
 
         Arguments
@@ -264,7 +295,7 @@ class Mamba(_MambaLayer):
             "ssm": torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=scan_dtype),
         }
 
-    def step(self, x_t, state):
+    def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Run the layer over one frame.
 
         Arguments
@@ -279,25 +310,25 @@ class Mamba(_MambaLayer):
         y_t : Tensor
             Output frame (batch, d_model).
         state : dict
-            State after the frame; the one given is left as it is.
+            State after the frame; the given one is not changed.
         """
         x, z = self.in_proj(x_t).chunk(2, dim=-1)
         direction = self._direction("")
-        u, conv_state = causal_conv1d_update(x, state["conv"], direction["conv_weight"], direction["conv_bias"], "silu")
-        arguments = scan_arguments(u, **direction)
-        y, ssm_state = selective_state_update(state["ssm"], **arguments, z=z, delta_softplus=True)
+        u, conv_state = causal_conv1d_update(x, state["conv"], *direction.filters, "silu")
+        _, delta, A, B, C, D, delta_bias = scan_arguments(u, direction)
+        y, ssm_state = selective_state_update(state["ssm"], u, delta, A, B, C, D, z, delta_bias, True)
         return self.out_proj(y), {"conv": conv_state, "ssm": ssm_state}
 
 
 class BiMamba(_MambaLayer):
-    """A bidirectional Mamba layer: two scans with parameters of their own between shared projections, averaged.
+    """A bidirectional Mamba layer: two scans, each with its own parameters, averaged between shared projections.
 
     ``out_proj(0.5 * y_forward + 0.5 * y_reverse)``, each direction gated by the same ``silu(z)``: the bidirectional
     layer of "Speech Slytherin" (arXiv 2407.09732). It has no state, as it sees the future.
 
     Arguments
     ---------
-    d_model, d_state, d_conv, expand, dt_rank, conv_bias, bias, out_proj_init_scale, **dt_init
+    d_model, d_state, d_conv, expand, dt_rank, conv_bias, bias, out_proj_init_scale, masks_input, **dt_init
         As in :class:`Mamba`.
 
     Example
@@ -312,7 +343,7 @@ class BiMamba(_MambaLayer):
 
     _suffixes = ("", "_b")
 
-    def forward(self, x, lengths=None):
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Run the layer over whole sequences.
 
         Arguments
@@ -327,10 +358,6 @@ class BiMamba(_MambaLayer):
         Tensor
             Output (batch, time, d_model).
         """
-        xz = self.in_proj(mask_frames(x, lengths))
         forward, reverse = (self._direction(suffix) for suffix in self._suffixes)
-        pairs = {name: (forward[name], reverse[name]) for name in forward}
-        out_proj = self.out_proj
-        return bidirectional_mamba_inner(
-            xz, **pairs, out_proj_weight=out_proj.weight, out_proj_bias=out_proj.bias, lengths=lengths
-        )
+        weight, bias = self.out_proj.weight, self.out_proj.bias
+        return bidirectional_mamba_inner(self._project_in(x, lengths), forward, reverse, weight, bias, lengths=lengths)

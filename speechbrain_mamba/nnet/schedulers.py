@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from speechbrain.utils import checkpoints
@@ -22,7 +23,7 @@ class LinearWarmupCosineScheduler:
     n_warmup_steps : int
         Steps of the warm-up.
     n_total_steps : int, optional
-        Steps until the lowest learning rate, where it then stays. Recipes set it from their data where it is None.
+        Steps until the lowest learning rate, where it then stays. If it is None, recipes set it from their data.
     lr_final_ratio : float
         The lowest learning rate, relative to the highest.
 
@@ -34,7 +35,9 @@ class LinearWarmupCosineScheduler:
     [0.5, 1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
 
-    def __init__(self, lr_initial, n_warmup_steps, n_total_steps=None, lr_final_ratio=0.01):
+    def __init__(
+        self, lr_initial: float, n_warmup_steps: int, n_total_steps: int | None = None, lr_final_ratio: float = 0.01
+    ):
         if n_total_steps is not None and n_total_steps < n_warmup_steps:
             raise ValueError(
                 f"n_total_steps is {n_total_steps}, but must not be less than n_warmup_steps, {n_warmup_steps}."
@@ -45,7 +48,7 @@ class LinearWarmupCosineScheduler:
         self.lr_final_ratio = lr_final_ratio
         self.n_steps = 0
 
-    def __call__(self, optimizer):
+    def __call__(self, optimizer: torch.optim.Optimizer) -> float:
         """Count a step and set its learning rate.
 
         Arguments
@@ -64,7 +67,7 @@ class LinearWarmupCosineScheduler:
             group["lr"] = lr
         return lr
 
-    def learning_rate(self, step):
+    def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 1.
 
         Arguments
@@ -91,11 +94,11 @@ class LinearWarmupCosineScheduler:
         return self.lr_initial * (self.lr_final_ratio + (1 - self.lr_final_ratio) * cosine)
 
     @checkpoints.mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save the number of steps taken."""
         torch.save({"n_steps": self.n_steps}, path)
 
     @checkpoints.mark_as_loader
-    def load(self, path, end_of_epoch=False):
+    def load(self, path: str | Path, end_of_epoch: bool = False) -> None:
         """Load the number of steps taken."""
         self.n_steps = torch.load(path, weights_only=True)["n_steps"]

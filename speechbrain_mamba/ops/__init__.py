@@ -1,13 +1,16 @@
 """Tensor operations of Mamba. The only place that knows that there are several backends."""
 
-from speechbrain_mamba.ops.bidirectional import bidirectional_causal_conv1d, bidirectional_selective_scan
-from speechbrain_mamba.ops.conv import causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
 from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, scan_arguments
 from speechbrain_mamba.ops.lengths import absolute_lengths, mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import available_backends, unavailable_backends, use_backend
-from speechbrain_mamba.ops.scan import selective_scan, selective_state_update
+from speechbrain_mamba.ops.scan import bidirectional_selective_scan, selective_scan, selective_state_update
 
 __all__ = [
+    "Direction",
+    "Filters",
+    "ScanInputs",
     "absolute_lengths",
     "available_backends",
     "bidirectional_causal_conv1d",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+
+_Kind = TypeVar("_Kind", Direction, Filters, ScanInputs)
 
 
 def check_shape(op: str, name: str, tensor: Tensor | None, layout: str, shape: tuple[int, ...]) -> None:
@@ -39,15 +43,14 @@ def check_lengths(op: str, lengths: Tensor | None, batch: int, time: int, device
     return lengths.to(device=device, dtype=torch.long)
 
 
-def check_pair(op: str, name: str, pair: Sequence[Tensor | None] | None) -> tuple[Tensor | None, Tensor | None]:
-    """Check that an argument has one tensor for each of two directions, of the same shape and both or neither None."""
-    if pair is None:
-        return None, None
-    if isinstance(pair, Tensor) or len(pair) != 2:
-        raise ValueError(f"{op}: {name} must be a pair: a tensor for the forward direction and one for the reverse.")
-    first, second = pair
-    if (first is None) != (second is None):
-        raise ValueError(f"{op}: {name} is given for one direction only, but must be given for both or neither.")
-    if first is not None:
-        check_shape(op, f"{name} of the reverse direction", second, "that of the forward direction", tuple(first.shape))
-    return first, second
+def check_directions(op: str, kind: type[_Kind], forward: _Kind, reverse: _Kind) -> None:
+    """Raise an error unless both directions are of a kind, and their tensors have the same shapes or are both None."""
+    if not (isinstance(forward, kind) and isinstance(reverse, kind)):
+        given = f"{type(forward).__name__} and {type(reverse).__name__}"
+        raise TypeError(f"{op}: forward and reverse must be speechbrain_mamba.ops.{kind.__name__}, but are {given}.")
+    for name, first, second in zip(kind._fields, forward, reverse):
+        if (first is None) != (second is None):
+            raise ValueError(f"{op}: {name} is given for one direction only, but must be given for both or neither.")
+        if first is not None:
+            other = f"{name} of the reverse direction"
+            check_shape(op, other, second, "that of the forward direction", tuple(first.shape))

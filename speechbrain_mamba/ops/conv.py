@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
-from speechbrain_mamba.ops.registry import select_backend
+from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
+from speechbrain_mamba.ops.directions import Filters
+from speechbrain_mamba.ops.registry import Call, select_backend
 
 
-def check_activation(op: str, activation: str | None) -> str | None:
+def _check_activation(op: str, activation: str | None) -> str | None:
     """Check an activation and return its one name, ``silu`` or None."""
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"{op}: activation is {activation!r}, but must be None, 'silu' or 'swish'.")
     return "silu" if activation else None
 
 
-def check_convolution(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-    """Check the arguments of a convolution named ``op``; returns the lengths, checked too."""
+def _check(op: str, x: Tensor, filters: Filters, lengths: Tensor | None) -> Tensor | None:
+    """Check the arguments of a convolution named ``op``; returns the lengths on the input's device."""
+    weight, bias = filters
     check_dims(op, "x", x, "(batch, time, channels)")
     check_dims(op, "weight", weight, "(channels, width)")
     (batch, time, channels), width = x.shape, weight.shape[1]
@@ -81,16 +83,17 @@ def causal_conv1d(
     tensor([2., 3., 3.])
     """
     op = "causal_conv1d"
-    lengths = check_convolution(op, x, weight, bias, lengths)
-    state_shape = (x.shape[0], x.shape[2], weight.shape[1] - 1)
+    lengths = _check(op, x, Filters(weight, bias), lengths)
+    activation = _check_activation(op, activation)
+    width = weight.shape[1]
+    state_shape = (x.shape[0], x.shape[2], width - 1)
     check_shape(op, "initial_state", initial_state, "(batch, channels, width - 1)", state_shape)
-    arguments = dict(
-        weight=weight, bias=bias, activation=check_activation(op, activation), lengths=lengths, reverse=reverse,
-        initial_state=initial_state, return_final_state=return_final_state,
-    )  # fmt: skip
-    backend = select_backend(op, x, arguments)
+    backend = select_backend(Call(op, x, (weight, bias, initial_state), width=width))
     with torch.autocast(x.device.type, enabled=False):
-        return backend.causal_conv1d(x, **arguments)
+        return backend.causal_conv1d(
+            x, weight, bias, activation, lengths=lengths, reverse=reverse, initial_state=initial_state,
+            return_final_state=return_final_state,
+        )  # fmt: skip
 
 
 def causal_conv1d_update(
@@ -134,7 +137,52 @@ def causal_conv1d_update(
     check_shape(op, "weight", weight, "(channels, width)", (channels, width))
     check_shape(op, "bias", bias, "(channels,)", (channels,))
     check_shape(op, "state", state, "(batch, channels, width - 1)", (batch, channels, width - 1))
-    arguments = dict(state=state, weight=weight, bias=bias, activation=check_activation(op, activation))
-    backend = select_backend(op, x, arguments)
+    activation = _check_activation(op, activation)
+    backend = select_backend(Call(op, x, (state, weight, bias), width=width))
     with torch.autocast(x.device.type, enabled=False):
-        return backend.causal_conv1d_update(x, **arguments)
+        return backend.causal_conv1d_update(x, state, weight, bias, activation)
+
+
+def bidirectional_causal_conv1d(
+    x: Tensor, forward: Filters, reverse: Filters, activation: str | None = None, *, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Convolve one input causally in both directions of time, each with its own filters.
+
+    Arguments
+    ---------
+    x : Tensor
+        Input (batch, time, channels).
+    forward, reverse : Filters
+        Weight and bias of each direction, as in :func:`causal_conv1d`, of the same shapes.
+    activation : str, optional
+        None, ``silu`` or its other name ``swish``.
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,), as in :func:`causal_conv1d`.
+
+    Returns
+    -------
+    tuple of two Tensors
+        Outputs of the forward and the reverse direction, (batch, time, channels), dtype of ``x``.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, an unknown activation, lengths out of range, or a backend that cannot serve the
+        call.
+    TypeError
+        For dtypes that do not fit, or anything but ``Filters``.
+
+    Example
+    -------
+    >>> filters = Filters(torch.tensor([[1.0, 2.0]]))
+    >>> y, y_reverse = bidirectional_causal_conv1d(torch.ones(1, 3, 1), filters, filters)
+    >>> y.flatten(), y_reverse.flatten()
+    (tensor([2., 3., 3.]), tensor([3., 3., 2.]))
+    """
+    op = "bidirectional_causal_conv1d"
+    check_directions(op, Filters, forward, reverse)
+    lengths = _check(op, x, forward, lengths)
+    activation = _check_activation(op, activation)
+    backend = select_backend(Call(op, x, (*forward, *reverse), width=forward.weight.shape[1]))
+    with torch.autocast(x.device.type, enabled=False):
+        return backend.bidirectional_causal_conv1d(x, forward, reverse, activation, lengths)

@@ -12,23 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.ops.bidirectional import Pair
-from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_pair, check_shape
+from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
+from speechbrain_mamba.ops.directions import Direction, ScanInputs
 from speechbrain_mamba.ops.lengths import mask_frames
-from speechbrain_mamba.ops.registry import select_backend
+from speechbrain_mamba.ops.registry import Call, select_backend
 
 _OP = "bidirectional_mamba_inner"
 
 
 def bidirectional_mamba_inner(
     xz: Tensor,
-    conv_weight: Pair,
-    conv_bias: Pair | None,
-    x_proj_weight: Pair,
-    dt_proj_weight: Pair,
-    delta_bias: Pair,
-    A: Pair,
-    D: Pair,
+    forward: Direction,
+    reverse: Direction,
     out_proj_weight: Tensor,
     out_proj_bias: Tensor | None = None,
     *,
@@ -50,21 +45,9 @@ def bidirectional_mamba_inner(
     Arguments
     ---------
     xz : Tensor
-        What the input projection gives, (batch, time, 2 * channels).
-    conv_weight : tuple of two Tensors
-        Filters of the forward and of the reverse direction, (channels, width). All that follow are such pairs.
-    conv_bias : tuple of two Tensors or None
-        Their biases, (channels,); None, or a pair of None, for none.
-    x_proj_weight : tuple of two Tensors
-        Projection to the step's factor, B and C, (dt_rank + 2 * state, channels).
-    dt_proj_weight : tuple of two Tensors
-        Projection of the factor to the step, (channels, dt_rank).
-    delta_bias : tuple of two Tensors
-        Added to the step before its softplus, (channels,).
-    A : tuple of two Tensors
-        State matrices, diagonal, usually negative, (channels, state).
-    D : tuple of two Tensors
-        Skip connections, (channels,).
+        Output of the input projection, (batch, time, 2 * channels).
+    forward, reverse : Direction
+        Parameters of each direction of time, of the same shapes.
     out_proj_weight : Tensor
         Output projection, shared by the directions, (d_model, channels).
     out_proj_bias : Tensor, optional
@@ -81,91 +64,75 @@ def bidirectional_mamba_inner(
     Raises
     ------
     ValueError
-        For anything but pairs, shapes that do not fit, lengths out of range, or a backend that cannot serve the call.
+        For shapes that do not fit, lengths out of range, or a backend that cannot serve the call.
     TypeError
-        For dtypes that do not fit.
+        For dtypes that do not fit, or anything but a ``Direction``.
 
     Example
     -------
-    >>> pair = lambda *shape: tuple(torch.rand(2, *shape))
     >>> channels, state, dt_rank = 8, 4, 2
-    >>> bidirectional_mamba_inner(
-    ...     torch.randn(3, 9, 2 * channels), pair(channels, 4), pair(channels), pair(dt_rank + 2 * state, channels),
-    ...     pair(channels, dt_rank), pair(channels), (-torch.ones(channels, state),) * 2, pair(channels),
-    ...     torch.rand(6, channels),
-    ... ).shape
+    >>> direction = Direction(
+    ...     conv_weight=torch.rand(channels, 4), conv_bias=None,
+    ...     x_proj_weight=torch.rand(dt_rank + 2 * state, channels), dt_proj_weight=torch.rand(channels, dt_rank),
+    ...     delta_bias=torch.zeros(channels), A=-torch.ones(channels, state), D=torch.ones(channels),
+    ... )
+    >>> bidirectional_mamba_inner(torch.randn(3, 9, 2 * channels), direction, direction, torch.rand(6, channels)).shape
     torch.Size([3, 9, 6])
     """
-    pairs = {
-        "conv_weight": conv_weight,
-        "conv_bias": conv_bias,
-        "x_proj_weight": x_proj_weight,
-        "dt_proj_weight": dt_proj_weight,
-        "delta_bias": delta_bias,
-        "A": A,
-        "D": D,
-    }
-    pairs = {name: check_pair(_OP, name, pair) for name, pair in pairs.items()}
-    directions = tuple({name: pair[i] for name, pair in pairs.items()} for i in range(2))
-    lengths = _check(xz, directions[0], out_proj_weight, out_proj_bias, lengths)
-    arguments = directions[0] | {f"{name}_b": tensor for name, tensor in directions[1].items()}
-    arguments |= {"out_proj_weight": out_proj_weight, "out_proj_bias": out_proj_bias}
-    backend = select_backend(_OP, xz, arguments)
+    check_directions(_OP, Direction, forward, reverse)
+    lengths = _check(xz, forward, out_proj_weight, out_proj_bias, lengths)
+    tensors = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    states, width, rank = forward.A.shape[1], forward.conv_weight.shape[1], forward.dt_proj_weight.shape[1]
+    backend = select_backend(Call(_OP, xz, tensors, states=states, width=width, rank=rank))
     fused = getattr(backend, _OP, None)
     with torch.autocast(xz.device.type, enabled=False):
         if fused:
-            y = fused(xz, *directions, out_proj_weight, out_proj_bias, lengths)
+            y = fused(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
         else:
-            y = _compose(backend, xz, directions, lengths)
+            y = _compose(backend, xz, forward, reverse, lengths)
             y = F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
     return y if out_proj_bias is None else mask_frames(y, lengths)
 
 
 def _check(
     xz: Tensor,
-    direction: dict[str, Tensor | None],
+    direction: Direction,
     out_proj_weight: Tensor,
     out_proj_bias: Tensor | None,
     lengths: Tensor | None,
 ) -> Tensor | None:
-    """Check one direction's arguments; returns the lengths, checked and brought to the input's device."""
+    """Check one direction's arguments; returns the lengths on the input's device."""
+    conv_weight, conv_bias, x_proj_weight, dt_proj_weight, delta_bias, A, D = direction
     check_dims(_OP, "xz", xz, "(batch, time, 2 * channels)")
-    check_dims(_OP, "A", direction["A"], "(channels, state)")
-    check_dims(_OP, "dt_proj_weight", direction["dt_proj_weight"], "(channels, dt_rank)")
-    check_dims(_OP, "conv_weight", direction["conv_weight"], "(channels, width)")
-    (batch, time, _), (channels, state) = xz.shape, direction["A"].shape
-    dt_rank, width = direction["dt_proj_weight"].shape[1], direction["conv_weight"].shape[1]
-    check_shape(_OP, "xz", xz, "(batch, time, 2 * channels)", (batch, time, 2 * channels))
-    check_shape(_OP, "conv_weight", direction["conv_weight"], "(channels, width)", (channels, width))
-    check_shape(_OP, "dt_proj_weight", direction["dt_proj_weight"], "(channels, dt_rank)", (channels, dt_rank))
-    features = dt_rank + 2 * state
-    check_shape(
-        _OP, "x_proj_weight", direction["x_proj_weight"], "(dt_rank + 2 * state, channels)", (features, channels)
-    )
-    for name in ("conv_bias", "delta_bias", "D"):
-        check_shape(_OP, name, direction[name], "(channels,)", (channels,))
+    check_dims(_OP, "A", A, "(channels, state)")
+    check_dims(_OP, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)")
+    check_dims(_OP, "conv_weight", conv_weight, "(channels, width)")
     check_dims(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)")
-    d_model = out_proj_weight.shape[0]
+    (batch, time, _), (channels, state), d_model = xz.shape, A.shape, out_proj_weight.shape[0]
+    dt_rank, width = dt_proj_weight.shape[1], conv_weight.shape[1]
+    features = dt_rank + 2 * state
+    check_shape(_OP, "xz", xz, "(batch, time, 2 * channels)", (batch, time, 2 * channels))
+    check_shape(_OP, "conv_weight", conv_weight, "(channels, width)", (channels, width))
+    check_shape(_OP, "conv_bias", conv_bias, "(channels,)", (channels,))
+    check_shape(_OP, "x_proj_weight", x_proj_weight, "(dt_rank + 2 * state, channels)", (features, channels))
+    check_shape(_OP, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)", (channels, dt_rank))
+    check_shape(_OP, "delta_bias", delta_bias, "(channels,)", (channels,))
+    check_shape(_OP, "D", D, "(channels,)", (channels,))
     check_shape(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)", (d_model, channels))
     check_shape(_OP, "out_proj_bias", out_proj_bias, "(d_model,)", (d_model,))
     return check_lengths(_OP, lengths, batch, time, xz.device)
 
 
-def _compose(backend: ModuleType, xz: Tensor, directions: tuple[dict, dict], lengths: Tensor | None) -> Tensor:
-    """The gated scans from a backend's own convolution and scan: the definition of what fused ones compute."""
+def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direction, lengths: Tensor | None) -> Tensor:
+    """The gated scans from a backend's own convolution and scan, as fused operations compute them."""
     x, z = xz.chunk(2, dim=-1)
-    weights, biases = (tuple(direction[name] for direction in directions) for name in ("conv_weight", "conv_bias"))
-    inputs = backend.bidirectional_causal_conv1d(x, weights, biases, "silu", lengths)
-    scans = [scan_arguments(u, **direction) for u, direction in zip(inputs, directions)]
+    u, u_reverse = backend.bidirectional_causal_conv1d(x, forward.filters, reverse.filters, "silu", lengths)
+    scans = scan_arguments(u, forward), scan_arguments(u_reverse, reverse)
     return backend.bidirectional_selective_scan(*scans, z, True, lengths)
 
 
-def scan_arguments(u: Tensor, x_proj_weight: Tensor, dt_proj_weight: Tensor, delta_bias: Tensor, A: Tensor, D: Tensor,
-                   **_) -> dict[str, Tensor]:  # fmt: skip
-    """What a Mamba layer's scan takes for its input ``u`` (batch, time, channels): the maps that depend on it, and the
-    parameters that do not."""
-    (dt_rank, state) = dt_proj_weight.shape[1], A.shape[1]
-    projected = F.linear(u, x_proj_weight.to(u.dtype))
-    factor, B, C = projected.split([dt_rank, state, state], dim=-1)
-    delta = F.linear(factor, dt_proj_weight.to(u.dtype))
-    return {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
+def scan_arguments(u: Tensor, direction: Direction) -> ScanInputs:
+    """The inputs of a Mamba layer's scan: projections of ``u`` (batch, time, channels), and parameters."""
+    factor, B, C = direction.split(F.linear(u, direction.x_proj_weight.to(u.dtype)))
+    delta = F.linear(factor, direction.dt_proj_weight.to(u.dtype))
+    return ScanInputs(u, delta, direction.A, B, C, direction.D, direction.delta_bias)

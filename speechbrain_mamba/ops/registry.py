@@ -1,11 +1,11 @@
 """The backends of the operations: which are available, and which one serves a call.
 
 A backend is a module with the six operations of :mod:`speechbrain_mamba.ops.backends.reference`, and two functions that
-say in words why it cannot be used on this machine (``unavailable()``) and why it cannot serve a call (``unsupported(op,
-tensor, arguments)``); both answer None when all is well.
+return a reason in words, or None: why it cannot be used on this machine (``unavailable()``), and why it cannot serve a
+call (``unsupported(call)``).
 
-The choice is automatic, by device, and overruled by :func:`use_backend` or, for a whole process, by the environment
-variable ``SPEECHBRAIN_MAMBA_BACKEND``.
+The choice is automatic, by device. :func:`use_backend` overrules it, and so does the environment variable
+``SPEECHBRAIN_MAMBA_BACKEND`` for a whole process.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import contextvars
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,11 +38,37 @@ _PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "
 """What is tried first on a type of device, before the reference backend, fastest first."""
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrain_mamba_backend", default=None)
-
-
 _loaded: dict[str, ModuleType] = {}
 _reasons: dict[str, str | None] = {}
 _warned: set[str] = set()
+
+
+class Call(NamedTuple):
+    """What a backend is asked to serve."""
+
+    op: str
+    """Name of the operation."""
+    tensor: Tensor
+    """Its input, whose device decides."""
+    others: tuple[Tensor | None, ...]
+    """Its other tensors of floating-point type."""
+    states: int = 0
+    """States per channel."""
+    width: int = 0
+    """Frames of a filter."""
+    rank: int = 0
+    """Rank of the step's factor."""
+    continues: bool = False
+    """Whether a scan has an initial state."""
+
+    def wrong_tensor(self, device: str, dtypes: Collection[torch.dtype]) -> str | None:
+        """A sentence on the first tensor that is not on a device or not of some dtypes, None if all are."""
+        for tensor in (self.tensor, *self.others):
+            if tensor is not None and (tensor.device.type != device or tensor.dtype not in dtypes):
+                *names, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+                accepted = f"{', '.join(names)} and {last} on {device}"
+                return f"it takes {accepted}, but got {tensor.dtype} on {tensor.device}."
+        return None
 
 
 def _module(name: str) -> ModuleType:
@@ -67,7 +94,9 @@ def _say_why_slow(device: str) -> None:
         _warned.add(device)
         logger.warning(
             "Mamba runs on the slow reference backend, as %s. See `python -m speechbrain_mamba doctor`.",
-            "; ".join(f"the backend '{name}' is not available: {_unavailable(name).rstrip('.')}" for name in names),
+            "; ".join(
+                f"the backend '{name}' is not available: {(_unavailable(name) or '').rstrip('.')}" for name in names
+            ),
         )
 
 
@@ -170,17 +199,13 @@ def chosen_backend() -> str:
     return name
 
 
-def select_backend(op: str, tensor: Tensor, arguments: dict) -> ModuleType:
+def select_backend(call: Call) -> ModuleType:
     """The backend that serves a call.
 
     Arguments
     ---------
-    op : str
-        Name of the operation.
-    tensor : Tensor
-        The operation's first input, whose device and dtype decide.
-    arguments : dict
-        All arguments of the call by name.
+    call : Call
+        The operation, and what decides on its backend.
 
     Returns
     -------
@@ -192,14 +217,17 @@ def select_backend(op: str, tensor: Tensor, arguments: dict) -> ModuleType:
     ValueError
         When the backend that the user asked for cannot serve the call.
     """
-    name = chosen_backend()
-    if name != "auto":
-        reason = _module(name).unsupported(op, tensor, arguments)
+    chosen = chosen_backend()
+    if chosen != "auto":
+        reason = _module(chosen).unsupported(call)
         if reason is not None:
-            raise ValueError(f"The backend '{name}' cannot serve this {op}: {reason} Choose another backend, or auto.")
-        return _module(name)
-    for name in _PREFERENCE.get(tensor.device.type, ()):
-        if _unavailable(name) is None and _module(name).unsupported(op, tensor, arguments) is None:
+            raise ValueError(
+                f"The backend '{chosen}' cannot serve this {call.op}: {reason} Choose another backend, or auto."
+            )
+        return _module(chosen)
+    device = call.tensor.device.type
+    for name in _PREFERENCE.get(device, ()):
+        if _unavailable(name) is None and _module(name).unsupported(call) is None:
             return _module(name)
-    _say_why_slow(tensor.device.type)
+    _say_why_slow(device)
     return _module("reference")

@@ -5,23 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
-from speechbrain_mamba.ops.registry import select_backend
+from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
+from speechbrain_mamba.ops.directions import ScanInputs
+from speechbrain_mamba.ops.registry import Call, select_backend
 
 
-def check_scan(
-    op: str,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    lengths: Tensor | None,
-) -> Tensor | None:
-    """Check the arguments of a scan named ``op``; returns the lengths, checked and brought to the inputs' device."""
+def _check(op: str, inputs: ScanInputs, z: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+    """Check the arguments of a scan named ``op``; returns the lengths on the inputs' device."""
+    u, delta, A, B, C, D, delta_bias = inputs
     check_dims(op, "u", u, "(batch, time, channels)")
     check_dims(op, "A", A, "(channels, state)")
     batch, time, channels = u.shape
@@ -111,16 +102,17 @@ def selective_scan(
     (torch.Size([2, 10, 8]), torch.Size([2, 8, 4]))
     """
     op = "selective_scan"
-    lengths = check_scan(op, u, delta, A, B, C, D, z, delta_bias, lengths)
-    batch, _, channels = u.shape
-    check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, A.shape[1]))
-    arguments = dict(
-        delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus,
-        lengths=lengths, reverse=reverse, initial_state=initial_state, return_last_state=return_last_state,
-    )  # fmt: skip
-    backend = select_backend(op, u, arguments)
+    inputs = ScanInputs(u, delta, A, B, C, D, delta_bias)
+    lengths = _check(op, inputs, z, lengths)
+    (batch, _, channels), state = u.shape, A.shape[1]
+    check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, state))
+    continues = initial_state is not None
+    backend = select_backend(Call(op, u, (*inputs[1:], z, initial_state), states=state, continues=continues))
     with torch.autocast(u.device.type, enabled=False):
-        return backend.selective_scan(u, **arguments)
+        return backend.selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths=lengths, reverse=reverse,
+            initial_state=initial_state, return_last_state=return_last_state,
+        )  # fmt: skip
 
 
 def selective_state_update(
@@ -184,7 +176,60 @@ def selective_state_update(
     check_shape(op, "D", D, "(channels,)", (channels,))
     check_shape(op, "z", z, "(batch, channels)", (batch, channels))
     check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
-    arguments = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)
-    backend = select_backend(op, u, arguments | {"state": state})
+    backend = select_backend(Call(op, u, (state, delta, A, B, C, D, z, delta_bias), states=states))
     with torch.autocast(u.device.type, enabled=False):
-        return backend.selective_state_update(state, **arguments)
+        return backend.selective_state_update(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+
+
+def bidirectional_selective_scan(
+    forward: ScanInputs,
+    reverse: ScanInputs,
+    z: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    r"""Scan forwards and backwards in time and average both (Jiang et al., arXiv 2407.09732, figure 2).
+
+    .. math::
+
+        y_t = \tfrac{1}{2} (\overrightarrow{y}_t + \overleftarrow{y}_t)\, \mathrm{silu}(z_t)
+
+    where each direction is a :func:`selective_scan` with its own inputs, and only the gate is shared.
+
+    Arguments
+    ---------
+    forward, reverse : ScanInputs
+        Inputs and parameters of each direction, as in :func:`selective_scan`, of the same shapes.
+    z : Tensor, optional
+        Gate before its SiLU, (batch, time, channels).
+    delta_softplus : bool
+        Whether ``delta`` (plus bias) goes through a softplus.
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,), as in :func:`selective_scan`.
+
+    Returns
+    -------
+    Tensor
+        Output (batch, time, channels), dtype of ``u``.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, lengths out of range, or a backend that cannot serve the call.
+    TypeError
+        For dtypes that do not fit, or anything but ``ScanInputs``.
+
+    Example
+    -------
+    >>> u, delta, B, C = torch.randn(3, 9, 8), torch.rand(3, 9, 8), torch.randn(3, 9, 4), torch.randn(3, 9, 4)
+    >>> inputs = ScanInputs(u, delta, -torch.rand(8, 4), B, C)
+    >>> bidirectional_selective_scan(inputs, inputs, z=torch.randn(3, 9, 8)).shape
+    torch.Size([3, 9, 8])
+    """
+    op = "bidirectional_selective_scan"
+    check_directions(op, ScanInputs, forward, reverse)
+    lengths = _check(op, forward, z, lengths)
+    backend = select_backend(Call(op, forward.u, (*forward, *reverse, z), states=forward.A.shape[1]))
+    with torch.autocast(forward.u.device.type, enabled=False):
+        return backend.bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths)

@@ -1,4 +1,4 @@
-"""How a backend's kernels become torch operations: schema, implementation, shapes for compilation, gradient.
+"""How kernels become torch operations: schema, implementation, shapes for compilation, gradient.
 
 ``torch.library.register_autograd`` would do the same in one line, but spends 0.15 ms of each call on looking its schema
 up: more than the kernels take on short inputs.
@@ -6,14 +6,67 @@ up: more than the kernels take on short inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_type_hints
 
 import torch
+from torch import Tensor
+
+from speechbrain_mamba.utils._compat import below_autograd
 
 
-def asks_for_gradient(*arguments) -> bool:
+def asks_for_gradient(*arguments: Any) -> bool:
     """Whether autograd will ask for the gradient of any argument."""
-    return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in arguments)
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+
+
+class Layout:
+    """The order of a call's tensors in an operation's flat schema: those of each direction of time, then shared ones.
+
+    Arguments
+    ---------
+    direction : type
+        Named tuple of the tensors of one direction. A call has one or two; the names of the second end in ``_b``.
+    shared : type
+        Named tuple of the tensors that both directions share.
+
+    Example
+    -------
+    >>> from typing import NamedTuple
+    >>> from speechbrain_mamba.ops.directions import Filters
+    >>> Shared = NamedTuple("Shared", [("x", Tensor)])
+    >>> layout = Layout(Filters, Shared)
+    >>> layout.schema
+    'Tensor weight, Tensor? bias, Tensor? weight_b, Tensor? bias_b, Tensor x'
+    >>> [direction], shared = layout.unflatten((torch.ones(1), None, None, None, torch.zeros(1)))
+    >>> direction.weight, shared.x
+    (tensor([1.]), tensor([0.]))
+    """
+
+    def __init__(self, direction: Any, shared: Any):
+        self.direction, self.shared = direction, shared
+        self.count = len(direction._fields)
+        self.size = 2 * self.count + len(shared._fields)
+        types = [*_schema(direction), *(f"Tensor? {name}_b" for name in direction._fields), *_schema(shared)]
+        self.schema = ", ".join(types)
+
+    def flatten(self, directions: Sequence[tuple], shared: tuple) -> tuple[Tensor | None, ...]:
+        """The tensors in order."""
+        second = directions[1] if len(directions) == 2 else (None,) * self.count
+        return (*directions[0], *second, *shared)
+
+    def unflatten(self, tensors: Sequence[Any]) -> tuple[list[Any], Any]:
+        """The tensors of each direction, and the shared ones; arguments of other kinds may follow."""
+        count = self.count
+        directions = [self.direction(*tensors[:count])]
+        if tensors[count] is not None:
+            directions.append(self.direction(*tensors[count : 2 * count]))
+        return directions, self.shared(*tensors[2 * count : self.size])
+
+
+def _schema(fields: Any) -> list[str]:
+    hints = get_type_hints(fields)
+    return [f"{'Tensor?' if type(None) in get_args(hint) else 'Tensor'} {name}" for name, hint in hints.items()]
 
 
 class Operations:
@@ -39,7 +92,7 @@ class Operations:
         self.backend, self.devices = backend, devices
         self.namespace = f"speechbrain_mamba_{backend}"
         self.library = torch.library.Library(self.namespace, "DEF")
-        self.kernels = getattr(torch.ops, self.namespace)
+        self.operators: dict[str, Any] = {}
         self._functions: dict[str, type[torch.autograd.Function]] = {}
 
     def register(self, name: str, schema: str, implementation: Callable, fake: Callable) -> None:
@@ -60,8 +113,9 @@ class Operations:
         for device in self.devices:
             self.library.impl(name, implementation, device)
         torch.library.register_fake(f"{self.namespace}::{name}", fake, lib=self.library)
+        self.operators[name] = getattr(getattr(torch.ops, self.namespace), name).default
 
-    def call(self, name: str, *arguments):
+    def call(self, name: str, *arguments: Any) -> Any:
         """Call an operation by name.
 
         Where a gradient is wanted, its autograd function is applied right here: transformations like
@@ -70,40 +124,114 @@ class Operations:
         """
         if not torch.compiler.is_compiling() and asks_for_gradient(*arguments):
             return self._functions[name].apply(*arguments)
-        return getattr(self.kernels, name)(*arguments)
+        return self.operators[name](*arguments)
 
     def register_gradient(self, name: str, setup_context: Callable, backward: Callable) -> None:
         """Give an operation its gradient; the arguments are those of a ``torch.autograd.Function``."""
-        operation = getattr(self.kernels, name).default
+        operator = self.operators[name]
 
-        def below_autograd(*arguments):
-            with torch._C._AutoDispatchBelowAutograd():
-                outputs = operation(*arguments)
+        def without_autograd(*arguments: Any) -> Any:
+            with below_autograd():
+                outputs = operator(*arguments)
             return tuple(outputs) if isinstance(outputs, list) else outputs
 
-        function = type(
+        methods = {"forward": without_autograd, "setup_context": setup_context, "backward": backward}
+        function: Any = type(
             f"{name}_function",
             (torch.autograd.Function,),
-            {
-                "forward": staticmethod(below_autograd),
-                "setup_context": staticmethod(setup_context),
-                "backward": staticmethod(backward),
-            },
+            {key: staticmethod(method) for key, method in methods.items()},
         )
         self._functions[name] = function
 
-        def implementation(*arguments):
-            return function.apply(*arguments) if asks_for_gradient(*arguments) else below_autograd(*arguments)
+        def implementation(*arguments: Any) -> Any:
+            return function.apply(*arguments) if asks_for_gradient(*arguments) else without_autograd(*arguments)
 
         self.library.impl(name, implementation, "Autograd")
 
     def forbid_gradient(self, name: str) -> None:
         """Let an operation refuse to be differentiated, rather than silently cut the graph."""
 
-        def backward(ctx, *gradients):
+        def backward(ctx: Any, *gradients: Tensor | None) -> None:
             raise NotImplementedError(
                 f"The backend '{self.backend}' has first derivatives only: compute second ones inside "
                 "use_backend('reference')."
             )
 
         self.register_gradient(name, lambda ctx, inputs, output: None, backward)
+
+    def register_differentiable(
+        self,
+        name: str,
+        layout: Layout,
+        outputs: int,
+        forward: Callable,
+        fake: Callable,
+        backward: Callable,
+        flags: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
+    ) -> None:
+        """Define an operation ``name`` and its gradient, an operation ``<name>_backward``.
+
+        Arguments
+        ---------
+        name : str
+            Its name in the namespace.
+        layout : Layout
+            Its tensors.
+        outputs : int
+            The number of its outputs. With an option ``keep``, one more follows: what the backward pass needs of the
+            forward pass, empty unless ``keep`` is true.
+        forward : callable
+            From the tensors as :meth:`Layout.unflatten` returns them, flags and options to the outputs.
+        fake : callable
+            The same to empty outputs.
+        backward : callable
+            From such tensors, with ``keep`` that last output, the outputs' gradients or None, and flags to gradients in
+            the same two parts.
+        flags : tuple of str
+            Booleans that forward and backward pass take.
+        options : tuple of str
+            Booleans that only the forward pass takes; ``keep`` is the last.
+        """
+        size, keeps = layout.size, "keep" in options
+
+        def run(function: Callable) -> Callable:
+            return lambda *arguments: function(*layout.unflatten(arguments), *arguments[size:])
+
+        def run_backward(*arguments: Any) -> list[Tensor]:
+            gradients = layout.flatten(*run(backward)(*arguments))
+            pairs = zip(arguments[:size], gradients)
+            return [gradient.to(t.dtype).contiguous() for t, gradient in pairs if gradient is not None]
+
+        def fake_backward(*arguments: Any) -> list[Tensor]:
+            return [t.new_empty(t.shape) for t in arguments[:size] if _has_gradient(t)]
+
+        def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+            ctx.save_for_backward(*inputs[:size], *output[outputs:])
+            ctx.flags, ctx.options = inputs[size : size + len(flags)], inputs[size + len(flags) :]
+            ctx.set_materialize_grads(False)
+
+        def differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors  # which may be asked for once
+            tensors, kept = saved[:size], saved[size:]
+            nothing = (None,) * (len(flags) + len(options))
+            if all(gradient is None for gradient in gradients):
+                return (None,) * size + nothing
+            if keeps and not ctx.options[-1]:  # the forward pass was not told that gradients would be asked for
+                kept = self.call(name, *tensors, *ctx.flags, *(False for _ in options[:-1]), True)[outputs:]
+            found = iter(self.call(f"{name}_backward", *tensors, *kept, *gradients[:outputs], *ctx.flags))
+            return (*(next(found) if _has_gradient(t) else None for t in tensors), *nothing)
+
+        booleans = [f"bool {flag}" for flag in flags]
+        given = ", ".join([layout.schema, *booleans, *(f"bool {option}" for option in options)])
+        returned = ", ".join(["Tensor"] * (outputs + keeps))
+        self.register(name, f"({given}) -> ({returned})", run(forward), run(fake))
+        gradients = [f"Tensor? gradient{i}" for i in range(outputs)]
+        given = ", ".join([layout.schema, *["Tensor kept"] * keeps, *gradients, *booleans])
+        self.register(f"{name}_backward", f"({given}) -> Tensor[]", run_backward, fake_backward)
+        self.register_gradient(name, setup_context, differentiate)
+        self.forbid_gradient(f"{name}_backward")
+
+
+def _has_gradient(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point()

@@ -1,4 +1,4 @@
-"""The training that all recipes share: steps, epochs and their record, checkpoints, tests."""
+"""The training that all recipes share: data, epochs and their record, checkpoints, tests."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import speechbrain as sb
-import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TrainLogger
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import record_epoch
 from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
-from speechbrain_mamba.training.seeding import SeededDataset, seed_step
-from speechbrain_mamba.utils._compat import CheckpointsBetweenSteps
-from speechbrain_mamba.utils.distributed import any_process
+from speechbrain_mamba.training.seeding import SeededDataset
+from speechbrain_mamba.training.steps import SteppingBrain
 
 logger = logging.getLogger(__name__)
 
@@ -36,19 +33,15 @@ class Datasets(NamedTuple):
     tests: dict[str, Dataset]
 
 
-class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
-    """SpeechBrain's ``Brain`` with the parts that all recipes share.
+class TrainingBrain(SteppingBrain):
+    """A whole training and its test, with the parts that all recipes share.
 
     A recipe's Brain states what is its own: ``compute_forward`` and ``compute_objectives`` as in SpeechBrain, and what
     it needs of the following. :func:`~speechbrain_mamba.training.run.run_recipe` calls them in this order:
     :meth:`set_up`, :meth:`prepare_data`, :meth:`make_datasets`, :meth:`loader_options`; in each epoch
     ``on_stage_start``, :meth:`stage_scores`, :meth:`table_row` and :meth:`panels`; after a test :meth:`write_results`;
-    in the end :meth:`export` and :meth:`results`.
-
-    What all have alike: mixed precision, accumulation and clipping of gradients as the run options say; the learning
-    rate set right before each step; batches without a finite loss or gradient skipped, counted, and an error when there
-    are no others; checkpoints within an epoch only when no accumulated gradients wait; random numbers that depend on
-    the place in the run alone. A run that is killed and started again equals an uninterrupted one.
+    in the end :meth:`export` and :meth:`results`. How it steps is defined by
+    :class:`~speechbrain_mamba.training.steps.SteppingBrain`.
 
     Arguments
     ---------
@@ -57,7 +50,7 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("matplotlib",)
-    """Packages that the recipe cannot do without, beside those that are always installed."""
+    """Packages that the recipe requires beside those that are always installed; a literal, which is read early."""
 
     best_by: ClassVar[str] = "loss"
     """The score of the validation, lower is better, by which checkpoints are kept and chosen for the test."""
@@ -65,17 +58,15 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
     text: str = ""
     """The run's hyper-parameters in HyperPyYAML."""
 
-    hparams: Any
     train_sampler: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.train_data: Any = None
+        self.train_data: SeededDataset | None = None
         self.test_set = "test"
         self.test_scores: dict[str, dict[str, float]] = {}
-        self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = 0
 
-    # ------------------------------------------------------------------------------------- what recipes may say
+    # ----------------------------------------------------------------------------------------- what recipes define
 
     @classmethod
     def extra_needs(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -83,28 +74,18 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
         return ()
 
     def set_up(self) -> None:
-        """Get ready what a run needs beside data, so that what is missing is missed at once."""
+        """Load what a run needs beside data, so that it fails at once if something is missing."""
 
-    def prepare_data(self, hparams: dict[str, Any]) -> None:
+    def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Prepare the data on disk, in the main process, unless ``skip_prep`` is set."""
 
-    def make_datasets(self, hparams: dict[str, Any]) -> Datasets:
+    def make_datasets(self, hparams: Mapping[str, Any]) -> Datasets:
         """Read the data, in every process."""
         raise NotImplementedError
 
     def loader_options(self, stage: sb.Stage, dataset: Dataset) -> dict[str, Any]:
         """Options of a data loader. Without a sampler, training shuffles."""
         return {"batch_size": self.hparams.batch_size, "num_workers": self.hparams.num_workers}
-
-    def train_adversary(self, outputs: Any, should_step: bool) -> None:
-        """Train what a model is trained against, between its forward pass and its loss."""
-
-    def training_loss(self, losses: Tensor) -> Tensor | None:
-        """The loss of a batch for training, from what ``compute_objectives`` returned.
-
-        A batch whose loss is not finite is skipped and counted, one whose loss is None is left out without a word.
-        """
-        return losses
 
     def stage_scores(self, stage: sb.Stage, loss: float) -> dict[str, float]:
         """The scores of a stage by name, as they are logged and kept with checkpoints."""
@@ -123,10 +104,10 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
         """Write the results of a test, in the main process."""
 
     def export(self) -> None:
-        """Leave what can be loaded, in the main process."""
+        """Write what others load, in the main process."""
 
     def results(self) -> str:
-        """What a finished run has to show, read from its output folder."""
+        """The text that a finished run shows, read from its output folder."""
         return f"training curves: {self.output_folder / 'training.png'}"
 
     # --------------------------------------------------------------------------------------------------- a run
@@ -167,7 +148,7 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
         options = self.loader_options(sb.Stage.TRAIN, dataset)
         if not options.keys() & {"sampler", "batch_sampler"}:
             options["shuffle"] = True
-        self.train_data = SeededDataset(dataset, self._seed)
+        self.train_data = SeededDataset(dataset, self.seed)
         loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, **{"collate_fn": PaddedBatch, **options})
         if self.train_sampler is None:  # SpeechBrain tells it the epoch
             self.train_sampler = options.get("sampler", options.get("batch_sampler"))
@@ -175,102 +156,25 @@ class TrainingBrain(CheckpointsBetweenSteps, sb.Brain):
         set_schedule_length(self.hparams.lr_scheduler, steps)
         return loader
 
-    # ------------------------------------------------------------------------------------------------- batches
-
-    @property
-    def _seed(self) -> int:
-        return getattr(self.hparams, "seed", 0)
-
-    def fit_batch(self, batch: Any) -> Tensor:
-        """Train on a batch, unless no process has a usable loss for it."""
-        seed_step(self._seed, self.epoch, self.step, getattr(self, "rank", 0))
-        should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
-        self.on_fit_batch_start(batch, should_step)
-        with self.no_sync(not should_step):
-            with self.training_ctx:
-                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-            self.train_adversary(outputs, should_step)
-            with self.training_ctx:
-                loss = self.training_loss(self.compute_objectives(outputs, batch, sb.Stage.TRAIN))
-            usable = loss is not None and bool(loss.isfinite())
-            self.n_skipped += loss is not None and not usable
-            if not any_process(usable, self.device):
-                return torch.tensor(float("nan"))  # has no part in the mean loss
-            if loss is None or not usable:
-                # Processes wait for each other's gradients: one without a usable loss adds zeros.
-                loss = torch.stack([(p * 0).sum() for p in self.modules.parameters()]).sum()
-            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
-        self.n_accumulated += 1
-        if should_step:
-            self.hparams.lr_scheduler(self.optimizer)
-            self.optimizers_step()
-        self.on_fit_batch_end(batch, outputs, loss, should_step)
-        return loss.detach().cpu() if usable else torch.tensor(float("nan"))
-
-    def optimizers_step(self) -> None:
-        """Step all optimizers that have gradients."""
-        for optimizer in self.freeze_optimizers(self.optimizers_dict).values():
-            self.clip_and_step(optimizer)
-        self.scaler.update()
-        self.n_accumulated = 0
-        self.optimizer_step += 1
-
-    def clip_and_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step an optimizer with its gradients clipped together, unless they are not finite or it has none."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return
-        self.scaler.unscale_(optimizer)
-        limit = self.max_grad_norm if self.max_grad_norm >= 0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if self.scaler.is_enabled() or torch.isfinite(norm):  # a scaler skips steps itself
-            self.scaler.step(optimizer)
-        else:
-            self.n_skipped += 1
-        optimizer.zero_grad(set_to_none=True)
-
-    def is_between_steps(self) -> bool:
-        """Whether no accumulated gradients wait, which are not part of a checkpoint."""
-        return self.n_accumulated == 0
-
-    def update_average(self, loss: Tensor, avg_loss: float) -> float:
-        """The mean over the batches with a finite loss, infinite without any: SpeechBrain counts the others as 0."""
-        if not torch.isfinite(loss):
-            return avg_loss if self.n_losses else float("inf")
-        self.n_losses += 1
-        mean = avg_loss if self.n_losses > 1 else 0.0
-        return mean + (float(loss) - mean) / self.n_losses
-
     # -------------------------------------------------------------------------------------------------- stages
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
-        """Get the counters of a stage ready."""
-        self.n_losses = self.step  # above 0 in an epoch that is resumed
+        """Reset the counters of a stage."""
+        super().on_stage_start(stage, epoch)
         if stage == sb.Stage.TRAIN:
-            self.epoch, self.epoch_start = epoch or 0, time.monotonic()
-            self.n_skipped = self.n_accumulated = 0
-            self.first_step = self.optimizer_step
-            if hasattr(self.train_data, "set_epoch"):
-                self.train_data.set_epoch(epoch)
+            self.epoch_start = time.monotonic()
+            if self.train_data is not None:
+                self.train_data.set_epoch(self.epoch)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Log a stage, save a checkpoint after each epoch, write the results after a test."""
         if stage == sb.Stage.TRAIN:
-            self._warn_of_skipped_batches()
+            self.check_skipped_batches()
             self.train_scores = self.stage_scores(stage, stage_loss)
         elif stage == sb.Stage.VALID:
             self._finish_epoch(self.stage_scores(stage, stage_loss))
         else:
             self._finish_test(self.stage_scores(stage, stage_loss))
-
-    def _warn_of_skipped_batches(self) -> None:
-        if self.n_skipped and self.optimizer_step == self.first_step:
-            raise RuntimeError(
-                f"No batch of epoch {self.epoch} had a finite loss: the training has diverged. Try a smaller lr, or "
-                "--precision fp32."
-            )
-        if self.n_skipped:
-            logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", self.epoch, self.n_skipped)
 
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""

@@ -120,14 +120,14 @@ def _read_pairs(arguments: list[str]) -> dict[str, object]:
 
 
 def _read_needs(recipe: Path, tree: ast.Module) -> tuple[str, ...]:
-    """The tuple ``needs`` of a recipe's Brain, in the recipe or in a file beside it that it imports from."""
+    """The tuple ``needs`` of a recipe's Brain, here or in a file beside it; by default that of ``TrainingBrain``."""
     modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     files = [path for name in modules if name and (path := recipe.with_name(f"{name}.py")).is_file()]
     for part in (tree, *(ast.parse(path.read_text(encoding="utf-8")) for path in files)):
         for node in ast.walk(part):
             if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["needs"]:
                 return ast.literal_eval(node.value)
-    return ()
+    return ("matplotlib",)
 
 
 def _format_help(program: str, description: str, path: Path | None, text: str) -> str:

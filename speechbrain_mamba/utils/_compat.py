@@ -6,15 +6,17 @@ each that fails, and says which, when the interface moves.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
@@ -113,7 +115,44 @@ def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
 
+
+def below_autograd() -> AbstractContextManager:
+    """A context in which torch operations run without autograd, as inside an autograd function."""
+    import torch
+
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+def reset_function(module: nn.Module) -> Callable[[], None] | None:
+    """The method that draws a module's own parameters, None if there is none.
+
+    ``torch.nn.MultiheadAttention`` has it under a private name only.
+    """
+    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+
+
+def openmp_parallel() -> Any:
+    """The entry ``GOMP_parallel`` of the OpenMP runtime that torch uses, as a ctypes function; None if it has none.
+
+    It is looked up through torch's own library, so that no second runtime is loaded.
+    """
+    import torch
+
+    for path in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
+        with suppress(OSError, AttributeError):
+            return ctypes.CDLL(str(path)).GOMP_parallel
+    return None
+
+
 # ---------------------------------------------------------------------------------------------------- Triton
+
+
+def triton_interprets() -> bool:
+    """Whether Triton runs kernels in its interpreter, in NumPy on the CPU: ``TRITON_INTERPRET=1`` before the import."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
 
 # ---------------------------------------------------------------------------------------------------- EnCodec
 

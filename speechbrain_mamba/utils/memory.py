@@ -1,4 +1,4 @@
-"""How the process deals with memory that it no longer needs."""
+"""Memory that the process has freed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SETTINGS = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 2**30, _TOP_PAD: 64 *
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors for the next ones, for the rest of the process.
 
-    By default it gives most of it back to the system, which then has to map and clear it again, page by page: a quarter
-    of the time of Mamba-TasNet M on a CPU. Peak memory falls too, as tensors of all sizes share one heap. A setting of
-    the whole process, and so for programs to make when they start, not for libraries.
+    By default glibc returns most of it to the system, which has to map and clear it again page by page: a quarter of
+    the time of Mamba-TasNet M on a CPU. Peak memory falls too, as tensors of all sizes share one heap. The setting
+    holds for the whole process: programs make it when they start, libraries do not.
 
     Returns
     -------
     bool
-        Whether it was done. Not where malloc is not glibc's, nor where the user set one of its ``MALLOC_`` variables.
+        Whether it was set; False if malloc is not glibc's, or the user has set one of its ``MALLOC_`` variables.
 
     Example
     -------

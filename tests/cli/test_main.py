@@ -158,7 +158,10 @@ def recipe(tmp_path, monkeypatch):
     script = tmp_path / "recipes" / "tts" / "train.py"
     script.write_text("import sys\nfrom beside import NAME\nif __name__ == '__main__':\n    print(NAME, *sys.argv)")
     monkeypatch.setattr(sys, "argv", ["x"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "beside.py").write_text("NAME = 'of the working directory'")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "here"), *sys.path])
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
     return script
 
 

@@ -336,4 +336,4 @@ def test_what_stands_done_is_said(tmp_path, caplog):
         tokenize(tmp_path, Loudness())
         assert not caplog.messages
         tokenize(tmp_path, Loudness())
-    assert "is prepared already; remove prepared.json to prepare it again" in caplog.text
+    assert "Prepared already, with the same settings" in caplog.text and "prepared.json" in caplog.text

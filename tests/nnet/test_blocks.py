@@ -106,3 +106,18 @@ def test_block_hands_on_lengths_and_state():
     assert torch.allclose(y, expected + 100) and state == "next"
     y, state = block.step(x[:, 0], 100)
     assert torch.allclose(y, 4 * x[:, 0] + 100) and state == "next"
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_padding_is_masked_once_at_the_door_of_a_stack(bidirectional, monkeypatch):
+    """Its layers do not mask again, and whatever stands in the padding still reaches nothing."""
+    model, x, lengths = MambaBlocksSequential(2, bidirectional, d_model=6), torch.randn(2, 7, 6), torch.tensor([7, 3])
+    expected = model(x, lengths)
+    x[1, 3:] = torch.nan
+    masked = []
+    monkeypatch.setattr("speechbrain_mamba.nnet.mamba.mask_frames", lambda x, lengths: masked.append(x) or x)
+    y = model(x, lengths)
+    y.square().sum().backward()
+    assert not masked
+    torch.testing.assert_close(y, expected)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

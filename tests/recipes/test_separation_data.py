@@ -11,6 +11,12 @@ from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from tests.recipes.conftest import RATE, SPEAKERS, table, write_set
 
 
+def make_datasets(separation, settings):
+    """The data of the recipe: for training, validation and test."""
+    train, valid, tests = separation.SeparationBrain.make_datasets(None, settings)
+    return [train, valid, tests["test"]]
+
+
 class TestData:
     @pytest.fixture
     def settings(self, tmp_path, corpus):
@@ -23,7 +29,7 @@ class TestData:
 
     def test_mixtures_on_disk(self, separation, settings):
         prepare_separation({**settings, "corpus": "folder"})
-        datasets = separation.make_datasets(settings)
+        datasets = make_datasets(separation, settings)
         for dataset, split in zip(datasets, ("train", "valid", "test"), strict=True):
             rows = table(Path(settings["save_folder"]) / f"{split}.csv")
             assert [example["id"] for example in dataset] == [row["ID"] for row in rows]
@@ -32,7 +38,7 @@ class TestData:
 
     def test_mixtures_on_the_fly(self, separation, settings):
         prepare_separation({**settings, "corpus": "folder", "dynamic_mixing": True})
-        train, *others = separation.make_datasets({**settings, "dynamic_mixing": True})
+        train, *others = make_datasets(separation, {**settings, "dynamic_mixing": True})
         listing = Path(settings["save_folder"]) / "train_utterances.csv"
         expected = dynamic_mixtures(listing, 5, SPEAKERS, RATE, (0.2, 0.25), seed=77)
         assert len(train) == 5
@@ -42,5 +48,5 @@ class TestData:
     def test_manifests_may_be_relative_to_the_data_folder(self, separation, settings, tmp_path):
         write_set(tmp_path, fault="rate")
         paths = {"data_folder": str(tmp_path), "save_folder": str(tmp_path / "out" / "save")}
-        datasets = separation.make_datasets({**settings, **paths, "num_spks": 2, "sample_rate": 16000})
+        datasets = make_datasets(separation, {**settings, **paths, "num_spks": 2, "sample_rate": 16000})
         assert [len(dataset[0]["mix_sig"]) for dataset in datasets] == [2000] * 3

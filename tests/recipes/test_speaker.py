@@ -18,7 +18,7 @@ from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 from tests.evaluation.test_speaker_report import sorted_equal_error_rate
-from tests.recipes.tts_spies import assert_resumed, load_script, note_loaders, run_script
+from tests.recipes.tts_spies import assert_resumed, load_script, make_trainer, note_loaders
 
 TINY = {
     "batch_size": 6, "crop_seconds": 0.3, "n_warmup_steps": 2, "n_speakers": 4, "emb_dim": 8, "number_of_epochs": 10,
@@ -49,13 +49,8 @@ def manifests(tmp_path):
 @pytest.fixture
 def train(manifests, tmp_path):
     """Run the recipe with options; its output folder is returned."""
-
-    def call(prepare=lambda module, patch: None, **options):
-        options = {"manifest_folder": manifests, "output_folder": tmp_path / "out", **TINY, **options}
-        run_script("speaker/train", "speaker/mini_speaker", options, prepare)
-        return options["output_folder"]
-
-    return call
+    paths = {"manifest_folder": manifests, "output_folder": tmp_path / "out"}
+    return make_trainer("speaker/train", "speaker/mini_speaker", paths | TINY)
 
 
 @pytest.mark.slow
@@ -122,6 +117,15 @@ def test_the_loss_widens_the_angle_to_the_own_speaker_by_a_margin(brain):
     logits = 30 * torch.where(F.one_hot(labels, 3).bool(), widened, cosine)
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
     assert brain.report.rows == []
+
+
+def test_the_loss_is_not_rounded_in_mixed_precision(brain):
+    """A cosine of 1 rounds to above 1, whose sine is not a number."""
+    embeddings = torch.randn(60, 1, 2)
+    batch = SimpleNamespace(spk_id=["anna", "ben", "cleo"] * 20)
+    exact = brain.compute_objectives(embeddings, batch, sb.Stage.TRAIN)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert brain.compute_objectives(embeddings, batch, sb.Stage.TRAIN) == exact
 
 
 class Note(torch.nn.Module):

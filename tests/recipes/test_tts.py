@@ -178,6 +178,12 @@ def test_draws_are_made_where_the_run_computes(brain):
         assert brain.prompt_shares(3, stage).is_meta
 
 
+def test_a_codec_is_needed_to_speak_alone():
+    needs = load_script("tts/train").CodecLanguageModelBrain.extra_needs
+    assert needs({"n_test_utterances": 3, "train_parts": ["ar", "nar"]}) == ("encodec",)
+    assert needs({"n_test_utterances": 3, "train_parts": ["ar"]}) == needs({"n_test_utterances": 0}) == ()
+
+
 def test_damaged_tokens_stop_the_training(run, tokens):
     (tokens / "valid.codes.bin").write_bytes(b"1234")
     with pytest.raises(ValueError, match="it was cut off"):

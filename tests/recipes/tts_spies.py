@@ -77,6 +77,25 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
     return pictures
 
 
+def make_trainer(name: str, hparams: str, defaults: dict):
+    """A function that runs a training script with options, and returns its output folder.
+
+    Arguments
+    ---------
+    name, hparams
+        The script and the hyper-parameter file, as for :func:`run_script`.
+    defaults : dict
+        Options of each run unless it is given others, with ``output_folder``.
+    """
+
+    def train(prepare=lambda module, patch: None, **options):
+        options = {**defaults, **options}
+        run_script(name, hparams, options, prepare)
+        return options["output_folder"]
+
+    return train
+
+
 class Killed(Exception):
     """Raised in place of a kill."""
 

@@ -1,5 +1,6 @@
 """The private interfaces that the package touches are where it expects them."""
 
+import sys
 from typing import ClassVar
 
 import pytest
@@ -118,7 +119,40 @@ def test_statistics_of_speechbrain_are_saved(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
 
+
+def test_operations_run_below_autograd():
+    assert hasattr(torch._C, "_AutoDispatchBelowAutograd"), _moved("torch._C._AutoDispatchBelowAutograd")
+    x = torch.ones(2, requires_grad=True)
+    with _compat.below_autograd():
+        y = 2 * x
+    assert not y.requires_grad, _moved("torch._C._AutoDispatchBelowAutograd")
+
+
+def test_attention_resets_its_parameters():
+    attention = torch.nn.MultiheadAttention(4, 2)
+    reset = _compat.reset_function(attention)
+    assert reset is not None, _moved("torch.nn.MultiheadAttention._reset_parameters")
+    before = attention.in_proj_weight.clone()
+    reset()
+    assert not torch.equal(attention.in_proj_weight, before)
+    assert _compat.reset_function(torch.nn.Sequential()) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems the kernels start their own threads")
+def test_the_openmp_runtime_of_torch_is_found():
+    assert _compat.openmp_parallel() is not None, _moved("GOMP_parallel in libtorch_cpu of torch")
+
+
 # ---------------------------------------------------------------------------------------------------- Triton
+
+
+@pytest.mark.parametrize("value, expected", [("1", True), ("0", False)])
+def test_triton_says_whether_it_interprets(value, expected, monkeypatch):
+    knobs = pytest.importorskip("triton").knobs
+    assert hasattr(knobs.runtime, "interpret"), _moved("triton.knobs.runtime.interpret")
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert _compat.triton_interprets() is expected
+
 
 # ---------------------------------------------------------------------------------------------------- EnCodec
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.directions import Filters, ScanInputs
 from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
+from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 
 DEVICE = "cuda"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -30,7 +34,7 @@ _NEEDED = (
 
 @cache
 def _kernels() -> SimpleNamespace:
-    """Their functions, by name."""
+    """The functions of both packages, by name."""
     return SimpleNamespace(**{name: getattr(importlib.import_module(module), name) for module, name in _NEEDED})
 
 
@@ -46,50 +50,41 @@ def unavailable() -> str | None:
     return f"the installed packages were built without {', '.join(missing)}." if missing else None
 
 
-def _needs_gradient(tensors: list[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def unsupported(op: str, tensor: Tensor, arguments: dict) -> str | None:
+def unsupported(call: Call) -> str | None:
     """Why this backend cannot serve a call, None if it can."""
-    tensors = [tensor, *(a for a in arguments.values() if isinstance(a, Tensor))]
-    for t in tensors:
-        if t.is_floating_point() and (t.device.type != DEVICE or t.dtype not in DTYPES):
-            return f"it takes float32, bfloat16 and float16 on {DEVICE}, but got {t.dtype} on {t.device}."
-    A, weight = arguments.get("A"), arguments.get("conv_weight", arguments.get("weight"))
-    if A is not None and A.shape[1] > LARGEST_STATE:
-        return f"mamba-ssm takes up to {LARGEST_STATE} states per channel, but got {A.shape[1]}."
-    if weight is not None and weight.shape[1] not in WIDTHS:
-        return f"causal-conv1d takes filters of 2 to 4 frames, but got {weight.shape[1]}."
-    if op == "selective_scan" and arguments.get("initial_state") is not None:
+    if reason := call.wrong_tensor(DEVICE, DTYPES):
+        return reason
+    if call.states > LARGEST_STATE:
+        return f"mamba-ssm takes up to {LARGEST_STATE} states per channel, but got {call.states}."
+    if call.width and call.width not in WIDTHS:
+        return f"causal-conv1d takes filters of 2 to 4 frames, but got {call.width}."
+    if call.continues:
         return "the scan of mamba-ssm takes no initial state."
-    if op.endswith("_update") and _needs_gradient(tensors):
+    if call.op.endswith("_update") and asks_for_gradient(call.tensor, *call.others):
         return "the one-step kernels of mamba-ssm and causal-conv1d have no gradients."
-    if 0 in tensor.shape:
+    if 0 in call.tensor.shape:
         return "mamba-ssm and causal-conv1d take no empty tensors."
     return None
 
 
 class _WithoutGradient(torch.autograd.Function):
-    """The last state, whose gradient mamba-ssm leaves out without a word."""
+    """The last state, which mamba-ssm silently does not differentiate."""
 
     @staticmethod
-    def forward(ctx, state: Tensor) -> Tensor:
+    def forward(ctx: Any, state: Tensor) -> Tensor:
         """The state itself."""
         return state.clone()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Refuse."""
         raise NotImplementedError(
             "mamba-ssm has no gradient through the last state of a scan: use the backend 'triton', or auto."
         )
 
 
-def _in_scan_order(x: Tensor | None, lengths: Tensor | None, reverse: bool) -> Tensor | None:
+def _in_scan_order(x: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
     """Frames in the order of the scan, zero past the length; its own inverse."""
-    if x is None:
-        return None
     x = mask_frames(x, lengths)
     if not reverse:
         return x
@@ -100,15 +95,30 @@ def _in_scan_order(x: Tensor | None, lengths: Tensor | None, reverse: bool) -> T
     return x.gather(1, order[..., None].expand(x.shape))
 
 
-def _channels_first(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if x is None else x.to(dtype).transpose(1, 2).contiguous()
+def _channels_first(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype).transpose(1, 2).contiguous()
 
 
-def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, *, lengths=None,
-                   reverse=False, initial_state=None, return_last_state=False):  # fmt: skip
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: None = None,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The selective scan; see :func:`speechbrain_mamba.ops.scan`."""
     dtype = u.dtype
-    u, delta, B, C, z = (_in_scan_order(x, lengths, reverse) for x in (u, delta, B, C, z))
+    u, delta, B, C = (_in_scan_order(x, lengths, reverse) for x in (u, delta, B, C))
+    z = None if z is None else _in_scan_order(z, lengths, reverse)
     if lengths is not None and return_last_state:
         # Steps of length zero in the padding keep the state; bias and softplus have to come before.
         delta = delta.float() if delta_bias is None else delta.float() + delta_bias.float()
@@ -119,26 +129,40 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
         A.float().contiguous(),
         *(_channels_first(x, dtype) for x in (B, C)),
         D=None if D is None else D.float(),
-        z=_channels_first(z, dtype),
+        z=None if z is None else _channels_first(z, dtype),
         delta_bias=None if delta_bias is None else delta_bias.float(),
         delta_softplus=delta_softplus,
         return_last_state=return_last_state,
     )
-    y, last = result if return_last_state else (result, None)
-    y = _in_scan_order(y.transpose(1, 2), lengths, reverse)
-    return (y, _WithoutGradient.apply(last.float())) if return_last_state else y
+    y = _in_scan_order((result[0] if return_last_state else result).transpose(1, 2), lengths, reverse)
+    return (y, _WithoutGradient.apply(result[1].float())) if return_last_state else y
 
 
-def bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths):
+def bidirectional_selective_scan(
+    forward: ScanInputs, reverse: ScanInputs, z: Tensor | None, delta_softplus: bool, lengths: Tensor | None
+) -> Tensor:
     """Both directions of a scan, averaged; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`."""
-    y, y_b = (
-        selective_scan(**direction, z=z, delta_softplus=delta_softplus, lengths=lengths, reverse=backwards)
-        for direction, backwards in ((forward, False), (reverse, True))
-    )
-    return 0.5 * (y + y_b)
+
+    def scan(direction: ScanInputs, backwards: bool) -> Tensor:
+        u, delta, A, B, C, D, delta_bias = direction
+        inputs = (u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        return cast(Tensor, selective_scan(*inputs, lengths=lengths, reverse=backwards))
+
+    return 0.5 * (scan(forward, False) + scan(reverse, True))
 
 
-def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+def selective_state_update(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
     state = state.to(torch.float32, copy=True)  # theirs changes it in place
     y = _kernels().selective_state_update(
@@ -148,8 +172,17 @@ def selective_state_update(state, u, delta, A, B, C, D=None, z=None, delta_bias=
     return y.to(u.dtype), state
 
 
-def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, reverse=False, initial_state=None,
-                  return_final_state=False):  # fmt: skip
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.conv`.
 
     An initial state is put before the sequence: not all versions of causal-conv1d take one.
@@ -175,16 +208,18 @@ def causal_conv1d(x, weight, bias=None, activation=None, *, lengths=None, revers
     return y, final.to(dtype if initial_state is None else initial_state.dtype)
 
 
-def bidirectional_causal_conv1d(x, weights, biases, activation, lengths):
+def bidirectional_causal_conv1d(
+    x: Tensor, forward: Filters, reverse: Filters, activation: str | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Both directions of a convolution; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
-    y, y_b = (
-        causal_conv1d(x, weight, bias, activation, lengths=lengths, reverse=backwards)
-        for weight, bias, backwards in zip(weights, biases, (False, True))
-    )
-    return y, y_b
+    y = causal_conv1d(x, *forward, activation, lengths=lengths)
+    y_reverse = causal_conv1d(x, *reverse, activation, lengths=lengths, reverse=True)
+    return cast(Tensor, y), cast(Tensor, y_reverse)
 
 
-def causal_conv1d_update(x, state, weight, bias=None, activation=None):
+def causal_conv1d_update(
+    x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> tuple[Tensor, Tensor]:
     """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
     dtype = x.dtype
     window = state.to(dtype, copy=True).contiguous()  # theirs changes it in place

@@ -1,26 +1,30 @@
-"""The definition of right: every operation in plain PyTorch.
+"""Reference implementation of every operation in plain PyTorch.
 
-Nothing here is tuned. The recurrences are written as the papers write them, one step of time after another, vectorised
-over batch, channels and state; gradients come from autograd. Arithmetic is in float32, or in float64 when the input is
+Nothing here is tuned. The recurrences are written as in the papers, one step of time after another, vectorized over
+batch, channels and state; gradients come from autograd. Arithmetic is in float32, or in float64 when the input is
 float64. All other backends are tested against this file.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.directions import Filters, ScanInputs
 from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
+from speechbrain_mamba.ops.registry import Call
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot be used here; None as it always can."""
+    """Why this backend cannot be used here: None, as it always can."""
     return None
 
 
-def unsupported(op: str, tensor: Tensor, arguments: dict) -> str | None:
-    """Why this backend cannot serve a call; None as it serves all."""
+def unsupported(call: Call) -> str | None:
+    """Why this backend cannot serve a call: None, as it serves all."""
     return None
 
 
@@ -122,26 +126,17 @@ def selective_scan(
 
 
 def bidirectional_selective_scan(
-    forward: dict[str, Tensor | None],
-    reverse: dict[str, Tensor | None],
-    z: Tensor | None,
-    delta_softplus: bool,
-    lengths: Tensor | None,
+    forward: ScanInputs, reverse: ScanInputs, z: Tensor | None, delta_softplus: bool, lengths: Tensor | None
 ) -> Tensor:
     """Both directions of a scan, averaged; see :func:`speechbrain_mamba.ops.bidirectional_selective_scan`."""
-    out_dtype = forward["u"].dtype
-    both = [
-        # rounded to the input's type at the end only
-        selective_scan(
-            **{**direction, "u": direction["u"].to(_accumulation_dtype(direction["u"]))},
-            z=z,
-            delta_softplus=delta_softplus,
-            lengths=lengths,
-            reverse=backwards,
-        )
-        for direction, backwards in ((forward, False), (reverse, True))
-    ]
-    return (0.5 * (both[0] + both[1])).to(out_dtype)
+
+    def scan(direction: ScanInputs, backwards: bool) -> Tensor:
+        u, delta, A, B, C, D, delta_bias = direction
+        u = u.to(_accumulation_dtype(u))  # rounded to the input's type at the end only
+        inputs = (u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        return cast(Tensor, selective_scan(*inputs, lengths=lengths, reverse=backwards))
+
+    return (0.5 * (scan(forward, False) + scan(reverse, True))).to(forward.u.dtype)
 
 
 def _activate(y: Tensor, activation: str | None) -> Tensor:
@@ -178,7 +173,8 @@ def causal_conv1d(
     order = _scan_order(time, lengths, reverse, x.device)
     history = x.new_zeros(batch, width - 1, channels) if initial_state is None else initial_state.transpose(1, 2)
     padded = torch.cat([history.to(dtype), _reorder(mask_frames(x.to(dtype), lengths), order)], 1)
-    y = sum(weight[:, k].to(dtype) * padded[:, k : k + time] for k in range(width))
+    taps = (weight[:, k].to(dtype) * padded[:, k : k + time] for k in range(width))
+    y = sum(taps, torch.zeros((), dtype=dtype, device=x.device))
     if bias is not None:
         y = y + bias.to(dtype)
     y = mask_frames(_reorder(_activate(y, activation), order), lengths).to(out_dtype)
@@ -192,15 +188,9 @@ def causal_conv1d(
 
 
 def bidirectional_causal_conv1d(
-    x: Tensor,
-    weights: tuple[Tensor, Tensor],
-    biases: tuple[Tensor | None, Tensor | None],
-    activation: str | None,
-    lengths: Tensor | None,
+    x: Tensor, forward: Filters, reverse: Filters, activation: str | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Both directions of a convolution; see :func:`speechbrain_mamba.ops.bidirectional_causal_conv1d`."""
-    forward, reverse = (
-        causal_conv1d(x, weight, bias, activation, lengths=lengths, reverse=backwards)
-        for weight, bias, backwards in zip(weights, biases, (False, True))
-    )
-    return forward, reverse
+    y = causal_conv1d(x, *forward, activation, lengths=lengths)
+    y_reverse = causal_conv1d(x, *reverse, activation, lengths=lengths, reverse=True)
+    return cast(Tensor, y), cast(Tensor, y_reverse)

@@ -21,12 +21,7 @@ from speechbrain_mamba.lobes.models.synthesis import (
 )
 from speechbrain_mamba.lobes.models.synthesis.backbone import (
     BACKBONES,
-    AdaptiveLayerNorm,
-    CodecLanguageBackbone,
-    CodecLanguageLayer,
 )
-from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
-from speechbrain_mamba.lobes.models.synthesis.packing import Packing, split_at
 from speechbrain_mamba.lobes.models.synthesis.speech import speak
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 
@@ -348,30 +343,6 @@ def test_dropout_is_everywhere_and_in_training_alone(kind, backbone, batch):
     assert torch.equal(run(), run())
 
 
-def test_all_branches_of_a_layer_and_all_embeddings_can_be_dropped():
-    layer = CodecLanguageLayer(Mamba(8), 8, 16, dropout=1.0)
-    x, lengths = torch.randn(2, 5, 8), torch.tensor([5, 3])
-    assert torch.equal(layer(x, lengths, lengths, 5)[0], x)
-    assert not torch.equal(layer.eval()(x, lengths, lengths, 5)[0], x)
-    embedding = TokenEmbedding(10, 8, dropout=1.0)
-    assert not embedding(torch.tensor([[1, 2]])).any()
-    assert embedding.eval()(torch.tensor([[1, 2]])).all()
-
-
-def test_defaults_of_a_stack_are_those_it_says():
-    """In training, so that dropout would show."""
-    x, lengths = torch.randn(2, 6, 32), torch.tensor([6, 4])
-
-    def run(**options):
-        torch.manual_seed(0)
-        return CodecLanguageBackbone("hybrid", 5, 32, 8, **options)(x, lengths, lengths - 3)
-
-    said = {"nhead": 16, "causal": True, "dropout": 0.0, "mamba_config": {}, "attention_interval": 4, "n_stages": 0}
-    assert torch.equal(run(), run(**said))
-    for other in ({"nhead": 8}, {"causal": False}, {"dropout": 0.5}, {"attention_interval": 3}):
-        assert not torch.equal(run(), run(**said | other))
-
-
 def test_options_of_the_scan_reach_every_layer():
     sizes = {"num_layers": 2, "d_model": 8, "d_ffn": 8, "nhead": 2, "mamba_config": {"d_state": 5, "d_conv": 3}}
     for backbone, kind in itertools.product(("mamba", "hybrid"), (AutoregressiveCodecLM, NonAutoregressiveCodecLM)):
@@ -391,77 +362,6 @@ def test_positions_are_there_by_default_where_the_backbone_attends(backbone, pos
     for lm, expected in ((ar, attends if positions is None else positions), (nar, attends)):
         weights = [w for name, w in lm.named_parameters() if name.endswith("position_weight")]
         assert [w.item() for w in weights] == [0.25] * (2 if expected else 0)
-
-
-def test_positions_of_vectors_start_where_they_are_told():
-    """Channels of sines, then of cosines, at 1 and 0.01 radians per step; at first of the size of the embeddings."""
-    embedding = TokenEmbedding(1000, 4)
-    assert embedding.embedding.weight.std().item() == pytest.approx(0.5, rel=0.1)
-    assert embedding.embedding.weight.mean().item() == pytest.approx(0, abs=0.05)
-    x, first = torch.zeros(2, 3, 4), torch.tensor([0, 7])
-    expected = torch.stack([first[:, None] + torch.arange(3), (first[:, None] + torch.arange(3)) / 100], 2)
-    expected = 0.5 * torch.cat([expected.sin(), expected.cos()], 2)
-    torch.testing.assert_close(embedding.place(x, first), expected)
-    torch.testing.assert_close(embedding.place(x, 7)[0], expected[1])
-    torch.testing.assert_close(embedding.place(x)[1], expected[0])
-    tokens = torch.tensor([[4, 5], [999, 0]])
-    added = embedding(tokens, first) - embedding.embedding.weight[tokens]
-    torch.testing.assert_close(added, expected[:, :2])
-    plain = TokenEmbedding(9, 4, positions=False)
-    assert torch.equal(plain(tokens % 9, first), plain.embedding.weight[tokens % 9])
-
-
-def test_norms_of_stages_are_plain_at_first():
-    norm, x = AdaptiveLayerNorm(8, n_stages=3), torch.randn(2, 5, 8)
-    for stage in range(3):
-        torch.testing.assert_close(norm(x, torch.tensor([stage, 0])), F.layer_norm(x, (8,)))
-    assert [(name, tuple(p.shape)) for name, p in norm.named_parameters()] == [("scale", (3, 8)), ("shift", (3, 8))]
-    assert len(list(AdaptiveLayerNorm(8).parameters())) == 2
-
-
-def test_parts_are_put_one_after_the_other_without_what_pads_them():
-    lengths = [torch.tensor([2, 3]), torch.tensor([0, 2]), torch.tensor([3, 1])]
-    parts = [torch.arange(2 * time * 2.0).reshape(2, time, 2) + 100 * time for time in (3, 4, 5)]
-    for part, length in zip(parts, lengths):
-        part[torch.arange(part.shape[1]) >= length[:, None]] = torch.nan
-    packing = Packing(list(map(Padded, parts, lengths)))
-    whole = packing.whole.values
-    assert packing.whole.lengths.tolist() == [5, 6]
-    assert whole.shape == (2, 6, 2)
-    for example in range(2):
-        expected = torch.cat([part[example, : length[example]] for part, length in zip(parts, lengths)])
-        assert torch.equal(whole[example, : len(expected)], expected)
-        assert not whole[example, len(expected) :].any()
-    for index, part in enumerate(parts):
-        assert torch.equal(packing.unpack(whole, index), part.nan_to_num(0))
-
-
-def test_tokens_are_put_one_after_the_other_too():
-    parts = [
-        Padded(torch.tensor([[1, 2], [3, 9]]), torch.tensor([2, 1])),
-        Padded(torch.tensor([[4], [9]]), torch.tensor([1, 0])),
-    ]
-    whole = Packing(parts).whole
-    assert whole.values.tolist() == [[1, 2, 4], [3, 0, 0]] and whole.lengths.tolist() == [3, 1]
-    nothing = Packing([Padded(torch.zeros(2, 0), torch.zeros(2, dtype=torch.long))] * 2)
-    assert nothing.whole.values.shape == nothing.unpack(nothing.whole.values, 1).shape == (2, 0)
-
-
-@pytest.mark.parametrize("shape", [(), (2,)])
-def test_examples_are_split_where_they_are_told(shape):
-    values, lengths = torch.arange(3 * 5 * 2).reshape(3, 5, 2), torch.tensor([0, 2, 3])
-    values = values if shape else values[..., 0]
-    whole = Padded(values, torch.tensor([5, 3, 4]))
-    first, second = split_at(whole, lengths)
-    assert torch.equal(first.lengths, lengths) and second.lengths.tolist() == [5, 1, 1]
-    assert first.values.shape == (3, 3, *shape)
-    assert second.values.shape == (3, 5, *shape)
-    assert split_at(whole, lengths.clamp(min=1))[1].values.shape == (3, 4, *shape)
-    shortest = split_at(Padded(values[:2, :1], torch.tensor([1, 1])), torch.tensor([0, 1]))
-    assert torch.equal(shortest[1].values[0], values[0, :1]) and torch.equal(shortest[0].values[1], values[1, :1])
-    for example, length in enumerate(lengths):
-        assert torch.equal(first.values[example, :length], values[example, :length])
-        assert torch.equal(second.values[example, : 5 - length], values[example, length:])
 
 
 class Script:

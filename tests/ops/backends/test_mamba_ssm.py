@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops import registry as backends
 from speechbrain_mamba.ops.backends import mamba_ssm, reference
-from tests.ops.backends.triton.cases import check, inner_inputs, lengths_of, pick, scan_inputs, size
+from tests.ops.cases import check, layer_inputs, lengths_of, pick, scan_inputs, size
 
 
 class SelectiveScan(torch.autograd.Function):
@@ -129,7 +129,7 @@ def test_convolution(seed):
 @pytest.mark.parametrize("lengths", [None, [9, 0, 4]])
 def test_layer(lengths):
     lengths = None if lengths is None else torch.tensor(lengths)
-    check(ops.bidirectional_mamba_inner, inner_inputs(3, 9, 5, 3, 2), "mamba_ssm", "cpu", lengths=lengths)
+    check(ops.bidirectional_mamba_inner, layer_inputs(3, 9, 5, 3, 2), "mamba_ssm", "cpu", lengths=lengths)
 
 
 def test_steps_leave_their_states_alone():

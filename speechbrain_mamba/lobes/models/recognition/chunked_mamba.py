@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.nnet.mamba import BiMamba
-from speechbrain_mamba.ops import mask_frames
 
 
 class ChunkedBiMamba(BiMamba):
@@ -63,7 +62,7 @@ class ChunkedBiMamba(BiMamba):
         """
         if chunk_size is None and state is None and not return_state:
             return super().forward(x, lengths)
-        x, z = self.in_proj(mask_frames(x, lengths)).chunk(2, dim=-1)
+        x, z = self._project_in(x, lengths).chunk(2, dim=-1)
         forward, state = self._scan(x, z, lengths, state=state)
         reverse = self._reverse_in_chunks(x, z, lengths, chunk_size or x.shape[1])
         y = self._project_out(0.5 * forward + 0.5 * reverse, lengths)

@@ -106,7 +106,8 @@ class ConmambaEncoderLayer(nn.Module):
         super().__init__()
         self.bidirectional = is_bidirectional(mamba_config, causal)
         mixer = ChunkedBiMamba if self.bidirectional else Mamba
-        self.mamba = mixer(d_model=d_model, **mamba_options(mamba_config))
+        # its input is finite: the encoder has masked its own
+        self.mamba = mixer(d_model=d_model, masks_input=False, **mamba_options(mamba_config))
         self.convolution_module = ConvolutionModule(d_model, kernel_size, bias, activation, dropout, causal=causal)
         self.ffn_module1 = _feed_forward_module(d_model, d_ffn, activation, dropout)
         self.ffn_module2 = _feed_forward_module(d_model, d_ffn, activation, dropout)

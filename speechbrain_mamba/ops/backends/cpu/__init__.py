@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from speechbrain_mamba.ops.backends.cpu.arguments import DTYPES
-from speechbrain_mamba.ops.backends.cpu.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
-from speechbrain_mamba.ops.backends.cpu.inner import bidirectional_mamba_inner
+from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
+from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
+from speechbrain_mamba.ops.backends.cpu.layer_kernel import layer_backward, layer_forward, layer_kept
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
-from speechbrain_mamba.ops.backends.cpu.scan import bidirectional_selective_scan, selective_scan, selective_state_update
+from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
+from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
+from speechbrain_mamba.ops.registry import Call
 
-__all__ = [
-    "bidirectional_causal_conv1d",
-    "bidirectional_mamba_inner",
-    "bidirectional_selective_scan",
-    "causal_conv1d",
-    "causal_conv1d_update",
-    "selective_scan",
-    "selective_state_update",
-    "unavailable",
-    "unsupported",
-]
+_kernels = Kernels(
+    scan_forward, scan_backward, scan_kept, conv_forward, conv_backward, layer_forward, layer_backward, layer_kept,
+    scan_step,
+)  # fmt: skip
+_backend = KernelBackend("cpu", ("CPU",), _kernels)
+selective_scan = _backend.selective_scan
+selective_state_update = _backend.selective_state_update
+bidirectional_selective_scan = _backend.bidirectional_selective_scan
+causal_conv1d = _backend.causal_conv1d
+causal_conv1d_update = _backend.causal_conv1d_update
+bidirectional_causal_conv1d = _backend.bidirectional_causal_conv1d
+bidirectional_mamba_inner = _backend.bidirectional_mamba_inner
 
 
 def unavailable() -> str | None:
@@ -34,12 +35,6 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported(op: str, tensor: Tensor, arguments: dict) -> str | None:
+def unsupported(call: Call) -> str | None:
     """Why this backend cannot serve a call, None if it can."""
-    tensors = [tensor, *(a for a in arguments.values() if isinstance(a, Tensor))]
-    if any(t.device.type != "cpu" for t in tensors):
-        return f"it needs CPU tensors, but {op} got one on {next(t.device for t in tensors if t.device.type != 'cpu')}."
-    for t in tensors:
-        if t.is_floating_point() and t.dtype not in DTYPES:
-            return f"it takes float32, bfloat16 and float16, but got {t.dtype}."
-    return None
+    return call.wrong_tensor("cpu", DTYPES)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
+from speechbrain_mamba.utils._compat import openmp_parallel
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
@@ -34,11 +34,11 @@ class KernelLibrary:
     border_align : int
         Channels of kept states come in groups of this many.
     instruction_sets : list of str
-        Those that this machine can run, best first.
+        Those that this machine can run, fastest first.
     instruction_set : str
         The one in use.
     shares_torch_threads : bool
-        Whether the kernels run on the threads of torch, rather than on some of their own.
+        Whether the kernels run on the threads of torch, rather than on their own.
 
     Raises
     ------
@@ -66,14 +66,11 @@ class KernelLibrary:
         self.choose(os.environ.get(ENVIRONMENT_VARIABLE) or self.instruction_sets[0], f"{ENVIRONMENT_VARIABLE} names")
 
     def _share_torch_threads(self) -> bool:
-        """Hand the OpenMP runtime of torch, whichever it is, to the library. Looked up through torch's own library, so
-        that no second runtime is loaded."""
-        for path in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
-            with contextlib.suppress(OSError, AttributeError):
-                parallel = ctypes.CDLL(str(path)).GOMP_parallel
-                self._library.sbm_use_openmp(ctypes.cast(parallel, ctypes.c_void_p))
-                return True
-        return False
+        """Hand the OpenMP runtime of torch to the library."""
+        parallel = openmp_parallel()
+        if parallel is not None:
+            self._library.sbm_use_openmp(ctypes.cast(parallel, ctypes.c_void_p))
+        return parallel is not None
 
     def _list_instruction_sets(self) -> Iterator[str]:
         index = 0
@@ -82,7 +79,7 @@ class KernelLibrary:
             index += 1
 
     def choose(self, name: str, source: str = "instruction_set got") -> None:
-        """Use an instruction set from now on."""
+        """Use an instruction set for all later calls."""
         if not self._library.sbm_choose(name.encode()):
             raise ValueError(
                 f"{source} the instruction set '{name}', which this machine lacks: choose one of "

@@ -5,44 +5,50 @@ from __future__ import annotations
 import importlib.util
 
 import torch
-from torch import Tensor
 
-if importlib.util.find_spec("triton") is not None:
-    from speechbrain_mamba.ops.backends.triton.conv import (
-        bidirectional_causal_conv1d,
-        causal_conv1d,
-        causal_conv1d_update,
-    )
-    from speechbrain_mamba.ops.backends.triton.inner import bidirectional_mamba_inner
-    from speechbrain_mamba.ops.backends.triton.interpreter import INTERPRETED
-    from speechbrain_mamba.ops.backends.triton.scan import (
-        bidirectional_selective_scan,
-        selective_scan,
-        selective_state_update,
-    )
+from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
+from speechbrain_mamba.ops.registry import Call
 
-__all__ = [
-    "bidirectional_causal_conv1d",
-    "bidirectional_mamba_inner",
-    "bidirectional_selective_scan",
-    "causal_conv1d",
-    "causal_conv1d_update",
-    "selective_scan",
-    "selective_state_update",
-    "unavailable",
-    "unsupported",
-]
-
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_STATE = 256
 LARGEST_RANK = 256
+INTERPRETED = False
+"""Whether the kernels run in Triton's interpreter, on CPU tensors, as in tests without a GPU."""
+
+_problem: str | None = None
+"""Why the kernels cannot be used whatever the GPU."""
+
+if importlib.util.find_spec("triton") is None:
+    _problem = "the package triton, which comes with PyTorch for Linux, is not installed."
+else:
+    try:
+        from speechbrain_mamba.ops.backends.triton.conv_launch import conv_backward, conv_forward
+        from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward, layer_kept
+        from speechbrain_mamba.ops.backends.triton.scan_launch import scan_backward, scan_forward, scan_kept
+        from speechbrain_mamba.utils._compat import triton_interprets
+
+        INTERPRETED = triton_interprets()
+    except Exception as error:  # whatever another version of Triton raises, the other backends must go on
+        _problem = f"the installed triton does not fit, 3.4 of PyTorch 2.8 or newer is needed: {error}."
+    else:
+        _kernels = Kernels(
+            scan_forward, scan_backward, scan_kept, conv_forward, conv_backward, layer_forward, layer_backward,
+            layer_kept,
+        )  # fmt: skip
+        _backend = KernelBackend("triton", ("CUDA", "CPU"), _kernels)  # the interpreter takes CPU tensors only
+        selective_scan = _backend.selective_scan
+        selective_state_update = _backend.selective_state_update
+        bidirectional_selective_scan = _backend.bidirectional_selective_scan
+        causal_conv1d = _backend.causal_conv1d
+        causal_conv1d_update = _backend.causal_conv1d_update
+        bidirectional_causal_conv1d = _backend.bidirectional_causal_conv1d
+        bidirectional_mamba_inner = _backend.bidirectional_mamba_inner
 
 
 def unavailable() -> str | None:
     """Why this backend cannot be used here, None if it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton, which comes with PyTorch for Linux, is not installed."
-    if INTERPRETED:
-        return None
+    if _problem or INTERPRETED:
+        return _problem
     if not torch.cuda.is_available():
         return "it needs a CUDA GPU, and PyTorch sees none."
     if torch.cuda.get_device_capability() < (8, 0):
@@ -50,19 +56,12 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported(op: str, tensor: Tensor, arguments: dict) -> str | None:
+def unsupported(call: Call) -> str | None:
     """Why this backend cannot serve a call, None if it can."""
-    device = "cpu" if INTERPRETED else "cuda"
-    for name, t in {"its first input": tensor, **arguments}.items():
-        if not isinstance(t, Tensor):
-            continue
-        if t.device.type != device and name != "lengths":
-            return f"it needs {device} tensors, but {name} is on {t.device}."
-        if t.is_floating_point() and t.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            return f"it takes float32, bfloat16 and float16, but {name} is {t.dtype}."
-    A, dt_proj_weight = arguments.get("A"), arguments.get("dt_proj_weight")
-    if A is not None and A.shape[1] > LARGEST_STATE:
-        return f"it takes up to {LARGEST_STATE} states per channel, but got {A.shape[1]}."
-    if dt_proj_weight is not None and dt_proj_weight.shape[1] > LARGEST_RANK:
-        return f"it takes steps of rank up to {LARGEST_RANK}, but got {dt_proj_weight.shape[1]}."
+    if reason := call.wrong_tensor("cpu" if INTERPRETED else "cuda", DTYPES):
+        return reason
+    if call.states > LARGEST_STATE:
+        return f"it takes up to {LARGEST_STATE} states per channel, but got {call.states}."
+    if call.rank > LARGEST_RANK:
+        return f"it takes steps of rank up to {LARGEST_RANK}, but got {call.rank}."
     return None

@@ -18,7 +18,8 @@ from speechbrain_mamba.ops.backends.cpu.native import (
     instruction_set,
     library,
 )
-from tests.ops.backends.cpu.kernel_cases import INSTRUCTION_SETS, run, scan_inputs
+from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
+from tests.ops.cases import bidirectional_scan_inputs, run, scan_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -31,21 +32,19 @@ def _restore_threads():
 def bidirectional_inputs(*shape: int) -> dict:
     """Inputs of the bidirectional scan."""
     torch.manual_seed(0)
-    directions = scan_inputs(*shape), scan_inputs(*shape)
-    names = ("u", "delta", "A", "B", "C", "D", "delta_bias")
-    return {name: tuple(d[name] for d in directions) for name in names} | {"z": directions[0]["z"]}
+    return bidirectional_scan_inputs(*shape)
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("shape", [(1, 100, 200, 16), (20, 30, 70, 5)])
 def test_results_do_not_depend_on_the_number_of_threads(name, shape):
     inputs, results = bidirectional_inputs(*shape), []
-    weight = torch.randn(shape[2], 4), torch.randn(shape[2], 4)
+    filters = {name: ops.Filters(torch.randn(shape[2], 4)) for name in ("forward", "reverse")}
     with instruction_set(name), ops.use_backend("cpu"):
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
             scan = run(ops.bidirectional_selective_scan, inputs, delta_softplus=True)
-            conv = run(ops.bidirectional_causal_conv1d, {"x": inputs["z"], "weight": weight}, activation="silu")
+            conv = run(ops.bidirectional_causal_conv1d, {"x": inputs["z"], **filters}, activation="silu")
             results.append([*scan.values(), *conv.values()])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))

@@ -10,8 +10,9 @@ import torch
 
 pytest.importorskip("triton")
 
+from benchmarks.kernel_resources import launches_of, resources
 from speechbrain_mamba.ops.backends import triton as backend
-from speechbrain_mamba.ops.backends.triton.resources import launches_of, resources
+from tests.ops.cases import layer_inputs, mapped
 
 FORWARD = {"conv_kernel", "chunk_states_kernel", "pass_states_kernel", "outputs_kernel"}
 BACKWARD = {"chunk_gradients_kernel", "gradients_kernel", "conv_backward_kernel"}
@@ -21,19 +22,12 @@ WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_gradients_kernel", "gra
 @pytest.fixture(scope="module")
 def layer():
     """Launches of a training step of a bidirectional layer as in Mamba-TasNet M: 512 channels, bfloat16."""
-    channels, states, rank = 512, 16, 16
-
-    def direction() -> dict:
-        shapes = {
-            "conv_weight": (channels, 4), "conv_bias": (channels,), "x_proj_weight": (rank + 2 * states, channels),
-            "dt_proj_weight": (channels, rank), "delta_bias": (channels,), "A": (channels, states), "D": (channels,),
-        }  # fmt: skip
-        return {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
+    inputs = layer_inputs(1, 4000, channels=512, states=16, rank=16)
+    forward, reverse = (mapped(torch.Tensor.requires_grad_, inputs[name]) for name in ("forward", "reverse"))
+    xz, out = inputs["xz"].bfloat16(), torch.zeros(256, 512)
 
     def step():
-        xz = torch.zeros(1, 4000, 2 * channels, dtype=torch.bfloat16)
-        out = torch.zeros(256, channels)
-        backend.bidirectional_mamba_inner(xz, direction(), direction(), out, None, None).sum().backward()
+        backend.bidirectional_mamba_inner(xz, forward, reverse, out, None, None).sum().backward()
 
     return launches_of(step)
 

@@ -6,27 +6,30 @@ import pytest
 import torch
 
 from speechbrain_mamba import ops
-from tests.ops.backends.triton.cases import (
-    DEVICE,
-    LONGEST,
-    MOST_STATES,
+from tests.ops.backends.triton.devices import DEVICE, LONGEST, MOST_STATES, RUNS, WIDEST, shorten_chunks
+from tests.ops.cases import (
     OVER_TIME,
-    RUNS,
-    WIDEST,
-    check,
-    inner_inputs,
+    bidirectional_scan_inputs,
+    layer_inputs,
     lengths_of,
+    mapped,
     pick,
     scan_inputs,
-    shorten_chunks,
     size,
+    without_bias,
 )
+from tests.ops.cases import check as check_backend
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not RUNS, reason="needs a CUDA GPU, or TRITON_INTERPRET=1 as test_interpreted.py sets it"),
 ]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check(op, inputs: dict, **options) -> None:
+    """Compare with the reference."""
+    check_backend(op, inputs, "triton", DEVICE, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +60,7 @@ def test_states_that_several_warps_share(states):
 @pytest.mark.parametrize(("gated", "lengths"), [(True, None), (False, [11, 0, 9]), (True, [11, 1, 8])])
 def test_bidirectional_scan_agrees_with_the_reference(gated, lengths):
     torch.manual_seed(0)
-    forward, reverse = scan_inputs(3, 11, 7, 3), scan_inputs(3, 11, 7, 3)
-    inputs = {name: (forward[name], reverse[name]) for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")}
-    if gated:
-        inputs["z"] = forward["z"]
+    inputs = bidirectional_scan_inputs(3, 11, 7, 3, gated)
     lengths = None if lengths is None else torch.tensor(lengths)
     check(ops.bidirectional_selective_scan, inputs, delta_softplus=True, lengths=lengths)
 
@@ -84,7 +84,8 @@ def test_convolution_agrees_with_the_reference(seed):
 @pytest.mark.parametrize("lengths", [None, [26, 0, 2]])
 def test_bidirectional_convolution_agrees_with_the_reference(lengths):
     torch.manual_seed(0)
-    inputs = {"x": torch.randn(3, 26, 9), "weight": tuple(torch.randn(2, 9, 4)), "bias": tuple(torch.randn(2, 9))}
+    filters = {name: ops.Filters(torch.randn(9, 4), torch.randn(9)) for name in ("forward", "reverse")}
+    inputs = {"x": torch.randn(3, 26, 9), **filters}
     lengths = None if lengths is None else torch.tensor(lengths)
     check(ops.bidirectional_causal_conv1d, inputs, activation="silu", lengths=lengths)
 
@@ -93,29 +94,25 @@ def test_bidirectional_convolution_agrees_with_the_reference(lengths):
 def test_layer_agrees_with_the_reference(seed):
     torch.manual_seed(seed)
     batch, time = size(2), size(LONGEST)
-    inputs = inner_inputs(batch, time, 4 + size(8), 2 + size(MOST_STATES), size(5), size(4))
-    absent = {}
-    for name in ("conv_bias", "out_proj_bias"):
-        if pick(True, False):
-            absent[name] = None
-            del inputs[name]
-    check(ops.bidirectional_mamba_inner, inputs, lengths=lengths_of(batch, time), **absent)
+    inputs = layer_inputs(batch, time, 4 + size(8), 2 + size(MOST_STATES), size(5), size(4))
+    inputs = without_bias(inputs, conv=pick(True, False), out_proj=pick(True, False))
+    check(ops.bidirectional_mamba_inner, inputs, lengths=lengths_of(batch, time))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_layer_in_half_precision_agrees_with_the_reference(dtype):
     torch.manual_seed(0)
-    inputs = inner_inputs(1, 14, 12, 16, 3)
+    inputs = layer_inputs(1, 14, 12, 16, 3)
     inputs["xz"] = inputs["xz"].to(dtype)
-    check(ops.bidirectional_mamba_inner, inputs, factor=4, lengths=torch.tensor([13]))
+    check(ops.bidirectional_mamba_inner, inputs, roundings=4, lengths=torch.tensor([13]))
 
 
 def test_nothing_leaks_out_of_the_padding():
     """NaN in the padding of inputs and of the output's gradient reaches nothing."""
     torch.manual_seed(0)
-    inputs, lengths = inner_inputs(3, 10, 4, 4, 2), [10, 0, 3]
+    inputs, lengths = layer_inputs(3, 10, 4, 4, 2), [10, 0, 3]
     xz, gradient = inputs.pop("xz").to(DEVICE), torch.randn(3, 10, 6).to(DEVICE)
-    inputs = {n: tuple(s.to(DEVICE) for s in t) if isinstance(t, tuple) else t.to(DEVICE) for n, t in inputs.items()}
+    inputs = {name: mapped(lambda t: t.to(DEVICE), value) for name, value in inputs.items()}
     for i, length in enumerate(lengths):
         xz[i, length:] = gradient[i, length:] = torch.nan
     xz.requires_grad_()
@@ -197,8 +194,8 @@ def test_equal_calls_give_equal_bits():
 
 def test_a_compiled_layer_and_transformed_gradients_agree_with_eager_ones():
     torch.manual_seed(0)
-    inputs = inner_inputs(1, 9, 3, 2, 2)
-    inputs = {n: tuple(s.to(DEVICE) for s in t) if isinstance(t, tuple) else t.to(DEVICE) for n, t in inputs.items()}
+    inputs = layer_inputs(1, 9, 3, 2, 2)
+    inputs = {name: mapped(lambda t: t.to(DEVICE), value) for name, value in inputs.items()}
     xz = inputs.pop("xz")
 
     def loss(xz):
@@ -235,8 +232,8 @@ def test_a_sequence_of_2_to_the_20_frames():
 @pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA GPU")
 def test_a_layer_runs_in_a_cuda_graph():
     torch.manual_seed(0)
-    inputs = inner_inputs(2, 300, 64, 16, 4)
-    inputs = {n: tuple(s.cuda() for s in t) if isinstance(t, tuple) else t.cuda() for n, t in inputs.items()}
+    inputs = layer_inputs(2, 300, 64, 16, 4)
+    inputs = {name: mapped(torch.Tensor.cuda, value) for name, value in inputs.items()}
     xz = inputs.pop("xz").requires_grad_()
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:

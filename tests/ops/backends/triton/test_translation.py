@@ -10,12 +10,36 @@ import torch
 
 pytest.importorskip("triton")
 
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+
+from benchmarks.kernel_resources import ARCHITECTURES, Launch, launches_of
 from speechbrain_mamba.ops.backends import triton as backend
-from speechbrain_mamba.ops.backends.triton.resources import launches_of, translate
-from tests.ops.backends.triton.cases import OVER_TIME, inner_inputs, lengths_of, pick, run, scan_inputs, size
+from tests.ops.cases import (
+    OVER_TIME,
+    bidirectional_scan_inputs,
+    layer_inputs,
+    lengths_of,
+    pick,
+    run,
+    scan_inputs,
+    size,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TIMES = (1, 40, 3000)  # one chunk, and several
+
+
+def translate(launch: Launch, architecture: int = ARCHITECTURES[-1]) -> None:
+    """Let Triton read a launch's kernel: the first step of compiling it, in a fraction of the time."""
+    target = GPUTarget("cuda", architecture, 32)
+    compiler, context = make_backend(target), ir.context()
+    ir.load_dialects(context)
+    compiler.load_dialects(context)
+    options = compiler.parse_options({"num_warps": launch.warps})
+    functions, modules = compiler.get_codegen_implementation(options), compiler.get_module_map()
+    launch.source().make_ir(target, options, functions, modules, context)
 
 
 def check(op, inputs: dict, **options) -> None:
@@ -43,12 +67,9 @@ def test_scan(seed):
 def test_bidirectional_scan(seed):
     torch.manual_seed(seed)
     time, gated = TIMES[seed % 3], pick(True, False)
-    directions = [scan_inputs(2, time, 48, 16) for _ in range(2)]
-    inputs = {name: tuple(one[name] for one in directions) for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")}
-    inputs |= {"z": directions[0]["z"]} if gated else {}
+    inputs = bidirectional_scan_inputs(2, time, 48, 16, gated)
 
-    def op(z=None, lengths=None, **pairs):
-        forward, reverse = ({name: pair[i] for name, pair in pairs.items()} for i in range(2))
+    def op(forward, reverse, z=None, lengths=None):
         return backend.bidirectional_selective_scan(forward, reverse, z, True, lengths)
 
     check(op, inputs, lengths=lengths_of(2, time))
@@ -58,11 +79,10 @@ def test_bidirectional_scan(seed):
 def test_layer(seed):
     torch.manual_seed(seed)
     time = TIMES[seed % 3]
-    inputs = inner_inputs(2, time, pick(16, 96, 512), pick(8, 16), pick(1, 16))
+    inputs = layer_inputs(2, time, pick(16, 96, 512), pick(8, 16), pick(1, 16))
     inputs["xz"] = inputs["xz"].to(pick(*DTYPES))
 
-    def op(xz, out_proj_weight, out_proj_bias, lengths=None, **pairs):
-        forward, reverse = ({name: pair[i] for name, pair in pairs.items()} for i in range(2))
+    def op(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths=None):
         return backend.bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
 
     check(op, inputs, lengths=lengths_of(2, time))

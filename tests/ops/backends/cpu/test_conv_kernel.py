@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
-from tests.ops.backends.cpu.kernel_cases import INSTRUCTION_SETS, check_against_reference
+from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
+from tests.ops.cases import check
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -45,7 +46,7 @@ def conv_cases(draw) -> tuple[dict, dict]:
 def test_convolution_agrees_with_the_reference(name, case):
     inputs, options = case
     with instruction_set(name):
-        check_against_reference(ops.causal_conv1d, inputs, **options)
+        check(ops.causal_conv1d, inputs, "cpu", **options)
 
 
 @pytest.mark.parametrize("lengths", [None, [130, 0, 2]])
@@ -53,11 +54,11 @@ def test_bidirectional_convolution_agrees_with_the_reference(lengths):
     torch.manual_seed(0)
     inputs = {
         "x": torch.randn(3, 130, 37),
-        "weight": (torch.randn(37, 4), torch.randn(37, 4)),
-        "bias": (torch.randn(37), torch.randn(37)),
+        "forward": ops.Filters(torch.randn(37, 4), torch.randn(37)),
+        "reverse": ops.Filters(torch.randn(37, 4), torch.randn(37)),
     }
     lengths = None if lengths is None else torch.tensor(lengths)
-    check_against_reference(ops.bidirectional_causal_conv1d, inputs, activation="silu", lengths=lengths)
+    check(ops.bidirectional_causal_conv1d, inputs, "cpu", activation="silu", lengths=lengths)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -1,6 +1,8 @@
-"""Tensors as the kernels take them."""
+"""Tensors as the kernels take them, and the fields of the C structs that name them."""
 
 from __future__ import annotations
+
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -9,19 +11,36 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Codes of ``enum dtype`` in csrc/api.h."""
 
 ABSENT = (0, 0, 0, 0)
-"""A sequence that is not there."""
+"""Fields of a sequence that is None."""
 
 
+@overload
+def readable(tensor: Tensor) -> Tensor: ...
+@overload
+def readable(tensor: Tensor | None) -> Tensor | None: ...
 def readable(tensor: Tensor | None) -> Tensor | None:
-    """A sequence whose last axis is contiguous: the tensor itself, views included, but for exotic ones."""
+    """A sequence whose last axis is contiguous: the tensor itself, views included, where it is."""
     if tensor is None or tensor.stride(-1) == 1 or tensor.shape[-1] <= 1:
         return tensor
     return tensor.contiguous()
 
 
+@overload
+def parameter(tensor: Tensor) -> Tensor: ...
+@overload
+def parameter(tensor: Tensor | None) -> Tensor | None: ...
 def parameter(tensor: Tensor | None) -> Tensor | None:
     """A parameter or state: contiguous float32."""
     return None if tensor is None else tensor.to(torch.float32).contiguous()
+
+
+@overload
+def memory_like(tensor: Tensor) -> Tensor: ...
+@overload
+def memory_like(tensor: Tensor | None) -> Tensor | None: ...
+def memory_like(tensor: Tensor | None) -> Tensor | None:
+    """Contiguous memory for the gradient of a tensor."""
+    return None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def sequence(tensor: Tensor | None) -> tuple[int, int, int, int]:
@@ -33,12 +52,5 @@ def sequence(tensor: Tensor | None) -> tuple[int, int, int, int]:
 
 
 def pointer(tensor: Tensor | None) -> int:
-    """Address of a contiguous tensor, 0 where there is none."""
+    """Address of a contiguous tensor, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def gradient_memory(inputs: dict[str, Tensor], names: list[str], into: dict[str, Tensor] | None) -> dict[str, Tensor]:
-    """Memory for the gradients of some inputs: that of ``into``, else contiguous new."""
-    into = into or {}
-    new = (name for name in names if name not in into)
-    return into | {name: torch.empty_like(inputs[name], memory_format=torch.contiguous_format) for name in new}

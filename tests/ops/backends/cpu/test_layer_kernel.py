@@ -9,39 +9,18 @@ from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
-from tests.ops.backends.cpu.kernel_cases import INSTRUCTION_SETS, check_against_reference
-
-
-def inner_inputs(batch: int, time: int, channels: int, state: int, dt_rank: int, width: int = 4) -> dict:
-    """Every input of the operation."""
-
-    def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.randn(shape), torch.randn(shape)
-
-    return {
-        "xz": torch.randn(batch, time, 2 * channels),
-        "conv_weight": tuple(w / width for w in pair(channels, width)),
-        "conv_bias": pair(channels),
-        "x_proj_weight": tuple(w / channels**0.5 for w in pair(dt_rank + 2 * state, channels)),
-        "dt_proj_weight": tuple(w / dt_rank**0.5 for w in pair(channels, dt_rank)),
-        "delta_bias": pair(channels),
-        "A": tuple(-w.exp() for w in pair(channels, state)),
-        "D": pair(channels),
-        "out_proj_weight": torch.randn(6, channels) / channels**0.5,
-        "out_proj_bias": torch.randn(6),
-    }
+from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
+from tests.ops.cases import check, layer_inputs, without_bias
 
 
 @st.composite
-def inner_cases(draw) -> tuple[dict, torch.Tensor | None]:
+def layer_cases(draw) -> tuple[dict, torch.Tensor | None]:
     """Inputs and lengths."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     batch, time = draw(st.integers(1, 3)), draw(st.integers(1, 40) | st.integers(41, 200))
     channels, state = draw(st.integers(1, 40)), draw(st.just(16) | st.integers(1, 20))
-    inputs = inner_inputs(batch, time, channels, state, draw(st.integers(1, 20)), draw(st.integers(1, 5)))
-    for name in ("conv_bias", "out_proj_bias"):
-        if draw(st.booleans()):
-            inputs[name] = None
+    inputs = layer_inputs(batch, time, channels, state, draw(st.integers(1, 20)), draw(st.integers(1, 5)))
+    inputs = without_bias(inputs, conv=draw(st.booleans()), out_proj=draw(st.booleans()))
     length = st.sampled_from((0, 1, time)) | st.integers(0, time)
     lengths = draw(st.none() | st.lists(length, min_size=batch, max_size=batch))
     return inputs, None if lengths is None else torch.tensor(lengths)
@@ -49,12 +28,11 @@ def inner_cases(draw) -> tuple[dict, torch.Tensor | None]:
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(case=inner_cases())
+@given(case=layer_cases())
 def test_layer_agrees_with_the_reference(name, case):
     inputs, lengths = case
-    absent = {name: inputs.pop(name) for name in list(inputs) if inputs[name] is None}
     with instruction_set(name):
-        check_against_reference(ops.bidirectional_mamba_inner, inputs, lengths=lengths, **absent)
+        check(ops.bidirectional_mamba_inner, inputs, "cpu", lengths=lengths)
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
@@ -62,27 +40,26 @@ def test_layer_agrees_with_the_reference(name, case):
 def test_layer_in_half_precision_agrees_with_the_reference(name, dtype):
     """On a case large enough for the rounding of activations to average out."""
     torch.manual_seed(0)
-    inputs = inner_inputs(3, 65, 37, 16, 3)
+    inputs = layer_inputs(3, 65, 37, 16, 3)
     inputs["xz"] = inputs["xz"].to(dtype)
     with instruction_set(name):
-        check_against_reference(ops.bidirectional_mamba_inner, inputs, roundings=4, lengths=torch.tensor([65, 1, 40]))
+        check(ops.bidirectional_mamba_inner, inputs, "cpu", roundings=4, lengths=torch.tensor([65, 1, 40]))
 
 
 def test_frozen_parameters_get_no_gradient_and_the_others_the_same():
     torch.manual_seed(0)
-    inputs = inner_inputs(2, 50, 20, 16, 2)
-    projection = {name: inputs.pop(name) for name in ("out_proj_weight", "out_proj_bias")}
+    inputs = layer_inputs(2, 50, 20, 16, 2)
     grads = []
     for frozen in (False, True):
-        leaves = {"xz": inputs["xz"].clone().requires_grad_()}
-        for name, pair in inputs.items():
-            wanted = not frozen or name == "D"
-            if isinstance(pair, tuple):
-                leaves[name] = tuple(t.clone().requires_grad_(wanted) for t in pair)
+        leaves = inputs | {"xz": inputs["xz"].clone().requires_grad_()}
+        for name in ("forward", "reverse"):
+            own = inputs[name]._asdict()
+            own = {key: t.clone().requires_grad_(not frozen or key == "D") for key, t in own.items()}
+            leaves[name] = ops.Direction(**own)
         with ops.use_backend("cpu"):
-            ops.bidirectional_mamba_inner(**leaves, **projection).square().sum().backward()
-        grads.append((leaves["xz"].grad, *(t.grad for t in leaves["D"])))
-        assert (leaves["A"][0].grad is None) == frozen
+            ops.bidirectional_mamba_inner(**leaves).square().sum().backward()
+        grads.append((leaves["xz"].grad, leaves["forward"].D.grad, leaves["reverse"].D.grad))
+        assert (leaves["forward"].A.grad is None) == frozen
     for one, other in zip(*grads):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -90,7 +67,7 @@ def test_frozen_parameters_get_no_gradient_and_the_others_the_same():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_leaks_out_of_the_padding(dtype):
     torch.manual_seed(0)
-    inputs, lengths = inner_inputs(3, 70, 20, 16, 2), [70, 0, 3]
+    inputs, lengths = layer_inputs(3, 70, 20, 16, 2), [70, 0, 3]
     xz, gradient = inputs.pop("xz").to(dtype), torch.randn(3, 70, 6).to(dtype)
     for i, length in enumerate(lengths):
         xz[i, length:] = gradient[i, length:] = torch.nan
@@ -112,7 +89,7 @@ def test_nothing_leaks_out_of_the_padding(dtype):
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3)])
 def test_empty_inputs(shape):
-    inputs = inner_inputs(*shape, 4, 2)
+    inputs = layer_inputs(*shape, 4, 2)
     inputs["xz"].requires_grad_()
     with ops.use_backend("cpu"):
         y = ops.bidirectional_mamba_inner(**inputs)
@@ -123,7 +100,7 @@ def test_empty_inputs(shape):
 
 def test_a_compiled_layer_and_transformed_gradients_agree_with_eager_ones():
     torch.manual_seed(0)
-    inputs = inner_inputs(2, 33, 10, 16, 2)
+    inputs = layer_inputs(2, 33, 10, 16, 2)
     xz = inputs.pop("xz")
 
     def loss(xz):

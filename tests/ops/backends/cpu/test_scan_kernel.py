@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
-from tests.ops.backends.cpu.kernel_cases import INSTRUCTION_SETS, check_against_reference, scan_inputs
+from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
+from tests.ops.cases import bidirectional_scan_inputs, check, scan_inputs
 
 OPTIONAL = ("D", "z", "delta_bias", "initial_state")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -24,7 +25,7 @@ def scan_cases(draw) -> tuple[dict, dict]:
     dtypes = {}
     if draw(st.booleans()):
         dtypes = {name: draw(st.sampled_from(DTYPES)) for name in ("u", "z", "delta", "B", "C", "initial_state")}
-    inputs = scan_inputs(batch, time, channels, state, dtypes)
+    inputs = scan_inputs(batch, time, channels, state, dtypes=dtypes)
     inputs = {name: t for name, t in inputs.items() if name not in OPTIONAL or draw(st.booleans())}
     length = st.sampled_from((0, 1, time)) | st.integers(0, time)
     lengths = draw(st.none() | st.lists(length, min_size=batch, max_size=batch))
@@ -47,7 +48,7 @@ def scan_cases(draw) -> tuple[dict, dict]:
 def test_scan_agrees_with_the_reference(name, case):
     inputs, options = case
     with instruction_set(name):
-        check_against_reference(ops.selective_scan, inputs, **options)
+        check(ops.selective_scan, inputs, "cpu", **options)
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
@@ -55,21 +56,17 @@ def test_scan_agrees_with_the_reference(name, case):
 @pytest.mark.parametrize("gated", [True, False])
 def test_bidirectional_scan_agrees_with_the_reference(name, lengths, gated):
     torch.manual_seed(0)
-    forward, reverse = scan_inputs(4, 65, 37, 5), scan_inputs(4, 65, 37, 5)
-    inputs = {key: (forward[key], reverse[key]) for key in ("u", "delta", "A", "B", "C", "D", "delta_bias")}
-    if gated:
-        inputs["z"] = forward["z"]
+    inputs = bidirectional_scan_inputs(4, 65, 37, 5, gated)
     lengths = None if lengths is None else torch.tensor(lengths)
     with instruction_set(name):
-        check_against_reference(ops.bidirectional_selective_scan, inputs, delta_softplus=True, lengths=lengths)
+        check(ops.bidirectional_selective_scan, inputs, "cpu", delta_softplus=True, lengths=lengths)
 
 
 def test_bidirectional_scan_of_many_short_sequences_in_half_precision():
     torch.manual_seed(0)
     dtypes = dict.fromkeys(("u", "z", "delta", "B", "C"), torch.bfloat16)
-    forward, reverse = scan_inputs(40, 7, 20, 16, dtypes), scan_inputs(40, 7, 20, 16, dtypes)
-    inputs = {key: (forward[key], reverse[key]) for key in ("u", "delta", "A", "B", "C", "D", "delta_bias")}
-    check_against_reference(ops.bidirectional_selective_scan, inputs | {"z": forward["z"]}, delta_softplus=True)
+    inputs = bidirectional_scan_inputs(40, 7, 20, 16, dtypes=dtypes)
+    check(ops.bidirectional_selective_scan, inputs, "cpu", delta_softplus=True)
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
@@ -164,7 +161,7 @@ def test_empty_inputs(shape):
 def test_steps_agree_with_the_sequence(name, channels, state, dtype):
     torch.manual_seed(0)
     dtypes = dict.fromkeys(("u", "z", "delta", "B", "C"), dtype)
-    inputs = scan_inputs(2, 6, channels, state, dtypes)
+    inputs = scan_inputs(2, 6, channels, state, dtypes=dtypes)
     h, overs = inputs.pop("initial_state"), {k: inputs.pop(k) for k in ("u", "delta", "B", "C", "z")}
     with instruction_set(name), ops.use_backend("cpu"):
         expected, last = ops.selective_scan(
@@ -182,4 +179,4 @@ def test_steps_have_gradients():
     inputs = scan_inputs(2, 1, 20, 4)
     inputs = {n: t[:, 0] if n in ("u", "delta", "B", "C", "z") else t for n, t in inputs.items()}
     inputs["state"] = inputs.pop("initial_state")
-    check_against_reference(ops.selective_state_update, inputs, delta_softplus=True)
+    check(ops.selective_state_update, inputs, "cpu", delta_softplus=True)

@@ -1,6 +1,6 @@
-"""What kernels take of a GPU that need not be there, from the compiled code: registers, spills, instructions.
+"""The resources that kernels need on a GPU, from the compiled code: registers, spills, instructions. No GPU is needed.
 
-Compiled are the very launches that an operation makes, recorded instead of run.
+The launches of an operation are recorded instead of run, and then compiled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 import triton
 from torch import Tensor
-from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, make_backend
+from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 ARCHITECTURES = (80, 89, 90)
@@ -55,6 +54,12 @@ class Launch:
     def name(self) -> str:
         """The kernel's name."""
         return self.kernel.fn.__name__
+
+    def source(self) -> ASTSource:
+        """What Triton compiles."""
+        attributes = {(i,): [["tt.divisibility", 16]] for i in self.aligned}
+        constants = {(i,): value for i, value in self.constants}
+        return ASTSource(self.kernel, dict(self.signature), constants, attributes)
 
 
 def _launch(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
@@ -102,38 +107,6 @@ def launches_of(function: Callable[[], object]) -> list[Launch]:
     return launches
 
 
-def _source(launch: Launch) -> ASTSource:
-    attributes = {(i,): [["tt.divisibility", 16]] for i in launch.aligned}
-    constants = {(i,): value for i, value in launch.constants}
-    return ASTSource(launch.kernel, dict(launch.signature), constants, attributes)
-
-
-def translate(launch: Launch, architecture: int = ARCHITECTURES[-1]) -> None:
-    """Let Triton read a launch's kernel, the first step of compiling it, in a fraction of the time of all.
-
-    What the interpreter runs may still be refused here.
-
-    Arguments
-    ---------
-    launch : Launch
-        What is read.
-    architecture : int
-        Compute capability, such as 90.
-
-    Raises
-    ------
-    triton.CompilationError
-        When the kernel cannot be compiled for these arguments.
-    """
-    target = GPUTarget("cuda", architecture, 32)
-    backend, context = make_backend(target), ir.context()
-    ir.load_dialects(context)
-    backend.load_dialects(context)
-    options = backend.parse_options({"num_warps": launch.warps})
-    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
-    _source(launch).make_ir(target, options, functions, modules, context)
-
-
 def resources(launch: Launch, architecture: int) -> dict[str, int]:
     """Compile a launch.
 
@@ -151,7 +124,7 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
         longest loop ``loop_instructions`` and, among them, ``loop_exponentials`` and others of the same slow unit.
     """
     target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps}
-    compiled = triton.compile(_source(launch), target=target, options=options)
+    compiled = triton.compile(launch.source(), target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
         Path(path).write_bytes(compiled.asm["cubin"])
@@ -168,7 +141,7 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
 
 
 def _disassembler(tool: str, *arguments: str) -> str:
-    """What one of NVIDIA's tools that Triton brings along says."""
+    """The output of one of NVIDIA's tools that come with Triton."""
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 

@@ -1,5 +1,0 @@
-"""The operations of the native kernels."""
-
-from speechbrain_mamba.ops.torch_ops import Operations
-
-OPERATIONS = Operations("cpu", ("CPU",))

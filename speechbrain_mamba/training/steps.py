@@ -1,0 +1,130 @@
+"""How all recipes train on a batch and step their optimizers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import speechbrain as sb
+import torch
+from torch import Tensor
+
+from speechbrain_mamba.training.seeding import seed_step
+from speechbrain_mamba.utils._compat import CheckpointsBetweenSteps
+from speechbrain_mamba.utils.distributed import any_process
+
+logger = logging.getLogger(__name__)
+
+
+class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
+    """SpeechBrain's ``Brain`` with steps that are the same for all recipes.
+
+    Run options set precision, accumulation and clipping of gradients. The learning rate is set right before each step.
+    Batches without a finite loss or gradient are skipped and counted; an epoch without others is an error. Checkpoints
+    within an epoch are saved only between steps, and random numbers depend only on the place in the run: a run that is
+    killed and started again equals an uninterrupted one.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for ``speechbrain.Brain``. The hyper-parameters need ``lr_scheduler``, and may have ``seed``.
+    """
+
+    hparams: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = 0
+
+    def train_adversary(self, outputs: Any, should_step: bool) -> None:
+        """Train what a model is trained against, between its forward pass and its loss."""
+
+    def training_loss(self, losses: Tensor) -> Tensor | None:
+        """The loss of a batch for training, from what ``compute_objectives`` returned.
+
+        A batch whose loss is not finite is skipped and counted; one whose loss is None is left out silently.
+        """
+        return losses
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return getattr(self.hparams, "seed", 0)
+
+    def fit_batch(self, batch: Any) -> Tensor:
+        """Train on a batch, unless no process has a usable loss for it."""
+        seed_step(self.seed, self.epoch, self.step, getattr(self, "rank", 0))
+        should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            self.train_adversary(outputs, should_step)
+            with self.training_ctx:
+                loss = self.training_loss(self.compute_objectives(outputs, batch, sb.Stage.TRAIN))
+            usable = loss is not None and bool(loss.isfinite())
+            self.n_skipped += loss is not None and not usable
+            if not any_process(usable, self.device):
+                return torch.tensor(float("nan"))  # has no part in the mean loss
+            if loss is None or not usable:
+                # Processes wait for each other's gradients: one without a usable loss adds zeros.
+                loss = torch.stack([(p * 0).sum() for p in self.modules.parameters()]).sum()
+            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+        self.n_accumulated += 1
+        if should_step:
+            self.hparams.lr_scheduler(self.optimizer)
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach().cpu() if usable else torch.tensor(float("nan"))
+
+    def optimizers_step(self) -> None:
+        """Step all optimizers that have gradients."""
+        for optimizer in self.freeze_optimizers(self.optimizers_dict).values():
+            self.clip_and_step(optimizer)
+        self.scaler.update()
+        self.n_accumulated = 0
+        self.optimizer_step += 1
+
+    def clip_and_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step an optimizer with its gradients clipped together, unless they are not finite or it has none."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        self.scaler.unscale_(optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm >= 0 else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if self.scaler.is_enabled() or torch.isfinite(norm):  # a scaler skips steps itself
+            self.scaler.step(optimizer)
+        else:
+            self.n_skipped += 1
+        optimizer.zero_grad(set_to_none=True)
+
+    def is_between_steps(self) -> bool:
+        """Whether no accumulated gradients wait: checkpoints do not hold them."""
+        return self.n_accumulated == 0
+
+    def update_average(self, loss: Tensor, avg_loss: float) -> float:
+        """The mean over the batches with a finite loss, infinite without any: SpeechBrain counts the others as 0."""
+        if not torch.isfinite(loss):
+            return avg_loss if self.n_losses else float("inf")
+        self.n_losses += 1
+        mean = avg_loss if self.n_losses > 1 else 0.0
+        return mean + (float(loss) - mean) / self.n_losses
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Reset the counters of a stage."""
+        self.n_losses = self.step  # above 0 in an epoch that is resumed
+        if stage == sb.Stage.TRAIN:
+            self.epoch = epoch or 0
+            self.n_skipped = self.n_accumulated = 0
+            self.first_step = self.optimizer_step
+
+    def check_skipped_batches(self) -> None:
+        """Warn of an epoch's skipped batches, or raise a RuntimeError if there were no others."""
+        if self.n_skipped and self.optimizer_step == self.first_step:
+            raise RuntimeError(
+                f"No batch of epoch {self.epoch} had a finite loss: the training has diverged. Try a smaller lr, or "
+                "--precision fp32."
+            )
+        if self.n_skipped:
+            logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", self.epoch, self.n_skipped)
