@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from speechbrain_mamba.corpora.mixtures import SPLITS, MixtureSettings, prepare_mixtures
+from speechbrain_mamba.corpora.mixtures import MixtureSettings, prepare_mixtures
+from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
 _SPLIT_NAMES = {"train": "train|tr", "valid": "valid|validation|val|dev|cv", "test": "test|tt|eval"}
@@ -23,23 +24,9 @@ _SPLIT_NAMES = {"train": "train|tr", "valid": "valid|validation|val|dev|cv", "te
 def split_speakers(
     utterances: list[Utterance], fractions: tuple[float, float, float], num_spks: int, seed: int
 ) -> dict[str, list[Utterance]]:
-    """Divide the speakers among training, validation and test.
+    """Divide the speakers at random among ``train``, ``valid`` and ``test``, which get these fractions of them.
 
-    Arguments
-    ---------
-    utterances : list of Utterance
-        The speech of all speakers.
-    fractions : tuple of float
-        Shares of the speakers in training, validation and test; they add up to 1.
-    num_spks : int
-        Smallest number of speakers in a share.
-    seed : int
-        Seed of the random division.
-
-    Returns
-    -------
-    dict
-        The utterances of ``train``, ``valid`` and ``test``; no speaker is in two of them.
+    Each split gets ``num_spks`` speakers at least.
 
     Raises
     ------
@@ -63,13 +50,9 @@ def split_speakers(
             f"speakers need at least {3 * num_spks}, and {num_spks} of them left for training."
         )
     order = [speakers[index] for index in np.random.default_rng(seed).permutation(len(speakers))]
-    valid, test = set(order[: held_out[0]]), set(order[held_out[0] : sum(held_out)])
-    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-    for utterance in utterances:
-        splits["valid" if utterance.speaker in valid else "test" if utterance.speaker in test else "train"].append(
-            utterance
-        )
-    return splits
+    first, last = held_out[0], sum(held_out)
+    chosen = {"train": set(order[last:]), "valid": set(order[:first]), "test": set(order[first:last])}
+    return {split: [utterance for utterance in utterances if utterance.speaker in chosen[split]] for split in SPLITS}
 
 
 def _split_folders(data_folder: Path) -> dict[str, list[Path]] | None:
@@ -79,16 +62,14 @@ def _split_folders(data_folder: Path) -> dict[str, list[Path]] | None:
         split: [folder for folder in folders if re.fullmatch(rf"({names})([-_].*)?", folder.name, re.IGNORECASE)]
         for split, names in _SPLIT_NAMES.items()
     }
-    if not any(found.values()):
-        return None
     missing = [split for split in SPLITS if not found[split]]
-    if missing:
+    if 0 < len(missing) < len(SPLITS):
         names = ", ".join(folder.name for split in SPLITS for folder in found[split])
         raise ValueError(
             f"The data folder '{data_folder}' has {names}, but no folder for {' and '.join(missing)}: give it one for "
             "each of train, valid and test, or folders of speakers only."
         )
-    return found
+    return None if missing else found
 
 
 def prepare_folder(

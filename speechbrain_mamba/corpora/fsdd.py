@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechbrain_mamba.corpora.mixtures import SPLITS, MixtureSettings, prepare_mixtures
+from speechbrain_mamba.corpora.mixtures import MixtureSettings, prepare_mixtures
+from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>.+)_(?P<take>\d+)")
@@ -33,17 +34,7 @@ class Take(NamedTuple):
 
 
 def parse_take(path: str | os.PathLike) -> Take | None:
-    """Take a recording's name apart.
-
-    Arguments
-    ---------
-    path : str or Path
-        The recording.
-
-    Returns
-    -------
-    Take
-        Digit, speaker and number; None if the name is not one of FSDD.
+    """Take a recording's name apart; None if it is not one of FSDD.
 
     Example
     -------
@@ -59,27 +50,7 @@ def parse_take(path: str | os.PathLike) -> Take | None:
 def find_recordings(data_folder: str | os.PathLike) -> Path:
     """The folder of the recordings: ``recordings`` in the folder of the dataset, or that folder itself.
 
-    Arguments
-    ---------
-    data_folder : str or Path
-        The dataset, or its recordings.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such folder.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "recordings").mkdir()
-    >>> find_recordings(folder).name
-    'recordings'
+    Raises a FileNotFoundError when there is no such folder.
     """
     folder = Path(data_folder).absolute()
     folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
@@ -96,24 +67,15 @@ def prepare_fsdd_mixtures(
 ) -> dict[str, Path]:
     """Make mixtures of digit strings, with manifests.
 
-    Arguments
-    ---------
-    data_folder : str or Path
-        The folder of the dataset, or its folder ``recordings``.
-    save_folder : str or Path
-        Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
-    **options
-        Those of :class:`~speechbrain_mamba.corpora.mixtures.MixtureSettings`; FSDD has a ``sample_rate`` of 8000.
-
-    Results and errors are those of :func:`~speechbrain_mamba.corpora.folder.prepare_folder`.
+    The data folder is that of the dataset, or its folder ``recordings``; the ``sample_rate`` is 8000. Options, results
+    and errors are those of :func:`~speechbrain_mamba.corpora.folder.prepare_folder`.
     """
     recordings, settings = find_recordings(data_folder), MixtureSettings(**options)
 
     def find_splits() -> dict[str, list[Utterance]]:
         splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
         for utterance in scan_speakers(recordings, settings.sample_rate, speaker=_speaker):
-            take = parse_take(utterance.path)
-            if take is not None:
+            if take := parse_take(utterance.path):
                 splits[take.split].append(utterance)
         return splits
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from speechbrain_mamba.corpora.fsdd import find_recordings, parse_take
 from speechbrain_mamba.corpora.mini.sentences import DIGITS
-from speechbrain_mamba.corpora.mixtures import SPLITS
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
-from speechbrain_mamba.dataio.manifests import write_manifest
+from speechbrain_mamba.dataio.manifests import SPLITS, write_manifest
 from speechbrain_mamba.utils.parallel import parallel_map
 from speechbrain_mamba.utils.stamps import Stamp
 
@@ -39,8 +38,7 @@ def _find_takes(folder: Path) -> dict[str, dict[str, list[list[Path]]]]:
     """The files by split, speaker and digit."""
     files: dict[str, dict[str, list[list[Path]]]] = {split: {} for split in SPLITS}
     for path in sorted(folder.glob("*.wav")):
-        take = parse_take(path)
-        if take is not None:
+        if take := parse_take(path):
             files[take.split].setdefault(take.speaker, [[] for _ in DIGITS])[take.digit].append(path)
     rule = "takes 0 to 4 are for test, 5 to 9 for valid, the others for train"
     for split, speakers in files.items():
@@ -94,10 +92,8 @@ def _write_string(
     path = folder / f"{folder.name}-{index:05d}.wav"
     write_audio(path, signal.clamp(-1, 1), sample_rate)
     words = " ".join(DIGITS[digit] for digit in string.digits).upper()
-    return {
-        "ID": path.stem, "duration": len(signal) / sample_rate, "wav": str(path), "wrd": words,
-        "spk_id": string.speaker,
-    }  # fmt: skip
+    seconds = len(signal) / sample_rate
+    return {"ID": path.stem, "duration": seconds, "wav": str(path), "wrd": words, "spk_id": string.speaker}
 
 
 def prepare_fsdd_digits(
@@ -164,8 +160,7 @@ def prepare_fsdd_digits(
             known = {string.digits for string in strings}
             strings += _draw_strings(takes[split], short, np.random.default_rng((seed, short)), sizes=(1, 2))
         write = functools.partial(_write_string, root / "strings" / split, sample_rate, level)
-        write_manifest(
-            manifests[split], parallel_map(write, list(enumerate(strings)), f"Writing digits for {split}", "string")
-        )
+        rows = parallel_map(write, list(enumerate(strings)), f"Writing digits for {split}", "string")
+        write_manifest(manifests[split], rows)
     stamp.finish()
     return manifests

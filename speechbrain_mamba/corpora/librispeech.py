@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,68 +25,36 @@ LIBRISPEECH = {
 """The usual manifests for 960 h, and the parts of the corpus that each lists."""
 
 Row = dict[str, Any]
-"""An utterance in a manifest."""
+ReadTexts = Callable[[Path], list[tuple[str, str]]]
+"""Returns the texts of a file, each behind the name of its audio file, which is beside it."""
 
 
-def utterance_rows(text_file: Path, name: str, words: str, sample_rate: int) -> list[Row]:
-    """The row of an utterance whose audio is beside its text, in the folder ``<speaker>/<chapter>``.
-
-    Arguments
-    ---------
-    text_file : Path
-        The file of the text.
-    name : str
-        The id, which is the name of the audio file without its suffix.
-    words : str
-        The text.
-    sample_rate : int
-        The rate in Hz that the file must have.
-
-    Returns
-    -------
-    list of dict
-        The row; none, with a warning, if the audio is missing or cannot be read.
-
-    Raises
-    ------
-    ValueError
-        When the file has another rate or is not mono.
-
-    Example
-    -------
-    >>> import torch
-    >>> from speechbrain_mamba.dataio.audio import write_audio
-    >>> chapter = getfixture("tmp_path") / "19" / "198"
-    >>> write_audio(chapter / "19-198-0000.wav", torch.zeros(16000), sample_rate=16000)
-    >>> row = utterance_rows(chapter / "19-198.trans.txt", "19-198-0000", "GOOD MORNING", 16000)[0]
-    >>> row["duration"], row["spk_id"]
-    (1.0, '19')
-    """
-    files = [text_file.with_name(name + suffix) for suffix in AUDIO_SUFFIXES]
-    wav = next((file for file in files if file.is_file()), None)
-    if wav is None:
-        logger.warning("Skipped: '%s' names '%s', but there is no audio of it.", text_file, name)
-        return []
-    try:
-        seconds = audio_info(wav, sample_rate).seconds
-    except UnreadableAudioError as error:
-        logger.warning("Skipped: %s", error)
-        return []
-    speaker = text_file.parent.parent.name
-    return [{"ID": name, "duration": seconds, "wav": str(wav), "wrd": words.strip(), "spk_id": speaker}]
-
-
-def _read_chapter(transcripts: Path, sample_rate: int) -> list[Row]:
-    """The utterances of a chapter of LibriSpeech, one for each line of its transcripts."""
+def _read_chapter(transcripts: Path) -> list[tuple[str, str]]:
+    """The texts of a chapter of LibriSpeech, one in each line of its transcripts."""
     lines = (line.partition(" ") for line in transcripts.read_text(encoding="utf-8").splitlines())
-    return [row for name, _, words in lines for row in utterance_rows(transcripts, name, words, sample_rate)]
+    return [(name, words) for name, _, words in lines]
 
 
-def _list_part(folder: Path, pattern: str, read: Callable[[Path, int], list[Row]], sample_rate: int) -> list[Row]:
-    """The rows of all utterances below a folder, sorted by id."""
-    results = parallel_map(
-        lambda path: read(path, sample_rate), sorted(folder.rglob(pattern)), f"Reading {folder.name}", "file"
-    )
+def _list_part(folder: Path, pattern: str, read: ReadTexts, sample_rate: int) -> list[Row]:
+    """The rows of all utterances below a folder, sorted by id. Audio that cannot be used is named in a warning."""
+
+    def describe(text_file: Path) -> Iterator[Row]:
+        for name, words in read(text_file):
+            files = [text_file.with_name(name + suffix) for suffix in AUDIO_SUFFIXES]
+            wav = next((file for file in files if file.is_file()), None)
+            if wav is None:
+                logger.warning("Skipped: '%s' names '%s', but there is no audio of it.", text_file, name)
+                continue
+            try:
+                seconds = audio_info(wav, sample_rate).seconds
+            except UnreadableAudioError as error:
+                logger.warning("Skipped: %s", error)
+                continue
+            speaker = text_file.parent.parent.name
+            yield {"ID": name, "duration": seconds, "wav": str(wav), "wrd": words.strip(), "spk_id": speaker}
+
+    text_files = sorted(folder.rglob(pattern))
+    results = parallel_map(lambda file: list(describe(file)), text_files, f"Reading {folder.name}", "file")
     rows = sorted((row for rows in results for row in rows), key=lambda row: row["ID"])
     if not rows:
         raise ValueError(f"The folder '{folder}' has no transcribed speech: no {pattern} with audio files beside it.")
@@ -113,22 +81,12 @@ def prepare_parts(
     splits: Mapping[str, Iterable[str]],
     sample_rate: int,
     pattern: str,
-    read: Callable[[Path, int], list[Row]],
+    read: ReadTexts,
 ) -> dict[str, Path]:
     """Write a manifest per split of a corpus with a folder per part, ``<part>/<speaker>/<chapter>/``.
 
-    A manifest is kept if an earlier call listed the same parts and no chapter has changed since.
-
-    Arguments
-    ---------
-    data_folder, save_folder, splits, sample_rate
-        Those of :func:`prepare_librispeech`.
-    pattern : str
-        Which files have texts.
-    read : callable
-        Returns the rows of such a file, for a sample rate.
-
-    Results and errors are those of :func:`prepare_librispeech`.
+    ``read`` returns the texts of a file whose name has the ``pattern``. Other arguments, results and errors are those
+    of :func:`prepare_librispeech`.
     """
     root, manifests = Path(data_folder).absolute(), {}
     for name, parts in splits.items():

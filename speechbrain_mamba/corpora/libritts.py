@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from speechbrain_mamba.corpora.librispeech import Row, prepare_parts, utterance_rows
+from speechbrain_mamba.corpora.librispeech import prepare_parts
 
 LIBRITTS = {
     "train": ["train-clean-100", "train-clean-360", "train-other-500"],
@@ -18,9 +18,8 @@ LIBRITTS = {
 _SUFFIX = ".normalized.txt"
 
 
-def _read_utterance(text: Path, sample_rate: int) -> list[Row]:
-    """An utterance, whose text is in a file."""
-    return utterance_rows(text, text.name.removesuffix(_SUFFIX), text.read_text(encoding="utf-8"), sample_rate)
+def _read_utterance(file: Path) -> list[tuple[str, str]]:
+    return [(file.name.removesuffix(_SUFFIX), file.read_text(encoding="utf-8"))]
 
 
 def prepare_libritts(

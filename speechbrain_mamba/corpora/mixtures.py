@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.dataio.mixing import MixtureSampler
 from speechbrain_mamba.dataio.mixture_files import manifest_files, write_mixtures
 from speechbrain_mamba.dataio.utterances import Utterance, write_utterances
 from speechbrain_mamba.utils.stamps import Stamp
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,12 @@ class MixtureSettings:
 
     Arguments
     ---------
-    num_spks : int
-        Speakers per mixture.
-    sample_rate : int
-        Samples per second of the speech and of the mixtures.
-    seconds : tuple of float, optional
-        Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
+    num_spks, sample_rate, seconds, seed
+        As in :class:`~speechbrain_mamba.dataio.mixing.MixtureSampler`.
     train_mixtures, valid_mixtures, test_mixtures : int
         Numbers of mixtures to write. With dynamic mixing no training mixtures are written.
     dynamic_mixing : bool
         Whether the training mixtures are drawn on the fly.
-    seed : int
-        The seed of all draws.
-
-    Example
-    -------
-    >>> MixtureSettings(num_spks=3).seconds
-    (2.0, 4.0)
     """
 
     num_spks: int = 2
@@ -57,35 +46,11 @@ class MixtureSettings:
 
 
 def manifest_paths(save_folder: str | os.PathLike, dynamic_mixing: bool) -> dict[str, Path]:
-    """The paths of the manifests of a preparation.
-
-    Arguments
-    ---------
-    save_folder : str or Path
-        The preparation's output folder.
-    dynamic_mixing : bool
-        Whether the training mixtures are drawn on the fly.
-
-    Returns
-    -------
-    dict
-        The CSV files of ``train``, ``valid`` and ``test``; with dynamic mixing that of ``train`` is the list of
-        utterances ``train_utterances.csv``.
-
-    Example
-    -------
-    >>> manifest_paths("out", dynamic_mixing=True)["train"].name
-    'train_utterances.csv'
-    """
+    """The manifests of a preparation by split; with dynamic mixing that of ``train`` is a list of utterances."""
     names = {split: f"{split}.csv" for split in SPLITS}
     if dynamic_mixing:
         names["train"] = "train_utterances.csv"
     return {split: Path(save_folder) / name for split, name in names.items()}
-
-
-def _files_of(manifest: Path) -> Iterable[Path]:
-    """The files that a preparation makes with a manifest."""
-    return [manifest] if "utterances" in manifest.name else manifest_files(manifest)
 
 
 def prepare_mixtures(
@@ -110,7 +75,7 @@ def prepare_mixtures(
     Returns
     -------
     dict
-        The manifests, as returned by :func:`manifest_paths`.
+        The manifests by split; with dynamic mixing that of ``train``, ``train_utterances.csv``, lists utterances.
 
     Raises
     ------
@@ -133,13 +98,13 @@ def prepare_mixtures(
     folder = Path(save_folder).absolute()
     manifests = manifest_paths(folder, settings.dynamic_mixing)
     stamp = Stamp(folder / "prepared.json", {**source, **asdict(settings)})
-    if stamp.is_done(file for path in manifests.values() for file in _files_of(path)):
+    written = {split: path for split, path in manifests.items() if not (split == "train" and settings.dynamic_mixing)}
+    if stamp.is_done(itertools.chain(manifests.values(), *map(manifest_files, written.values()))):
         return manifests
     utterances = find_splits()
     stamp.begin()
     counts = (settings.train_mixtures, settings.valid_mixtures, settings.test_mixtures)
     for offset, (split, count) in enumerate(zip(SPLITS, counts)):
-        dynamic = split == "train" and settings.dynamic_mixing
         try:
             sampler = MixtureSampler(
                 utterances[split],
@@ -147,33 +112,20 @@ def prepare_mixtures(
                 settings.sample_rate,
                 settings.seconds,
                 settings.seed + offset,
-                cache_bytes=0 if dynamic else 2**29,
+                cache_bytes=2**29 if split in written else 0,
             )
         except ValueError as error:
             raise ValueError(f"The data for {split} cannot be mixed: {error}") from error
-        if dynamic:
-            write_utterances(manifests[split], utterances[split], settings.sample_rate)
-        else:
+        if split in written:
             write_mixtures(sampler, count, folder / "mixtures" / split, manifests[split])
+        else:
+            write_utterances(manifests[split], utterances[split], settings.sample_rate)
     stamp.finish()
     return manifests
 
 
 def add_mixture_options(parser: argparse.ArgumentParser) -> None:
-    """Give a script the settings of :class:`MixtureSettings` as options.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        The script's parser.
-
-    Example
-    -------
-    >>> parser = argparse.ArgumentParser()
-    >>> add_mixture_options(parser)
-    >>> parser.parse_args(["--num_spks", "3"]).num_spks
-    3
-    """
+    """Give a script the settings of :class:`MixtureSettings` as options."""
     default = MixtureSettings()
     parser.add_argument("--num_spks", type=int, default=default.num_spks, help="speakers per mixture")
     parser.add_argument("--sample_rate", type=int, default=default.sample_rate, help="samples per second of the speech")

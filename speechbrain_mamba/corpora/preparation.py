@@ -16,7 +16,7 @@ from speechbrain_mamba.corpora.wsj0mix import prepare_wsj0mix
 
 
 def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """Make the manifests, and if need be the mixtures, of a separation experiment.
+    """Make the manifests of ``train``, ``valid`` and ``test``, and if need be the mixtures, of a separation experiment.
 
     Arguments
     ---------
@@ -25,11 +25,6 @@ def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
         ``sample_rate`` and ``dynamic_mixing``; for ``wsj0mix`` also ``base_folder_dm``, and for the others
         ``mixture_seconds``, ``train_mixtures``, ``valid_mixtures``, ``test_mixtures`` and ``seed``; for ``mini`` also
         ``mini_corpus``, settings of the corpus.
-
-    Returns
-    -------
-    dict
-        The manifests of ``train``, ``valid`` and ``test``.
 
     Raises
     ------
@@ -64,18 +59,13 @@ def _recognition_splits(hparams: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """The paths of the manifests of a recognition experiment.
+    """The paths of the manifests of a recognition experiment: of ``train``, ``valid`` and each test set.
 
     Arguments
     ---------
     hparams : mapping
         ``corpus``, ``train_splits``, ``valid_splits``, ``test_splits``, and ``data_folder`` if the corpus is
         ``manifest``, else ``save_folder``.
-
-    Returns
-    -------
-    dict
-        From split, ``train``, ``valid`` or a test set, to manifest.
 
     Example
     -------
@@ -91,7 +81,7 @@ def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """Make the manifests, and if need be the speech, of a recognition experiment.
+    """Make the manifests of :func:`recognition_manifests`, and if need be the speech.
 
     Arguments
     ---------
@@ -99,11 +89,6 @@ def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
         What :func:`recognition_manifests` takes, with a ``corpus`` of ``librispeech``, ``fsdd``, ``mini`` or
         ``manifest``; also ``data_folder``, ``save_folder`` and ``sample_rate``; for ``fsdd`` also ``seed``, and for
         ``mini`` also ``mini_corpus``, settings of the corpus.
-
-    Returns
-    -------
-    dict
-        The manifests, as returned by :func:`recognition_manifests`.
 
     Raises
     ------

@@ -29,13 +29,7 @@ _RATES = {8000: "wav8k", 16000: "wav16k"}
 
 
 def wsj0_speaker(path: Path) -> str:
-    """The speaker of a file of WSJ0: the first three characters of the name of ``path``.
-
-    Example
-    -------
-    >>> wsj0_speaker(Path("si_tr_s/011/011c0201.wav"))
-    '011'
-    """
+    """The speaker of a file of WSJ0: the first three characters of its name."""
     return path.name[:3]
 
 
@@ -57,7 +51,8 @@ def _find_mixtures(data_folder: Path, num_spks: int, sample_rate: int, mode: str
     )
 
 
-def _check_sources(folder: Path, num_spks: int) -> None:
+def _subset_rows(folder: Path, data_folder: Path, num_spks: int, sample_rate: int) -> list[dict[str, Any]]:
+    """The rows of one subset. Mixtures with a file that cannot be used are named in a warning and left out."""
     found = sum((folder / key).is_dir() for key in source_keys(9))
     if found != num_spks:
         raise ValueError(
@@ -65,26 +60,20 @@ def _check_sources(folder: Path, num_spks: int) -> None:
             "choose another data folder."
         )
 
-
-def _subset_rows(folder: Path, data_folder: Path, num_spks: int, sample_rate: int) -> list[dict[str, Any]]:
-    """The rows of one subset. Mixtures with a file that cannot be used are named in a warning and left out."""
-    _check_sources(folder, num_spks)
-    names = ["mix", *source_keys(num_spks)]
-
     def describe(path: Path) -> dict[str, Any] | None:
-        files = {name: folder / name / path.name for name in names}
+        files = {name: folder / name / path.name for name in ("mix", *source_keys(num_spks))}
         try:
             lengths = {name: audio_info(file, sample_rate).samples for name, file in files.items()}
         except (UnreadableAudioError, FileNotFoundError) as error:
             logger.warning("Skipped the mixture '%s': %s", path.stem, error)
             return None
         if len(set(lengths.values())) > 1:
-            logger.warning(
-                "Skipped the mixture '%s' in '%s': its files have unequal lengths %s.", path.stem, folder, lengths
-            )
+            message = "Skipped the mixture '%s' in '%s': its files have unequal lengths %s."
+            logger.warning(message, path.stem, folder, lengths)
             return None
-        row: dict[str, Any] = {"ID": path.stem, "duration": lengths["mix"] / sample_rate}
-        return row | {f"{name}_wav": f"$data_root/{files[name].relative_to(data_folder).as_posix()}" for name in names}
+        below = {name: file.relative_to(data_folder).as_posix() for name, file in files.items()}
+        wavs = {f"{name}_wav": f"$data_root/{file}" for name, file in below.items()}
+        return {"ID": path.stem, "duration": lengths["mix"] / sample_rate, **wavs}
 
     mixtures = sorted(path for path in (folder / "mix").glob("*.wav") if not path.name.startswith("."))
     rows = [row for row in parallel_map(describe, mixtures, f"Reading {folder.name}", "mixture") if row]

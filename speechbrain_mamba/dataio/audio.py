@@ -22,16 +22,7 @@ class UnreadableAudioError(ValueError):
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The facts in the header of an audio file.
-
-    Arguments
-    ---------
-    sample_rate : int
-        Samples per second.
-    samples : int
-        Samples per channel.
-    channels : int
-        Number of channels.
+    """The facts in the header of an audio file: samples per second, samples per channel, and channels.
 
     Example
     -------
@@ -84,11 +75,6 @@ def audio_info(path: str | os.PathLike, sample_rate: int | None = None) -> Audio
     sample_rate : int, optional
         The rate in Hz that the file must have; any by default.
 
-    Returns
-    -------
-    AudioInfo
-        Sample rate, samples and channels.
-
     Raises
     ------
     FileNotFoundError
@@ -114,10 +100,8 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
 
     Arguments
     ---------
-    path : str or Path
-        A file that libsndfile reads: WAV, FLAC, ...
-    sample_rate : int, optional
-        The rate in Hz that the file must have; any by default.
+    path, sample_rate
+        As in :func:`audio_info`.
     start : int
         The first sample to read.
     frames : int
@@ -130,12 +114,10 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
 
     Raises
     ------
-    FileNotFoundError
-        When there is no such file.
     UnreadableAudioError
-        A ValueError, when the file cannot be read, is empty, or holds NaN or infinite samples.
+        When samples are missing, NaN or infinite; other errors are those of :func:`audio_info`.
     ValueError
-        When the file is not mono, has another sample rate, or the part lies outside of the file.
+        When the part lies outside of the file.
 
     Example
     -------
@@ -164,12 +146,12 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
 
 
 def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subtype: str = "PCM_16") -> None:
-    """Write a mono audio file, atomically. The suffix of its name determines the format.
+    """Write a mono audio file, atomically.
 
     Arguments
     ---------
     path : str or Path
-        The file; missing parent folders are made.
+        The file, whose suffix determines the format; missing parent folders are made.
     signal : Tensor
         Samples (samples,): floats with full scale 1, or int16 as they are.
     sample_rate : int

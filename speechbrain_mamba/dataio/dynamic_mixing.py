@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from speechbrain_mamba.dataio.utterances import Utterance, read_utterances
 
 
 class _DrawItems:
-    """Sampler and epoch. The epoch is in shared memory, where running workers see it change."""
+    """Sampler and epoch, which copies of a dataset share. Running workers see the epoch change in shared memory."""
 
     def __init__(self, sampler: MixtureSampler) -> None:
         self.sampler = sampler
@@ -26,34 +25,17 @@ class _DrawItems:
     def __deepcopy__(self, memo: dict[int, Any]) -> _DrawItems:
         return self
 
-
-def _draw_signals(items: _DrawItems, index: int) -> Iterator[Tensor]:
-    mixture = items.sampler.draw(index, int(items.epoch))
-    yield mixture.mix
-    yield from mixture.sources
+    def draw(self, index: int) -> Iterator[Tensor]:
+        mixture = self.sampler.draw(index, int(self.epoch))
+        yield mixture.mix
+        yield from mixture.sources
 
 
 class DynamicMixtures(DynamicItemDataset):
-    """A dataset of mixtures that are drawn when they are read, new ones in each epoch.
+    """A dataset of mixtures that are drawn when they are read, new ones in each epoch: see :func:`dynamic_mixtures`.
 
     An item is a pure function of (seed, epoch, index): a run that is interrupted and resumed sees the same mixtures.
     It has the keys ``id``, ``mix_sig``, ``s1_sig``, ``s2_sig``, ... (tensors (samples,)).
-
-    Arguments
-    ---------
-    sampler : MixtureSampler
-        Draws the mixtures.
-    count : int
-        Mixtures per epoch.
-
-    Raises
-    ------
-    ValueError
-        When the count is below 1.
-
-    Example
-    -------
-    See :func:`dynamic_mixtures`.
     """
 
     def __init__(self, sampler: MixtureSampler, count: int) -> None:
@@ -62,17 +44,11 @@ class DynamicMixtures(DynamicItemDataset):
         super().__init__({f"mixture_{index:06d}": {"index": index} for index in range(count)})
         self._items = _DrawItems(sampler)
         keys = ["mix_sig", *(f"{key}_sig" for key in source_keys(sampler.num_spks))]
-        self.add_dynamic_item(functools.partial(_draw_signals, self._items), takes=["index"], provides=keys)
+        self.add_dynamic_item(self._items.draw, takes=["index"], provides=keys)
         self.set_output_keys(["id", *keys])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the mixtures. Call it before an epoch's first batch; workers that already run follow.
-
-        Arguments
-        ---------
-        epoch : int
-            Number of the epoch.
-        """
+        """Choose the mixtures of an epoch. Call it before the first batch; workers that already run follow."""
         self._items.epoch.fill_(epoch)
 
 
@@ -84,7 +60,7 @@ def dynamic_mixtures(
     seconds: tuple[float, float] | None = (2.0, 4.0),
     seed: int = 0,
 ) -> DynamicMixtures:
-    """The dataset of mixtures of some utterances, drawn on the fly.
+    """The dataset of mixtures of some utterances, drawn on the fly. Call its ``set_epoch`` before each epoch.
 
     Arguments
     ---------
@@ -94,11 +70,6 @@ def dynamic_mixtures(
         Mixtures per epoch.
     num_spks, sample_rate, seconds, seed
         Those of :class:`~speechbrain_mamba.dataio.mixing.MixtureSampler`.
-
-    Returns
-    -------
-    DynamicMixtures
-        A SpeechBrain dataset; call its ``set_epoch`` at the start of each epoch.
 
     Raises
     ------

@@ -11,6 +11,7 @@ from typing import Any
 
 from speechbrain_mamba.utils.files import write_csv
 
+SPLITS = ("train", "valid", "test")
 _TRANSCRIBED = ("duration", "wav", "wrd")
 
 
@@ -22,17 +23,13 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
     path : str or Path
         The file.
     rows : iterable of mapping
-        One mapping from column to value for each utterance or mixture, all with the columns of the first: ``ID`` and,
-        for transcribed speech, ``duration`` (seconds), ``wav`` (path), ``wrd`` (words) and ``spk_id``.
+        Utterances or mixtures, from column to value, all with the columns of the first: ``ID`` and, for transcribed
+        speech, ``duration`` (seconds), ``wav`` (path), ``wrd`` (words) and ``spk_id``.
 
     Raises
     ------
     ValueError
         When there are no rows, or a row has a column that the first one lacks.
-
-    Example
-    -------
-    See :func:`read_manifest`.
     """
     lines = list(rows)
     if not lines:
@@ -81,10 +78,9 @@ def read_manifest(
     file, needed = Path(path), tuple(columns)
     if not file.is_file():
         raise FileNotFoundError(f"The manifest '{file}' does not exist: prepare the data first.")
-    readers = {".csv": _read_csv, ".json": _read_json}
-    if file.suffix not in readers:
+    if file.suffix not in (".csv", ".json"):
         raise ValueError(f"The manifest '{file}' must be a .csv or .json file.")
-    items = readers[file.suffix](file)
+    items = _read_csv(file) if file.suffix == ".csv" else _read_json(file)
     if not items:
         raise ValueError(f"The manifest '{file}' lists nothing: prepare the data again.")
     for name, item in items.items():
@@ -99,25 +95,10 @@ def read_manifest(
     return items
 
 
-def find_manifests(folder: str | os.PathLike, splits: Iterable[str] = ("train", "valid", "test")) -> dict[str, Path]:
+def find_manifests(folder: str | os.PathLike, splits: Iterable[str] = SPLITS) -> dict[str, Path]:
     """The manifest of each split in a folder: ``SPLIT.csv``, or else ``SPLIT.json``.
 
-    Arguments
-    ---------
-    folder : str or Path
-        The folder.
-    splits : iterable of str
-        The splits.
-
-    Returns
-    -------
-    dict
-        From split to file.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a split has no manifest.
+    Raises a FileNotFoundError when a split has none.
 
     Example
     -------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
@@ -18,33 +18,8 @@ MIXTURE_COLUMNS = ("duration", "mix_wav", "s1_wav")
 
 
 def source_keys(num_spks: int) -> list[str]:
-    """The keys ``s1``, ``s2``, ... of the sources.
-
-    Arguments
-    ---------
-    num_spks : int
-        Number of sources.
-
-    Returns
-    -------
-    list of str
-        The keys.
-
-    Example
-    -------
-    >>> source_keys(2)
-    ['s1', 's2']
-    """
+    """The keys of the sources: ``s1``, ``s2``, ..."""
     return [f"s{number}" for number in range(1, num_spks + 1)]
-
-
-def _check_num_spks(csv_path: str | os.PathLike, columns: Iterable[str], num_spks: int) -> None:
-    found = sum(re.fullmatch(r"s\d+_wav", column) is not None for column in columns)
-    if found != num_spks:
-        raise ValueError(
-            f"num_spks is {num_spks}, but the manifest '{csv_path}' has mixtures of {found} speakers: set num_spks to "
-            f"{found}, or prepare data for {num_spks} speakers."
-        )
 
 
 def _read_signals(sample_rate: int, name: str, *paths: str) -> Iterator[Tensor]:
@@ -102,13 +77,17 @@ def separation_dataset(
     torch.Size([80])
     """
     items = read_manifest(csv_path, data_root, MIXTURE_COLUMNS)
-    _check_num_spks(csv_path, next(iter(items.values())), num_spks)
+    found = sum(re.fullmatch(r"s\d+_wav", column) is not None for column in next(iter(items.values())))
+    if found != num_spks:
+        raise ValueError(
+            f"num_spks is {num_spks}, but the manifest '{csv_path}' has mixtures of {found} speakers: set num_spks to "
+            f"{found}, or prepare data for {num_spks} speakers."
+        )
     dataset = DynamicItemDataset(items)
     names = ["mix", *source_keys(num_spks)]
+    keys = [f"{name}_sig" for name in names]
     dataset.add_dynamic_item(
-        functools.partial(_read_signals, sample_rate),
-        takes=["id", *(f"{name}_wav" for name in names)],
-        provides=[f"{name}_sig" for name in names],
+        functools.partial(_read_signals, sample_rate), takes=["id", *(f"{name}_wav" for name in names)], provides=keys
     )
-    dataset.set_output_keys(["id", *(f"{name}_sig" for name in names)])
+    dataset.set_output_keys(["id", *keys])
     return dataset

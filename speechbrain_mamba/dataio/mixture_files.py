@@ -38,23 +38,7 @@ def _write_mixture(sampler: MixtureSampler, folder: Path, index: int) -> dict[st
 
 
 def manifest_files(csv_path: str | os.PathLike) -> Iterator[Path]:
-    """A manifest of mixtures, and all files that it names.
-
-    Arguments
-    ---------
-    csv_path : str or Path
-        A manifest with plain paths, as written by :func:`write_mixtures`. If it does not exist, it is the only file.
-
-    Yields
-    ------
-    Path
-        One file after the other.
-
-    Example
-    -------
-    >>> [path.name for path in manifest_files(getfixture("tmp_path") / "train.csv")]
-    ['train.csv']
-    """
+    """A manifest that :func:`write_mixtures` wrote, and then, if it exists, all files that it names."""
     yield Path(csv_path)
     if Path(csv_path).is_file():
         for item in read_manifest(csv_path, columns=MIXTURE_COLUMNS).values():
@@ -62,7 +46,7 @@ def manifest_files(csv_path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_mixtures(sampler: MixtureSampler, count: int, folder: str | os.PathLike, csv_path: str | os.PathLike) -> None:
-    """Write a fixed list of mixtures to disk, with its manifest.
+    """Write the first ``count`` mixtures of a sampler to disk, with their manifest.
 
     The files are 16-bit WAVs, and each mixture is exactly the sum of its sources. A list that was written with the same
     parameters is kept, and an interrupted one is completed.

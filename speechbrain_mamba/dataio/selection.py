@@ -18,21 +18,8 @@ _IDS_SHOWN = 10
 def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[int, ...] = (2, 2)) -> int:
     """Number of frames that a recognizer's encoder gets for some audio.
 
-    Arguments
-    ---------
-    seconds : float
-        Length of the audio.
-    sample_rate : int
-        Samples per second.
-    hop : int
-        Samples from one frame of features to the next.
-    strides : tuple of int
-        Strides of the convolutional front end; each rounds up.
-
-    Returns
-    -------
-    int
-        Frames.
+    The ``hop`` is that of the features in samples, and the ``strides``, which round up, those of the convolutional
+    front end.
 
     Example
     -------
@@ -87,11 +74,6 @@ def select_usable(
     frames : callable, optional
         Returns the number of the encoder's frames for an utterance, for training. Without it, characters and lengths
         are not checked: in a test these are errors of the recognizer.
-
-    Returns
-    -------
-    dict
-        The usable ones.
 
     Raises
     ------

@@ -32,11 +32,6 @@ def piece_dataset(
     keys : iterable of str
         Columns to put out beside ``id`` and ``sig``, the waveform (samples,).
 
-    Returns
-    -------
-    DynamicItemDataset
-        The dataset.
-
     Example
     -------
     >>> from speechbrain_mamba.dataio.audio import write_audio
@@ -85,12 +80,10 @@ def recognition_dataset(
 
     Arguments
     ---------
-    items : dict
-        Utterances, as returned by :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
+    items, sample_rate
+        As in :func:`piece_dataset`.
     tokenizer : sentencepiece.SentencePieceProcessor
         The tokenizer.
-    sample_rate : int
-        The rate in Hz that all files must have.
     bos_index, eos_index : int
         Tokens at the beginning of a decoder's input and at the end of its target.
     speed_perturb : callable, optional

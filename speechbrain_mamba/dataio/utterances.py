@@ -20,22 +20,7 @@ AUDIO_SUFFIXES = (".wav", ".flac")
 
 @dataclass(frozen=True)
 class Utterance:
-    """A file with the speech of one person.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-    speaker : str
-        Who speaks.
-    samples : int
-        Length.
-
-    Example
-    -------
-    >>> Utterance("anna/1.wav", "anna", 8000).speaker
-    'anna'
-    """
+    """A file with the speech of one person, and its number of samples."""
 
     path: str
     speaker: str
@@ -43,28 +28,7 @@ class Utterance:
 
 
 def folder_speaker(path: Path) -> str:
-    """The speaker of a file in ``speaker/**/file``: the first folder of its path.
-
-    Arguments
-    ---------
-    path : Path
-        The file, relative to the scanned folder.
-
-    Returns
-    -------
-    str
-        The speaker.
-
-    Raises
-    ------
-    ValueError
-        When the file lies in no folder.
-
-    Example
-    -------
-    >>> folder_speaker(Path("anna/book/1.wav"))
-    'anna'
-    """
+    """The speaker of a file in ``speaker/**/file``: the first folder of its path, which is relative."""
     if len(path.parts) < 2:
         raise ValueError(
             f"The file '{path}' lies in no speaker's folder: arrange the files as speaker/**/*.wav or .flac."
@@ -73,28 +37,7 @@ def folder_speaker(path: Path) -> str:
 
 
 def find_audio(folder: str | os.PathLike) -> list[Path]:
-    """All WAV and FLAC files below a folder, sorted; hidden ones are left out.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The folder.
-
-    Returns
-    -------
-    list of Path
-        Paths relative to the folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such folder.
-
-    Example
-    -------
-    >>> find_audio(getfixture("tmp_path"))
-    []
-    """
+    """All WAV and FLAC files below a folder, which must exist, sorted and relative to it; hidden ones are left out."""
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"The data folder '{root}' does not exist.")
@@ -107,9 +50,7 @@ def find_audio(folder: str | os.PathLike) -> list[Path]:
 
 
 def scan_speakers(
-    folder: str | os.PathLike,
-    sample_rate: int,
-    speaker: Callable[[Path], str | None] = folder_speaker,
+    folder: str | os.PathLike, sample_rate: int, speaker: Callable[[Path], str | None] = folder_speaker
 ) -> list[Utterance]:
     """List the speech in a folder. Every file is read completely, so that a bad one is found now and not in training.
 
@@ -165,16 +106,7 @@ def scan_speakers(
 
 
 def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance], sample_rate: int) -> None:
-    """Write a list of utterances as a manifest, atomically.
-
-    Arguments
-    ---------
-    csv_path : str or Path
-        The file, with the columns ``ID``, ``duration`` (seconds), ``wav`` and ``spk_id``.
-    utterances : iterable of Utterance
-        The list.
-    sample_rate : int
-        Samples per second.
+    """Write a list of utterances as a manifest with the columns ``ID``, ``duration`` (seconds), ``wav`` and ``spk_id``.
 
     Example
     -------
@@ -197,30 +129,9 @@ def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance
 
 
 def read_utterances(csv_path: str | os.PathLike, sample_rate: int) -> list[Utterance]:
-    """Read a list of utterances from a manifest, such as written by :func:`write_utterances`.
+    """Read a list of utterances from a manifest, such as written by :func:`write_utterances`, in its order.
 
-    Arguments
-    ---------
-    csv_path : str or Path
-        The file.
-    sample_rate : int
-        Samples per second.
-
-    Returns
-    -------
-    list of Utterance
-        In the order of the file.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When the file lists nothing or lacks a column.
-
-    Example
-    -------
-    See :func:`write_utterances`.
+    Errors are those of :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
     """
     items = read_manifest(csv_path, columns=("duration", "wav", "spk_id")).values()
     return [Utterance(item["wav"], item["spk_id"], round(item["duration"] * sample_rate)) for item in items]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from speechbrain_mamba.text.espeak_engine import ESPEAK_RATE, Engine
 
-# espeak-ng/speak_lib.h
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+# The number in espeak-ng/speak_lib.h, the lowest value and the highest one.
+_PARAMETERS = {"pitch": (3, 0, 99), "pitch_range": (4, 0, 99), "rate": (1, 80, 450), "volume": (2, 0, 200)}
 
 
 @functools.cache
@@ -35,24 +35,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def espeak_available() -> bool:
-    """Whether the package that carries espeak-ng is installed.
-
-    Returns
-    -------
-    bool
-        True after ``pip install "speechbrain_mamba[tts]"``.
-
-    Example
-    -------
-    >>> isinstance(espeak_available(), bool)
-    True
-    """
+    """Whether the package that carries espeak-ng is installed, as by ``pip install "speechbrain_mamba[tts]"``."""
     return importlib.util.find_spec("espeakng_loader") is not None
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"synthesize: {name} is {value}, but must lie in {low} to {high}.")
 
 
 def synthesize(
@@ -108,15 +92,16 @@ def synthesize(
     >>> signal.dtype, sample_rate
     (torch.float32, 22050)
     """
-    _check_range("pitch", pitch, 0, 99)
-    _check_range("pitch_range", pitch_range, 0, 99)
-    _check_range("rate", rate, 80, 450)
-    _check_range("volume", volume, 0, 200)
+    values = {"pitch": pitch, "pitch_range": pitch_range, "rate": rate, "volume": volume}
+    for name, value in values.items():
+        _, low, high = _PARAMETERS[name]
+        if not low <= value <= high:
+            raise ValueError(f"synthesize: {name} is {value}, but must lie in {low} to {high}.")
     with _lock:
         engine = _engine(os.getpid())
         engine.set_voice(f"{voice}+{variant}" if variant else voice)
-        for parameter, value in ((_PITCH, pitch), (_RANGE, pitch_range), (_RATE, rate), (_VOLUME, volume)):
-            engine.library.espeak_SetParameter(parameter, value, 0)
+        for name, value in values.items():
+            engine.library.espeak_SetParameter(_PARAMETERS[name][0], value, 0)
         samples = engine.synthesize(text)
     return torch.from_numpy(samples).float() / 32768, ESPEAK_RATE
 
@@ -124,25 +109,8 @@ def synthesize(
 def phonemes(text: str, voice: str = "en-us") -> str:
     """Translate a text to the International Phonetic Alphabet, as espeak-ng speaks it.
 
-    Arguments
-    ---------
-    text : str
-        The text.
-    voice : str
-        The name of an espeak-ng language, as in :func:`synthesize`.
-
-    Returns
-    -------
-    str
-        Phonemes with stress marks; words, some of them joined as they are spoken, with spaces between them.
-        Punctuation is left out.
-
-    Raises
-    ------
-    ImportError
-        When espeak-ng is not installed.
-    ValueError
-        For an unknown voice.
+    There are stress marks, and spaces between words, some of which are joined as they are spoken; punctuation is left
+    out. Languages and errors are those of :func:`synthesize`.
 
     Example
     -------
@@ -158,25 +126,7 @@ def phonemes(text: str, voice: str = "en-us") -> str:
 
 
 def espeak_version() -> str:
-    """The version of espeak-ng.
-
-    Returns
-    -------
-    str
-        For instance ``1.52.0``.
-
-    Raises
-    ------
-    ImportError
-        When espeak-ng is not installed.
-
-    Example
-    -------
-    >>> import pytest
-    >>> _ = pytest.importorskip("espeakng_loader")
-    >>> espeak_version() >= "1.5"
-    True
-    """
+    """The version of espeak-ng, such as ``1.52.0``. Raises an ImportError when it is not installed."""
     with _lock:
         info = _engine(os.getpid()).library.espeak_Info
         info.restype = ctypes.c_char_p

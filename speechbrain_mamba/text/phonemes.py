@@ -17,17 +17,7 @@ KINDS = ("ipa", "characters", "bpe")
 
 
 def split_phonemes(ipa: str) -> list[str]:
-    """Split phonemes in the International Phonetic Alphabet into symbols.
-
-    Arguments
-    ---------
-    ipa : str
-        Phonemes; spaces between words.
-
-    Returns
-    -------
-    list of str
-        Letters with the marks that belong to them, stress marks, and spaces.
+    """Split phonemes in the International Phonetic Alphabet into letters with their marks, stress marks and spaces.
 
     Example
     -------
@@ -83,21 +73,9 @@ class TextTokenizer:
     def train(
         cls, texts: Iterable[str | tuple[str, str]], kind: str = "ipa", language: str = "en-us", size: int = 500
     ) -> TextTokenizer:
-        """The tokenizer with the inventory of some texts.
+        """The tokenizer with the inventory of some texts, or pairs of a text and its language.
 
-        Arguments
-        ---------
-        texts : iterable of str or of tuple of str
-            Texts, or texts and their languages.
-        kind, language
-            Those of the class.
-        size : int
-            Largest number of pieces of ``bpe``.
-
-        Returns
-        -------
-        TextTokenizer
-            The tokenizer.
+        ``size`` is the largest number of pieces of ``bpe``; ``kind`` and ``language`` are those of the class.
         """
         pairs = [text if isinstance(text, tuple) else (text, language) for text in texts]
         if kind == "bpe":
@@ -111,19 +89,7 @@ class TextTokenizer:
         return len(self.symbols)
 
     def split(self, text: str, language: str | None = None) -> list[str]:
-        """The symbols of a text.
-
-        Arguments
-        ---------
-        text : str
-            The text.
-        language : str, optional
-            Its language.
-
-        Returns
-        -------
-        list of str
-            The symbols.
+        """The symbols of a text; its language is that of the tokenizer by default.
 
         Raises
         ------
@@ -139,17 +105,7 @@ class TextTokenizer:
         return self._pieces.encode(text, out_type=str)
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
-        """The numbers of a text's symbols.
-
-        Arguments
-        ---------
-        text, language
-            Those of :meth:`split`.
-
-        Returns
-        -------
-        list of int
-            At least one number, each below ``len(self)``.
+        """The numbers of a text's symbols, at least one, each below ``len(self)``.
 
         Raises
         ------
@@ -168,18 +124,7 @@ class TextTokenizer:
         return [self._index[symbol] for symbol in symbols]
 
     def add_space(self, numbers: list[int]) -> list[int]:
-        """The numbers of a text that another text follows: with a space at the end if the inventory has one.
-
-        Arguments
-        ---------
-        numbers : list of int
-            Numbers, as returned by :meth:`encode`.
-
-        Returns
-        -------
-        list of int
-            The numbers with the space.
-        """
+        """The numbers of a text that another text follows: with a space at the end if the inventory has one."""
         return numbers if self.kind == "bpe" or " " not in self._index else [*numbers, self._index[" "]]
 
     def save(self, path: str | os.PathLike) -> None:

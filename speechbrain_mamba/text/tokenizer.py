@@ -47,11 +47,6 @@ def train_sentencepiece(
     exact : bool
         Whether texts that give fewer tokens are an error.
 
-    Returns
-    -------
-    sentencepiece.SentencePieceProcessor
-        The model; its ``serialized_model_proto()`` is what a file holds.
-
     Raises
     ------
     ValueError
@@ -93,24 +88,9 @@ def train_sentencepiece(
 
 
 def open_sentencepiece(model: bytes, name: str = "The model") -> sentencepiece.SentencePieceProcessor:
-    """Open a trained SentencePiece model.
+    """Open a trained SentencePiece model from the content of its file.
 
-    Arguments
-    ---------
-    model : bytes
-        The content of its file.
-    name : str
-        What an error calls it.
-
-    Returns
-    -------
-    sentencepiece.SentencePieceProcessor
-        The model.
-
-    Raises
-    ------
-    ValueError
-        When the bytes are not a SentencePiece model.
+    Raises a ValueError, which calls the model by the ``name``, when this is not a SentencePiece model.
 
     Example
     -------
@@ -127,15 +107,9 @@ def open_sentencepiece(model: bytes, name: str = "The model") -> sentencepiece.S
 
 
 def train_tokenizer(
-    path: str | os.PathLike,
-    transcripts: Iterable[str],
-    vocab_size: int,
-    token_type: str = "unigram",
-    character_coverage: float = 1.0,
-    bos_index: int = 1,
-    eos_index: int = 2,
+    path: str | os.PathLike, transcripts: Iterable[str], vocab_size: int, token_type: str = "unigram", **options: Any
 ) -> sentencepiece.SentencePieceProcessor:
-    """Train the tokenizer of a recognizer, and write it to a file, atomically. Token 0 is the unknown token.
+    """Train the tokenizer of a recognizer as :func:`train_sentencepiece` does, and write it to a file, atomically.
 
     Arguments
     ---------
@@ -145,13 +119,8 @@ def train_tokenizer(
         The training data.
     vocab_size : int
         Number of tokens, with unknown, bos and eos; that of ``char`` follows from the transcripts and must be the same.
-    token_type, character_coverage, bos_index, eos_index
-        Those of :func:`train_sentencepiece`.
-
-    Returns
-    -------
-    sentencepiece.SentencePieceProcessor
-        The tokenizer.
+    token_type, **options
+        As in :func:`train_sentencepiece`.
 
     Raises
     ------
@@ -165,7 +134,7 @@ def train_tokenizer(
     >>> tokenizer.decode(tokenizer.encode("AB BA")), load_tokenizer(path.parent, vocab_size=6).vocab_size()
     ('AB BA', 6)
     """
-    tokenizer = train_sentencepiece(transcripts, vocab_size, token_type, character_coverage, bos_index, eos_index)
+    tokenizer = train_sentencepiece(transcripts, vocab_size, token_type, **options)
     if tokenizer.vocab_size() != vocab_size:
         raise ValueError(
             f"The transcripts have {tokenizer.vocab_size()} tokens of type {token_type}, but output_neurons is "
@@ -190,21 +159,12 @@ def load_tokenizer(
     collect_in : str or Path, optional
         Where a file from the Hub is kept.
 
-    Returns
-    -------
-    sentencepiece.SentencePieceProcessor
-        The tokenizer.
-
     Raises
     ------
     FileNotFoundError
         When there is no such file.
     ValueError
         When the file is not a tokenizer, or has another number of tokens.
-
-    Example
-    -------
-    See :func:`train_tokenizer`.
     """
     file = fetch_pretrained(source, FILE_NAME, collect_in)
     tokenizer = open_sentencepiece(Path(file).read_bytes(), f"'{file}'")
@@ -230,20 +190,11 @@ def load_or_train_tokenizer(
     Arguments
     ---------
     source : str or Path, optional
-        A folder or Hub id with a tokenizer, as in :func:`load_tokenizer`. By default one is trained.
+        As in :func:`load_tokenizer`. By default a tokenizer is trained.
     folder : str or Path
         Where a trained tokenizer, or one from the Hub, is kept.
-    transcripts : iterable of str
-        What to train on.
-    vocab_size : int
-        The number of tokens.
-    **options
+    transcripts, vocab_size, **options
         As in :func:`train_tokenizer`.
-
-    Returns
-    -------
-    sentencepiece.SentencePieceProcessor
-        The tokenizer.
 
     Example
     -------

@@ -24,8 +24,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     Yields
     ------
     Path
-        An unused name beside it, with the same suffix. It becomes ``path`` when the context ends, or is removed when
-        the context ends with an error.
+        An unused name beside it, with the same suffix. What is there when an error ends the context is removed.
 
     Raises
     ------
@@ -62,7 +61,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Mapping], fieldnames: list
     path : str or Path
         The file.
     rows : iterable of mappings
-        One mapping from field name to value per line.
+        The lines, from column to value.
     fieldnames : list of str
         The columns in order.
 
@@ -85,19 +84,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Mapping], fieldnames: list
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
-    """Write a value as an indented JSON file, atomically.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    value : object
-        Anything that :func:`json.dumps` takes.
-
-    Raises
-    ------
-    TypeError
-        When ``value`` cannot be written as JSON.
+    """Write a value that :func:`json.dumps` takes as an indented JSON file, atomically.
 
     Example
     -------

@@ -18,19 +18,7 @@ def parallel_map(
 ) -> list[Result]:
     """Apply a function that waits for the disk to all items, by threads and with a progress bar.
 
-    Arguments
-    ---------
-    function : callable
-        Takes one item.
-    items : sequence
-        The items.
-    description, unit : str
-        The text of the progress bar.
-
-    Returns
-    -------
-    list
-        The results in the order of the items.
+    The bar shows ``description`` and ``unit``. The results are in the order of the items.
 
     Example
     -------
@@ -38,8 +26,4 @@ def parallel_map(
     [1, 2]
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit=unit))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit=unit))

@@ -38,9 +38,10 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
     'lm.ckpt'
     """
     if Path(source).is_dir():
-        if not (Path(source) / file_name).is_file():
+        file = Path(source) / file_name
+        if not file.is_file():
             raise FileNotFoundError(f"The folder '{source}' has no {file_name}.")
-        return Path(source) / file_name
+        return file
     try:
         return Path(fetch(file_name, str(source), savedir=collect_in))
     except (OSError, ValueError) as error:

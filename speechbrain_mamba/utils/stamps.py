@@ -60,62 +60,34 @@ class Stamp:
         return content if isinstance(content, dict) else {}
 
     def is_begun(self) -> bool:
-        """Whether a preparation with the same settings was begun, and perhaps finished.
-
-        Returns
-        -------
-        bool
-            True after :meth:`begin` or :meth:`finish` with equal settings.
-        """
+        """Whether a preparation with the same settings was begun, and perhaps finished."""
         return self._read().get("settings") == self.settings
 
     def is_done(self, files: Iterable[str | os.PathLike] = ()) -> bool:
-        """Whether a preparation with the same settings was finished. If so, this is logged.
+        """Whether a preparation with the same settings was finished, and none of its ``files`` is missing.
 
-        Arguments
-        ---------
-        files : iterable of str or Path
-            Files that it made. If one is missing, the preparation does not count as done.
-
-        Returns
-        -------
-        bool
-            True after :meth:`finish` with equal settings.
+        If so, this is logged.
         """
         content = self._read()
         same = content.get("settings") == self.settings
-        if not (same and content.get("done") and all(Path(file).is_file() for file in files)):
-            return False
-        logger.info("Prepared already, with the same settings: '%s'.", self.path)
-        return True
+        done = same and bool(content.get("done")) and all(Path(file).is_file() for file in files)
+        if done:
+            logger.info("Prepared already, with the same settings: '%s'.", self.path)
+        return done
 
     def differences(self) -> list[str]:
-        """What differs between the settings of the file and these settings.
-
-        Returns
-        -------
-        list of str
-            One entry for each setting that differs, such as ``sample_rate is 8000, not 16000``; empty if
-            :meth:`is_begun`.
-        """
+        """Each setting that differs from that of the file, such as ``sample_rate is 8000, not 16000``."""
         found = self._read().get("settings")
         if not isinstance(found, dict):
             return ["it has no settings"]
-        names = [*self.settings, *(name for name in found if name not in self.settings)]
         return [
             f"{name} is {found.get(name)!r}, not {self.settings.get(name)!r}"
-            for name in names
-            if found.get(name) != self.settings.get(name) or (name in found) != (name in self.settings)
+            for name in {**self.settings, **found}
+            if (name in found, found.get(name)) != (name in self.settings, self.settings.get(name))
         ]
 
     def facts(self) -> dict[str, Any]:
-        """What :meth:`finish` was given.
-
-        Returns
-        -------
-        dict
-            The facts of the file, whatever its settings.
-        """
+        """What :meth:`finish` was given, whatever the settings were."""
         return {name: value for name, value in self._read().items() if name not in ("settings", "done")}
 
     def begin(self) -> None:
@@ -123,13 +95,7 @@ class Stamp:
         write_json(self.path, {"settings": self.settings, "done": False})
 
     def finish(self, **facts: Any) -> None:
-        """Write that the preparation is done.
-
-        Arguments
-        ---------
-        **facts
-            What it found out and the next call wants to know, as values for JSON.
-        """
+        """Write that the preparation is done, with facts that the next call wants to know, as values for JSON."""
         write_json(self.path, {"settings": self.settings, "done": True, **facts})
 
     def check_folder(self) -> None:

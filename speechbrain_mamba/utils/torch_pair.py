@@ -22,17 +22,7 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def fitting_torchaudio(torch: str) -> str | None:
-    """The torchaudio that fits a torch.
-
-    Arguments
-    ---------
-    torch : str
-        A version of torch.
-
-    Returns
-    -------
-    str or None
-        A requirement, as ``pip install`` takes it; None if this torch is not supported.
+    """The torchaudio that fits a version of torch, as ``pip install`` takes it; None if this torch is not supported.
 
     Example
     -------
@@ -47,17 +37,10 @@ def fitting_torchaudio(torch: str) -> str | None:
 
 
 def misfit(torch: str | None, torchaudio: str | None) -> str | None:
-    """Say what to install in place of two versions that do not load together.
+    """Say in one sentence what to install in place of two versions that do not load together; None if they fit.
 
-    Arguments
-    ---------
-    torch, torchaudio : str or None
-        Their versions; None for one that is not installed.
-
-    Returns
-    -------
-    str or None
-        One sentence; None if the versions fit. Builds from source may work although their versions do not fit.
+    A version of None is that of a package that is not installed. Builds from source may work although their versions
+    do not fit.
 
     Example
     -------

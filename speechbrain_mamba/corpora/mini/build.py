@@ -27,8 +27,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechbrain_mamba.corpora.mini.sentences import digit_string, make_sentences
-from speechbrain_mamba.corpora.mini.voices import SPLITS, Speaker, make_speakers
+from speechbrain_mamba.corpora.mini.voices import Speaker, make_speakers
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.text.espeak import espeak_version, phonemes, synthesize
 from speechbrain_mamba.text.espeak_engine import ESPEAK_RATE
 from speechbrain_mamba.utils.files import atomic_path
@@ -116,12 +117,6 @@ def _speakers_table(speakers: list[Speaker], seconds: list[float]) -> str:
     return "".join(lines)
 
 
-def _check_counts(**counts: tuple[int, int]) -> None:
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise ValueError(f"build_mini_corpus: {name} is {value}, but must be at least {least}.")
-
-
 def build_mini_corpus(
     folder: str | os.PathLike,
     sample_rate: int = 16000,
@@ -176,15 +171,15 @@ def build_mini_corpus(
     >>> sorted(path.name for path in (folder / "test").rglob("*.wav"))
     ['300-1-0000.wav', '300-1-0001.wav', '300-2-0000.wav']
     """
-    _check_counts(
-        sample_rate=(sample_rate, 1000), sentences=(sentences, 1), digit_strings=(digit_strings, 0),
-        distinct_sentences=(distinct_sentences, 25),
-    )  # fmt: skip
     corpus = Path(folder).absolute()
-    parameters = {
-        "version": _VERSION, "sample_rate": sample_rate, "seed": seed, "speakers": list(speakers),
-        "sentences": sentences, "digit_strings": digit_strings, "distinct_sentences": distinct_sentences,
+    counts = {
+        "sample_rate": sample_rate, "sentences": sentences, "digit_strings": digit_strings,
+        "distinct_sentences": distinct_sentences,
     }  # fmt: skip
+    for (name, count), least in zip(counts.items(), (1000, 1, 0, 25)):
+        if count < least:
+            raise ValueError(f"build_mini_corpus: {name} is {count}, but must be at least {least}.")
+    parameters = {"version": _VERSION, "seed": seed, "speakers": list(speakers), **counts}
     stamp = Stamp(corpus / _STAMP, parameters)
     stamp.check_folder()
     if stamp.is_done():

@@ -9,7 +9,7 @@ from typing import Any
 
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
-from speechbrain_mamba.corpora.mini.voices import SPLITS
+from speechbrain_mamba.dataio.manifests import SPLITS
 
 
 def prepare_mini(
@@ -21,30 +21,8 @@ def prepare_mini(
 ) -> dict[str, Path]:
     """Build the embedded corpus, if it is not there, and write a manifest per split.
 
-    Arguments
-    ---------
-    data_folder : str or Path
-        The folder of the corpus.
-    save_folder : str or Path
-        Where the manifests go.
-    splits : dict of str to list of str, optional
-        The parts of the corpus that each manifest lists; by default ``train``, ``valid`` and ``test``, one each.
-    sample_rate : int
-        Samples per second.
-    **options
-        Further arguments of :func:`~speechbrain_mamba.corpora.mini.build.build_mini_corpus`.
-
-    Returns
-    -------
-    dict of str to Path
-        The manifests, as returned by :func:`~speechbrain_mamba.corpora.librispeech.prepare_librispeech`.
-
-    Raises
-    ------
-    ImportError
-        When espeak-ng is not installed.
-    ValueError
-        When the folder of the corpus holds something else, or an option is out of range.
+    Options and errors are those of :func:`~speechbrain_mamba.corpora.mini.build.build_mini_corpus`, other arguments and
+    results those of :func:`~speechbrain_mamba.corpora.librispeech.prepare_librispeech`.
     """
     corpus = build_mini_corpus(data_folder, sample_rate, **options)
     parts = {split: [split] for split in SPLITS} if splits is None else splits

@@ -256,19 +256,7 @@ def _expand(symbol: str, rng: np.random.Generator, used: set[str]) -> str:
 
 
 def make_sentences(count: int, rng: np.random.Generator) -> list[str]:
-    """Distinct sentences in random order: those written by hand, completed by generated ones.
-
-    Arguments
-    ---------
-    count : int
-        Number of sentences.
-    rng : numpy.random.Generator
-        The random generator.
-
-    Returns
-    -------
-    list of str
-        Distinct lower-case sentences of English words and spaces only.
+    """Distinct sentences in random order, lower case: those written by hand, completed by generated ones.
 
     Example
     -------
@@ -284,23 +272,5 @@ def make_sentences(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def digit_string(length: int, rng: np.random.Generator) -> str:
-    """Random digits in words.
-
-    Arguments
-    ---------
-    length : int
-        Number of digits.
-    rng : numpy.random.Generator
-        The random generator.
-
-    Returns
-    -------
-    str
-        For instance ``seven three zero``.
-
-    Example
-    -------
-    >>> len(digit_string(3, np.random.default_rng(0)).split())
-    3
-    """
+    """A number of random digits in words, such as ``seven three zero``."""
     return " ".join(DIGITS[index] for index in rng.integers(len(DIGITS), size=length))

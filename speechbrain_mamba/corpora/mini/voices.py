@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SPLITS = ("train", "valid", "test")
+from speechbrain_mamba.dataio.manifests import SPLITS
 
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 """espeak-ng's accents of English; ``en`` is British."""
@@ -31,31 +31,9 @@ HIGH_VARIANTS = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """One speaker of the corpus.
+    """One speaker of the corpus, with arguments of :func:`~speechbrain_mamba.text.espeak.synthesize`."""
 
-    Arguments
-    ---------
-    id : str
-        Number of the speaker, the name of the folder.
-    split : str
-        ``train``, ``valid`` or ``test``.
-    high : bool
-        Whether the voice is high.
-    accent, variant : str
-        Names in espeak-ng.
-    pitch, pitch_range, rate : int
-        As in :func:`speechbrain_mamba.text.espeak.synthesize`.
-    played_rate : int
-        The rate in Hz at which the samples of espeak-ng, made for 22050 Hz, are played. It shifts pitch and formants
-        together: below 22050 the vocal tract sounds longer, above it shorter.
-
-    Example
-    -------
-    >>> make_speakers((4, 2, 2), np.random.default_rng(0))[-1].split
-    'test'
-    """
-
-    id: str
+    id: str  # the number, which names the folder
     split: str
     high: bool
     accent: str
@@ -63,6 +41,8 @@ class Speaker:
     pitch: int
     pitch_range: int
     rate: int
+    # The rate in Hz at which the samples of espeak-ng, made for 22050 Hz, are played. It shifts pitch and formants
+    # together: below 22050 the vocal tract sounds longer, above it shorter.
     played_rate: int
 
 
@@ -89,17 +69,7 @@ def _make_speaker(number: int, split: str, position: int, rng: np.random.Generat
 def make_speakers(counts: Sequence[int], rng: np.random.Generator) -> list[Speaker]:
     """Draw the speakers of all splits, low and high voices in turn.
 
-    Arguments
-    ---------
-    counts : sequence of int
-        Speakers for training, validation and test.
-    rng : numpy.random.Generator
-        The random generator.
-
-    Returns
-    -------
-    list of Speaker
-        In the order of their numbers, from 100 for training, 200 for validation and 300 for test.
+    Their numbers count from 100 for training, 200 for validation and 300 for test.
 
     Raises
     ------
