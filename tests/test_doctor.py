@@ -72,7 +72,7 @@ def test_without_the_library_the_reference_serves_and_says_so_once(caplog):
             "- torchaudio cannot be imported: ModuleNotFoundError",
         ),
         ("sys.modules['triton'] = None", "backend reference  available"),
-        ("import triton; del triton.knobs; sys.modules['triton.knobs'] = None", "GPU "),
+        ("import triton; del triton.knobs; sys.modules['triton.knobs'] = None", "backend cpu        available"),
     ],
 )
 def test_report_survives_what_is_missing(breakage, says):
