@@ -107,7 +107,8 @@ def selective_scan(
     (batch, _, channels), state = u.shape, A.shape[1]
     check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, state))
     continues = initial_state is not None
-    backend = select_backend(Call(op, u, (*inputs[1:], z, initial_state), states=state, continues=continues))
+    others = (delta, A, B, C, D, delta_bias, z, initial_state)  # torch 2.8 does not compile inputs[1:]
+    backend = select_backend(Call(op, u, others, states=state, continues=continues))
     with torch.autocast(u.device.type, enabled=False):
         return backend.selective_scan(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths=lengths, reverse=reverse,
