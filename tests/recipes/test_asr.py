@@ -314,7 +314,7 @@ TEXTS = ["ABBA ABBA", "ABBA BABA", "AAAB BABA"] * 20
 
 
 @pytest.mark.parametrize("token_type, size, bos_index, eos_index", [("char", 6, 2, 1), ("bpe", 9, 1, 2)])
-def test_a_tokenizer_is_trained_as_told_and_found_again(recipe, load, token_type, size, bos_index, eos_index):
+def test_a_tokenizer_is_trained_as_told_and_found_again(recipe, load, tmp_path, token_type, size, bos_index, eos_index):
     get = recipe("recognition_brain").get_tokenizer
     options = {"output_neurons": size, "bos_index": bos_index, "eos_index": eos_index}
     hparams = load(token_type=token_type, **options)
@@ -323,7 +323,8 @@ def test_a_tokenizer_is_trained_as_told_and_found_again(recipe, load, token_type
     assert (max(len(tokenizer.id_to_piece(token)) for token in range(3, size)) > 1) == (token_type == "bpe")
     again = get(hparams, ["OTHER WORDS"])
     assert [again.id_to_piece(token) for token in range(size)] == [tokenizer.id_to_piece(t) for t in range(size)]
-    given = get(load(tokenizer_folder=hparams["save_folder"], save_folder="elsewhere", **options), ["OTHER WORDS"])
+    folders = {"tokenizer_folder": hparams["save_folder"], "save_folder": str(tmp_path / "elsewhere")}
+    given = get(load(**folders, **options), ["OTHER WORDS"])
     assert [given.id_to_piece(token) for token in range(size)] == [tokenizer.id_to_piece(t) for t in range(size)]
 
 
