@@ -13,8 +13,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from prepare_tokens import add_token_options, load_token_codec, make_tokens
+from prepare_tokens import add_token_options, make_tokens
 
+from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.corpora.libritts import LIBRITTS, prepare_libritts
 from speechbrain_mamba.corpora.scripts import run_preparation
 
@@ -22,7 +23,7 @@ from speechbrain_mamba.corpora.scripts import run_preparation
 def prepare(data_folder: str, **options: Any) -> dict[str, Path]:
     """List the corpus at the sample rate of the codec, and make its tokens."""
     settings = argparse.Namespace(**options)
-    codec = load_token_codec(settings)
+    codec = load_codec(settings.codec, settings.n_codebooks)
     splits = {split: options[split] for split in LIBRITTS}
     manifests = prepare_libritts(data_folder, Path(settings.token_folder) / "manifests", splits, codec.sample_rate)
     make_tokens(manifests, codec, settings)

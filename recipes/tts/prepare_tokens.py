@@ -28,11 +28,6 @@ def add_token_options(parser):
     parser.add_argument("--device", default="cpu", help="where the codec runs")
 
 
-def load_token_codec(options):
-    """The codec that a command line asks for."""
-    return load_codec(options.codec, options.n_codebooks)
-
-
 def make_tokens(manifests, codec, options, data_root=None):
     """Turn the speech of some manifests into tokens, as a command line says."""
     counts = tokenize_speech(
@@ -48,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     add_token_options(parser)
     parser.add_argument("--data_root", help="what $data_root stands for in the manifests")
     options = parser.parse_args(arguments)
-    make_tokens(find_manifests(options.manifest_folder), load_token_codec(options), options, options.data_root)
+    codec = load_codec(options.codec, options.n_codebooks)
+    make_tokens(find_manifests(options.manifest_folder), codec, options, options.data_root)
 
 
 if __name__ == "__main__":

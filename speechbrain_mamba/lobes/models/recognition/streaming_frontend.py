@@ -85,8 +85,8 @@ class StreamingFrontEnd(nn.Module):
         return self._emit(samples, final) if final > self.emitted else self._nothing(samples)
 
     def finish(self) -> Tensor:
-        """End the stream; the next piece begins another one. Returns the remaining frames (batch, frames, ...). Raises a
-        ValueError when there was no audio, or less than the front end needs."""
+        """End the stream; the next piece begins another one. Returns the remaining frames (batch, frames, ...), or
+        raises a ValueError when there was no audio, or less than the front end needs."""
         if self.samples is None:
             raise ValueError("The stream ended without any audio.")
         y = self._emit(self.samples, None)
