@@ -44,8 +44,7 @@ class CTCBrain(RecognitionBrain):
 
     def export(self) -> None:
         """Write ``inference/``, which SpeechBrain's ``EncoderASR`` loads."""
-        hparams = self.hparams
-        folder = self.output_folder / "inference"
+        hparams, folder = self.hparams, self.output_folder / "inference"
         export_recognizer(folder, self.text, hparams.modules, self.tokenizer, hparams.streaming)
 
 
@@ -111,7 +110,6 @@ class S2SBrain(RecognitionBrain):
         NaN without a search."""
         if stage == sb.Stage.TRAIN:
             return {"loss": loss}
-        rates = {"WER": float("nan"), "CER": float("nan")}
-        if self.report.rows:
-            rates = super().stage_scores(stage, loss)
-        return {"loss": loss, "TER": 100 * (1 - self.accuracy.summarize()), "WER": rates["WER"], "CER": rates["CER"]}
+        unknown = {"WER": float("nan"), "CER": float("nan")}
+        rates = super().stage_scores(stage, loss) if self.report.rows else unknown
+        return {"loss": loss, "TER": 100 * (1 - self.accuracy.summarize())} | rates

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
@@ -46,20 +45,12 @@ class RecognitionBrain(TrainingBrain):
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
         datasets: dict[str, DynamicItemDataset] = {}
         for name, part in items.items():
-            is_train = name == "train"
-            usable = select_usable(
-                part,
-                self.tokenizer,
-                f"utterances of {name}",
-                (lambda item: encoder_frames(item["duration"], rate, hop)) if is_train else None,
-            )
+            frames, perturb = None, None
+            if name == "train":
+                frames, perturb = lambda item: encoder_frames(item["duration"], rate, hop), hparams["speed_perturb"]
+            usable = select_usable(part, self.tokenizer, f"utterances of {name}", frames)
             datasets[name] = recognition_dataset(
-                usable,
-                self.tokenizer,
-                rate,
-                hparams["bos_index"],
-                hparams["eos_index"],
-                speed_perturb=hparams["speed_perturb"] if is_train else None,
+                usable, self.tokenizer, rate, hparams["bos_index"], hparams["eos_index"], speed_perturb=perturb
             )
         return Datasets(datasets.pop("train"), datasets.pop("valid"), datasets)
 
@@ -84,30 +75,29 @@ class RecognitionBrain(TrainingBrain):
 
         Returns the input (batch, frames, ...), its relative lengths, and the labels repeated for augmented copies.
         """
-        wavs, wav_lens = batch.sig
-        repeated = list(labels)
-        augment_wavs, augment_feats = (
-            getattr(self.hparams, name, None) if stage == sb.Stage.TRAIN else None
-            for name in ("wav_augment", "fea_augment")
-        )
-        if augment_wavs is not None:
-            wavs, wav_lens = augment_wavs(wavs, wav_lens)
-            repeated = [augment_wavs.replicate_labels(label) for label in repeated]
+        wavs, wav_lens, repeated = self.augment("wav_augment", stage, *batch.sig, list(labels))
         feats, feat_lens = compute_padded_features(self.hparams.compute_features, wavs, wav_lens)
         feats = self.modules.normalize(feats, feat_lens, epoch=self.hparams.epoch_counter.current)
-        if augment_feats is not None:
-            feats, feat_lens = augment_feats(feats, feat_lens)
-            repeated = [augment_feats.replicate_labels(label) for label in repeated]
+        feats, feat_lens, repeated = self.augment("fea_augment", stage, feats, feat_lens, repeated)
         # the plain module knows the lengths, the one in self.modules may be wrapped for several GPUs
         return self.modules.CNN(feats, feat_lens), self.hparams.CNN.output_lens(feat_lens, feats.shape[1]), repeated
+
+    def augment(
+        self, name: str, stage: sb.Stage, x: Tensor, lens: Tensor, labels: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Augment a batch in training, if the hyper-parameters have the augmentation."""
+        augmentation = getattr(self.hparams, name, None)
+        if augmentation is None or stage != sb.Stage.TRAIN:
+            return x, lens, labels
+        x, lens = augmentation(x, lens)
+        return x, lens, [augmentation.replicate_labels(label) for label in labels]
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Begin the report of a validation or a test."""
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
-            self.report = RecognitionReport(
-                self.results_folder / (self.test_set if stage == sb.Stage.TEST else "valid")
-            )
+            name = self.test_set if stage == sb.Stage.TEST else "valid"
+            self.report = RecognitionReport(self.output_folder / "test" / name)
 
     def report_words(self, batch: Any, hypotheses: list[Any]) -> None:
         """Count the errors of a batch of token lists or texts."""
@@ -132,23 +122,18 @@ class RecognitionBrain(TrainingBrain):
         rates = [name for name in row if name.endswith("ER")]
         return {"loss": ["train_loss", "valid_loss"], "%": rates, "learning rate": ["lr"]}
 
-    @property
-    def results_folder(self) -> Path:
-        """Where the results of all test sets are."""
-        return self.output_folder / "test"
-
     def write_results(self, scores: dict[str, float]) -> None:
         """Write alignments, table and summary of a test set."""
         self.report.write()
 
     def results(self) -> str:
         """The error rates of each test set, and where to look."""
-        lines = []
+        lines, folder = [], self.output_folder / "test"
         for name in self.hparams.test_splits:
-            summary = json.loads((self.results_folder / name / "summary.json").read_text(encoding="utf-8"))
+            summary = json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
             rates = f"WER {summary['wer']:6.2f} %   CER {summary['cer']:6.2f} %"
             lines.append(f"{name:12s} {rates}   {summary['utterances']} utterances")
-        lines += ["", f"alignments, table and summary: {self.results_folder}"]
+        lines += ["", f"alignments, table and summary: {folder}"]
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 

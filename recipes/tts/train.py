@@ -34,13 +34,7 @@ from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
-from speechbrain_mamba.lobes.models.synthesis.targets import (
-    IGNORED,
-    end_at,
-    mark_padding,
-    replace_some,
-    take_prompts,
-)
+from speechbrain_mamba.lobes.models.synthesis.targets import IGNORED, end_at, mark_padding, replace_some, take_prompts
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
@@ -71,9 +65,11 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     def set_up(self):
         """Load the codec and the judges of the test, before a training that would be in vain."""
-        hparams, self.judges = vars(self.hparams), {}
-        self.codec = load_test_codec(hparams)
-        if self.codec is not None:
+        hparams, self.codec = vars(self.hparams), None
+        if is_spoken(hparams):
+            _, _, facts = read_tokens(hparams["token_folder"], "test")
+            self.codec = load_codec(hparams["codec"] or facts.codec, facts.n_codebooks)
+            facts.check(self.codec)
             self.judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(self.device))
 
     def make_datasets(self, hparams):
@@ -86,13 +82,12 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     def loader_options(self, stage, dataset):
         """Batches of utterances of similar length, in training with a curriculum."""
-        hparams, curriculum, workers = vars(self.hparams), {}, {}
-        if stage == sb.Stage.TRAIN:
-            curriculum = {"first_length": hparams["first_seconds"] * self.frame_rate}
-            curriculum |= {"curriculum_epochs": hparams["curriculum_epochs"]}
-            workers = {"num_workers": hparams["num_workers"]}
-        sampler = batch_sampler(dataset, hparams, **curriculum)
-        return {"batch_sampler": sampler, "collate_fn": PromptedBatch.collate, **workers}
+        hparams, options = vars(self.hparams), {"collate_fn": PromptedBatch.collate}
+        if stage != sb.Stage.TRAIN:
+            return options | {"batch_sampler": batch_sampler(dataset, hparams)}
+        first, epochs = hparams["first_seconds"] * self.frame_rate, hparams["curriculum_epochs"]
+        sampler = batch_sampler(dataset, hparams, first_length=first, curriculum_epochs=epochs)
+        return options | {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
 
     def make_train_loader(self, dataset):
         """Make the loader, and refuse an interval that no epoch reaches."""
@@ -120,13 +115,12 @@ class CodecLanguageModelBrain(TrainingBrain):
         prompt, speech = batch.prompt.first_codebook(), batch.speech.first_codebook()
         targets = [mark_padding(prompt.codes), end_at(speech.codes, self.hparams.codebook_size)]
         if stage == sb.Stage.TRAIN:
-            prompt, speech = (self.add_noise(part) for part in (prompt, speech))
+            noise = self.hparams.code_noise, self.hparams.codebook_size
+            prompt, speech = (
+                Utterances(part.phonemes, Padded(replace_some(part.codes.values, *noise), part.codes.lengths))
+                for part in (prompt, speech)
+            )
         return torch.cat(self.modules.ar(prompt, speech), 1), torch.cat(targets, 1)
-
-    def add_noise(self, utterances):
-        """The utterances with a fraction of wrong codes."""
-        codes = replace_some(utterances.codes.values, self.hparams.code_noise, self.hparams.codebook_size)
-        return Utterances(utterances.phonemes, Padded(codes, utterances.codes.lengths))
 
     def predict_further_codebook(self, batch, stage):
         """Logits and targets of the non-autoregressive model, of one codebook of each example."""
@@ -242,16 +236,6 @@ def check_settings(hparams):
         raise ValueError("prompt_order 'interleaved' is learned from prompts of the speaker: set prompts to speaker.")
     if not parts or any(part not in PARTS for part in parts):
         raise ValueError(f"train_parts is {parts}, but must be [ar], [nar] or [ar, nar].")
-
-
-def load_test_codec(hparams):
-    """The codec to listen to the test with, or None if nothing is spoken."""
-    if not is_spoken(hparams):
-        return None
-    _, _, facts = read_tokens(hparams["token_folder"], "test")
-    codec = load_codec(hparams["codec"] or facts.codec, facts.n_codebooks)
-    facts.check(codec)
-    return codec
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 from speechbrain_mamba.utils.files import atomic_path, write_csv
 
 COLUMNS = ["ID", "duration", "spk_id", "language", "wrd", "wav", "phonemes", "first_frame", "frames"]
-_BLOCK = 1 << 24
 
 
 class Codec(Protocol):
@@ -60,8 +59,8 @@ class TokenFacts:
 
 
 def _paths(folder: str | os.PathLike, split: str) -> tuple[Path, Path, Path]:
-    codes, table, facts = (Path(folder) / f"{split}.{suffix}" for suffix in ("codes.bin", "csv", "json"))
-    return codes, table, facts
+    stem = str(Path(folder) / split)
+    return Path(f"{stem}.codes.bin"), Path(f"{stem}.csv"), Path(f"{stem}.json")
 
 
 def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dict], facts: TokenFacts) -> int:
@@ -69,10 +68,8 @@ def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dic
 
     Arguments
     ---------
-    folder : str or Path
-        Where the files go.
-    split : str
-        The name of the files.
+    folder, split : str
+        Where the files go, and their name.
     utterances : iterable of dict
         ``ID``, ``spk_id``, ``wrd`` (the text), ``phonemes`` (list of int), ``codes`` (integers (frames, codebooks)),
         and optionally ``language``, ``wav`` and ``duration`` in seconds.
@@ -115,23 +112,13 @@ def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dic
     return len(rows)
 
 
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
 def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict], np.ndarray, TokenFacts]:
     """Open the tokens of a split.
 
     Arguments
     ---------
-    folder : str or Path
-        Where the files are.
-    split : str
-        The name of the files.
+    folder, split : str
+        Where the files are, and their name.
 
     Returns
     -------
@@ -161,10 +148,10 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
         raise ValueError(
             f"'{codes_path}' has {size} bytes instead of {wanted}, it was cut off: prepare the data again."
         )
-    if _checksum(codes_path) != checksum:
-        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare them again.")
     shape = (frames, facts.n_codebooks)
     codes = np.memmap(codes_path, "<u2", "r", shape=shape) if frames else np.zeros(shape, "<u2")
+    if zlib.crc32(codes) != checksum:
+        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare them again.")
     with open(table_path, newline="", encoding="utf-8") as table:
         items = {row.pop("ID"): row for row in csv.DictReader(table)}
     for item in items.values():
@@ -175,18 +162,10 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
 
 
 def token_dataset(items: dict[str, dict], codes: np.ndarray) -> DynamicItemDataset:
-    """The dataset of some utterances.
+    """The dataset of the items, or any part of them, and the codes that :func:`read_tokens` returns.
 
-    Arguments
-    ---------
-    items, codes
-        Returned by :func:`read_tokens`; any part of the items.
-
-    Returns
-    -------
-    DynamicItemDataset
-        Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)); the
-        dataset's ``data`` has the items' ``frames`` for samplers.
+    Its keys are ``id``, ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames, codebooks)); the dataset's
+    ``data`` has the items' ``frames`` for samplers.
 
     Example
     -------
@@ -201,7 +180,7 @@ def token_dataset(items: dict[str, dict], codes: np.ndarray) -> DynamicItemDatas
             [1, 0, 2]])
     """
 
-    def slice_codes(first_frame: int, frames: int) -> torch.Tensor:
+    def slice_codes(first_frame: int, frames: int) -> Tensor:
         return torch.from_numpy(codes[first_frame : first_frame + frames].astype(np.int64))
 
     dataset = DynamicItemDataset(items)

@@ -46,19 +46,15 @@ def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict],
 
     Returns
     -------
-    items : dict of str to dict
-        Utterances by id.
+    items, codes, facts
+        As returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
     prompts : VoicePrompts
-        Prompts for them.
-    codes, facts
-        Returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+        Prompts for the items.
 
     Raises
     ------
-    FileNotFoundError
-        When files are missing.
-    ValueError
-        When the tokens are damaged or of another codec, or when no utterance can be used.
+    FileNotFoundError, ValueError
+        As there, and when the tokens are of another codec or no utterance can be used.
     """
     folder = Path(hparams["token_folder"])
     items, codes, facts = read_tokens(folder, split)

@@ -22,14 +22,12 @@ class VoicePrompts:
     ---------
     items : dict of str to dict
         Utterances by id, with ``spk_id`` and ``frames``, as returned by
-        :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+        :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`; an attribute.
     max_frames : float
         Longer utterances are not used as prompts.
 
     Attributes
     ----------
-    items : dict of str to dict
-        The utterances.
     share : float
         Share of the utterances to which :func:`prompted_dataset` gives a prompt, drawn again each time. It is 1 at
         first and may be changed at any time.
@@ -45,7 +43,7 @@ class VoicePrompts:
     def __init__(self, items: dict[str, dict], max_frames: float = float("inf")) -> None:
         self.items, self.share = items, 1.0
         self._speaker = {name: item["spk_id"] for name, item in items.items()}
-        self._of_speaker: dict[str, list[str]] = defaultdict(list)
+        self._of_speaker: dict[str, list[str]] = defaultdict(list)  # utterances that can be prompts
         for name, item in items.items():
             if item["frames"] <= max_frames:
                 self._of_speaker[item["spk_id"]].append(name)
@@ -55,32 +53,17 @@ class VoicePrompts:
         return any(other != name for other in self._of_speaker.get(self._speaker[name], [])[:2])
 
     def draw(self, name: str, fixed: bool = False) -> str:
-        """Draw another utterance of the same speaker.
-
-        Arguments
-        ---------
-        name : str
-            An utterance that has a prompt.
-        fixed : bool
-            Whether to draw the same one each time, rather than one that torch's random numbers choose.
-
-        Returns
-        -------
-        str
-            Its name.
-        """
+        """Draw another utterance of the speaker of an utterance that has a prompt: the same one each time if ``fixed``,
+        or else one that torch's random numbers choose."""
         candidates = [other for other in self._of_speaker[self._speaker[name]] if other != name]
-        return candidates[random.Random(name).randrange(len(candidates)) if fixed else _randrange(len(candidates))]
+        count = len(candidates)
+        return candidates[random.Random(name).randrange(count) if fixed else int(torch.randint(count, ()))]
 
     def draw_other_speaker(self, name: str) -> str | None:
         """Draw an utterance of another speaker, the same one each time; None if no other speaker has one."""
         others = sorted(speaker for speaker in self._of_speaker if speaker != self._speaker[name])
         generator = random.Random(name)
         return generator.choice(self._of_speaker[generator.choice(others)]) if others else None
-
-
-def _randrange(stop: int) -> int:
-    return int(torch.randint(stop, ()))
 
 
 def prompted_dataset(

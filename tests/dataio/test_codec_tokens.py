@@ -106,9 +106,7 @@ def test_splits_lie_beside_each_other_and_are_written_anew(utterances, tmp_path)
     assert list(read_tokens(tmp_path, "train")[0]) == ["utterance-0"]
 
 
-@pytest.mark.parametrize("block", [1 << 24, 64])
-def test_damaged_codes_are_named(utterances, tmp_path, monkeypatch, block):
-    monkeypatch.setattr(module, "_BLOCK", block)
+def test_damaged_codes_are_named(utterances, tmp_path):
     write_tokens(tmp_path, "train", utterances, FACTS)
     path = tmp_path / "train.codes.bin"
     data = path.read_bytes()

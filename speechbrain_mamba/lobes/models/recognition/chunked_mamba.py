@@ -10,15 +10,10 @@ from speechbrain_mamba.nnet.mamba import BiMamba
 
 
 class ChunkedBiMamba(BiMamba):
-    """:class:`~speechbrain_mamba.nnet.mamba.BiMamba` that can run chunk by chunk, with the same weights.
+    """:class:`~speechbrain_mamba.nnet.mamba.BiMamba` that can run chunk by chunk, with the same arguments and weights.
 
     With a chunk size the forward direction scans the whole sequence, and the reverse direction each chunk on its own. A
     chunk then depends on itself and the past only, and a state of constant size holds the past.
-
-    Arguments
-    ---------
-    *args, **kwargs
-        As in :class:`~speechbrain_mamba.nnet.mamba.BiMamba`.
 
     Example
     -------
@@ -43,10 +38,8 @@ class ChunkedBiMamba(BiMamba):
 
         Arguments
         ---------
-        x : Tensor
-            Input (batch, time, d_model).
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); frames past them give zeros.
+        x, lengths
+            As in :class:`~speechbrain_mamba.nnet.mamba.BiMamba`.
         chunk_size : int, optional
             Frames per chunk; without it the reverse direction scans the whole sequence too.
         state : dict, optional
@@ -57,8 +50,7 @@ class ChunkedBiMamba(BiMamba):
         Returns
         -------
         Tensor
-            Output (batch, time, d_model); and with ``return_state`` the state, like that of
-            :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+            Output like ``x``; and with ``return_state`` the state, as in :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
         """
         if chunk_size is None and state is None and not return_state:
             return super().forward(x, lengths)
@@ -70,11 +62,10 @@ class ChunkedBiMamba(BiMamba):
 
     def _reverse_in_chunks(self, x: Tensor, z: Tensor, lengths: Tensor | None, chunk_size: int) -> Tensor:
         batch, time, _ = x.shape
-        n_chunks = -(-time // chunk_size)
+        first = torch.arange(0, time, chunk_size, device=x.device)
         if lengths is None:
             lengths = torch.full((batch,), time, device=x.device)
-        first = chunk_size * torch.arange(n_chunks, device=x.device)
         lengths = (lengths.to(x.device)[:, None] - first).clamp(0, chunk_size).flatten()
-        x, z = (F.pad(a, (0, 0, 0, -time % chunk_size)).reshape(batch * n_chunks, chunk_size, -1) for a in (x, z))
+        x, z = (F.pad(a, (0, 0, 0, -time % chunk_size)).reshape(len(lengths), chunk_size, -1) for a in (x, z))
         y, _ = self._scan(x, z, lengths, "_b", reverse=True)
-        return y.reshape(batch, n_chunks * chunk_size, -1)[:, :time]
+        return y.reshape(batch, len(first) * chunk_size, -1)[:, :time]

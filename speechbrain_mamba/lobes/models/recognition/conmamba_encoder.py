@@ -111,9 +111,8 @@ class ConmambaEncoder(nn.Module):
         chunk_size = None if dynchunktrain_config is None else dynchunktrain_config.chunk_size
         x = mask_frames(src, lengths)
         hidden = [x]
-        dropped = torch.rand(len(self.layers)) <= self.layerdrop_prob if self.layerdrop_prob > 0 else None
-        for i, layer in enumerate(self.layers):
-            if self.training and dropped is not None and dropped[i]:
+        for layer in self.layers:
+            if self.training and self.layerdrop_prob and torch.rand(()) < self.layerdrop_prob:
                 continue
             x = layer(x, lengths, chunk_size)
             hidden.append(x)
@@ -122,18 +121,7 @@ class ConmambaEncoder(nn.Module):
         return (output, attention, hidden) if self.output_hidden_states else (output, attention)
 
     def make_streaming_context(self, dynchunktrain_config: DynChunkTrainConfig) -> ConmambaEncoderStreamingContext:
-        """Start a stream.
-
-        Arguments
-        ---------
-        dynchunktrain_config : DynChunkTrainConfig
-            Frames per chunk. A causal encoder takes pieces of any size with the same result.
-
-        Returns
-        -------
-        ConmambaEncoderStreamingContext
-            The context, for :meth:`forward_streaming`.
-        """
+        """Start a stream for :meth:`forward_streaming` with some frames per chunk, which a causal encoder ignores."""
         return ConmambaEncoderStreamingContext(dynchunktrain_config, [None] * len(self.layers))
 
     def forward_streaming(
@@ -148,14 +136,12 @@ class ConmambaEncoder(nn.Module):
         context : ConmambaEncoderStreamingContext
             The stream so far; updated.
         pos_embs
-            Ignored, as in :meth:`forward`.
+            Ignored.
 
         Returns
         -------
-        output : Tensor
-            Output (batch, time, d_model).
-        attention_lst : list
-            None for each layer: there is no attention.
+        output, attention_lst
+            As in :meth:`forward`.
 
         Raises
         ------

@@ -17,30 +17,8 @@ from speechbrain_mamba.nnet.mamba_config import mamba_options
 
 
 def is_bidirectional(mamba_config: Mapping[str, Any] | None, causal: bool) -> bool:
-    """Whether an encoder's Mamba layers scan in both directions.
-
-    Arguments
-    ---------
-    mamba_config : dict, optional
-        Its ``bidirectional`` decides; the default is ``not causal``.
-    causal : bool
-        Whether the encoder must see no later frames.
-
-    Returns
-    -------
-    bool
-        Whether they do.
-
-    Raises
-    ------
-    ValueError
-        When a causal encoder is asked to be bidirectional.
-
-    Example
-    -------
-    >>> is_bidirectional({}, causal=False)
-    True
-    """
+    """Whether an encoder's Mamba layers scan in both directions: ``bidirectional`` of its ``mamba_config``, by default
+    ``not causal``. Raises a ValueError when a causal encoder is asked to be bidirectional."""
     bidirectional = (mamba_config or {}).get("bidirectional", not causal)
     if causal and bidirectional:
         raise ValueError(
@@ -62,10 +40,8 @@ class ConmambaEncoderLayer(nn.Module):
 
     Arguments
     ---------
-    d_model : int
-        Channels of input and output.
-    d_ffn : int
-        Channels inside the feed-forward modules.
+    d_model, d_ffn : int
+        Channels of input and output, and inside the feed-forward modules.
     kernel_size : int
         Width of the convolution, in frames.
     activation : type
@@ -144,21 +120,18 @@ class ConmambaEncoderLayer(nn.Module):
             Output like ``x``, where frames past the length are undefined; and with ``return_state`` the state:
             ``mamba``, that of the Mamba layer, and ``conv``, that of the convolution module.
         """
-        before: dict[str, Any] = state or {"mamba": None, "conv": None}
+        after: dict[str, Any] = {}
+
+        def run(part: str, module: nn.Module, x: Tensor, **chunks: int | None) -> Tensor:
+            before = None if state is None else state[part]
+            y = module(x, lengths, state=before, return_state=return_state, **chunks)
+            if return_state:
+                y, after[part] = y
+            return y
+
         chunks = {"chunk_size": chunk_size} if self.bidirectional else {}
         x = x + 0.5 * self.ffn_module1(x)
-        y, mamba = self._with_state(self.mamba, self.norm1(x), lengths, before["mamba"], return_state, **chunks)
-        x = x + y
-        y, conv = self._with_state(
-            self.convolution_module, x, lengths, before["conv"], return_state, chunk_size=chunk_size
-        )
-        x = x + y
+        x = x + run("mamba", self.mamba, self.norm1(x), **chunks)
+        x = x + run("conv", self.convolution_module, x, chunk_size=chunk_size)
         x = self.norm2(x + 0.5 * self.ffn_module2(x))
-        return (x, {"mamba": mamba, "conv": conv}) if return_state else x
-
-    @staticmethod
-    def _with_state(
-        module: nn.Module, x: Tensor, lengths: Tensor | None, state: Any, return_state: bool, **chunks: int | None
-    ) -> tuple[Tensor, Any]:
-        y = module(x, lengths, state=state, return_state=return_state, **chunks)
-        return y if return_state else (y, None)
+        return (x, after) if return_state else x

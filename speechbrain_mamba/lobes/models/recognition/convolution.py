@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +136,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     Arguments
     ---------
     *args, **kwargs
-        As in ``speechbrain.lobes.models.convolution.ConvolutionFrontEnd``.
+        As in SpeechBrain's class.
 
     Example
     -------
@@ -177,29 +177,23 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             x, lengths = self._run_block(block, x, lengths)
         return mask_frames(x, lengths)
 
-    @overload
-    def output_lens(self, wav_lens: Tensor, time: int) -> Tensor: ...
-
-    @overload
-    def output_lens(self, wav_lens: None, time: int) -> None: ...
-
-    def output_lens(self, wav_lens: Tensor | None, time: int) -> Tensor | None:
+    def output_lens(self, wav_lens: Tensor | None, time: int) -> Any:
         """Compute the relative lengths of the output, which the encoder takes.
 
-        The number of output frames is not in proportion to that of the input, as each convolution rounds up: 101 of
-        2001 frames give 26 of 501, but the relative length of the input would count only 25.
+        They differ from those of the input, as each convolution rounds up: 101 of 2001 frames give 26 of 501, but the
+        relative length of the input would count only 25.
 
         Arguments
         ---------
         wav_lens : Tensor, optional
-            Lengths of the features relative to the longest example, floats (batch,).
+            As in :meth:`forward`.
         time : int
             Frames of the padded features.
 
         Returns
         -------
         Tensor or None
-            Relative lengths of the output, floats (batch,); None if ``wav_lens`` is None.
+            Floats (batch,), or None if ``wav_lens`` is None.
         """
         if wav_lens is None:
             return None

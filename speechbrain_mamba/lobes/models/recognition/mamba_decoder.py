@@ -25,10 +25,8 @@ class MambaDecoderLayer(nn.Module):
 
     Arguments
     ---------
-    d_model : int
-        Channels of targets and memory.
-    d_ffn : int
-        Channels inside the feed-forward network.
+    d_model, d_ffn : int
+        Channels of targets and memory, and inside the feed-forward network.
     activation : type
         Module used in the feed-forward network.
     dropout : float
@@ -57,9 +55,7 @@ class MambaDecoderLayer(nn.Module):
         options = mamba_options(mamba_config)
         self.self_mamba = Mamba(d_model=d_model, **options)
         self.cross_mamba = Mamba(d_model=d_model, **options)
-        self.pos_ffn = PositionalwiseFeedForward(
-            d_ffn=d_ffn, input_size=d_model, dropout=dropout, activation=activation
-        )
+        self.pos_ffn = PositionalwiseFeedForward(d_ffn, input_size=d_model, dropout=dropout, activation=activation)
         self.norm1 = LayerNorm(d_model, eps=1e-6)
         self.norm2 = LayerNorm(d_model, eps=1e-6)
         self.norm3 = LayerNorm(d_model, eps=1e-6)
@@ -78,7 +74,7 @@ class MambaDecoderLayer(nn.Module):
         Returns
         -------
         dict of str to dict
-            ``self`` and ``cross``, each a state of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+            States of the two Mamba layers, ``self`` and ``cross``.
         """
         _, cross = self.cross_mamba(memory, lengths, return_state=True)
         batch = memory.shape[0]
@@ -110,22 +106,8 @@ class MambaDecoderLayer(nn.Module):
         return (x, {"self": self_state, "cross": cross_state}) if return_state else x
 
     def step(self, x_t: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
-        """Run the layer over one target.
-
-        Arguments
-        ---------
-        x_t : Tensor
-            Target (batch, d_model).
-        state : dict
-            State before it.
-
-        Returns
-        -------
-        y_t : Tensor
-            Output (batch, d_model).
-        state : dict
-            State after it; the given one is left unchanged.
-        """
+        """Run the layer over one target, (batch, d_model); returns the output and the state after it, and leaves the
+        given state unchanged."""
         y, self_state = self.self_mamba.step(self.norm1(x_t), state["self"])
         x_t = x_t + self.dropout(y)
         y, cross_state = self.cross_mamba.step(self.norm2(x_t), state["cross"])
@@ -143,10 +125,8 @@ class MambaDecoder(nn.Module):
     ---------
     num_layers : int
         Number of layers.
-    d_model, d_ffn : int
-        Channels of targets and memory, and inside the feed-forward networks.
-    **layer_options
-        ``activation``, ``dropout`` and ``mamba_config`` of :class:`MambaDecoderLayer`.
+    d_model, d_ffn, **layer_options
+        As in :class:`MambaDecoderLayer`.
 
     Example
     -------
@@ -205,20 +185,8 @@ class MambaDecoder(nn.Module):
         return self.norm(x), nothing, nothing
 
     def consume(self, memory: Tensor, lengths: Tensor | None = None) -> tuple[DecoderLayerState, ...]:
-        """Compute the states of all layers before the first target.
-
-        Arguments
-        ---------
-        memory : Tensor
-            Output of the encoder (batch, memory time, d_model).
-        lengths : Tensor, optional
-            Valid frames of each memory, integers (batch,).
-
-        Returns
-        -------
-        tuple of dict
-            The state of each layer, as returned by :meth:`MambaDecoderLayer.consume`.
-        """
+        """Compute the states of all layers before the first target, as :meth:`MambaDecoderLayer.consume` does for one;
+        here values past the lengths may be anything."""
         valid = mask_frames(memory, lengths)
         return tuple(layer.consume(valid, lengths) for layer in self.layers)
 

@@ -19,17 +19,13 @@ def compute_padded_features(compute_features: nn.Module, wavs: Tensor, wav_lens:
     ---------
     compute_features : torch.nn.Module
         SpeechBrain's ``Fbank``, whose frames are centered.
-    wavs : Tensor
-        Waveforms (batch, samples).
-    wav_lens : Tensor
-        Lengths relative to the longest, floats (batch,) in [0, 1].
+    wavs, wav_lens : Tensor
+        Waveforms (batch, samples), and their lengths relative to the longest, floats (batch,) in [0, 1].
 
     Returns
     -------
-    feats : Tensor
-        Features (batch, frames, features).
-    feat_lens : Tensor
-        Their lengths relative to the longest, floats (batch,).
+    feats, feat_lens : Tensor
+        Features (batch, frames, features), and their lengths relative to the longest, floats (batch,).
 
     Example
     -------

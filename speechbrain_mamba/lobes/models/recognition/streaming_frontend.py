@@ -55,7 +55,9 @@ class StreamingFrontEnd(nn.Module):
         convs = [layer for block in frontend.values() for layer in block.convs.values() if isinstance(layer, Conv2d)]
         self.convs = [(conv.kernel_size[-1] // 2, conv.stride[-1]) for conv in convs]
         self.stride = math.prod(stride for _, stride in self.convs)
-        self.warm_frames = self._warm_frames()
+        self.warm_frames = 0  # output frames at the start of a window that see its border, unlike those of the stream
+        for border, stride in self.convs:
+            self.warm_frames = -(-(self.warm_frames + border) // stride)
         self.reset()
 
     def reset(self) -> None:
@@ -63,13 +65,6 @@ class StreamingFrontEnd(nn.Module):
         self.samples: Tensor | None = None  # (batch, samples), from sample `self.start` of the stream on
         self.start = self.emitted = 0
         self.loudest: Tensor | None = None
-
-    def _warm_frames(self) -> int:
-        """Count the output frames at the start of a window that see its border, and so differ from the stream's."""
-        wrong = 0
-        for border, stride in self.convs:
-            wrong = -(-(wrong + border) // stride)
-        return wrong
 
     def _final_features(self, samples: int) -> int:
         """Count the features since the beginning that samples after the first ``samples`` cannot change."""
@@ -83,35 +78,15 @@ class StreamingFrontEnd(nn.Module):
         return frames
 
     def forward(self, wavs: Tensor) -> Tensor:
-        """Take the next piece.
-
-        Arguments
-        ---------
-        wavs : Tensor
-            Samples (batch, samples), any number of them.
-
-        Returns
-        -------
-        Tensor
-            Output (batch, frames, ...), the frames that no later sample can change; there may be none.
-        """
+        """Take the next piece, any number of samples (batch, samples). Returns the output (batch, frames, ...), the new
+        frames that no later sample can change; there may be none."""
         samples = self.samples = wavs if self.samples is None else torch.cat([self.samples, wavs], 1)
         final = self._final_frames(self.start + samples.shape[1])
         return self._emit(samples, final) if final > self.emitted else self._nothing(samples)
 
     def finish(self) -> Tensor:
-        """End the stream.
-
-        Returns
-        -------
-        Tensor
-            Output (batch, frames, ...), the remaining frames. The next piece begins another stream.
-
-        Raises
-        ------
-        ValueError
-            When there was no audio, or less than the front end needs.
-        """
+        """End the stream; the next piece begins another one. Returns the remaining frames (batch, frames, ...), or
+        raises a ValueError when there was no audio, or less than the front end needs."""
         if self.samples is None:
             raise ValueError("The stream ended without any audio.")
         y = self._emit(self.samples, None)

@@ -119,14 +119,11 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         """
         if self.encoder_module != "conmamba" and not self.has_mamba_decoder:
             return super().forward(src, tgt, wav_len, pad_idx)
-        lengths = absolute_lengths(wav_len, src.shape[1])
-        if self.encoder_module == "conmamba":
-            outputs = self._encode(src, lengths, None)
-        else:
-            outputs = super().encode(src, wav_len, pad_idx)
+        outputs = self.encode(src, wav_len, pad_idx)
         outputs = outputs if self.output_hidden_states else (outputs,)
         if tgt is None:
             return (*outputs, None)
+        lengths = absolute_lengths(wav_len, src.shape[1])
         decoder_out, _ = self._decode(tgt, outputs[0], lengths, get_key_padding_mask(tgt, pad_idx))
         return (*outputs, decoder_out)
 
@@ -148,17 +145,12 @@ class TransformerASR(speechbrain_asr.TransformerASR):
 
         Returns
         -------
-        encoder_out : Tensor
-            Output of the encoder (batch, time, d_model); with ConMamba zero past each length.
-        hidden_states : list
-            With ``output_hidden_states``, the input and the output of each layer.
+        encoder_out, hidden_states
+            As in :meth:`forward`; with ConMamba zero past each length.
         """
         if self.encoder_module != "conmamba":
             return super().encode(src, wav_len, pad_idx, dynchunktrain_config)
-        return self._encode(src, absolute_lengths(wav_len, src.shape[1]), dynchunktrain_config)
-
-    def _encode(self, src: Tensor, lengths: Tensor | None, dynchunktrain_config: DynChunkTrainConfig | None) -> Any:
-        """Run ConMamba; ``lengths`` are absolute."""
+        lengths = absolute_lengths(wav_len, src.shape[1])
         outputs = self.encoder(
             self._embed_source(mask_frames(src.flatten(2), lengths)),
             src_key_padding_mask=_padding_mask(lengths, src.shape[1]),
@@ -172,8 +164,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
 
         Arguments
         ---------
-        src : Tensor
-            Features (batch, time, input_size), or (batch, time, ...) to be flattened to that.
+        src
+            As in :meth:`forward`.
         context : TransformerASRStreamingContext
             The stream so far, made by ``make_streaming_context``; updated.
 
@@ -227,10 +219,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
 
         Arguments
         ---------
-        encoder_out : Tensor
-            Output of the encoder (batch, time, d_model).
-        enc_len : Tensor, optional
-            Valid frames of it, integers (batch,).
+        encoder_out, enc_len
+            As in :meth:`decode`.
 
         Returns
         -------
@@ -251,22 +241,9 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         return {"layers": self.decoder.consume(encoder_out, enc_len), "position": position}
 
     def decode_step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """Feed the decoder one token.
-
-        Arguments
-        ---------
-        tokens : Tensor
-            Tokens, integers (batch,).
-        state : dict
-            State before them, returned by :meth:`init_decoder_state` or an earlier call.
-
-        Returns
-        -------
-        prediction : Tensor
-            Output of the decoder (batch, d_model).
-        state : dict
-            State after them; the given one is left unchanged.
-        """
+        """Feed the decoder one token of each example, integers (batch,), from a state returned by
+        :meth:`init_decoder_state` or an earlier call. Returns the output (batch, d_model) and the state after it, and
+        leaves the given state unchanged."""
         x_t = self.custom_tgt_module(tokens[:, None])[:, 0]
         encoding = self._target_positions()
         if encoding is not None:

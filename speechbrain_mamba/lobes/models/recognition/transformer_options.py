@@ -5,29 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ENCODERS = ("transformer", "conformer", "branchformer", "conmamba")
-DECODERS = ("transformer", "mamba")
-
 
 def check_options(options: dict[str, Any], decoder_module: str, mamba_config: Mapping[str, Any] | None) -> None:
-    """Make sure that the options of a ``TransformerASR`` fit together.
-
-    Arguments
-    ---------
-    options : dict
-        Arguments of SpeechBrain's ``TransformerASR`` by name.
-    decoder_module, mamba_config
-        As in :class:`~speechbrain_mamba.lobes.models.recognition.transformer_asr.TransformerASR`.
-
-    Raises
-    ------
-    ValueError
-        When a choice is unknown, or options contradict each other.
-    """
+    """Raise a ValueError for an unknown choice or for choices that contradict each other. The options are arguments of
+    SpeechBrain's ``TransformerASR`` by name, the others those of our class."""
     encoder_module = options["encoder_module"]
     for name, value, known in (
-        ("encoder_module", encoder_module, ENCODERS),
-        ("decoder_module", decoder_module, DECODERS),
+        ("encoder_module", encoder_module, ("transformer", "conformer", "branchformer", "conmamba")),
+        ("decoder_module", decoder_module, ("transformer", "mamba")),
         ("attention_type", options["attention_type"], ("regularMHA", "RelPosMHAXL", "hypermixing", "RoPEMHA")),
         ("positional_encoding", options["positional_encoding"], ("fixed_abs_sine", None)),
     ):

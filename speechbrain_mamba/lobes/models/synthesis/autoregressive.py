@@ -26,11 +26,8 @@ class AutoregressiveCodecLM(nn.Module):
         Size of the phoneme inventory.
     codebook_size : int
         Entries of a codebook. The end of speech is one more token, and so is its beginning.
-    backbone : str
-        ``transformer``, ``mamba`` or ``hybrid``, as in
-        :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`.
-    num_layers, d_model, d_ffn, nhead, dropout, mamba_config, attention_interval
-        As there.
+    backbone, d_model, dropout, **sizes
+        As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`.
     prompt_order : str
         ``joint``, all phonemes before all codes, as in VALL-E; or ``interleaved``: phonemes and codes of the prompt,
         then phonemes and codes of the speech. A scan has to keep its place in the text; with this order it need not
@@ -60,15 +57,12 @@ class AutoregressiveCodecLM(nn.Module):
         n_phonemes: int,
         codebook_size: int,
         backbone: str = "transformer",
-        num_layers: int = 12,
+        *,
         d_model: int = 1024,
-        d_ffn: int = 4096,
-        nhead: int = 16,
         dropout: float = 0.1,
-        mamba_config: dict[str, Any] | None = None,
-        attention_interval: int = 4,
         prompt_order: str = "joint",
         positions: bool | None = None,
+        **sizes: Any,
     ) -> None:
         super().__init__()
         if prompt_order not in PROMPT_ORDERS:
@@ -85,17 +79,7 @@ class AutoregressiveCodecLM(nn.Module):
         with_positions = backbone != "mamba" if positions is None else positions
         self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, with_positions, dropout)
         self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, with_positions, dropout)
-        self.backbone = CodecLanguageBackbone(
-            backbone,
-            num_layers,
-            d_model,
-            d_ffn,
-            nhead,
-            causal=True,
-            dropout=dropout,
-            mamba_config=mamba_config,
-            attention_interval=attention_interval,
-        )
+        self.backbone = CodecLanguageBackbone(backbone, d_model=d_model, dropout=dropout, **sizes)
         self.head = nn.Linear(d_model, codebook_size + 1)
 
     def _encode(self, prompt: Utterances, speech: Utterances, **options: bool) -> tuple[Any, Packing]:
@@ -164,23 +148,9 @@ class AutoregressiveCodecLM(nn.Module):
         return self.head(last), {"layers": layers, "position": read + 1}
 
     def step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """Feed one token.
-
-        Arguments
-        ---------
-        tokens : Tensor
-            Tokens, integers (batch,).
-        state : dict
-            State before them, returned by :meth:`start` or an earlier call. Its buffers are reused by the returned
-            state; discard it.
-
-        Returns
-        -------
-        logits : Tensor
-            Logits of the next token (batch, codebook_size + 1).
-        state : dict
-            State after them.
-        """
+        """Feed one token of each example, integers (batch,), from a state returned by :meth:`start` or an earlier call.
+        Returns the logits of the next token (batch, codebook_size + 1) and the state after it, which reuses the buffers
+        of the given one; discard that."""
         x = self.code_embedding(tokens[:, None], state["position"])[:, 0]
         x, layers = self.backbone.step(x, state["layers"])
         return self.head(x), {"layers": layers, "position": state["position"] + 1}

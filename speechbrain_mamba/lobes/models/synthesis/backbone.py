@@ -102,18 +102,20 @@ class CodecLanguageLayer(nn.Module):
     ) -> tuple[Tensor, LayerState | None]:
         """Run the layer; ``prefix_time`` is the longest text, the other arguments are those of
         :meth:`CodecLanguageBackbone.forward`. Returns the output with a state or None."""
-        arguments = (lengths, prefix_lengths) if isinstance(self.mixer, PrefixAttention) else (lengths,)
-        options = {"return_state": True} if return_state else {}
-        y = self.mixer(self.norm1(x, stage), *arguments, **options)
-        y, state = y if return_state else (y, None)
-        x = x + self.dropout(y)
-        text_state = None
+        state: LayerState = {"mixer": None, "text": None}
+
+        def run(part: str, module: Any, x: Tensor, *arguments: Any) -> Tensor:
+            if not return_state:  # bidirectional mixers have no such option
+                return self.dropout(module(x, *arguments))
+            y, state[part] = module(x, *arguments, return_state=True)
+            return self.dropout(y)
+
+        prefix = [prefix_lengths] if isinstance(self.mixer, PrefixAttention) else []
+        x = x + run("mixer", self.mixer, self.norm1(x, stage), lengths, *prefix)
         if self.text_attention is not None:
-            y = self.text_attention(self.norm_text(x, stage), prefix_lengths, prefix_time, **options)
-            y, text_state = y if return_state else (y, None)
-            x = x + self.dropout(y)
+            x = x + run("text", self.text_attention, self.norm_text(x, stage), prefix_lengths, prefix_time)
         x = x + self.dropout(self.ffn(self.norm2(x, stage)))
-        return x, {"mixer": state, "text": text_state} if return_state else None
+        return x, state if return_state else None
 
     def step(self, x_t: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Run the layer over one frame, (batch, d_model), from a state; returns the output and the state after it."""
@@ -161,9 +163,9 @@ class CodecLanguageBackbone(nn.Module):
     def __init__(
         self,
         backbone: str,
-        num_layers: int,
-        d_model: int,
-        d_ffn: int,
+        num_layers: int = 12,
+        d_model: int = 1024,
+        d_ffn: int = 4096,
         nhead: int = 16,
         causal: bool = True,
         dropout: float = 0.0,
@@ -178,15 +180,14 @@ class CodecLanguageBackbone(nn.Module):
         mamba = Mamba if causal else BiMamba
         layers = []
         for depth in range(1, num_layers + 1):
-            mixer: nn.Module
             if backbone == "transformer":
-                mixer = PrefixAttention(d_model, nhead, dropout, causal)
+                mixer: nn.Module = PrefixAttention(d_model, nhead, dropout, causal)
             else:
                 mixer = mamba(d_model, **mamba_options(mamba_config))
             attends = backbone == "hybrid" and depth % attention_interval == 0
             text_attention = PrefixCrossAttention(d_model, nhead, dropout) if attends else None
             layers.append(CodecLanguageLayer(mixer, d_model, d_ffn, text_attention, dropout, n_stages))
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)
         self.norm = AdaptiveLayerNorm(d_model, n_stages)
 
     def forward(
@@ -225,25 +226,10 @@ class CodecLanguageBackbone(nn.Module):
         return (x, tuple(states)) if return_state else x
 
     def step(self, x_t: Tensor, state: tuple[LayerState, ...]) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Run the stack over one frame of speech.
-
-        Arguments
-        ---------
-        x_t : Tensor
-            Input frame (batch, d_model).
-        state : tuple of dict
-            State before the frame. Its buffers are reused by the returned state; discard it.
-
-        Returns
-        -------
-        y_t : Tensor
-            Output frame (batch, d_model).
-        state : tuple of dict
-            State after the frame.
-        """
-        layers: list[Any] = list(self.layers)
+        """Run the stack over one frame of speech, (batch, d_model). Returns the output and the state after it, which
+        reuses the buffers of the given one; discard that."""
         states = []
-        for layer, before in zip(layers, state):
+        for layer, before in zip(self.layers, state):
             x_t, after = layer.step(x_t, before)
             states.append(after)
         return self.norm(x_t), tuple(states)

@@ -9,19 +9,8 @@ from torch import Tensor, nn
 
 
 def sinusoids(positions: Tensor, d_model: int) -> Tensor:
-    """Sinusoidal position encodings (Vaswani et al., arXiv 1706.03762, section 3.5) of any positions.
-
-    Arguments
-    ---------
-    positions : Tensor
-        Positions (...), counted from 0.
-    d_model : int
-        Channels, even.
-
-    Returns
-    -------
-    Tensor
-        Encodings (..., d_model): all sines, then all cosines.
+    """Encode positions (...), counted from 0, as sinusoids (..., d_model): all sines, then all cosines (Vaswani et al.,
+    arXiv 1706.03762, section 3.5). The number of channels ``d_model`` is even.
 
     Example
     -------
@@ -40,10 +29,8 @@ class TokenEmbedding(nn.Module):
 
     Arguments
     ---------
-    n_tokens : int
-        Number of tokens.
-    d_model : int
-        Channels; an even number with ``positions``.
+    n_tokens, d_model : int
+        Number of tokens, and of channels: an even one with ``positions``.
     positions : bool
         Whether to add the positions. Their weight starts at ``d_model**-0.5``, the size of an embedding's elements.
     dropout : float

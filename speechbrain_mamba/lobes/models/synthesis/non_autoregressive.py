@@ -28,7 +28,7 @@ class NonAutoregressiveCodecLM(nn.Module):
         Entries of a codebook.
     n_codebooks : int
         Number of codebooks, at least 2.
-    backbone, num_layers, d_model, d_ffn, nhead, dropout, mamba_config, attention_interval
+    backbone, d_model, dropout, **sizes
         As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`, which is not causal.
 
     Raises
@@ -52,13 +52,10 @@ class NonAutoregressiveCodecLM(nn.Module):
         codebook_size: int,
         n_codebooks: int = 8,
         backbone: str = "transformer",
-        num_layers: int = 12,
+        *,
         d_model: int = 1024,
-        d_ffn: int = 4096,
-        nhead: int = 16,
         dropout: float = 0.1,
-        mamba_config: dict[str, Any] | None = None,
-        attention_interval: int = 4,
+        **sizes: Any,
     ) -> None:
         super().__init__()
         if n_codebooks < 2:
@@ -69,16 +66,7 @@ class NonAutoregressiveCodecLM(nn.Module):
         # one table for all codebooks, one after the other
         self.code_embedding = TokenEmbedding(n_codebooks * codebook_size, d_model, positions, dropout)
         self.backbone = CodecLanguageBackbone(
-            backbone,
-            num_layers,
-            d_model,
-            d_ffn,
-            nhead,
-            causal=False,
-            dropout=dropout,
-            mamba_config=mamba_config,
-            attention_interval=attention_interval,
-            n_stages=n_codebooks - 1,
+            backbone, d_model=d_model, dropout=dropout, causal=False, n_stages=n_codebooks - 1, **sizes
         )
 
     def _embed_codes(self, codes: Tensor, stage: Tensor | None, first: Tensor | int) -> Tensor:
@@ -121,20 +109,8 @@ class NonAutoregressiveCodecLM(nn.Module):
 
     @torch.no_grad()
     def complete(self, prompt: Utterances, speech: Utterances) -> Tensor:
-        """Add the further codebooks to the first one, the likeliest token each.
-
-        Arguments
-        ---------
-        prompt : Utterances
-            As in :meth:`forward`.
-        speech : Utterances
-            The utterances to speak, with codes (batch, frames) of the first codebook.
-
-        Returns
-        -------
-        Tensor
-            Tokens (batch, frames, n_codebooks), zero past each length.
-        """
+        """Add the further codebooks, the likeliest token each, to the codes (batch, frames) of the first one. Returns
+        tokens (batch, frames, n_codebooks), zero past each length. The prompt is as in :meth:`forward`."""
         first, lengths = speech.codes
         codes = first.new_zeros(*first.shape, self.n_codebooks)
         codes[..., 0] = first

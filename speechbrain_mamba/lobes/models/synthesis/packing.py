@@ -53,20 +53,8 @@ class Packing:
         self.whole = Padded(mask_frames(values[:, :-1], ends[-1]), ends[-1])
 
     def unpack(self, values: Tensor, part: int) -> Tensor:
-        """Take the frames of one sequence.
-
-        Arguments
-        ---------
-        values : Tensor
-            Features of the whole (batch, time, ...).
-        part : int
-            Which sequence.
-
-        Returns
-        -------
-        Tensor
-            Its frames (batch, time of the sequence, ...), zero past each length.
-        """
+        """Take the frames of one sequence, the ``part``-th, from features of the whole (batch, time, ...). Returns
+        (batch, time of the sequence, ...), zero past each length."""
         index = self._index[part].clamp(max=max(values.shape[1] - 1, 0))
         return mask_frames(values.gather(1, _expand(index, values)), self._lengths[part])
 
@@ -77,19 +65,7 @@ def _expand(index: Tensor, values: Tensor) -> Tensor:
 
 
 def split_at(whole: Padded, lengths: Tensor) -> tuple[Padded, Padded]:
-    """Split each sequence in two.
-
-    Arguments
-    ---------
-    whole : Padded
-        The sequences (batch, time, ...).
-    lengths : Tensor
-        How many frames of each go to the first part, integers (batch,).
-
-    Returns
-    -------
-    tuple of Padded
-        Both parts (batch, time of the longest, ...).
+    """Split each of some sequences (batch, time, ...) in two, after a number of frames, integers (batch,).
 
     Example
     -------

@@ -33,9 +33,9 @@ def check_tokens(name: str, tokens: Padded, size: int, least: int = 1) -> None:
     """Raise a ValueError unless each example has ``least`` valid tokens, and all tokens are below ``size``."""
     values, lengths = tokens
     if values.shape[0] == 0 or int(lengths.min()) < least or int(lengths.max()) > values.shape[1]:
+        ends = [int(lengths.min()), int(lengths.max())] if lengths.numel() else [None, None]
         raise ValueError(
-            f"{name}: lengths run from {int(lengths.min()) if lengths.numel() else None} to "
-            f"{int(lengths.max()) if lengths.numel() else None}, but must lie in {least} to {values.shape[1]}."
+            f"{name}: lengths run from {ends[0]} to {ends[1]}, but must lie in {least} to {values.shape[1]}."
         )
     if values.numel() and (int(values.min()) < 0 or int(values.max()) >= size):
         raise ValueError(
@@ -155,9 +155,8 @@ class VallE(nn.Module):
         lengths = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
         history = lengths.new_zeros(logits.shape[0], 0)
         finished = torch.zeros_like(lengths, dtype=torch.bool)
+        logits[:, eos] = -torch.inf  # at least one frame is spoken
         while history.shape[1] < max_frames:
-            if history.shape[1] == 0:
-                logits[:, eos] = -torch.inf  # at least one frame is spoken
             tokens = logits.argmax(-1) if sampler is None else sampler(logits, history)
             finished = finished | (tokens == eos)
             if finished.all():

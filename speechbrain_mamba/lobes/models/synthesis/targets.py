@@ -20,19 +20,7 @@ def mark_padding(tokens: Padded) -> Tensor:
 
 
 def end_at(tokens: Padded, end: int) -> Tensor:
-    """Put an end after tokens.
-
-    Arguments
-    ---------
-    tokens : Padded
-        Tokens, integers (batch, frames).
-    end : int
-        The token that marks the end.
-
-    Returns
-    -------
-    Tensor
-        Tokens (batch, frames + 1), ``IGNORED`` past the end.
+    """Put the token ``end`` after tokens (batch, frames); returns (batch, frames + 1), ``IGNORED`` past the end.
 
     Example
     -------
@@ -58,10 +46,8 @@ def take_prompts(prompt: Utterances, speech: Utterances, share: Tensor, most: in
 
     Arguments
     ---------
-    prompt : Utterances
-        Prompts; those without codes are replaced.
-    speech : Utterances
-        The utterances after them.
+    prompt, speech : Utterances
+        Prompts, and the utterances after them.
     share : Tensor
         Fraction of the speech that becomes the prompt, floats (batch,).
     most : int
