@@ -46,10 +46,8 @@ class ConmambaEncoderLayer(nn.Module):
         Width of the convolution, in frames.
     activation : type
         Module used in the feed-forward modules and after the convolution.
-    bias : bool
-        Whether the convolution module has biases.
-    dropout : float
-        Dropout rate.
+    bias, dropout : bool, float
+        Whether the convolution module has biases, and the dropout rate.
     causal : bool
         Whether a frame sees no later frames.
     mamba_config : dict, optional

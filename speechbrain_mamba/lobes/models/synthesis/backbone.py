@@ -25,10 +25,8 @@ class AdaptiveLayerNorm(nn.Module):
 
     Arguments
     ---------
-    d_model : int
-        Channels.
-    n_stages : int
-        Number of stages; 0 for plain layer normalization.
+    d_model, n_stages : int
+        Channels, and number of stages; 0 for plain layer normalization.
 
     Example
     -------
@@ -58,14 +56,10 @@ class CodecLanguageLayer(nn.Module):
     ---------
     mixer : torch.nn.Module
         :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a Mamba layer.
-    d_model, d_ffn : int
-        Channels of the layer, and within the feed-forward network.
-    text_attention : torch.nn.Module, optional
-        :class:`~speechbrain_mamba.nnet.attention.PrefixCrossAttention`.
-    dropout : float
-        Dropout rate.
-    n_stages : int
-        Stages of the normalizations.
+    text_attention : PrefixCrossAttention, optional
+        Attention to the text.
+    d_model, d_ffn, dropout, n_stages
+        As in :class:`CodecLanguageBackbone`.
 
     Example
     -------

@@ -118,15 +118,14 @@ class VallE(nn.Module):
         Arguments
         ---------
         prompt : Utterances
-            Utterances whose voices are taken: phonemes, integers (batch, phonemes), and at least one frame of codes,
-            integers (batch, frames, codebooks).
+            Utterances whose voices are taken, with at least one frame of codes, integers (batch, frames, codebooks).
         phonemes : Padded
             Phonemes of the text to speak, at least 1, integers (batch, phonemes).
         max_frames : int
             The most frames to make.
         sampler : callable, optional
-            Takes logits (batch, tokens) and tokens so far (batch, time), and returns tokens (batch,), such as
-            :class:`~speechbrain_mamba.decoders.sampling.TokenSampler`; the likeliest token by default.
+            Chooses the next tokens, such as :class:`~speechbrain_mamba.decoders.sampling.TokenSampler`; the likeliest
+            ones by default.
 
         Returns
         -------
