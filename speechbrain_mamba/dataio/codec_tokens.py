@@ -124,17 +124,13 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
     -------
     items : dict of str to dict
         Utterances by id, with numbers as numbers and ``phonemes`` as a list of int.
-    codes : numpy.ndarray
-        Tokens of all (frames, codebooks), mapped from the file.
-    facts : TokenFacts
-        Their format.
+    codes, facts : numpy.ndarray, TokenFacts
+        Tokens of all (frames, codebooks), mapped from the file, and their format.
 
     Raises
     ------
-    FileNotFoundError
-        When a file is missing.
-    ValueError
-        When the file of tokens was truncated or changed.
+    FileNotFoundError, ValueError
+        When a file is missing, or that of the tokens was truncated or changed.
     """
     codes_path, table_path, facts_path = _paths(folder, split)
     for path in (codes_path, table_path, facts_path):

@@ -105,11 +105,9 @@ class ConmambaEncoderLayer(nn.Module):
             Valid frames per example, integers (batch,).
         chunk_size : int, optional
             Frames per chunk: a frame sees later ones inside its own chunk only. No limit by default.
-        state : dict, optional
-            State to resume from, returned by an earlier call that ended with a whole chunk.
-        return_state : bool
-            Whether to return the state after each example's last valid frame too; for layers that are causal or run in
-            chunks.
+        state, return_state : dict, optional; bool
+            State to resume from, returned by an earlier call that ended with a whole chunk, and whether to return that
+            after each example's last valid frame too; for layers that are causal or run in chunks.
 
         Returns
         -------

@@ -100,12 +100,11 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         ---------
         src : Tensor
             Features (batch, time, input_size), or (batch, time, ...) to be flattened to that.
-        tgt : Tensor or None
-            Input tokens of the decoder, integers (batch, target time); None to run the encoder only.
+        tgt, pad_idx : Tensor or None, int
+            Input tokens of the decoder, integers (batch, target time), and the token that pads them; None to run the
+            encoder only.
         wav_len : Tensor, optional
             Lengths relative to the longest source, floats (batch,).
-        pad_idx : int
-            The token that pads targets.
 
         Returns
         -------

@@ -22,10 +22,8 @@ class AutoregressiveCodecLM(nn.Module):
 
     Arguments
     ---------
-    n_phonemes : int
-        Size of the phoneme inventory.
-    codebook_size : int
-        Entries of a codebook. The end of speech is one more token, and so is its beginning.
+    n_phonemes, codebook_size : int
+        Numbers of phonemes, and of entries of a codebook. The end of speech is one more token, and so is its beginning.
     backbone, d_model, dropout, **sizes
         As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`.
     prompt_order : str

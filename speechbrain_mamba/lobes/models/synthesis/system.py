@@ -49,10 +49,8 @@ class VallE(nn.Module):
 
     Arguments
     ---------
-    ar : AutoregressiveCodecLM
-        Predicts the first codebook.
-    nar : NonAutoregressiveCodecLM, optional
-        Predicts the others; None for a codec of one codebook.
+    ar, nar : AutoregressiveCodecLM, NonAutoregressiveCodecLM
+        Predict the first codebook and the others; ``nar`` is None for a codec of one codebook.
     max_prompt_frames : int, optional
         The longest prompt that the model was trained for.
 
