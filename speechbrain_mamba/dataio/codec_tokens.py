@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -100,10 +101,9 @@ def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dic
             data = codes.astype("<u2").tobytes()
             file.write(data)
             checksum = zlib.crc32(data, checksum)
-            row = {name: utterance.get(name, "") for name in COLUMNS}
-            row |= {"first_frame": first, "frames": len(codes), "phonemes": " ".join(map(str, utterance["phonemes"]))}
-            row["duration"] = utterance.get("duration", len(codes) / facts.frame_rate)
-            rows.append(row)
+            row = {"duration": len(codes) / facts.frame_rate, **utterance, "first_frame": first, "frames": len(codes)}
+            row["phonemes"] = " ".join(map(str, utterance["phonemes"]))
+            rows.append({name: row.get(name, "") for name in COLUMNS})
             first += len(codes)
         table_path.unlink(missing_ok=True)  # an old table would go with the new codes if the run were killed now
     with atomic_path(facts_path) as temporary:
@@ -124,17 +124,13 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
     -------
     items : dict of str to dict
         Utterances by id, with numbers as numbers and ``phonemes`` as a list of int.
-    codes : numpy.ndarray
-        Tokens of all (frames, codebooks), mapped from the file.
-    facts : TokenFacts
-        Their format.
+    codes, facts : numpy.ndarray, TokenFacts
+        Tokens of all (frames, codebooks), mapped from the file, and their format.
 
     Raises
     ------
-    FileNotFoundError
-        When a file is missing.
-    ValueError
-        When the file of tokens was truncated or changed.
+    FileNotFoundError, ValueError
+        When a file is missing, or that of the tokens was truncated or changed.
     """
     codes_path, table_path, facts_path = _paths(folder, split)
     for path in (codes_path, table_path, facts_path):
@@ -150,7 +146,7 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
         )
     shape = (frames, facts.n_codebooks)
     codes = np.memmap(codes_path, "<u2", "r", shape=shape) if frames else np.zeros(shape, "<u2")
-    if zlib.crc32(codes) != checksum:
+    if zlib.crc32(codes.data) != checksum:
         raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare them again.")
     with open(table_path, newline="", encoding="utf-8") as table:
         items = {row.pop("ID"): row for row in csv.DictReader(table)}
@@ -159,6 +155,11 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
         item |= {name: int(item[name]) for name in ("first_frame", "frames")}
         item["phonemes"] = [int(phoneme) for phoneme in item["phonemes"].split()]
     return items, codes, facts
+
+
+def slice_codes(codes: np.ndarray, first_frame: int, frames: int) -> Tensor:
+    """Read some frames of mapped codes (frames, codebooks) as int64."""
+    return torch.from_numpy(codes[first_frame : first_frame + frames].astype(np.int64))
 
 
 def token_dataset(items: dict[str, dict], codes: np.ndarray) -> DynamicItemDataset:
@@ -179,12 +180,8 @@ def token_dataset(items: dict[str, dict], codes: np.ndarray) -> DynamicItemDatas
     tensor([[5, 7, 2],
             [1, 0, 2]])
     """
-
-    def slice_codes(first_frame: int, frames: int) -> Tensor:
-        return torch.from_numpy(codes[first_frame : first_frame + frames].astype(np.int64))
-
     dataset = DynamicItemDataset(items)
-    dataset.add_dynamic_item(slice_codes, takes=["first_frame", "frames"], provides="codes")
+    dataset.add_dynamic_item(partial(slice_codes, codes), takes=["first_frame", "frames"], provides="codes")
     dataset.add_dynamic_item(torch.LongTensor, takes="phonemes", provides="phoneme_ids")
     dataset.set_output_keys({"id": "id", "phonemes": "phoneme_ids", "codes": "codes"})
     return dataset

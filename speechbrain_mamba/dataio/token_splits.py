@@ -46,10 +46,8 @@ def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict],
 
     Returns
     -------
-    items, codes, facts
-        As returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
-    prompts : VoicePrompts
-        Prompts for the items.
+    items, prompts, codes, facts
+        As returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`, with prompts for the items.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
-from speechbrain_mamba.dataio.codec_tokens import token_dataset
+from speechbrain_mamba.dataio.codec_tokens import slice_codes, token_dataset
 from speechbrain_mamba.text.phonemes import TextTokenizer
 
 
@@ -42,7 +42,6 @@ class VoicePrompts:
 
     def __init__(self, items: dict[str, dict], max_frames: float = float("inf")) -> None:
         self.items, self.share = items, 1.0
-        self._speaker = {name: item["spk_id"] for name, item in items.items()}
         self._of_speaker: dict[str, list[str]] = defaultdict(list)  # utterances that can be prompts
         for name, item in items.items():
             if item["frames"] <= max_frames:
@@ -50,18 +49,18 @@ class VoicePrompts:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a prompt for an utterance."""
-        return any(other != name for other in self._of_speaker.get(self._speaker[name], [])[:2])
+        return any(other != name for other in self._of_speaker.get(self.items[name]["spk_id"], [])[:2])
 
     def draw(self, name: str, fixed: bool = False) -> str:
         """Draw another utterance of the speaker of an utterance that has a prompt: the same one each time if ``fixed``,
         or else one that torch's random numbers choose."""
-        candidates = [other for other in self._of_speaker[self._speaker[name]] if other != name]
+        candidates = [other for other in self._of_speaker[self.items[name]["spk_id"]] if other != name]
         count = len(candidates)
         return candidates[random.Random(name).randrange(count) if fixed else int(torch.randint(count, ()))]
 
     def draw_other_speaker(self, name: str) -> str | None:
         """Draw an utterance of another speaker, the same one each time; None if no other speaker has one."""
-        others = sorted(speaker for speaker in self._of_speaker if speaker != self._speaker[name])
+        others = sorted(speaker for speaker in self._of_speaker if speaker != self.items[name]["spk_id"])
         generator = random.Random(name)
         return generator.choice(self._of_speaker[generator.choice(others)]) if others else None
 
@@ -78,7 +77,7 @@ def prompted_dataset(
     Arguments
     ---------
     items, codes
-        Returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+        As in :func:`~speechbrain_mamba.dataio.codec_tokens.token_dataset`.
     tokenizer : TextTokenizer
         The phonemes' inventory.
     prompts : VoicePrompts, optional
@@ -89,8 +88,7 @@ def prompted_dataset(
     Returns
     -------
     DynamicItemDataset
-        Its keys are ``id``, and of the utterance ``phonemes`` (integers (phonemes,)) and ``codes`` (integers (frames,
-        codebooks)), of its prompt ``prompt_phonemes`` and ``prompt_codes``: of length 0 if it has none.
+        That of ``token_dataset`` with the keys ``prompt_phonemes`` and ``prompt_codes``, of length 0 without a prompt.
         :class:`~speechbrain_mamba.dataio.prompted_batch.PromptedBatch` makes batches of it.
 
     Example
@@ -102,19 +100,17 @@ def prompted_dataset(
     >>> example["codes"].T, example["phonemes"], example["prompt_codes"].T, example["prompt_phonemes"]
     (tensor([[5, 7]]), tensor([0]), tensor([[2, 4]]), tensor([0, 1]))
     """
-    dataset, alone = token_dataset(items, codes), token_dataset(items, codes)
-    names = {name: index for index, name in enumerate(items)}
 
     def draw_prompt(name: str) -> Iterator[Tensor]:
         if prompts is None or (prompts.share < 1 and float(torch.rand(())) >= prompts.share):
             yield torch.zeros(0, dtype=torch.long)
             yield torch.zeros(0, codes.shape[1], dtype=torch.long)
         else:
-            prompt = alone[names[prompts.draw(name, fixed)]]
-            yield torch.LongTensor(tokenizer.add_space(prompt["phonemes"].tolist()))
-            yield prompt["codes"]
+            prompt = items[prompts.draw(name, fixed)]
+            yield torch.LongTensor(tokenizer.add_space(prompt["phonemes"]))
+            yield slice_codes(codes, prompt["first_frame"], prompt["frames"])
 
-    provided = ["prompt_phonemes", "prompt_codes"]
+    dataset, provided = token_dataset(items, codes), ["prompt_phonemes", "prompt_codes"]
     dataset.add_dynamic_item(draw_prompt, takes="id", provides=provided)
     dataset.set_output_keys({"id": "id", "phonemes": "phoneme_ids", "codes": "codes"} | {key: key for key in provided})
     return dataset

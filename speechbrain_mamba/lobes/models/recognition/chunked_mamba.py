@@ -42,15 +42,14 @@ class ChunkedBiMamba(BiMamba):
             As in :class:`~speechbrain_mamba.nnet.mamba.BiMamba`.
         chunk_size : int, optional
             Frames per chunk; without it the reverse direction scans the whole sequence too.
-        state : dict, optional
-            State to resume from, returned by an earlier call that ended with a whole chunk.
-        return_state : bool
-            Whether to return the forward direction's state after each example's last valid frame too.
+        state, return_state
+            As in :class:`~speechbrain_mamba.nnet.mamba.Mamba`: the state is that of the forward direction, and comes
+            from a call that ended with a whole chunk.
 
         Returns
         -------
         Tensor
-            Output like ``x``; and with ``return_state`` the state, as in :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+            Output like ``x``; and with ``return_state`` the state.
         """
         if chunk_size is None and state is None and not return_state:
             return super().forward(x, lengths)

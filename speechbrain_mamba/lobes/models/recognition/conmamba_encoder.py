@@ -35,17 +35,12 @@ class ConmambaEncoder(nn.Module):
     ---------
     num_layers : int
         Number of layers.
-    d_model, d_ffn : int
-        Channels of input and output, and inside the feed-forward modules.
-    causal : bool
-        Whether a frame sees no later frames.
+    d_model, d_ffn, causal, **layer_options
+        As in :class:`~speechbrain_mamba.lobes.models.recognition.conmamba_layer.ConmambaEncoderLayer`.
     output_hidden_states : bool
         Whether to return the input and the output of each layer too.
     layerdrop_prob : float
         Probability of skipping a layer in training.
-    **layer_options
-        ``kernel_size``, ``activation``, ``bias``, ``dropout`` and ``mamba_config`` of
-        :class:`~speechbrain_mamba.lobes.models.recognition.conmamba_layer.ConmambaEncoderLayer`.
 
     Example
     -------
@@ -83,7 +78,7 @@ class ConmambaEncoder(nn.Module):
         pos_embs: Tensor | None = None,
         dynchunktrain_config: DynChunkTrainConfig | None = None,
     ) -> tuple[Tensor, list[None]] | tuple[Tensor, list[None], list[Tensor]]:
-        """Encode a sequence.
+        """Encode whole sequences.
 
         Arguments
         ---------
@@ -127,26 +122,10 @@ class ConmambaEncoder(nn.Module):
     def forward_streaming(
         self, src: Tensor, context: ConmambaEncoderStreamingContext, pos_embs: Tensor | None = None
     ) -> tuple[Tensor, list[None]]:
-        """Encode the next piece of a stream: the output equals that of :meth:`forward` with the same chunk size.
+        """Encode the next piece of a stream (batch, time, d_model), given the stream so far, which is updated.
 
-        Arguments
-        ---------
-        src : Tensor
-            Input (batch, time, d_model). Unless the encoder is causal, each piece but the last holds whole chunks.
-        context : ConmambaEncoderStreamingContext
-            The stream so far; updated.
-        pos_embs
-            Ignored.
-
-        Returns
-        -------
-        output, attention_lst
-            As in :meth:`forward`.
-
-        Raises
-        ------
-        ValueError
-            When a piece follows one that ended in the middle of a chunk.
+        Output and attention are those of :meth:`forward` with the same chunk size. Unless the encoder is causal, each
+        piece but the last holds whole chunks; a ValueError is raised for a piece after one that does not.
         """
         chunk_size = context.dynchunktrain_config.chunk_size
         if not self.causal and context.position % chunk_size:

@@ -46,10 +46,8 @@ class ConmambaEncoderLayer(nn.Module):
         Width of the convolution, in frames.
     activation : type
         Module used in the feed-forward modules and after the convolution.
-    bias : bool
-        Whether the convolution module has biases.
-    dropout : float
-        Dropout rate.
+    bias, dropout : bool, float
+        Whether the convolution module has biases, and the dropout rate.
     causal : bool
         Whether a frame sees no later frames.
     mamba_config : dict, optional
@@ -108,11 +106,9 @@ class ConmambaEncoderLayer(nn.Module):
             Valid frames per example, integers (batch,).
         chunk_size : int, optional
             Frames per chunk: a frame sees later ones inside its own chunk only. No limit by default.
-        state : dict, optional
-            State to resume from, returned by an earlier call that ended with a whole chunk.
-        return_state : bool
-            Whether to return the state after each example's last valid frame too; for layers that are causal or run in
-            chunks.
+        state, return_state : dict, optional; bool
+            State to resume from, returned by an earlier call that ended with a whole chunk, and whether to return that
+            after each example's last valid frame too; for layers that are causal or run in chunks.
 
         Returns
         -------

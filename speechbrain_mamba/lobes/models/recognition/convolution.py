@@ -23,16 +23,10 @@ class ConvolutionModule(Conformer.ConvolutionModule):
 
     Arguments
     ---------
-    input_size : int
-        Channels of input and output.
+    input_size, bias, activation, dropout
+        As in SpeechBrain's module.
     kernel_size : int
         Width of the depthwise convolution, in frames; must be odd unless ``causal``.
-    bias : bool
-        Whether the convolutions and the linear layer have a bias.
-    activation : type
-        Module after the depthwise convolution.
-    dropout : float
-        Dropout rate at the output.
     causal : bool
         Whether a frame sees no later frames.
 
@@ -75,19 +69,16 @@ class ConvolutionModule(Conformer.ConvolutionModule):
 
         Arguments
         ---------
-        x : Tensor
-            Input (batch, time, input_size).
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); frames past them give zeros.
+        x, lengths, return_state
+            As in :meth:`ConmambaEncoderLayer.forward()
+            <speechbrain_mamba.lobes.models.recognition.conmamba_layer.ConmambaEncoderLayer.forward>`; frames past the
+            lengths give zeros.
         chunk_size : int, optional
             Frames per chunk. A frame sees earlier ones in all chunks, and later ones in its own chunk only: the dynamic
             chunk convolution of arXiv 2304.09325. By default there are no chunks; causal modules ignore them.
         state : Tensor, optional
             State to resume from, returned by an earlier call: the frames before ``x`` as the depthwise convolution sees
             them, (batch, input_size, padding).
-        return_state : bool
-            Whether to return the state after each example's last valid frame too; for chunked and causal modules, as
-            the others would have to wait for later frames.
 
         Returns
         -------
@@ -154,10 +145,8 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
 
         Arguments
         ---------
-        x : Tensor
-            Features (batch, time, features).
-        wav_lens : Tensor, optional
-            Lengths of the features relative to the longest example, floats (batch,) in [0, 1].
+        x, wav_lens : Tensor
+            Features (batch, time, features), and optionally their lengths relative to the longest, floats (batch,).
 
         Returns
         -------
@@ -180,20 +169,9 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     def output_lens(self, wav_lens: Tensor | None, time: int) -> Any:
         """Compute the relative lengths of the output, which the encoder takes.
 
-        They differ from those of the input, as each convolution rounds up: 101 of 2001 frames give 26 of 501, but the
-        relative length of the input would count only 25.
-
-        Arguments
-        ---------
-        wav_lens : Tensor, optional
-            As in :meth:`forward`.
-        time : int
-            Frames of the padded features.
-
-        Returns
-        -------
-        Tensor or None
-            Floats (batch,), or None if ``wav_lens`` is None.
+        They differ from those of the features, as each convolution rounds up: 101 of 2001 frames give 26 of 501, but
+        the relative length of the input would count only 25. ``wav_lens`` are as in :meth:`forward`, ``time`` is the
+        number of frames in the padded features. Returns floats (batch,), or None if ``wav_lens`` is None.
         """
         if wav_lens is None:
             return None
@@ -204,11 +182,11 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                     lengths, time = _after_stride(lengths, layer), _after_stride(time, layer)
         return lengths / time
 
-    def _run_block(self, block: Any, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    @staticmethod
+    def _run_block(block: Any, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         shortcut = x
         for layer in block.convs.values():
             if isinstance(layer, Conv2d):
-                _check_frames(x, layer)
                 x, lengths = _convolve_padded(x, lengths, layer)
             elif lengths is not None and "Conv" in type(layer).__name__:
                 raise ValueError(f"wav_lens are given, but {type(layer).__name__} takes no lengths: use Conv2d.")
@@ -224,20 +202,17 @@ def _after_stride(frames: Any, conv: Conv2d) -> Any:
     return (frames + conv.stride[-1] - 1) // conv.stride[-1]
 
 
-def _check_frames(x: Tensor, conv: Conv2d) -> None:
-    border = conv.kernel_size[-1] // 2
-    if conv.padding == "same" and conv.padding_mode == "reflect" and x.shape[1] <= border:
-        raise ValueError(f"A convolution has {x.shape[1]} frames, but needs more than the {border} that it reflects.")
-
-
 def _convolve_padded(x: Tensor, lengths: Tensor | None, conv: Conv2d) -> tuple[Tensor, Tensor | None]:
     """Convolve; the reflection of each example's last frames follows its own end."""
+    frames, border = x.shape[1], conv.kernel_size[-1] // 2
+    reflects = conv.padding == "same" and conv.padding_mode == "reflect"
+    if reflects and frames <= border:
+        raise ValueError(f"A convolution has {frames} frames, but needs more than the {border} that it reflects.")
     if lengths is None:
         return conv(x), None
-    if conv.padding != "same" or conv.padding_mode != "reflect" or conv.dilation[-1] != 1:
+    if not reflects or conv.dilation[-1] != 1:
         raise ValueError("wav_lens are given, but the convolutions do not pad by reflection to the same size.")
-    frames = x.shape[1]
-    x = _reflect_ends(x, lengths, conv.kernel_size[-1] // 2)
+    x = _reflect_ends(x, lengths, border)
     return conv(x)[:, : _after_stride(frames, conv)], _after_stride(lengths, conv)
 
 

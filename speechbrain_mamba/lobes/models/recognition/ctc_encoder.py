@@ -15,10 +15,8 @@ class CTCEncoder(nn.Module):
 
     Arguments
     ---------
-    compute_features : torch.nn.Module
-        SpeechBrain's ``Fbank``.
-    normalize : torch.nn.Module
-        SpeechBrain's ``InputNormalization``, trained.
+    compute_features, normalize : torch.nn.Module
+        SpeechBrain's ``Fbank``, and its ``InputNormalization``, trained.
     CNN : ConvolutionFrontEnd
         The convolutional front end.
     encoder : torch.nn.Module
@@ -47,18 +45,8 @@ class CTCEncoder(nn.Module):
         self.blank_index, self.chunk_config = blank_index, chunk_config
 
     def forward(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
-        """Compute the log-probabilities of tokens.
-
-        Arguments
-        ---------
-        wavs, wav_lens : Tensor
-            Waveforms (batch, samples), and their lengths relative to the longest, floats (batch,) in [0, 1].
-
-        Returns
-        -------
-        Tensor
-            Log-probabilities (batch, frames, tokens); past each length the blank has probability 1.
-        """
+        """From waveforms (batch, samples), and their lengths relative to the longest, floats (batch,) in [0, 1], to
+        log-probabilities (batch, frames, tokens); past each length the blank has probability 1."""
         feats, feat_lens = compute_padded_features(self.compute_features, wavs, wav_lens)
         feats = self.normalize(feats, feat_lens)
         src, lens = self.CNN(feats, feat_lens), self.CNN.output_lens(feat_lens, feats.shape[1])

@@ -27,10 +27,8 @@ class MambaDecoderLayer(nn.Module):
     ---------
     d_model, d_ffn : int
         Channels of targets and memory, and inside the feed-forward network.
-    activation : type
-        Module used in the feed-forward network.
-    dropout : float
-        Dropout rate.
+    activation, dropout : type, float
+        Module used in the feed-forward network, and the dropout rate.
     mamba_config : dict, optional
         Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`; ``bidirectional`` concerns encoders only.
 
@@ -62,20 +60,8 @@ class MambaDecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def consume(self, memory: Tensor, lengths: Tensor | None = None) -> DecoderLayerState:
-        """Compute the state before the first target.
-
-        Arguments
-        ---------
-        memory : Tensor
-            Output of the encoder (batch, memory time, d_model), finite past each length.
-        lengths : Tensor, optional
-            Valid frames of each memory, integers (batch,).
-
-        Returns
-        -------
-        dict of str to dict
-            States of the two Mamba layers, ``self`` and ``cross``.
-        """
+        """Compute the state before the first target from the output of the encoder (batch, memory time, d_model), which
+        is finite past the valid frames of each example, integers (batch,)."""
         _, cross = self.cross_mamba(memory, lengths, return_state=True)
         batch = memory.shape[0]
         return {"self": self.self_mamba.init_state(batch, memory.device, cross["conv"].dtype), "cross": cross}
@@ -83,38 +69,23 @@ class MambaDecoderLayer(nn.Module):
     def forward(
         self, tgt: Tensor, state: DecoderLayerState, return_state: bool = False
     ) -> Tensor | tuple[Tensor, DecoderLayerState]:
-        """Run the layer over targets.
-
-        Arguments
-        ---------
-        tgt : Tensor
-            Targets (batch, time, d_model).
-        state : dict
-            State before them, returned by :meth:`consume` or an earlier call.
-        return_state : bool
-            Whether to return the state after them too.
-
-        Returns
-        -------
-        Tensor
-            Output like ``tgt``; and with ``return_state`` the state.
-        """
-        y, self_state = self.self_mamba(self.norm1(tgt), state=state["self"], return_state=True)
-        x = tgt + self.dropout(y)
-        y, cross_state = self.cross_mamba(self.norm2(x), state=state["cross"], return_state=True)
-        x = self._feed_forward(x + self.dropout(y))
-        return (x, {"self": self_state, "cross": cross_state}) if return_state else x
+        """Run the layer over targets (batch, time, d_model), from the state returned by :meth:`consume` or an earlier
+        call. Returns an output of the same shape, and with ``return_state`` the state after it too."""
+        x, after = self._run(lambda mamba, x, before: mamba(x, state=before, return_state=True), tgt, state)
+        return (x, after) if return_state else x
 
     def step(self, x_t: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
         """Run the layer over one target, (batch, d_model); returns the output and the state after it, and leaves the
         given state unchanged."""
-        y, self_state = self.self_mamba.step(self.norm1(x_t), state["self"])
-        x_t = x_t + self.dropout(y)
-        y, cross_state = self.cross_mamba.step(self.norm2(x_t), state["cross"])
-        return self._feed_forward(x_t + self.dropout(y)), {"self": self_state, "cross": cross_state}
+        return self._run(lambda mamba, x, before: mamba.step(x, before), x_t, state)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.pos_ffn.ffn(self.norm3(x)))
+    def _run(self, run: Callable[..., Any], x: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
+        """Run the layer, given how to run a Mamba layer from a state."""
+        y, self_state = run(self.self_mamba, self.norm1(x), state["self"])
+        x = x + self.dropout(y)
+        y, cross_state = run(self.cross_mamba, self.norm2(x), state["cross"])
+        x = x + self.dropout(y)
+        return x + self.dropout(self.pos_ffn.ffn(self.norm3(x))), {"self": self_state, "cross": cross_state}
 
 
 class MambaDecoder(nn.Module):
@@ -160,10 +131,8 @@ class MambaDecoder(nn.Module):
 
         Arguments
         ---------
-        tgt : Tensor
-            Targets (batch, time, d_model).
-        memory : Tensor
-            Output of the encoder (batch, memory time, d_model).
+        tgt, memory : Tensor
+            Targets (batch, time, d_model), and output of the encoder (batch, memory time, d_model).
         tgt_mask, memory_mask, tgt_key_padding_mask, pos_embs_tgt, pos_embs_src
             Arguments of attention, accepted for the interface and ignored: the decoder is causal, so that no target
             sees the padding, which is at the end.
@@ -191,8 +160,7 @@ class MambaDecoder(nn.Module):
         return tuple(layer.consume(valid, lengths) for layer in self.layers)
 
     def step(self, x_t: Tensor, state: Sequence[DecoderLayerState]) -> tuple[Tensor, tuple[DecoderLayerState, ...]]:
-        """Run the decoder over one target, as :meth:`MambaDecoderLayer.step` does with one layer; the first state is
-        the one returned by :meth:`consume`."""
+        """Run the decoder over one target, as :meth:`MambaDecoderLayer.step` does for one layer."""
         states = []
         for layer, layer_state in zip(self.layers, state):
             x_t, after = layer.step(x_t, layer_state)

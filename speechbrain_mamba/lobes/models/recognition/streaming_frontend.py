@@ -64,7 +64,7 @@ class StreamingFrontEnd(nn.Module):
         """Forget the stream; the next piece begins another one."""
         self.samples: Tensor | None = None  # (batch, samples), from sample `self.start` of the stream on
         self.start = self.emitted = 0
-        self.loudest: Tensor | None = None
+        self.loudest = torch.tensor(-math.inf)  # of all features so far; (batch, 1, 1) after the first
 
     def _final_features(self, samples: int) -> int:
         """Count the features since the beginning that samples after the first ``samples`` cannot change."""
@@ -94,9 +94,8 @@ class StreamingFrontEnd(nn.Module):
         return y
 
     def _nothing(self, samples: Tensor) -> Tensor:
-        width = self.compute_features.compute_fbanks.n_mels
         with torch.no_grad():
-            return self.frontend(samples.new_zeros(samples.shape[0], 4 * self.stride, width))[:, :0]
+            return self.frontend(samples.new_zeros(samples.shape[0], 4 * self.stride, self.fbanks.n_mels))[:, :0]
 
     def _emit(self, samples: Tensor, final: int | None) -> Tensor:
         """Compute the output from the last emitted frame to `final`, or to the end, and drop the samples used up."""
@@ -109,13 +108,9 @@ class StreamingFrontEnd(nn.Module):
         feats = self.compute_features(kept)[:, drop:]
         if final is not None:
             feats = feats[:, : self._final_features(begin + kept.shape[1]) - first * self.stride]
-        feats = self.normalize(self._clip(feats))
+        self.loudest = torch.maximum(self.loudest, feats.amax((1, 2), keepdim=True))
+        feats = self.normalize(torch.maximum(feats, self.loudest - self.top_db))
         y = self.frontend(feats)[:, self.emitted - first : None if final is None else final - first]
         self.samples, self.start = kept, begin
         self.emitted += y.shape[1]
         return y
-
-    def _clip(self, feats: Tensor) -> Tensor:
-        loudest = feats.amax((1, 2), keepdim=True)
-        self.loudest = loudest if self.loudest is None else torch.maximum(self.loudest, loudest)
-        return torch.maximum(feats, self.loudest - self.top_db)

@@ -51,8 +51,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
     Raises
     ------
     ValueError
-        For an unknown module, a ``mamba_config`` that does not fit or that nothing uses, Mamba modules without
-        ``normalize_before``, or an unknown ``positional_encoding``.
+        For unknown choices, a ``mamba_config`` that does not fit or that nothing uses, or Mamba modules without
+        ``normalize_before``.
 
     Example
     -------
@@ -100,12 +100,11 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         ---------
         src : Tensor
             Features (batch, time, input_size), or (batch, time, ...) to be flattened to that.
-        tgt : Tensor or None
-            Input tokens of the decoder, integers (batch, target time); None to run the encoder only.
+        tgt, pad_idx : Tensor or None, int
+            Input tokens of the decoder, integers (batch, target time), and the token that pads them; None to run the
+            encoder only.
         wav_len : Tensor, optional
             Lengths relative to the longest source, floats (batch,).
-        pad_idx : int
-            The token that pads targets.
 
         Returns
         -------
@@ -134,20 +133,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         pad_idx: int = 0,
         dynchunktrain_config: DynChunkTrainConfig | None = None,
     ) -> Any:
-        """Encode whole sequences.
-
-        Arguments
-        ---------
-        src, wav_len, pad_idx
-            As in :meth:`forward`.
-        dynchunktrain_config : DynChunkTrainConfig, optional
-            Frames per chunk: a frame sees later ones in its own chunk only.
-
-        Returns
-        -------
-        encoder_out, hidden_states
-            As in :meth:`forward`; with ConMamba zero past each length.
-        """
+        """Encode whole sequences, as :meth:`forward` does; with ConMamba the output is zero past each length. With
+        ``dynchunktrain_config``, a frame sees later ones in its own chunk only."""
         if self.encoder_module != "conmamba":
             return super().encode(src, wav_len, pad_idx, dynchunktrain_config)
         lengths = absolute_lengths(wav_len, src.shape[1])
@@ -159,21 +146,9 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         return (outputs[0], outputs[2]) if self.output_hidden_states else outputs[0]
 
     def encode_streaming(self, src: Tensor, context: Any) -> Tensor:
-        """Encode the next piece of a stream; see :meth:`ConmambaEncoder.forward_streaming()
-        <speechbrain_mamba.lobes.models.recognition.conmamba_encoder.ConmambaEncoder.forward_streaming>`.
-
-        Arguments
-        ---------
-        src
-            As in :meth:`forward`.
-        context : TransformerASRStreamingContext
-            The stream so far, made by ``make_streaming_context``; updated.
-
-        Returns
-        -------
-        Tensor
-            Output of the encoder (batch, time, d_model), equal to that of :meth:`encode` over all pieces at once.
-        """
+        """Encode the next piece of a stream, given the context made by ``make_streaming_context``, which is updated.
+        The output equals that of :meth:`encode` over all pieces at once; see :meth:`ConmambaEncoder.forward_streaming()
+        <speechbrain_mamba.lobes.models.recognition.conmamba_encoder.ConmambaEncoder.forward_streaming>`."""
         if self.encoder_module != "conmamba":
             return super().encode_streaming(src, context)
         src = self._embed_source(src.flatten(2), context.encoder_context.position)
@@ -187,17 +162,13 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         ---------
         tgt : Tensor
             Tokens so far, integers (batch, target time).
-        encoder_out : Tensor
-            Output of the encoder (batch, time, d_model).
-        enc_len : Tensor, optional
-            Valid frames of the encoder's output, integers (batch,).
+        encoder_out, enc_len : Tensor
+            Output of the encoder (batch, time, d_model), and optionally its valid frames, integers (batch,).
 
         Returns
         -------
-        prediction : Tensor
-            Output of the decoder (batch, target time, d_model).
-        attention : Tensor or None
-            Attention weights of the last layer; None for Mamba.
+        prediction, attention : Tensor
+            Output of the decoder (batch, target time, d_model), and the last layer's attention weights, None for Mamba.
         """
         if not self.has_mamba_decoder:
             return super().decode(tgt, encoder_out, enc_len)
@@ -215,23 +186,10 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         return None if encoding is None else encoding.max_len
 
     def init_decoder_state(self, encoder_out: Tensor, enc_len: Tensor | None = None) -> dict[str, Any]:
-        """Consume the encoder's output; decoding token by token starts from the state returned.
+        """Consume the encoder's output, given as in :meth:`decode`; decoding token by token starts from the state.
 
-        Arguments
-        ---------
-        encoder_out, enc_len
-            As in :meth:`decode`.
-
-        Returns
-        -------
-        dict
-            ``layers``, a state per layer of the decoder, and ``position``, integers (batch,): the number of tokens fed
-            so far. In every tensor inside, the batch comes first.
-
-        Raises
-        ------
-        TypeError
-            When the decoder is not Mamba.
+        It is a dict of ``layers``, a state per layer of the decoder, and ``position``, integers (batch,): the number of
+        tokens fed so far. The batch comes first in every tensor inside. Raises a TypeError if the decoder is not Mamba.
         """
         if not self.has_mamba_decoder:
             raise TypeError(

@@ -22,10 +22,8 @@ class AutoregressiveCodecLM(nn.Module):
 
     Arguments
     ---------
-    n_phonemes : int
-        Size of the phoneme inventory.
-    codebook_size : int
-        Entries of a codebook. The end of speech is one more token, and so is its beginning.
+    n_phonemes, codebook_size : int
+        Numbers of phonemes, and of entries of a codebook. The end of speech is one more token, and so is its beginning.
     backbone, d_model, dropout, **sizes
         As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`.
     prompt_order : str
@@ -125,22 +123,8 @@ class AutoregressiveCodecLM(nn.Module):
         return self.head(prompt_x), self.head(packing.unpack(x, 3))
 
     def start(self, prompt: Utterances, phonemes: Padded) -> tuple[Tensor, dict[str, Any]]:
-        """Read a prompt and a text, to speak from there.
-
-        Arguments
-        ---------
-        prompt : Utterances
-            As in :meth:`forward`.
-        phonemes : Padded
-            Phonemes of the text to speak, at least 1, integers (batch, phonemes).
-
-        Returns
-        -------
-        logits : Tensor
-            Logits of the first token (batch, codebook_size + 1).
-        state : dict
-            State for :meth:`step`.
-        """
+        """Read a prompt as in :meth:`forward`, and the phonemes of the text to speak, at least 1, integers (batch,
+        phonemes). Returns the logits of the first token (batch, codebook_size + 1) and the state for :meth:`step`."""
         speech = Utterances(phonemes, prompt.emptied().codes)
         (x, layers), packing = self._encode(prompt, speech, return_state=True)
         last = x[torch.arange(x.shape[0], device=x.device), packing.whole.lengths - 1]

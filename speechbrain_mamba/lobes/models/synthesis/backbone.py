@@ -25,10 +25,8 @@ class AdaptiveLayerNorm(nn.Module):
 
     Arguments
     ---------
-    d_model : int
-        Channels.
-    n_stages : int
-        Number of stages; 0 for plain layer normalization.
+    d_model, n_stages : int
+        Channels, and number of stages; 0 for plain layer normalization.
 
     Example
     -------
@@ -58,14 +56,10 @@ class CodecLanguageLayer(nn.Module):
     ---------
     mixer : torch.nn.Module
         :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a Mamba layer.
-    d_model, d_ffn : int
-        Channels of the layer, and within the feed-forward network.
-    text_attention : torch.nn.Module, optional
-        :class:`~speechbrain_mamba.nnet.attention.PrefixCrossAttention`.
-    dropout : float
-        Dropout rate.
-    n_stages : int
-        Stages of the normalizations.
+    text_attention : PrefixCrossAttention, optional
+        Attention to the text.
+    d_model, d_ffn, dropout, n_stages
+        As in :class:`CodecLanguageBackbone`.
 
     Example
     -------
@@ -136,10 +130,8 @@ class CodecLanguageBackbone(nn.Module):
         with attention to the text in some layers, since Mamba is weak at modeling text and speech jointly.
     num_layers, d_model, d_ffn, nhead : int
         Sizes; ``nhead`` is for layers that attend.
-    causal : bool
-        Whether speech sees no later speech.
-    dropout : float
-        Dropout rate.
+    causal, dropout : bool, float
+        Whether speech sees no later speech, and the dropout rate.
     mamba_config : dict, optional
         Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
     attention_interval : int
@@ -204,10 +196,8 @@ class CodecLanguageBackbone(nn.Module):
         ---------
         x : Tensor
             Text and then speech, without padding in between, (batch, time, d_model).
-        lengths : Tensor
-            Valid frames per example, integers (batch,).
-        prefix_lengths : Tensor
-            How many of them are text, at least 1, integers (batch,).
+        lengths, prefix_lengths : Tensor
+            Valid frames per example, and how many of them are text, at least 1, integers (batch,).
         stage : Tensor, optional
             Stage of each example, integers (batch,).
         return_state : bool

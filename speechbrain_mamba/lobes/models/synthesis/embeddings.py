@@ -25,16 +25,9 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
 
 
 class TokenEmbedding(nn.Module):
-    """Embeds tokens, and optionally adds their positions with a learned weight.
+    """Embeds tokens in ``d_model`` channels, and with ``positions`` adds their positions with a learned weight.
 
-    Arguments
-    ---------
-    n_tokens, d_model : int
-        Number of tokens, and of channels: an even one with ``positions``.
-    positions : bool
-        Whether to add the positions. Their weight starts at ``d_model**-0.5``, the size of an embedding's elements.
-    dropout : float
-        Dropout rate.
+    The weight starts at ``d_model**-0.5``, the size of an embedding's elements; positions need an even ``d_model``.
 
     Example
     -------

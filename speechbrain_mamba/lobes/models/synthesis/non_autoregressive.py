@@ -22,12 +22,8 @@ class NonAutoregressiveCodecLM(nn.Module):
 
     Arguments
     ---------
-    n_phonemes : int
-        Size of the phoneme inventory.
-    codebook_size : int
-        Entries of a codebook.
-    n_codebooks : int
-        Number of codebooks, at least 2.
+    n_phonemes, codebook_size, n_codebooks : int
+        Numbers of phonemes, of entries of a codebook, and of codebooks, which are at least 2.
     backbone, d_model, dropout, **sizes
         As in :class:`~speechbrain_mamba.lobes.models.synthesis.backbone.CodecLanguageBackbone`, which is not causal.
 

@@ -14,17 +14,8 @@ from speechbrain_mamba.ops import mask_frames, valid_frames
 class Packing:
     """Padded sequences put one after the other, the valid frames of each example alone.
 
-    A scan would run over padding between the sequences, so there must be none.
-
-    Arguments
-    ---------
-    parts : sequence of Padded
-        The sequences (batch, time, ...), alike but for their time.
-
-    Attributes
-    ----------
-    whole : Padded
-        One sequence per example (batch, time of the longest, ...), zero past each length.
+    A scan would run over padding between the sequences, so there must be none. The ``parts`` are (batch, time, ...),
+    alike but for their time; the attribute ``whole`` is (batch, time of the longest, ...), zero past each length.
 
     Example
     -------

@@ -29,26 +29,11 @@ class Speech(NamedTuple):
 def speak(
     model: VallE, codec: Codec, prompt: Utterances, phonemes: Padded, max_frames: int, sampler: Sampler | None = None
 ) -> Speech:
-    """Say some texts, each in the voice of its prompt.
+    """Say some texts, each in the voice of its prompt, by language models in evaluation mode and their codec.
 
-    Arguments
-    ---------
-    model : VallE
-        The language models, in evaluation mode.
-    codec : Codec
-        The codec of the tokens.
-    prompt, phonemes, max_frames, sampler
-        Arguments of :meth:`~speechbrain_mamba.lobes.models.synthesis.VallE.generate`, on any device.
-
-    Returns
-    -------
-    Speech
-        The speech, without the prompts.
-
-    Raises
-    ------
-    ValueError
-        As :meth:`~speechbrain_mamba.lobes.models.synthesis.VallE.generate`, and when model and codec do not fit.
+    Prompts, phonemes and the further arguments, and the errors, are those of
+    :meth:`~speechbrain_mamba.lobes.models.synthesis.VallE.generate`, on any device. Raises a ValueError too when model
+    and codec do not fit.
     """
     check_codec(model, codec)
     device = next(model.parameters()).device

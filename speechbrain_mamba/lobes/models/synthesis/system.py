@@ -49,10 +49,8 @@ class VallE(nn.Module):
 
     Arguments
     ---------
-    ar : AutoregressiveCodecLM
-        Predicts the first codebook.
-    nar : NonAutoregressiveCodecLM, optional
-        Predicts the others; None for a codec of one codebook.
+    ar, nar : AutoregressiveCodecLM, NonAutoregressiveCodecLM
+        Predict the first codebook and the others; ``nar`` is None for a codec of one codebook.
     max_prompt_frames : int, optional
         The longest prompt that the model was trained for.
 
@@ -118,15 +116,14 @@ class VallE(nn.Module):
         Arguments
         ---------
         prompt : Utterances
-            Utterances whose voices are taken: phonemes, integers (batch, phonemes), and at least one frame of codes,
-            integers (batch, frames, codebooks).
+            Utterances whose voices are taken, with at least one frame of codes, integers (batch, frames, codebooks).
         phonemes : Padded
             Phonemes of the text to speak, at least 1, integers (batch, phonemes).
         max_frames : int
             The most frames to make.
         sampler : callable, optional
-            Takes logits (batch, tokens) and tokens so far (batch, time), and returns tokens (batch,), such as
-            :class:`~speechbrain_mamba.decoders.sampling.TokenSampler`; the likeliest token by default.
+            Chooses the next tokens, such as :class:`~speechbrain_mamba.decoders.sampling.TokenSampler`; the likeliest
+            ones by default.
 
         Returns
         -------

@@ -42,21 +42,8 @@ def replace_some(tokens: Tensor, share: float, size: int) -> Tensor:
 
 
 def take_prompts(prompt: Utterances, speech: Utterances, share: Tensor, most: int) -> tuple[Utterances, Utterances]:
-    """Make the beginning of an utterance its prompt if it has none.
-
-    Arguments
-    ---------
-    prompt, speech : Utterances
-        Prompts, and the utterances after them.
-    share : Tensor
-        Fraction of the speech that becomes the prompt, floats (batch,).
-    most : int
-        Largest number of frames of such a prompt.
-
-    Returns
-    -------
-    tuple of Utterances
-        Prompts of at least one frame, and the speech after them. The phonemes are not split.
+    """Make the beginning of an utterance its prompt if it has none: a ``share`` of its frames, floats (batch,), but one
+    to ``most``. Returns the prompts and the speech after them; the phonemes are not split.
 
     Example
     -------
