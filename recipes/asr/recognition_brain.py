@@ -28,11 +28,6 @@ class RecognitionBrain(TrainingBrain):
     needs = ("matplotlib",)
     best_by = "WER"
 
-    @classmethod
-    def extra_needs(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The embedded corpus is spoken by espeak-ng."""
-        return ("espeakng_loader",) if settings.get("corpus") == "mini" and not settings.get("skip_prep") else ()
-
     def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Make the manifests of the corpus."""
         prepare_recognition(hparams)

@@ -42,11 +42,6 @@ class SeparationBrain(TrainingBrain):
     needs = ("matplotlib", "fast_bss_eval")
     best_by = "si-snr"  # negative, in dB
 
-    @classmethod
-    def extra_needs(cls, settings):
-        """The embedded corpus is spoken by espeak-ng."""
-        return ("espeakng_loader",) if settings.get("corpus") == "mini" and not settings.get("skip_prep") else ()
-
     def set_up(self):
         """Give each copy of a block its own weights at first."""
         for module in self.hparams.modules.values():

@@ -16,7 +16,7 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
-from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
+from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 from speechbrain_mamba.utils._compat import run_option_helps
 from speechbrain_mamba.utils.hparams_listing import list_hparams
 
@@ -64,7 +64,7 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
         raise SystemExit
     settings = {key: value for key, (value, _) in read_comments(text).items()} | _read_pairs(given)
     try:
-        check_requirements([*_read_needs(Path(recipe), tree), *named_packages(text), *logger_packages(settings)])
+        check_requirements([*_read_needs(Path(recipe), tree), *named_packages(text), *setting_packages(settings)])
     except ModuleNotFoundError as error:
         raise SystemExit(str(error)) from None
 

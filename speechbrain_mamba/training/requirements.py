@@ -37,13 +37,14 @@ def named_packages(text: str) -> list[str]:
     return sorted(set(re.findall(r"!(?:new|name|apply|module):(\w+)", text)))
 
 
-def logger_packages(settings: Mapping) -> list[str]:
-    """List the packages of the loggers that the hyper-parameters ask for.
+def setting_packages(settings: Mapping) -> list[str]:
+    """List the packages of the loggers and of the corpus that the hyper-parameters ask for.
 
     Arguments
     ---------
     settings : mapping
-        Hyper-parameters by name; ``tensorboard`` and ``wandb`` are optional.
+        Hyper-parameters by name. ``tensorboard``, ``wandb``, ``corpus`` and ``skip_prep`` are optional; espeak-ng
+        speaks the corpus ``mini``.
 
     Returns
     -------
@@ -52,10 +53,11 @@ def logger_packages(settings: Mapping) -> list[str]:
 
     Example
     -------
-    >>> logger_packages({"tensorboard": True, "wandb": False})
-    ['tensorboard']
+    >>> setting_packages({"tensorboard": True, "wandb": False, "corpus": "mini"})
+    ['tensorboard', 'espeakng_loader']
     """
-    return [name for name in ("tensorboard", "wandb") if settings.get(name)]
+    speaks = settings.get("corpus") == "mini" and not settings.get("skip_prep")
+    return [name for name in ("tensorboard", "wandb") if settings.get(name)] + ["espeakng_loader"] * speaks
 
 
 def check_requirements(modules: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.command_line import read_comments
 from speechbrain_mamba.training.record import save_hparams
-from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
+from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
@@ -80,7 +80,7 @@ def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> Trainin
     own = [f"{key}: {run_opts[key]}" for key in sorted(run_opts.overridden_args) if key in settings]
     if own:
         text = read_hparams(hparams_file, "\n".join([*filter(None, [overrides]), *own]))
-    needs = (*brain_class.needs, *brain_class.extra_needs(settings), *logger_packages(settings), *named_packages(text))
+    needs = (*brain_class.needs, *brain_class.extra_needs(settings), *setting_packages(settings), *named_packages(text))
     check_requirements(needs)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hyperpyyaml(text)

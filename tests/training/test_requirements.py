@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from speechbrain_mamba.training.requirements import check_requirements, logger_packages, named_packages
+from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 
 
 @pytest.fixture
@@ -48,6 +48,8 @@ def test_packages_of_the_objects_of_a_file():
     assert named_packages(text) == ["four", "one", "three", "two"]
 
 
-def test_loggers_need_their_packages_where_they_are_asked_for():
-    assert logger_packages({}) == logger_packages({"tensorboard": False, "wandb": None}) == []
-    assert logger_packages({"tensorboard": True, "wandb": {"project": "mine"}}) == ["tensorboard", "wandb"]
+def test_loggers_and_corpora_need_their_packages_when_asked_for():
+    assert setting_packages({}) == setting_packages({"tensorboard": False, "wandb": None, "corpus": "fsdd"}) == []
+    assert setting_packages({"tensorboard": True, "wandb": {"project": "mine"}}) == ["tensorboard", "wandb"]
+    assert setting_packages({"corpus": "mini"}) == ["espeakng_loader"]
+    assert setting_packages({"corpus": "mini", "skip_prep": True}) == []
