@@ -6,8 +6,6 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
@@ -47,6 +45,7 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
     if is_finished(brain):
         logger.info("Trained and tested already: remove %s to start again.", brain.output_folder)
     else:
+        run_on_main(_save_settings, args=[brain])  # not before: a finished run keeps the settings that made it
         brain.set_up()
         if not hparams.get("skip_prep", False):
             run_on_main(brain.prepare_data, args=[hparams])
@@ -87,7 +86,6 @@ def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> Trainin
     if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
         hparams["ckpt_interval_minutes"] = 0
     sb.create_experiment_directory(hparams["output_folder"])
-    run_on_main(_save_settings, args=[brain_class, hparams, text])
     brain = brain_class(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -125,9 +123,9 @@ def _last_epoch(brain: TrainingBrain) -> int:
     return checkpoint.meta["epoch"] if checkpoint else 0
 
 
-def _save_settings(brain_class: type[TrainingBrain], hparams: Mapping[str, Any], text: str) -> None:
-    save_hparams(hparams["output_folder"], text)
-    shutil.copy(brain_class.compute_forward.__code__.co_filename, hparams["output_folder"])  # the recipe
+def _save_settings(brain: TrainingBrain) -> None:
+    save_hparams(brain.output_folder, brain.text)
+    shutil.copy(type(brain).compute_forward.__code__.co_filename, brain.output_folder)  # the recipe
 
 
 def _show_results(brain: TrainingBrain) -> None:

@@ -55,11 +55,12 @@ def test_each_test_set_has_its_results(toy):
 
 class TestFinishedRuns:
     def test_it_says_so_and_shows_its_results(self, toy, capsys, caplog):
-        toy()
+        toy(lr=0.5)
         capsys.readouterr()
         with caplog.at_level("INFO"):
-            run = toy()
+            run = toy(lr=0.25)
         assert run.calls == []
+        assert "lr: 0.5" in (run.folder / "hyperparams.yaml").read_text()  # what made the results stays on record
         assert "training curves" in capsys.readouterr().out
         assert f"remove {run.folder} to start again" in caplog.text
 
