@@ -1,7 +1,7 @@
 /* Vectors of W floats for one instruction set, by the vector extensions that GCC and clang share.
  *
  * The file that includes this one defines W (16, 8 or 4) and has switched the compiler to the instruction set.
- * Intrinsics appear only where the compiler finds no good instruction by itself.
+ * Intrinsics appear only where the compiler finds no good instruction on its own.
  */
 #include <stdint.h>
 #include <string.h>
