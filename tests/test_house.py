@@ -127,8 +127,7 @@ def test_only_tests_are_called_so():
     check_none(f"{place} {node.name}" for _, place, node in functions if re.match("test(_|$)", node.name))
 
 
-COMMANDS = [Path(PACKAGE, name) for name in ("cli", "__main__.py", "doctor.py")]
-COMMANDS += [Path(PACKAGE, "training", name) for name in ("command_line.py", "run.py")]  # a recipe's help and results
+COMMANDS = [Path(PACKAGE, name) for name in ("cli", "utils/terminal.py")]
 
 
 def test_only_commands_print():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_mamba.cli.locations import find_hparams, find_share
+from speechbrain_mamba.utils.terminal import show
 
 PROGRAM = "python -m speechbrain_mamba"
 
@@ -26,21 +26,13 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(1) from error
 
 
-def show(text: str) -> None:
-    """Print a text, or as much of it as the other end of a pipe takes."""
-    try:
-        print(text.rstrip("\n"), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more when Python ends
-
-
 def run_doctor(arguments: list[str]) -> None:
     """Print what the package finds on this machine."""
     description = "Show versions, backends and threads, and what would make it faster."
     argparse.ArgumentParser(prog=f"{PROGRAM} doctor", description=description).parse_args(arguments)
     from speechbrain_mamba.doctor import report
 
-    print(report())
+    show(report())
 
 
 def show_hparams(arguments: list[str]) -> None:

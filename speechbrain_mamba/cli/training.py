@@ -6,8 +6,9 @@ import runpy
 import sys
 from pathlib import Path
 
-from speechbrain_mamba.cli.commands import PROGRAM, show, user_errors
+from speechbrain_mamba.cli.commands import PROGRAM, user_errors
 from speechbrain_mamba.cli.locations import find_hparams, find_recipe, list_names, list_tasks
+from speechbrain_mamba.utils.terminal import show
 
 HELP = ("-h", "--help")
 

@@ -19,6 +19,7 @@ from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 from speechbrain_mamba.utils._compat import run_option_helps
 from speechbrain_mamba.utils.hparams_listing import list_hparams
+from speechbrain_mamba.utils.terminal import show
 
 
 def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = None) -> None:
@@ -60,7 +61,7 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
     path = Path(given[0]) if given and not given[0].startswith("-") else None
     text = list_hparams(path, origins=False) if path is not None and path.is_file() else ""
     if "-h" in given or "--help" in given:
-        print(_format_help(Path(recipe).name, ast.get_docstring(tree) or "", path, text))
+        show(_format_help(Path(recipe).name, ast.get_docstring(tree) or "", path, text))
         raise SystemExit
     settings = {key: value for key, (value, _) in read_comments(text).items()} | _read_pairs(given)
     try:

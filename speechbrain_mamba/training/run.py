@@ -18,6 +18,7 @@ from speechbrain_mamba.training.requirements import check_requirements, named_pa
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
+from speechbrain_mamba.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -129,4 +130,4 @@ def _save_settings(brain: TrainingBrain) -> None:
 
 
 def _show_results(brain: TrainingBrain) -> None:
-    print(f"\n{brain.results()}\n")
+    show(f"\n{brain.results()}\n")

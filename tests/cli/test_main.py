@@ -102,7 +102,10 @@ def test_mistakes_have_no_traceback():
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
 
 
-@pytest.mark.parametrize("arguments", [["hparams", "tts/vallm"], ["train", "asr", "--help"]], ids=" ".join)
+READ = [["hparams", "tts/vallm"], ["train", "asr", "--help"], ["train", "speaker", "mini_speaker", "--help"]]
+
+
+@pytest.mark.parametrize("arguments", READ, ids=" ".join)
 def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,0 +1,20 @@
+"""Text for the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def show(text: str) -> None:
+    """Print a text, or as much of it as the other end of a pipe takes.
+
+    Example
+    -------
+    >>> show("ready")
+    ready
+    """
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more when Python ends
