@@ -24,11 +24,12 @@ from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_mamba.corpora.preparation import prepare_separation
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.level_laws import find_level_law
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.separation_report import SeparationReport
 from speechbrain_mamba.inference.separation import export_separator
-from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.lobes.models.separation.masking import check_frames, separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
@@ -43,7 +44,9 @@ class SeparationBrain(TrainingBrain):
     best_by = "si-snr"  # negative, in dB
 
     def set_up(self):
-        """Give each copy of a block its own weights at first."""
+        """Check settings that must agree, and give each copy of a block its own weights at first."""
+        check_frames(self.hparams.modules["encoder"], self.hparams.modules["decoder"])
+        find_level_law(self.hparams.level_law, self.hparams.corpus)
         for module in self.hparams.modules.values():
             reset_parameters(module)
 
@@ -60,7 +63,8 @@ class SeparationBrain(TrainingBrain):
             for split in (["valid", "test"] if dynamic else ["train", "valid", "test"])
         }
         if dynamic:
-            options |= {"seconds": hparams["mixture_seconds"], "seed": hparams["seed"]}
+            law = find_level_law(hparams["level_law"], hparams["corpus"])
+            options |= {"seconds": hparams["mixture_seconds"], "seed": hparams["seed"], "law": law}
             train = dynamic_mixtures(folder / "train_utterances.csv", hparams["mixtures_per_epoch"], **options)
         else:
             train = fixed["train"]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import record_epoch
-from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
+from speechbrain_mamba.training.schedule import count_steps, set_schedule_length, step_by_loss
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
 
@@ -172,13 +172,14 @@ class TrainingBrain(SteppingBrain):
             self.check_skipped_batches()
             self.train_scores = self.stage_scores(stage, stage_loss)
         elif stage == sb.Stage.VALID:
-            self._finish_epoch(self.stage_scores(stage, stage_loss))
+            lr = self.optimizer.param_groups[0]["lr"]
+            step_by_loss(self.hparams.lr_scheduler, self.optimizer, self.epoch, stage_loss)
+            self._finish_epoch(self.stage_scores(stage, stage_loss), lr)
         else:
             self._finish_test(self.stage_scores(stage, stage_loss))
 
-    def _finish_epoch(self, scores: dict[str, float]) -> None:
+    def _finish_epoch(self, scores: dict[str, float], lr: float) -> None:
         """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""
-        lr = self.optimizer.param_groups[0]["lr"]
         self.checkpointer.save_and_keep_only(
             meta={**scores, "epoch": self.epoch}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
         )

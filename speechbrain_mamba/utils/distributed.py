@@ -33,6 +33,33 @@ def any_process(flag: bool, device: str | torch.device) -> bool:
     return bool(flags)
 
 
+def first_process_value(value: float, device: str | torch.device) -> float:
+    """The value of a number in the first process; all of them have to ask.
+
+    Arguments
+    ---------
+    value : float
+        The number in this process.
+    device : str or torch.device
+        Where the processes exchange tensors.
+
+    Returns
+    -------
+    float
+        The same in all processes.
+
+    Example
+    -------
+    >>> first_process_value(0.5, "cpu")
+    0.5
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    shared = torch.tensor([value], device=device)
+    distributed.broadcast(shared, 0)
+    return float(shared)
+
+
 def leave_processes() -> None:
     """Leave the processes that ``ddp_init_group`` of SpeechBrain joined under torchrun; for the end of a script.
 

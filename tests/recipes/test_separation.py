@@ -47,6 +47,8 @@ MODELS = {
 
 def arguments(output, data, options, name="mambatasnet_XS"):
     settings = {**TINY, **MODELS[name], "output_folder": output, "data_folder": data, **options}
+    if name == "sepformer":  # without a warm-up
+        del settings["n_warmup_steps"]
     flags = [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
     return [str(HPARAMS / "separation" / f"{name}.yaml"), *flags, "--noprogressbar", "--device", "cpu"]
 
@@ -211,6 +213,8 @@ def test_two_processes(corpus, tmp_path):
         ({"n_mambas": 4}, ValueError, "no hyper-parameter 'n_mambas' to override. Did you mean 'n_mamba'?"),
         ({"kernel_size": 4096}, ValueError, "samples, but the encoder's kernel needs at least 4096"),
         ({"corpus": "wsj0mix"}, (ValueError, FileNotFoundError), "base_folder_dm"),
+        ({"kernel_stride": 4}, ValueError, "16 samples and a stride of 8, but the decoder has 16 and 4: they must be"),
+        ({"level_law": "loud"}, ValueError, "level_law is 'loud', but must be wsj0mix or published"),
     ],
 )
 def test_bad_settings(run, options, error, message):
