@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict, fields
 from typing import Any
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.evaluation.report import Report, mean
-from speechbrain_mamba.evaluation.separation_scores import SeparationScores, score_separation
+from speechbrain_mamba.evaluation.separation_scores import FAULTS, NOT_FINITE, SeparationScores, score_separation
 from speechbrain_mamba.utils.plots import plot_spectrograms
 
-SCORES = [field.name for field in fields(SeparationScores)]
+SCORES = [field.name for field in fields(SeparationScores) if field.name != "fault"]
 
 
 class SeparationReport(Report):
@@ -23,6 +22,8 @@ class SeparationReport(Report):
     The folder gets ``results.csv`` with a row per mixture, ``summary.json`` with the means, and in ``examples/`` for
     each of the first mixtures the waveforms of mixture, sources and estimates, and a picture. The estimates are in the
     order of the sources and at their levels; the signals of an example are scaled together, so that none is clipped.
+    A mixture that has no scores, such as one with a silent source, has the reason in the column ``fault``; it is
+    counted by reason in the summary, and is in no mean.
 
     Arguments
     ---------
@@ -43,7 +44,7 @@ class SeparationReport(Report):
     """
 
     subject = "mixture"
-    columns = ("id", *SCORES)
+    columns = ("id", *SCORES, "fault")
 
     def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int) -> None:
         super().__init__(folder)
@@ -53,7 +54,7 @@ class SeparationReport(Report):
         """Score a mixture with :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`, and keep it if
         it is among the first ones."""
         scores, aligned = score_separation(mix, sources, estimates)
-        if len(self.rows) < self.n_examples:
+        if len(self.rows) < self.n_examples and scores.fault != NOT_FINITE:  # there are no files of such signals
             self._write_example(name, mix.detach().cpu(), sources.detach().cpu(), aligned, scores)
         self.rows.append({"id": name, **asdict(scores)})
         return scores
@@ -70,10 +71,12 @@ class SeparationReport(Report):
         stem = self.folder / "examples" / name
         for key, signal in signals.items():
             write_audio(f"{stem}_{key}.wav", signal, self.sample_rate)
-        title = f"{name}: SI-SNRi {scores.si_snr_i:.1f} dB, SDRi {scores.sdr_i:.1f} dB; mix"
-        plot_spectrograms(f"{stem}.png", {title: signals.pop("mix"), **signals}, self.sample_rate)
+        found = scores.fault or f"SI-SNRi {scores.si_snr_i:.1f} dB, SDRi {scores.sdr_i:.1f} dB"
+        plot_spectrograms(f"{stem}.png", {f"{name}: {found}; mix": signals.pop("mix"), **signals}, self.sample_rate)
 
     def scores(self) -> dict[str, Any]:
-        """Count the mixtures with an ``undefined`` score; means of the defined ones in dB, None without any."""
-        undefined = sum(any(not math.isfinite(row[score]) for score in SCORES) for row in self.rows)
-        return {"undefined": undefined, **{score: mean(self.defined(score)) for score in SCORES}}
+        """Count the mixtures with an ``undefined`` score, in all and by fault; means of the others in dB, None without
+        any."""
+        undefined = [row["fault"] for row in self.rows if row["fault"]]
+        faults = {fault: undefined.count(fault) for fault in FAULTS if fault in undefined}
+        return {"undefined": len(undefined), **faults, **{score: mean(self.defined(score)) for score in SCORES}}
