@@ -99,7 +99,7 @@ def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[S
         )
     fault = find_fault(sources, estimates)
     if fault:
-        return SeparationScores(*[math.nan] * 4, fault), estimates.detach().cpu().float()
+        return SeparationScores(math.nan, math.nan, math.nan, math.nan, fault), estimates.detach().cpu().float()
     mix, sources, estimates = (t.detach().double().cpu() for t in (mix, sources, estimates))
     mixtures = mix[:, None].expand_as(sources)
     si_snr_loss = PitWrapper(cal_si_snr)
