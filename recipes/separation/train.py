@@ -161,7 +161,7 @@ class SeparationBrain(TrainingBrain):
             fault = find_fault(*signals) or ("" if losses[i].isfinite() else "loss not finite")
             if fault:
                 defined[i] = False
-                self.undefined.setdefault(fault, []).append(name)
+                self.unscored.setdefault(fault, []).append(name)
             if stage == sb.Stage.TEST and if_main_process():
                 self.report.add(name, mix[i, :length], *signals)
         self.improvements += (baseline - losses)[defined].tolist()
@@ -170,7 +170,7 @@ class SeparationBrain(TrainingBrain):
     def on_stage_start(self, stage, epoch=None):
         """Get the scores of a stage ready."""
         super().on_stage_start(stage, epoch)
-        self.improvements, self.undefined = [], {}
+        self.improvements, self.unscored = [], {}
         if stage == sb.Stage.TEST:
             self.report = SeparationReport(
                 self.output_folder / "test", self.hparams.sample_rate, self.hparams.n_examples
@@ -181,15 +181,13 @@ class SeparationBrain(TrainingBrain):
         no scores are counted."""
         if stage == sb.Stage.TRAIN:
             return {"si-snr": loss}
-        for fault, names in self.undefined.items():
-            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-            logger.warning("Mixtures without scores, %s: %s%s.", fault, ", ".join(names[:10]), more)
         if stage == sb.Stage.VALID:
-            improvement = mean(self.improvements)
-            undefined = sum(map(len, self.undefined.values()))
-            return {
-                "si-snr": loss, "si-snr_i": math.nan if improvement is None else improvement, "undefined": undefined
-            }  # fmt: skip
+            for fault, names in self.unscored.items():
+                more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+                logger.warning("Mixtures without scores, %s: %s%s.", fault, ", ".join(names[:10]), more)
+            improvement, unscored = mean(self.improvements), sum(map(len, self.unscored.values()))
+            improvement = math.nan if improvement is None else improvement
+            return {"si-snr": loss, "si-snr_i": improvement, "unscored": unscored}
         summary = self.report.write() if if_main_process() else {}
         return {key: value for key, value in summary.items() if value is not None}
 
@@ -197,7 +195,7 @@ class SeparationBrain(TrainingBrain):
         """SI-SNR with the sign that reports give it."""
         return {
             "train_si_snr": -train["si-snr"], "valid_si_snr": -valid["si-snr"], "valid_si_snr_i": valid["si-snr_i"],
-            "valid_undefined": valid["undefined"],
+            "valid_unscored": valid["unscored"],
         }  # fmt: skip
 
     def panels(self, row):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info
+from speechbrain_mamba.dataio.audio_files import AUDIO_SUFFIXES
 from speechbrain_mamba.dataio.manifests import write_manifest
-from speechbrain_mamba.dataio.utterances import AUDIO_SUFFIXES
 from speechbrain_mamba.utils.parallel import parallel_map
 from speechbrain_mamba.utils.stamps import Stamp
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.evaluation.report import Report, mean
-from speechbrain_mamba.evaluation.separation_scores import FAULTS, NOT_FINITE, SeparationScores, score_separation
+from speechbrain_mamba.evaluation.separation_scores import NOT_FINITE, SeparationScores, score_separation
 from speechbrain_mamba.utils.plots import plot_spectrograms
 
 SCORES = [field.name for field in fields(SeparationScores) if field.name != "fault"]
@@ -22,8 +22,8 @@ class SeparationReport(Report):
     The folder gets ``results.csv`` with a row per mixture, ``summary.json`` with the means, and in ``examples/`` for
     each of the first mixtures the waveforms of mixture, sources and estimates, and a picture. The estimates are in the
     order of the sources and at their levels; the signals of an example are scaled together, so that none is clipped.
-    A mixture that has no scores, such as one with a silent source, has the reason in the column ``fault``; it is
-    counted by reason in the summary, and is in no mean.
+    A mixture that has no scores, such as one with a silent source, has one of ``separation_scores.FAULTS`` in the
+    column ``unscored``.
 
     Arguments
     ---------
@@ -44,7 +44,8 @@ class SeparationReport(Report):
     """
 
     subject = "mixture"
-    columns = ("id", *SCORES, "fault")
+    columns = ("id", *SCORES)
+    required = SCORES
 
     def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int) -> None:
         super().__init__(folder)
@@ -56,7 +57,10 @@ class SeparationReport(Report):
         scores, aligned = score_separation(mix, sources, estimates)
         if len(self.rows) < self.n_examples and scores.fault != NOT_FINITE:  # there are no files of such signals
             self._write_example(name, mix.detach().cpu(), sources.detach().cpu(), aligned, scores)
-        self.rows.append({"id": name, **asdict(scores)})
+        if scores.fault:
+            self.add_unscored(name, scores.fault)
+        else:
+            self.rows.append({"id": name, **{score: getattr(scores, score) for score in SCORES}})
         return scores
 
     def _write_example(
@@ -75,8 +79,5 @@ class SeparationReport(Report):
         plot_spectrograms(f"{stem}.png", {f"{name}: {found}; mix": signals.pop("mix"), **signals}, self.sample_rate)
 
     def scores(self) -> dict[str, Any]:
-        """Count the mixtures with an ``undefined`` score, in all and by fault; means of the others in dB, None without
-        any."""
-        undefined = [row["fault"] for row in self.rows if row["fault"]]
-        faults = {fault: undefined.count(fault) for fault in FAULTS if fault in undefined}
-        return {"undefined": len(undefined), **faults, **{score: mean(self.defined(score)) for score in SCORES}}
+        """Means in dB over the mixtures whose scores are all defined; None without any."""
+        return {score: mean(self.defined(score)) for score in SCORES}

@@ -516,7 +516,7 @@ def test_the_record_of_the_epochs(two_epochs, tmp_path, caplog):
         assert row == pytest.approx(
             {
                 "epoch": epoch, "lr": lr, "train_si_snr": train_si_snr, "valid_si_snr": valid_si_snr,
-                "valid_si_snr_i": two_epochs.improvements[epoch], "valid_undefined": 0, "skipped": 1,
+                "valid_si_snr_i": two_epochs.improvements[epoch], "valid_unscored": 0, "skipped": 1,
             },
             abs=1e-3,
         )  # fmt: skip
@@ -563,7 +563,7 @@ def test_every_logger_has_the_epochs(two_epochs):
         for call, (epoch, lr, train_loss, valid_loss) in zip(
             calls, [(1, 0.15, 3, 2.5), (2, 0.3, -0.5, -1.75)], strict=True
         ):
-            valid_stats = {"si-snr": valid_loss, "si-snr_i": two_epochs.improvements[epoch], "undefined": 0}
+            valid_stats = {"si-snr": valid_loss, "si-snr_i": two_epochs.improvements[epoch], "unscored": 0}
             assert call.pop("train_stats") == pytest.approx({"si-snr": train_loss})
             assert call.pop("valid_stats") == pytest.approx(valid_stats, abs=1e-3)
             assert call == pytest.approx({"epoch": epoch, "lr": lr, "steps": 3 * epoch})
@@ -618,7 +618,7 @@ def test_a_mixture_without_scores_is_in_no_mean_of_the_validation(scripted, tmp_
     ]
     fit(brain, [batch_of([1.0])], valid)
     (row,) = table(tmp_path / "training.csv")
-    assert (float(row["valid_si_snr"]), row["valid_undefined"]) == (-3.0, "2")
+    assert (float(row["valid_si_snr"]), row["valid_unscored"]) == (-3.0, "2")
     first = (value[:1] for value in whole)
     assert float(row["valid_si_snr_i"]) == pytest.approx(gains([3.0], tuple(first))[0], abs=1e-3)
     assert f"Mixtures without scores, {fault}: b, c." in caplog.text
@@ -631,7 +631,7 @@ def test_a_validation_without_any_score_is_the_worst(scripted, tmp_path, caplog)
     fit(brain, [batch_of([1.0])], valid)
     rows = table(tmp_path / "training.csv")
     assert [float(row["valid_si_snr"]) for row in rows] == [-math.inf] * 2
-    assert [row["valid_undefined"] for row in rows] == ["12"] * 2
+    assert [row["valid_unscored"] for row in rows] == ["12"] * 2
     assert f"loss not finite: {', '.join(names[:10])} and 2 more." in caplog.text
 
 
