@@ -224,7 +224,8 @@ class TrainingBrain(SteppingBrain):
         if self._n_averaged > 1 and self.checkpointer is not None:
             if isinstance(self.checkpointer, AtomicCheckpointer):
                 self.checkpointer.check_all()
-            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged)
+            tolerance = getattr(self.hparams, "avg_tolerance", None)
+            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged, tolerance)
             if checkpoints:
                 load_average(self.checkpointer, checkpoints)
                 epochs = ", ".join(str(checkpoint.meta["epoch"]) for checkpoint in checkpoints)
