@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import speechbrain as sb
+import torch
 from recognition_brain import RecognitionBrain
 from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
 from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMScorer
@@ -14,10 +15,17 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.decoders.language_model import load_language_model
 from speechbrain_mamba.inference.recognition import export_recognizer
+from speechbrain_mamba.text.tokenizer import is_special
 
 
 class CTCBrain(RecognitionBrain):
-    """Training on the CTC loss; greedy search in validation, beam search in the test."""
+    """Training on the CTC loss; greedy search in validation, greedy and beam search in the test."""
+
+    best_by = "greedy_WER"
+
+    def searches(self, stage: sb.Stage) -> tuple[str, ...]:
+        """The greedy search, which the exported recognizer has too, and in the test that of beams."""
+        return ("greedy", "beam") if stage == sb.Stage.TEST else ("greedy",)
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Tensor, ...]:
         """Log-probabilities of the tokens, (batch, frames, tokens), their relative lengths, the labels and theirs."""
@@ -30,10 +38,12 @@ class CTCBrain(RecognitionBrain):
     def compute_objectives(self, predictions: tuple[Tensor, ...], batch: Any, stage: sb.Stage) -> Tensor:
         """The CTC loss; outside of training errors are counted too."""
         log_probs, lens, tokens, token_lens = predictions
-        if stage == sb.Stage.VALID:
-            self.report_words(batch, ctc_greedy_decode(log_probs, lens, self.hparams.blank_index))
-        elif stage == sb.Stage.TEST:
-            self.report_words(batch, [hypotheses[0].text for hypotheses in self.search(log_probs, lens)])
+        if stage != sb.Stage.TRAIN:
+            found = {"greedy": ctc_greedy_decode(log_probs, lens, self.hparams.blank_index)}
+            if stage == sb.Stage.TEST:
+                likely = log_probs.index_fill(2, self.unspoken, float("-inf"))
+                found["beam"] = [hypotheses[0].text for hypotheses in self.search(likely, lens)]
+            self.report_words(batch, **found)
         return self.hparams.ctc_cost(log_probs, tokens, lens, token_lens)
 
     @cached_property
@@ -42,16 +52,32 @@ class CTCBrain(RecognitionBrain):
         vocabulary = [self.tokenizer.id_to_piece(token) for token in range(self.tokenizer.vocab_size())]
         return CTCBeamSearcher(**self.hparams.test_search, vocab_list=vocabulary)
 
+    @cached_property
+    def unspoken(self) -> Tensor:
+        """Tokens without a text, such as ``<s>``, which the beam search would spell; the blank is not among them."""
+        special = [token for token in range(self.tokenizer.vocab_size()) if is_special(self.tokenizer, token)]
+        special.remove(self.hparams.blank_index)
+        return torch.tensor(special, dtype=torch.long, device=self.device)
+
     def export(self) -> None:
         """Write ``inference/``, which SpeechBrain's ``EncoderASR`` loads."""
         hparams, folder = self.hparams, self.output_folder / "inference"
         export_recognizer(folder, self.text, hparams.modules, self.tokenizer, hparams.streaming)
+
+    def results(self) -> str:
+        """The error rates, and where the recognizer is."""
+        return f"{super().results()}\nrecognizer with greedy search: {self.output_folder / 'inference'}"
 
 
 class S2SBrain(RecognitionBrain):
     """Training on the losses of decoder and CTC, search with both."""
 
     best_by = "TER"
+    special_tokens = ("blank_index", "pad_index", "bos_index", "eos_index")
+
+    def searches(self, stage: sb.Stage) -> tuple[str, ...]:
+        """The search of beams."""
+        return ("beam",)
 
     def set_up(self) -> None:
         """Make the beam searches: for validation, and for the test with the language model if there is one."""
@@ -90,7 +116,7 @@ class S2SBrain(RecognitionBrain):
             self.accuracy.append(p_seq, tokens_eos, eos_lens)
             if self.is_searched(stage):
                 search = self.valid_search if stage == sb.Stage.VALID else self.test_search
-                self.report_words(batch, search(encoder_out.float(), lens)[0])
+                self.report_words(batch, beam=search(encoder_out.float(), lens)[0])
         ctc = self.hparams.ctc_cost(p_ctc, tokens, lens, token_lens)
         seq = self.hparams.seq_cost(p_seq, tokens_eos, length=eos_lens)
         return self.hparams.ctc_weight * ctc + (1 - self.hparams.ctc_weight) * seq
@@ -110,6 +136,5 @@ class S2SBrain(RecognitionBrain):
         NaN without a search."""
         if stage == sb.Stage.TRAIN:
             return {"loss": loss}
-        unknown = {"WER": float("nan"), "CER": float("nan")}
-        rates = super().stage_scores(stage, loss) if self.report.rows else unknown
-        return {"loss": loss, "TER": 100 * (1 - self.accuracy.summarize())} | rates
+        ter = 100 * (1 - self.accuracy.summarize())
+        return {"loss": loss, "TER": ter, **self.error_rates(stage)}
