@@ -110,7 +110,7 @@ def compute_padded_features(compute_features: nn.Module, wavs: Tensor, wav_lens:
     >>> feats.shape, absolute_lengths(feat_lens, feats.shape[1])
     (torch.Size([2, 201, 40]), tensor([201, 101]))
     """
-    lengths = absolute_lengths(wav_lens, wavs.shape[1])
+    lengths = absolute_lengths(wav_lens, wavs.shape[1], wavs.device)
     feats = compute_features(mask_frames(wavs, lengths))
     stft: Any = compute_features.compute_STFT
     return feats, (lengths // stft.hop_length + 1) / feats.shape[1]
