@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +15,15 @@ from speechbrain.utils.Accuracy import AccuracyStats
 from torch import Tensor, nn
 
 from speechbrain_mamba.decoders.language_model import load_language_model
+from speechbrain_mamba.decoders.search_options import check_decoding_steps, check_search_options
 from speechbrain_mamba.inference.recognition import export_recognizer
 from speechbrain_mamba.text.tokenizer import is_special
+
+SEARCH_OPTIONS = (
+    "valid_search_interval", "valid_beam_size", "test_beam_size", "test_temperature", "max_decode_ratio", "ctc_weight",
+    "ctc_weight_decode", "lm_weight", "lm_temperature",
+)  # fmt: skip
+"""Hyper-parameters of the searches of a recognizer with a decoder."""
 
 
 class CTCBrain(RecognitionBrain):
@@ -45,6 +53,10 @@ class CTCBrain(RecognitionBrain):
                 found["beam"] = [hypotheses[0].text for hypotheses in self.search(likely, lens)]
             self.report_words(batch, **found)
         return self.hparams.ctc_cost(log_probs, tokens, lens, token_lens)
+
+    def set_up(self) -> None:
+        """Check the options of the search."""
+        check_search_options(**self.hparams.test_search)
 
     @cached_property
     def search(self) -> CTCBeamSearcher:
@@ -82,6 +94,7 @@ class S2SBrain(RecognitionBrain):
     def set_up(self) -> None:
         """Make the beam searches: for validation, and for the test with the language model if there is one."""
         hparams, language_model = self.hparams, None
+        check_search_options(**{name: getattr(hparams, name) for name in SEARCH_OPTIONS})
         if hparams.lm_folder is not None:
             language_model = load_language_model(hparams.lm_folder, hparams.lm_model(), hparams.save_folder)
             language_model.to(self.device)
@@ -98,6 +111,11 @@ class S2SBrain(RecognitionBrain):
             weights["transformerlm"] = hparams.lm_weight
         scorer = ScorerBuilder(full_scorers=scorers, weights=weights)
         return hparams.searcher(beam_size=beam_size, temperature=temperature, scorer=scorer)
+
+    def check_lengths(self, name: str, frames: Mapping[str, int]) -> None:
+        """Make sure that each utterance has a step of the searches."""
+        search = self.test_search
+        check_decoding_steps(frames, search.min_decode_ratio, search.max_decode_ratio, f"utterances of {name}")
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Any, ...]:
         """Log-probabilities of CTC and decoder, the encoder's output and its relative lengths, and the labels."""

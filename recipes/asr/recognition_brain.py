@@ -41,15 +41,27 @@ class RecognitionBrain(TrainingBrain):
         check_special_tokens(self.tokenizer, **{name: hparams[name] for name in self.special_tokens})
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
         datasets: dict[str, DynamicItemDataset] = {}
+
+        def frames_of(item: Mapping[str, Any]) -> int:
+            return encoder_frames(item["duration"], rate, hop)
+
         for name, part in items.items():
-            frames, perturb = None, None
-            if name == "train":
-                frames, perturb = lambda item: encoder_frames(item["duration"], rate, hop), hparams["speed_perturb"]
-            usable = select_usable(part, self.tokenizer, f"utterances of {name}", frames)
+            is_train = name == "train"
+            perturb = hparams["speed_perturb"] if is_train else None
+            fastest = max(getattr(perturb, "speeds", [100])) / 100
+            least = (hparams["CNN"].min_frames - 1) * hop / rate * fastest
+            usable = select_usable(
+                part, self.tokenizer, f"utterances of {name}", frames_of if is_train else None, least
+            )
+            if not is_train:
+                self.check_lengths(name, {utterance: frames_of(item) for utterance, item in usable.items()})
             datasets[name] = recognition_dataset(
                 usable, self.tokenizer, rate, hparams["bos_index"], hparams["eos_index"], speed_perturb=perturb
             )
         return Datasets(datasets.pop("train"), datasets.pop("valid"), datasets)
+
+    def check_lengths(self, name: str, frames: Mapping[str, int]) -> None:
+        """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
 
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
         """Batches of utterances of similar length, limited in seconds; single utterances in tests."""

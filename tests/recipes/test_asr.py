@@ -86,15 +86,15 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     options["test_search"] = {"beam_size": 5}
     for name in ("train", "test"):
         with open(tmp_path / f"lists/{name}.csv", "a") as file:
-            file.write("dumb,1.0,none.wav,,x\nsilent,0.0,none.wav,GOOD,x\n")
+            file.write("dumb,1.0,none.wav,,x\ntiny,0.015,none.wav,GOOD,x\n")
             file.write("hasty,0.05,none.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
     with caplog.at_level(logging.WARNING):
         out = run("train", "mini_conmamba_ctc", **options)
     for message in (
         "utterances of train with an empty transcript: dumb.",
-        "utterances of train with no audio: silent.",
+        "utterances of train with less than the 22 ms of audio that are needed: tiny.",
         "utterances of train with fewer frames than their transcript needs for CTC: hasty.",
-        "Left out 1 of 10 utterances of test.csv with no audio: silent.",
+        "Left out 1 of 10 utterances of test.csv with less than the 20 ms of audio that are needed: tiny.",
     ):
         assert message in caplog.text
     summary = json.loads((out / "test/test.csv/summary.json").read_text())
@@ -144,6 +144,18 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
         rows = list(csv.DictReader(file))
     assert rows[0]["beam_WER"] == "nan" and float(rows[1]["beam_WER"]) > 0 and 0 < float(rows[1]["TER"]) < 100
 
+    for option, value, message in (
+        (
+            "max_decode_ratio",
+            0.01,
+            r"max_decode_ratio is 0\.01, which leaves no step to decode 8 of 8 utterances of valid",
+        ),
+        ("test_beam_size", 0, "test_beam_size is 0, but must be an integer of at least 1"),
+    ):
+        again = {"number_of_epochs": 3, "output_folder": tmp_path / "again", "save_folder": tmp_path / "again/save"}
+        with pytest.raises(ValueError, match=message):
+            run("train", hparams.with_suffix(""), **{**options, **again, option: value})
+        assert not list((tmp_path / "again").rglob("CKPT*"))
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
     with pytest.raises(ValueError, match="it was trained with another vocabulary than the"):
