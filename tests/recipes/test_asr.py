@@ -84,10 +84,12 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(DynamicBatchSampler, "set_epoch", lambda self, epoch: (epochs.append(epoch), told(self, epoch)))
     options = as_manifest(corpus, tmp_path / "lists")
     options["test_search"] = {"beam_size": 5}
+    for name, seconds in {"dumb": 1, "tiny": 0.015, "hasty": 0.05}.items():
+        write_audio(tmp_path / f"lists/{name}.wav", torch.zeros(round(16000 * seconds)), 16000)
     for name in ("train", "test"):
         with open(tmp_path / f"lists/{name}.csv", "a") as file:
-            file.write("dumb,1.0,none.wav,,x\ntiny,0.015,none.wav,GOOD,x\n")
-            file.write("hasty,0.05,none.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
+            file.write("dumb,1.0,dumb.wav,,x\ntiny,0.015,tiny.wav,GOOD,x\n")
+            file.write("hasty,0.05,hasty.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
     with caplog.at_level(logging.WARNING):
         out = run("train", "mini_conmamba_ctc", **options)
     for message in (
@@ -332,7 +334,7 @@ def test_parts_of_a_corpus_make_up_the_sets(load, corpus, tmp_path):
     with pytest.raises(ValueError, match="8000"):
         prepare_recognition(load(**options, sample_rate=8000))
     files = prepare_recognition(load(**options))
-    assert files == {name: tmp_path / f"out/save/{name}.csv" for name in ("train", "valid", "small", "clean")}
+    assert files == {name: [tmp_path / f"out/save/{name}.csv"] for name in ("train", "valid", "small", "clean")}
     sets = {name: set(read_manifest(path)) for name, path in files.items()}
     assert sets["train"] == parts["large"] | parts["small"] and sets["valid"] == sets["clean"] == parts["clean"]
     assert sets["small"] == parts["small"]
