@@ -65,6 +65,7 @@ class TrainingBrain(SteppingBrain):
         self.train_data: SeededDataset | None = None
         self.test_set = "test"
         self.test_scores: dict[str, dict[str, float]] = {}
+        self._epoch_start = time.monotonic()
 
     # ----------------------------------------------------------------------------------------- what recipes define
 
@@ -158,17 +159,30 @@ class TrainingBrain(SteppingBrain):
 
     # -------------------------------------------------------------------------------------------------- stages
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the epoch began, without the time between a kill and the next start."""
+        return time.monotonic() - self._epoch_start
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._epoch_start = time.monotonic() - seconds
+
+    def _totals(self) -> tuple[str, ...]:
+        return (*super()._totals(), "seconds")
+
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Reset the counters of a stage."""
         super().on_stage_start(stage, epoch)
         if stage == sb.Stage.TRAIN:
-            self.epoch_start = time.monotonic()
+            self.seconds = 0.0
             if self.train_data is not None:
                 self.train_data.set_epoch(self.epoch)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Log a stage, save a checkpoint after each epoch, write the results after a test."""
         if stage == sb.Stage.TRAIN:
+            self.restore_totals()  # of an epoch whose last batch was the last before it was killed
             self.check_skipped_batches()
             self.train_scores = self.stage_scores(stage, stage_loss)
         elif stage == sb.Stage.VALID:
@@ -187,7 +201,7 @@ class TrainingBrain(SteppingBrain):
             train_logger.log_stats(facts, train_stats=self.train_scores, valid_stats=scores)
         if if_main_process() and not self.debug:
             row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
-            row |= {"skipped": self.n_skipped, "seconds": round(time.monotonic() - self.epoch_start, 1)}
+            row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
             record_epoch(self.output_folder, row, self.panels(row))
 
     def _finish_test(self, scores: dict[str, float]) -> None:
@@ -207,7 +221,8 @@ class TrainingBrain(SteppingBrain):
         """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
         super().on_evaluate_start(max_key, min_key)
         if self._n_averaged > 1 and self.checkpointer is not None:
-            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged)
+            tolerance = getattr(self.hparams, "avg_tolerance", None)
+            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged, tolerance)
             if checkpoints:
                 load_average(self.checkpointer, checkpoints)
                 epochs = ", ".join(str(checkpoint.meta["epoch"]) for checkpoint in checkpoints)

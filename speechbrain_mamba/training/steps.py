@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, ClassVar
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import main_process_only
 from torch import Tensor
 
 from speechbrain_mamba.training.seeding import seed_step
@@ -30,11 +33,20 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         As for ``speechbrain.Brain``. The hyper-parameters need ``lr_scheduler``, and may have ``seed``.
     """
 
+    epoch_totals: ClassVar[tuple[str, ...]] = ()
+    """Attributes that ``on_stage_start`` resets for training and that a step changes: numbers, or dicts, lists or
+    tensors of numbers. Dots lead into objects (``report.totals``). Checkpoints within an epoch keep those of the main
+    process, so that the training scores of a resumed epoch are those of the whole epoch."""
+
     hparams: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = 0
+        self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = self.first_step = 0
+        self._resumed_totals: dict[str, Any] = {}
+        if self.checkpointer is not None:
+            hooks = self._load_totals, main_process_only(self._save_totals)
+            self.checkpointer.add_recoverable("epoch_totals", self, *hooks, optional_load=True)
 
     def train_adversary(self, outputs: Any, should_step: bool) -> None:
         """Train what a model is trained against, between its forward pass and its loss."""
@@ -53,6 +65,7 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
 
     def fit_batch(self, batch: Any) -> Tensor:
         """Train on a batch, unless no process has a usable loss for it."""
+        self.restore_totals()
         seed_step(self.seed, self.epoch, self.step, getattr(self, "rank", 0))
         should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
         self.on_fit_batch_start(batch, should_step)
@@ -118,6 +131,33 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
             self.epoch = epoch or 0
             self.n_skipped = self.n_accumulated = 0
             self.first_step = self.optimizer_step
+
+    def restore_totals(self) -> None:
+        """Give an epoch that was resumed the totals that its checkpoint holds, once."""
+        for name, value in self._resumed_totals.items():
+            *path, attribute = name.split(".")
+            owner = attrgetter(".".join(path))(self) if path else self
+            current = getattr(owner, attribute, None)
+            if isinstance(current, dict):  # keeps its type, a defaultdict for instance
+                current.clear()
+                current.update(value)
+            else:
+                setattr(owner, attribute, value)
+        self._resumed_totals = {}
+
+    def _totals(self) -> tuple[str, ...]:
+        return ("n_losses", "n_skipped", "first_step", *type(self).epoch_totals)
+
+    def _save_totals(self, _: Any, path: Path) -> None:
+        within = self.step > 0  # not after an epoch
+        values = {name: attrgetter(name)(self) for name in self._totals() if within}
+        torch.save({name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}, path)
+
+    def _load_totals(self, _: Any, path: Path, end_of_epoch: bool) -> None:
+        # tensors of the main process's GPU go to that of this process
+        place = lambda storage, where: storage if where == "cpu" else storage.to(device=torch.device(self.device))  # noqa: E731
+        totals = {} if end_of_epoch else torch.load(path, map_location=place, weights_only=True)
+        self._resumed_totals = {name: totals[name] for name in self._totals() if name in totals}
 
     def check_skipped_batches(self) -> None:
         """Warn of an epoch's skipped batches, or raise a RuntimeError if there were no others."""
