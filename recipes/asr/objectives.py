@@ -52,6 +52,7 @@ class S2SBrain(RecognitionBrain):
     """Training on the losses of decoder and CTC, search with both."""
 
     best_by = "TER"
+    evaluation_totals = ("report", "accuracy.correct", "accuracy.total")
 
     def set_up(self) -> None:
         """Make the beam searches: for validation, and for the test with the language model if there is one."""

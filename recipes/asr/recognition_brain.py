@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import speechbrain as sb
 from sentencepiece import SentencePieceProcessor
@@ -27,6 +27,7 @@ class RecognitionBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "WER"
+    evaluation_totals: ClassVar[tuple[str, ...] | None] = ("report",)
 
     def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Make the manifests of the corpus."""

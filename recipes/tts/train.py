@@ -53,6 +53,7 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "loss"
+    evaluation_totals = ("counts",)
 
     @classmethod
     def extra_needs(cls, settings):
@@ -163,7 +164,7 @@ class CodecLanguageModelBrain(TrainingBrain):
     def on_stage_start(self, stage, epoch=None):
         """Get the counters of a stage ready, and the fraction of utterances with a prompt."""
         super().on_stage_start(stage, epoch)
-        self.counts, self.n_examples = {}, 0
+        self.counts, self.n_examples = {}, 0 if stage == sb.Stage.TRAIN else self.first_example
         if stage == sb.Stage.TRAIN:
             self.prompts.share = self.hparams.prompt_share if epoch > self.hparams.epochs_alone else 0.0
 

@@ -51,6 +51,7 @@ class CodecReport(Report):
     """
 
     summary_file = "word_errors.json"
+    collected = ("rows", "_terms", "_used")
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class RecognitionReport(Report):
     """
 
     columns = ("id", "wer", "cer", "hypothesis", "reference")
+    collected = ("rows", "errors.wer", "errors.cer")
 
     def __init__(self, folder: str | os.PathLike) -> None:
         super().__init__(folder)

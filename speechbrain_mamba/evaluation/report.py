@@ -50,6 +50,8 @@ class Report:
     columns: Sequence[str] = ()
     """Columns of ``results.csv``."""
     summary_file: ClassVar[str] = "summary.json"
+    collected: ClassVar[tuple[str, ...]] = ("rows",)
+    """What ``add`` fills: names of lists, numbers or dictionaries of these, which several processes put together."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
