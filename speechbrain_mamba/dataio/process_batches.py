@@ -89,7 +89,7 @@ class TrainingBatches(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the batches of an epoch."""
-        own = self.batches if hasattr(self.batches, "set_epoch") else getattr(self.batches, "sampler", None)
+        own: Any = self.batches if hasattr(self.batches, "set_epoch") else getattr(self.batches, "sampler", None)
         if hasattr(own, "set_epoch"):
             own.set_epoch(epoch)
         if not self._resumed:
