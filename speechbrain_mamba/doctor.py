@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from speechbrain_mamba import __version__
+from speechbrain_mamba.utils.toolchain import find_compiler, find_headers, missing_tools
 from speechbrain_mamba.utils.torch_pair import check_torchaudio
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "mamba-ssm", "causal-conv1d")
@@ -33,6 +34,11 @@ def _gpu() -> Iterator[tuple[str, str]]:
     import torch
 
     yield "GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+
+
+def _compiler() -> Iterator[tuple[str, str]]:
+    found = missing_tools() or f"{find_compiler()}, Python.h in {find_headers()}"
+    yield "C compiler", found.rstrip(".")
 
 
 def _threads() -> Iterator[tuple[str, str]]:
@@ -68,7 +74,14 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in PACKAGES:
         yield package, _version(package)
-    for name, ask in (("GPU", _gpu), ("threads", _threads), ("backends", _backends), ("CPU kernels", _kernels)):
+    asked = {
+        "GPU": _gpu,
+        "C compiler": _compiler,
+        "threads": _threads,
+        "backends": _backends,
+        "CPU kernels": _kernels,
+    }
+    for name, ask in asked.items():
         try:
             yield from ask()
         except Exception as error:  # whatever is broken here is what the report is for
@@ -94,6 +107,8 @@ def _speed() -> Iterator[str]:
     from speechbrain_mamba import ops
     from speechbrain_mamba.ops.backends import cpu
 
+    if torch.cuda.is_available() and (problem := ops.unavailable_backends().get("triton")):
+        yield f"Make the GPU kernels work: {problem}"
     if problem := ops.unavailable_backends().get("cpu"):
         if cpu.PATH.exists():
             yield f"Make the CPU kernels work: {problem}"

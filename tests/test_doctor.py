@@ -32,6 +32,17 @@ def test_report_names_the_instruction_set_and_threads(capsys):
     assert library().instruction_set in text
 
 
+def test_report_says_what_triton_lacks_to_build_its_launchers(monkeypatch):
+    monkeypatch.setattr("speechbrain_mamba.utils.toolchain.shutil.which", lambda name: None)
+    monkeypatch.setenv("CC", "")
+    assert "C compiler         Triton needs a C compiler at run time" in report()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(backends, "_reasons", {})
+    assert "Make the GPU kernels work: Triton needs a C compiler at run time" in report()
+
+
 def test_advice_for_a_slow_instruction_set():
     with instruction_set("portable"):
         slow = "which is faster" in report()

@@ -54,6 +54,7 @@ class CodecLanguageModelBrain(TrainingBrain):
     needs = ("matplotlib",)
     best_by = "loss"
     evaluation_totals = ("counts",)
+    epoch_totals = ("counts",)
 
     @classmethod
     def extra_needs(cls, settings):
@@ -82,10 +83,11 @@ class CodecLanguageModelBrain(TrainingBrain):
         return Datasets(train, valid, {"test": test})
 
     def loader_options(self, stage, dataset):
-        """Batches of utterances of similar length, in training with a curriculum."""
+        """Batches of utterances of similar length: in training with a curriculum, otherwise always the same ones."""
         hparams, options = vars(self.hparams), {"collate_fn": PromptedBatch.collate}
         if stage != sb.Stage.TRAIN:
-            return options | {"batch_sampler": batch_sampler(dataset, hparams)}
+            self.places = {name: place for place, name in enumerate(dataset.data_ids)}
+            return options | {"batch_sampler": batch_sampler(dataset, hparams, shuffle=False)}
         first, epochs = hparams["first_seconds"] * self.frame_rate, hparams["curriculum_epochs"]
         sampler = batch_sampler(dataset, hparams, first_length=first, curriculum_epochs=epochs)
         return options | {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
@@ -127,7 +129,7 @@ class CodecLanguageModelBrain(TrainingBrain):
         """Logits and targets of the non-autoregressive model, of one codebook of each example."""
         most = round(self.hparams.prompt_seconds * self.frame_rate)
         prompt, speech = take_prompts(batch.prompt, batch.speech, self.prompt_shares(len(batch), stage), most)
-        target_stage = self.target_stage(len(batch), stage)
+        target_stage = self.target_stage(batch.id, stage)
         logits = self.modules.nar(prompt, speech, target_stage)
         codes, lengths = speech.codes
         targets = codes.gather(2, target_stage[:, None, None].expand(-1, codes.shape[1], 1))[..., 0]
@@ -140,12 +142,15 @@ class CodecLanguageModelBrain(TrainingBrain):
             shares.uniform_(SHORTEST_PROMPT, LONGEST_PROMPT)
         return shares
 
-    def target_stage(self, batch_size, stage):
-        """The codebook that each example predicts: random in training, all of them in turn otherwise."""
+    def target_stage(self, names, stage):
+        """The codebook that each example predicts: random in training, otherwise by its place in the data, in turn.
+
+        The batches in which it comes make no difference, so that losses of validations can be compared.
+        """
         books = self.hparams.n_codebooks
         if stage == sb.Stage.TRAIN:
-            return torch.randint(1, books, (batch_size,), device=self.device)
-        return torch.arange(self.n_examples, self.n_examples + batch_size, device=self.device) % (books - 1) + 1
+            return torch.randint(1, books, (len(names),), device=self.device)
+        return torch.tensor([self.places[name] % (books - 1) + 1 for name in names], device=self.device)
 
     def compute_objectives(self, outputs, batch, stage):
         """The sum of the parts' cross-entropies; right tokens are counted."""
@@ -158,22 +163,25 @@ class CodecLanguageModelBrain(TrainingBrain):
             count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
             if loss.isfinite():  # others are not trained on
                 count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
-        self.n_examples += len(batch)
         return sum(losses)
 
     def on_stage_start(self, stage, epoch=None):
         """Get the counters of a stage ready, and the fraction of utterances with a prompt."""
         super().on_stage_start(stage, epoch)
-        self.counts, self.n_examples = {}, 0 if stage == sb.Stage.TRAIN else self.first_example
+        self.counts = {}
         if stage == sb.Stage.TRAIN:
             self.prompts.share = self.hparams.prompt_share if epoch > self.hparams.epochs_alone else 0.0
 
     def stage_scores(self, stage, loss):
-        """Cross-entropy in nats and right tokens in percent, of each part; in validation the sum to choose by."""
+        """Cross-entropy in nats and right tokens in percent, of each part; in validation the sum to choose by.
+
+        They are means over tokens, whatever the batches.
+        """
         scores = {}
         for part, (right, total, count) in self.counts.items():
             scores |= {f"{part}_loss": float(total / count), f"{part}_accuracy": float(100 * right / count)}
-        return scores | ({"loss": loss} if stage == sb.Stage.VALID else {})
+        losses = [scores[f"{part}_loss"] for part in self.counts]
+        return scores | ({"loss": sum(losses) if losses else loss} if stage == sb.Stage.VALID else {})
 
     def panels(self, row):
         """Cross-entropies, right tokens, and the learning rate."""

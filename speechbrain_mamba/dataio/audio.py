@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import soundfile
 import torch
 from torch import Tensor
 
+from speechbrain_mamba.dataio.audio_headers import missing_bytes
 from speechbrain_mamba.utils.files import atomic_path
+
+MAX_PEAK = 100.0
+"""The largest absolute sample that is accepted, 40 dB above full scale, which is 1. Only files of floats can have more:
+those in the scale of integers (32768 for 16 bits), and damaged ones."""
+
+_BLOCK = 2**24  # samples that are read at a time, so that a header that lies costs no memory
+_NO_LENGTH = 2**62  # samples, in files whose header does not say how many
 
 
 class UnreadableAudioError(ValueError):
-    """A file without usable audio: corrupt, empty, or with samples that are not finite.
+    """A file without usable audio: corrupt, empty, cut short, or with samples that are not finite or absurdly large.
 
-    A preparation names such a file in a warning and leaves it out; all other faults of a file are errors.
+    A preparation leaves such a file out and counts it by its reason; all other faults of a file are errors.
+
+    Arguments
+    ---------
+    message : str
+        A sentence that names the file.
+    reason : str
+        The fault in a few words.
     """
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -41,20 +60,50 @@ class AudioInfo:
 
 
 def _open(path: str | os.PathLike) -> soundfile.SoundFile:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
+        if os.path.exists(path):
+            raise UnreadableAudioError(f"'{path}' is not a file: give an audio file.", "not a file")
+        if os.path.islink(path):
+            raise FileNotFoundError(
+                f"The audio file '{path}' is a link to '{os.readlink(os.fspath(path))}', which does not exist."
+            )
         raise FileNotFoundError(f"The audio file '{path}' does not exist.")
     try:
-        return soundfile.SoundFile(path)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except PermissionError as error:
+        raise UnreadableAudioError(f"The audio file '{path}' must not be read by you.", "no permission") from error
+    except OSError as error:
+        raise UnreadableAudioError(f"The audio file '{path}' cannot be opened ({error.strerror}).") from error
+    try:
+        missing, size = missing_bytes(descriptor), os.fstat(descriptor).st_size
+        if not size:
+            raise UnreadableAudioError(f"The audio file '{path}' is empty: remove it or replace it.", "empty file")
+        if missing:
+            raise UnreadableAudioError(
+                f"The audio file '{path}' is cut short: its header promises {missing} more bytes; replace it.",
+                "cut short",
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
+        return soundfile.SoundFile(descriptor)  # which closes it, also when it fails
     except (soundfile.SoundFileError, OSError) as error:
+        text = getattr(error, "error_string", error)
         raise UnreadableAudioError(
-            f"The audio file '{path}' cannot be read ({error}): replace it by a WAV or FLAC file."
+            f"The audio file '{path}' cannot be read ({text}): replace it by a WAV or FLAC file.", "not audio"
         ) from error
 
 
 def _checked_info(path: str | os.PathLike, file: soundfile.SoundFile, sample_rate: int | None) -> AudioInfo:
     info = AudioInfo(file.samplerate, file.frames, file.channels)
     if info.samples <= 0:
-        raise UnreadableAudioError(f"The audio file '{path}' is empty: remove it or replace it.")
+        raise UnreadableAudioError(f"The audio file '{path}' has no samples: remove it or replace it.", "no samples")
+    if info.samples >= _NO_LENGTH:
+        raise UnreadableAudioError(
+            f"The header of the audio file '{path}' does not say its length: convert it again, not through a pipe.",
+            "unknown length",
+        )
     if info.channels != 1:
         raise ValueError(f"The audio file '{path}' has {info.channels} channels, but must be mono: convert it first.")
     if sample_rate is not None and info.sample_rate != sample_rate:
@@ -80,7 +129,7 @@ def audio_info(path: str | os.PathLike, sample_rate: int | None = None) -> Audio
     FileNotFoundError
         When there is no such file.
     UnreadableAudioError
-        A ValueError, when the file cannot be read or is empty.
+        A ValueError, when the file cannot be read, is empty, or is shorter than its header says.
     ValueError
         When the file is not mono, or has another sample rate.
 
@@ -115,7 +164,8 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
     Raises
     ------
     UnreadableAudioError
-        When samples are missing, NaN or infinite; other errors are those of :func:`audio_info`.
+        When samples are missing, NaN, infinite or larger than ``MAX_PEAK``; other errors are those of
+        :func:`audio_info`.
     ValueError
         When the part lies outside of the file.
 
@@ -132,16 +182,72 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
             raise ValueError(
                 f"The audio file '{path}' has {info.samples} samples: it has no part of {frames} samples from {start}."
             )
-        try:
+        return _read(path, file, start, info.samples - start if frames == -1 else frames)
+
+
+def check_audio(path: str | os.PathLike, sample_rate: int | None = None, whole: bool = False) -> AudioInfo:
+    """Check a mono audio file: read it completely, or as much as tells most faults.
+
+    That is its header, its size and its last sample. Files of floats are always read completely, since only they can
+    hold samples that are NaN, infinite or absurdly large.
+
+    Arguments
+    ---------
+    path, sample_rate
+        As in :func:`audio_info`, whose results are returned. The errors are those of :func:`read_audio`.
+    whole : bool
+        Whether to read files completely that are not of floats.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "cut.wav"
+    >>> write_audio(path, torch.zeros(800), sample_rate=8000)
+    >>> check_audio(path, sample_rate=8000).samples
+    800
+    >>> _ = path.write_bytes(path.read_bytes()[:1000])
+    >>> check_audio(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    speechbrain_mamba.dataio.audio.UnreadableAudioError: ... is cut short: its header promises 644 more bytes; ...
+    """
+    with _open(path) as file:
+        info = _checked_info(path, file, sample_rate)
+        whole = whole or file.subtype in ("FLOAT", "DOUBLE") or not file.seekable()
+        start = 0 if whole else info.samples - 1
+        _read(path, file, start, info.samples - start)
+    return info
+
+
+def _read(path: str | os.PathLike, file: soundfile.SoundFile, start: int, frames: int) -> Tensor:
+    """Read some samples, which must be there, finite, and of a sensible size."""
+    blocks, left = [], frames
+    try:
+        if start:
             file.seek(start)
-            signal = torch.from_numpy(file.read(frames, dtype="float32"))
-        except (soundfile.SoundFileError, OSError) as error:
-            raise UnreadableAudioError(f"The audio file '{path}' is corrupt ({error}): replace it.") from error
-    # libsndfile returns fewer samples than the header promises if the stream is truncated.
-    if len(signal) != (info.samples - start if frames == -1 else frames):
-        raise UnreadableAudioError(f"The audio file '{path}' is cut short: replace it.")
-    if not torch.isfinite(signal).all():
-        raise UnreadableAudioError(f"The audio file '{path}' holds NaN or infinite samples: replace it.")
+        while left:
+            blocks.append(torch.from_numpy(file.read(min(left, _BLOCK), dtype="float32")))
+            left -= len(blocks[-1])
+            if not len(blocks[-1]):  # libsndfile returns fewer samples than promised if the stream is truncated
+                raise UnreadableAudioError(
+                    f"The audio file '{path}' is cut short: it lacks {left} of {frames} samples; replace it.",
+                    "cut short",
+                )
+    except (soundfile.SoundFileError, OSError) as error:
+        text = getattr(error, "error_string", error)
+        raise UnreadableAudioError(f"The audio file '{path}' is corrupt ({text}): replace it.", "corrupt") from error
+    signal = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+    low, high = map(float, signal.aminmax())
+    peak = max(-low, high)
+    if not math.isfinite(low + high):  # either is NaN if a sample is
+        raise UnreadableAudioError(
+            f"The audio file '{path}' holds NaN or infinite samples: replace it.", "NaN or infinite"
+        )
+    if peak > MAX_PEAK:
+        raise UnreadableAudioError(
+            f"The audio file '{path}' holds samples of {peak:.3g}, but full scale is 1 and at most {MAX_PEAK:g} is "
+            "accepted: divide floats in the scale of integers by their full scale (32768 for 16 bits), or replace it.",
+            "absurd level",
+        )
     return signal
 
 

@@ -18,14 +18,20 @@ from speechbrain_mamba.text.phonemes import TextTokenizer
 logger = logging.getLogger(__name__)
 
 
-def batch_sampler(dataset: DynamicItemDataset, hparams: Mapping[str, Any], **options: Any) -> LengthCurriculumSampler:
-    """Make a sampler with ``max_batch_frames``, ``max_batch_ex``, ``num_buckets``, ``seed``, and options of its own."""
+def batch_sampler(
+    dataset: DynamicItemDataset, hparams: Mapping[str, Any], shuffle: bool = True, **options: Any
+) -> LengthCurriculumSampler:
+    """Make a sampler with ``max_batch_frames``, ``max_batch_ex``, ``num_buckets``, ``seed``, and options of its own.
+
+    Without ``shuffle`` its batches are the same in each epoch, the longest utterances first.
+    """
     return LengthCurriculumSampler(
         dataset,
         hparams["max_batch_frames"],
         hparams["num_buckets"],
         length_func=lambda item: item["frames"],
-        batch_ordering="random",
+        shuffle=shuffle,
+        batch_ordering="random" if shuffle else "descending",
         max_batch_ex=hparams["max_batch_ex"],
         seed=hparams["seed"],
         **options,

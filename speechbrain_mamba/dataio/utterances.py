@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechbrain_mamba.dataio.audio import UnreadableAudioError, read_audio
+from speechbrain_mamba.dataio.audio_files import SkippedFiles, find_audio, scan_audio
 from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
-from speechbrain_mamba.utils.parallel import parallel_map
 
-logger = logging.getLogger(__name__)
-
-AUDIO_SUFFIXES = (".wav", ".flac")
+_PART = 80  # bytes of a speaker's and of a file's name in an id
 
 
 @dataclass(frozen=True)
@@ -36,21 +32,11 @@ def folder_speaker(path: Path) -> str:
     return path.parts[0]
 
 
-def find_audio(folder: str | os.PathLike) -> list[Path]:
-    """All WAV and FLAC files below a folder, which must exist, sorted and relative to it; hidden ones are left out."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"The data folder '{root}' does not exist.")
-    found = []
-    for place, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = [name for name in names if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)]
-        found += [Path(place).relative_to(root) / name for name in visible]
-    return sorted(found)
-
-
 def scan_speakers(
-    folder: str | os.PathLike, sample_rate: int, speaker: Callable[[Path], str | None] = folder_speaker
+    folder: str | os.PathLike,
+    sample_rate: int,
+    speaker: Callable[[Path], str | None] = folder_speaker,
+    skipped: SkippedFiles | None = None,
 ) -> list[Utterance]:
     """List the speech in a folder. Every file is read completely, so that a bad one is found now and not in training.
 
@@ -63,18 +49,21 @@ def scan_speakers(
     speaker : callable
         Returns the speaker for a path relative to the folder: :func:`folder_speaker`, or that of a corpus, or your own.
         A file for which it returns None is left out.
+    skipped : SkippedFiles, optional
+        Gets the files that cannot be used: corrupt, empty, cut short, not finite, absurdly loud, or links that lead
+        nowhere.
 
     Returns
     -------
     list of Utterance
-        Sorted by path. Files that are corrupt, empty or not finite are left out; a warning names each.
+        The usable ones, sorted by path.
 
     Raises
     ------
     FileNotFoundError
         When there is no such folder.
     ValueError
-        When no usable file is found, or a file has another sample rate or is not mono.
+        When no usable file is found, or files have another sample rate or are not mono.
 
     Example
     -------
@@ -85,24 +74,16 @@ def scan_speakers(
     >>> [(utterance.speaker, utterance.samples) for utterance in scan_speakers(folder, 8000)]
     [('anna', 800)]
     """
-    root = Path(folder).absolute()
-    speakers = {path: name for path in find_audio(root) if (name := speaker(path)) is not None}
-
-    def read(path: Path) -> Utterance | None:
-        try:
-            return Utterance(str(root / path), speakers[path], len(read_audio(root / path, sample_rate)))
-        except UnreadableAudioError as error:
-            logger.warning("Skipped: %s", error)
-            return None
-
-    utterances = [found for found in parallel_map(read, list(speakers), f"Reading {root.name}", "file") if found]
-    if not utterances:
+    root, skipped = Path(folder).absolute(), SkippedFiles() if skipped is None else skipped
+    speakers = {root / path: name for path in find_audio(root) if (name := speaker(path)) is not None}
+    found = scan_audio(list(speakers), sample_rate, skipped, f"Reading {root.name}")
+    if not found:
         count = len(speakers)
-        reason = f"none of its {count} audio files can be used" if count else "no .wav or .flac file is in it"
-        raise ValueError(f"The data folder '{root}' has no speech: {reason}.")
-    if len(utterances) < len(speakers):
-        logger.warning("Skipped %d of %d files in '%s'.", len(speakers) - len(utterances), len(speakers), root)
-    return utterances
+        none = f"none of its {count} audio files can be used ({skipped.summary()})"
+        raise ValueError(
+            f"The data folder '{root}' has no speech: {none if count else 'no .wav or .flac file is in it'}."
+        )
+    return [Utterance(str(path), speakers[path], info.samples) for path, info in found.items()]
 
 
 def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance], sample_rate: int) -> None:
@@ -111,14 +92,14 @@ def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance
     Example
     -------
     >>> csv_path = getfixture("tmp_path") / "utterances.csv"
-    >>> write_utterances(csv_path, [Utterance("anna/1.wav", "anna", 8000)], sample_rate=8000)
+    >>> write_utterances(csv_path, [Utterance("/speech/anna/1.wav", "anna", 8000)], sample_rate=8000)
     >>> read_utterances(csv_path, sample_rate=8000)
-    [Utterance(path='anna/1.wav', speaker='anna', samples=8000)]
+    [Utterance(path='/speech/anna/1.wav', speaker='anna', samples=8000)]
     """
     rows: list[dict[str, object]] = []
     seen: Counter[str] = Counter()
     for utterance in utterances:
-        stem = name = f"{utterance.speaker}_{Path(utterance.path).stem}"
+        stem = name = f"{_shorten(utterance.speaker)}_{_shorten(Path(utterance.path).stem)}"
         while name in seen:
             seen[stem] += 1
             name = f"{stem}_{seen[stem]}"
@@ -126,6 +107,10 @@ def write_utterances(csv_path: str | os.PathLike, utterances: Iterable[Utterance
         seconds = utterance.samples / sample_rate
         rows.append({"ID": name, "duration": seconds, "wav": utterance.path, "spk_id": utterance.speaker})
     write_manifest(csv_path, rows)
+
+
+def _shorten(name: str) -> str:
+    return name.encode()[:_PART].decode(errors="ignore")
 
 
 def read_utterances(csv_path: str | os.PathLike, sample_rate: int) -> list[Utterance]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict, fields
 from typing import Any
@@ -44,6 +43,7 @@ class SeparationReport(Report):
 
     subject = "mixture"
     columns = ("id", *SCORES)
+    required = SCORES
 
     def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int) -> None:
         super().__init__(folder)
@@ -74,6 +74,5 @@ class SeparationReport(Report):
         plot_spectrograms(f"{stem}.png", {title: signals.pop("mix"), **signals}, self.sample_rate)
 
     def scores(self) -> dict[str, Any]:
-        """Count the mixtures with an ``undefined`` score; means of the defined ones in dB, None without any."""
-        undefined = sum(any(not math.isfinite(row[score]) for score in SCORES) for row in self.rows)
-        return {"undefined": undefined, **{score: mean(self.defined(score)) for score in SCORES}}
+        """Means in dB over the mixtures whose scores are all defined; None without any."""
+        return {score: mean(self.defined(score)) for score in SCORES}

@@ -81,7 +81,7 @@ class StreamingRecognizer:
                 f"encoder_module is '{hparams['encoder_module']}', which has no state of constant size: use conmamba."
             )
         checkpointer = hparams["checkpointer"]
-        checkpoints = best_checkpoints(checkpointer, "WER", hparams["avg_checkpoints"])
+        checkpoints = best_checkpoints(checkpointer, "WER", hparams["avg_checkpoints"], hparams["avg_tolerance"])
         if not checkpoints:
             raise FileNotFoundError(
                 f"There is no checkpoint in '{hparams['save_folder']}': train the recognizer first."

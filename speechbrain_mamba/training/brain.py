@@ -254,7 +254,8 @@ class TrainingBrain(SteppingBrain):
         """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
         super().on_evaluate_start(max_key, min_key)
         if self._n_averaged > 1 and self.checkpointer is not None:
-            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged)
+            tolerance = getattr(self.hparams, "avg_tolerance", None)
+            checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged, tolerance)
             if checkpoints:
                 load_average(self.checkpointer, checkpoints)
                 epochs = ", ".join(str(checkpoint.meta["epoch"]) for checkpoint in checkpoints)

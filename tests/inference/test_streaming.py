@@ -82,6 +82,13 @@ def test_a_stream_is_heard_as_soon_as_it_makes_chunks(load, monkeypatch, options
     assert lengths == heard
 
 
+@pytest.mark.parametrize("options, running", [({}, False), ({"streaming": True}, True), ({"causal": True}, True)])
+def test_training_and_test_have_the_features_of_a_stream(load, options, running):
+    features = load(output_neurons=6, data_folder="unused", **options)["compute_features"]
+    silence_first = torch.cat([torch.zeros(1, 8000), torch.randn(1, 8000)], 1)
+    assert features(silence_first)[0, :20].eq(-100).all() == running
+
+
 @pytest.mark.parametrize("blank, other", [(0, 2), (2, 0)])
 def test_repeated_tokens_of_a_stream_are_one_unless_a_blank_parts_them(load, monkeypatch, blank, other):
     hparams = load(output_neurons=3, data_folder="unused", causal=True, blank_index=blank)

@@ -412,18 +412,20 @@ def test_a_warm_up_longer_than_the_training_is_cut_off(make_reader):
 
 
 @pytest.mark.parametrize(
-    "missed, average, expected",
+    "missed, average, tolerance, expected",
     [
-        ((10, 4, 12, 5, 6), 1, [2]),
-        ((10, 4, 12, 5, 6), 3, [2, 4]),  # 30 % is more than 1.25 times 20 %
-        ((20, 16, 18, 19, 17), 3, [2, 5, 3]),
+        ((10, 4, 12, 5, 6), 1, 0.25, [2]),
+        ((10, 4, 12, 5, 6), 3, 0.25, [2, 4]),  # 30 % is more than 1.25 times 20 %
+        ((10, 4, 12, 5, 6), 3, None, [2, 4, 5]),
+        ((20, 16, 18, 19, 17), 3, 0.25, [2, 5, 3]),
     ],
 )
 def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
-    make_reader, tmp_path, caplog, missed, average, expected
+    make_reader, tmp_path, caplog, missed, average, tolerance, expected
 ):
     errors = {epoch: 2 * words for epoch, words in enumerate(missed, start=1)}
-    recognition, hparams, _ = make_reader(CTC, errors, number_of_epochs=5, avg_checkpoints=average, lr=0.0)
+    options = {"number_of_epochs": 5, "avg_checkpoints": average, "avg_tolerance": tolerance, "lr": 0.0}
+    recognition, hparams, _ = make_reader(CTC, errors, **options)
     with caplog.at_level(logging.INFO):
         run(recognition, DATASETS)
     if average > 1:

@@ -417,7 +417,7 @@ def test_an_interval_in_steps_takes_the_place_of_one_in_minutes(started):
 
 def test_without_examples_the_results_name_none(separation, tmp_path):
     (tmp_path / "test").mkdir()
-    summary = {"mixtures": 12, "undefined": 0, "si_snr": 1.25, "si_snr_i": 6.5, "sdr": 3.75, "sdr_i": None}
+    summary = {"mixtures": 12, "unscored": 0, "si_snr": 1.25, "si_snr_i": 6.5, "sdr": 3.75, "sdr_i": None}
     (tmp_path / "test" / "summary.json").write_text(json.dumps(summary))
     printed = separation.format_results(tmp_path)
     scores = [line.split()[:2] for line in printed.splitlines()[2:6]]

@@ -160,7 +160,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             When there are fewer frames than a convolution reflects, or lengths are given and a convolution is not a
             2-dimensional one that pads by reflection.
         """
-        lengths = absolute_lengths(wav_lens, x.shape[1])
+        lengths = absolute_lengths(wav_lens, x.shape[1], x.device)
         x = mask_frames(x, lengths)
         for block in self.values():
             x, lengths = self._run_block(block, x, lengths)
@@ -220,7 +220,7 @@ def _reflect_ends(x: Tensor, lengths: Tensor, border: int) -> Tensor:
     """Append frames to (batch, time, ...), and write the reflection of each example's last ones after its own end."""
     x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, border))
     example = torch.arange(x.shape[0], device=x.device)[:, None]
-    beyond = lengths.to(x.device)[:, None] + torch.arange(border, device=x.device)
-    mirrored = (2 * (lengths.to(x.device)[:, None] - 1) - beyond).clamp(min=0)
+    beyond = lengths[:, None] + torch.arange(border, device=x.device)
+    mirrored = (2 * (lengths[:, None] - 1) - beyond).clamp(min=0)
     # out of place: the gradient is scattered for these few frames only
     return x.index_put((example, beyond), x[example, mirrored])

@@ -1,4 +1,7 @@
-"""GPU kernels behind the operations, in Triton, which comes with PyTorch: there is nothing to build."""
+"""GPU kernels behind the operations, in Triton, which comes with PyTorch.
+
+They are compiled when they first run, for which Triton needs a C compiler and Python's headers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.utils.toolchain import missing_tools
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_STATE = 256
@@ -53,7 +57,7 @@ def unavailable() -> str | None:
         return "it needs a CUDA GPU, and PyTorch sees none."
     if torch.cuda.get_device_capability() < (8, 0):
         return "it needs a GPU of compute capability 8.0 (Ampere) or newer."
-    return None
+    return missing_tools()
 
 
 def unsupported(call: Call) -> str | None:
