@@ -22,6 +22,7 @@ from speechbrain_mamba.training.record import record_epoch
 from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
+from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from speechbrain_mamba.utils.distributed import count_processes
 
 logger = logging.getLogger(__name__)
@@ -254,6 +255,8 @@ class TrainingBrain(SteppingBrain):
         """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
         super().on_evaluate_start(max_key, min_key)
         if self._n_averaged > 1 and self.checkpointer is not None:
+            if isinstance(self.checkpointer, AtomicCheckpointer):
+                self.checkpointer.check_all()
             tolerance = getattr(self.hparams, "avg_tolerance", None)
             checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged, tolerance)
             if checkpoints:

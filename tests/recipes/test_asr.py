@@ -11,6 +11,7 @@ import pytest
 import sentencepiece
 import speechbrain as sb
 import torch
+import yaml
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
@@ -23,6 +24,7 @@ from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.text.tokenizer import train_tokenizer
 from speechbrain_mamba.training.brain import TrainingBrain
+from speechbrain_mamba.utils.checkpoint_files import seal
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import RECIPE, importer
@@ -171,6 +173,7 @@ def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeyp
         weights["2.w.bias"][0] -= 10
         weights["2.w.weight"] *= 10
         torch.save(weights, file)
+        seal(file.parent, yaml.safe_load((file.parent / "CKPT.yaml").read_text()))
     capsys.readouterr()
     wav = next((corpus / "test").rglob("*.wav"))
     sizes, forward, finish = [], StreamingFrontEnd.forward, StreamingFrontEnd.finish

@@ -523,7 +523,8 @@ def test_the_record_of_the_epochs(two_epochs, tmp_path, caplog):
         )  # fmt: skip
     assert all(0 <= float(row["seconds"]) < 100 for row in rows)
     assert "Epoch 2: 1 batches had no finite loss" in caplog.text
-    assert [(c.meta["epoch"], c.meta["si-snr"]) for c in brain.checkpointer.list_checkpoints()] == [(2, -1.75)]
+    kept = {c.meta["epoch"]: c.meta["si-snr"] for c in brain.checkpointer.list_checkpoints()}
+    assert kept.keys() == {1, 2} and kept[2] == -1.75
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])

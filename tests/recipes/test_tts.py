@@ -68,7 +68,9 @@ def trained(out):
     """The weights, the optimizer's averages and the schedule of the last checkpoint."""
     last = max(out.glob("save/CKPT*/CKPT.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
     kept = {name: torch.load(last / f"{name}.ckpt", weights_only=True) for name in ("ar", "nar", "optimizer")}
-    averages = {f"{i}.{key}": value for i, state in kept.pop("optimizer")["state"].items() for key, value in state.items()}
+    averages = {
+        f"{i}.{key}": value for i, state in kept.pop("optimizer")["state"].items() for key, value in state.items()
+    }
     return averages | {f"{part}.{name}": value for part, state in kept.items() for name, value in state.items()}
 
 
