@@ -42,6 +42,7 @@ class RecognitionReport(Report):
             f"{search}_{rate}": WordErrors(characters=rate == "cer") for search in searches for rate in ("wer", "cer")
         }
         self.columns = ("id", *self.errors, *self.searches, "reference")
+        self.collected = ("rows", *(f"errors.{name}" for name in self.errors))
 
     def add(self, name: str, hypotheses: Mapping[str, str], reference: str) -> None:
         """Count the errors of an utterance in what each search recognized, compared with what was said."""

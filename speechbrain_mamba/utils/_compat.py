@@ -65,6 +65,19 @@ class CheckpointsBetweenSteps:
         return due and self.is_between_steps()
 
 
+class LoadersOfProcesses:
+    """Mixin for SpeechBrain's ``Brain`` whose samplers know the process that they are for.
+
+    SpeechBrain gives each process its part of any sampler in another order than one process has, and repeats batches
+    until all processes have equally many.
+    """
+
+    train_sampler: Any
+
+    def _train_loader_specifics(self, dataset: Any, options: dict[str, Any]) -> dict[str, Any]:
+        return options
+
+
 def run_option_helps() -> dict[str, tuple[Any, str]]:
     """Defaults and descriptions of SpeechBrain's run options by name, without importing SpeechBrain.
 
