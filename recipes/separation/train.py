@@ -47,6 +47,7 @@ class SeparationBrain(TrainingBrain):
 
     needs = ("matplotlib", "fast_bss_eval")
     best_by = "si-snr"  # negative, in dB
+    evaluation_totals = ("improvements", "unscored", "report")
 
     def set_up(self):
         """Check settings that must agree, and give each copy of a block its own weights at first."""
@@ -162,7 +163,7 @@ class SeparationBrain(TrainingBrain):
             if fault:
                 defined[i] = False
                 self.unscored.setdefault(fault, []).append(name)
-            if stage == sb.Stage.TEST and if_main_process():
+            if stage == sb.Stage.TEST:
                 self.report.add(name, mix[i, :length], *signals)
         self.improvements += (baseline - losses)[defined].tolist()
         return losses[defined].mean().cpu()  # NaN, which has no part in the mean, if no mixture has a loss
@@ -171,10 +172,9 @@ class SeparationBrain(TrainingBrain):
         """Get the scores of a stage ready."""
         super().on_stage_start(stage, epoch)
         self.improvements, self.unscored = [], {}
-        if stage == sb.Stage.TEST:
-            self.report = SeparationReport(
-                self.output_folder / "test", self.hparams.sample_rate, self.hparams.n_examples
-            )
+        if stage != sb.Stage.TRAIN:
+            n_examples = max(0, self.hparams.n_examples - self.first_example)  # the first ones of all processes
+            self.report = SeparationReport(self.output_folder / "test", self.hparams.sample_rate, n_examples)
 
     def stage_scores(self, stage, loss):
         """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test. Mixtures that have

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from speechbrain.nnet.schedulers import NewBobScheduler, ReduceLROnPlateau, update_learning_rate
 
-from speechbrain_mamba.utils.distributed import first_process_value
-
 _LENGTHS = {"n_total_steps": "n_warmup_steps", "num_training_steps": "num_warmup_steps"}
 """Names of a schedule's length, and of its warm-up: here, and in SpeechBrain."""
 
@@ -98,7 +96,7 @@ def step_by_loss(scheduler: Any, optimizer: torch.optim.Optimizer, epoch: int, l
     epoch : int
         The epoch that has ended.
     loss : float
-        Its loss in validation; with several processes, that of the first one counts in all.
+        Its loss in validation, the same in all processes.
 
     Example
     -------
@@ -111,7 +109,6 @@ def step_by_loss(scheduler: Any, optimizer: torch.optim.Optimizer, epoch: int, l
     """
     if not goes_by_loss(scheduler):
         return
-    loss = first_process_value(loss, optimizer.param_groups[0]["params"][0].device)
     if isinstance(scheduler, ReduceLROnPlateau):
         _, lr = scheduler([optimizer], epoch, loss)
     else:
