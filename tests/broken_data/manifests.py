@@ -19,6 +19,8 @@ COMMAS = "put texts with commas in quotation marks."
 LINE_BREAK = "has a line break (is a quotation mark not closed?): remove that."
 NOT_UTF8 = "is not UTF-8: save the file as UTF-8."
 
+NO_FORMAT = soundfile.LibsndfileError(1).error_string
+
 
 @dataclass(frozen=True)
 class BrokenManifest:
@@ -169,7 +171,7 @@ MANIFESTS = [
           "sample_rate."),
     _file("stereo", "stereo.wav", "has 2 channels, but must be mono: convert it first."),
     _file("cut file", "cut.wav", "is cut short: its header promises 1000 more bytes; replace it."),
-    _file("corrupt file", "text.wav", "cannot be read (Format not recognised.): replace it by a WAV or FLAC file."),
+    _file("no audio", "text.wav", f"cannot be read ({NO_FORMAT}): replace it by a WAV or FLAC file."),
 ]  # fmt: skip
 
 
