@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from speechbrain_mamba import __version__
+from speechbrain_mamba.utils.toolchain import find_compiler, find_headers, missing_tools
 from speechbrain_mamba.utils.torch_pair import check_torchaudio
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "mamba-ssm", "causal-conv1d")
@@ -33,6 +34,11 @@ def _gpu() -> Iterator[tuple[str, str]]:
     import torch
 
     yield "GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+
+
+def _compiler() -> Iterator[tuple[str, str]]:
+    found = missing_tools() or f"{find_compiler()}, Python.h in {find_headers()}"
+    yield "C compiler", found.rstrip(".")
 
 
 def _threads() -> Iterator[tuple[str, str]]:
@@ -68,7 +74,14 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in PACKAGES:
         yield package, _version(package)
-    for name, ask in (("GPU", _gpu), ("threads", _threads), ("backends", _backends), ("CPU kernels", _kernels)):
+    asked = {
+        "GPU": _gpu,
+        "C compiler": _compiler,
+        "threads": _threads,
+        "backends": _backends,
+        "CPU kernels": _kernels,
+    }
+    for name, ask in asked.items():
         try:
             yield from ask()
         except Exception as error:  # whatever is broken here is what the report is for
@@ -94,6 +107,8 @@ def _speed() -> Iterator[str]:
     from speechbrain_mamba import ops
     from speechbrain_mamba.ops.backends import cpu
 
+    if torch.cuda.is_available() and (problem := ops.unavailable_backends().get("triton")):
+        yield f"Make the GPU kernels work: {problem}"
     if problem := ops.unavailable_backends().get("cpu"):
         if cpu.PATH.exists():
             yield f"Make the CPU kernels work: {problem}"
@@ -114,6 +129,31 @@ def _speed() -> Iterator[str]:
         yield "Use a build of torch with OpenMP: its threads could not be found, and starting others takes time."
     if os.environ.get(ops.registry.ENVIRONMENT_VARIABLE) == "reference":
         yield f"Unset {ops.registry.ENVIRONMENT_VARIABLE}: it asks for the slow reference backend."
+
+
+def check_backends() -> tuple[str, int]:
+    """Compare every backend with the reference on this machine, as before it first serves.
+
+    Returns
+    -------
+    text : str
+        A table: errors relative to what is allowed, so that right ones are below 1, and milliseconds of the first run,
+        which compiles, and of the next one.
+    failures : int
+        How many calls failed.
+    """
+    from speechbrain_mamba.ops.self_check import check_machine
+
+    rows, failures = [("backend", "device", "operation", "dtype", "error", "first ms", "next ms", "")], 0
+    for name, device, case, outcome in check_machine():
+        numbers = (f"{outcome.error:.1e}", f"{outcome.first_ms:.1f}", f"{outcome.again_ms:.1f}")
+        verdict = "ok" if outcome.failure is None else f"FAILED: {outcome.failure}"
+        failures += outcome.failure is not None
+        rows.append((name, device, case.op, str(case.dtype).removeprefix("torch."), *numbers, verdict))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    end = "All agree with the reference." if not failures else f"{failures} of {len(rows) - 1} do not agree with it."
+    return "\n".join([*lines, "", end]), failures
 
 
 def _advice(ask: Callable[[], Iterator[str]], otherwise: str) -> list[str]:

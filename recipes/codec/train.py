@@ -27,7 +27,7 @@ from speechbrain_mamba.dataio.speech_datasets import piece_dataset
 from speechbrain_mamba.evaluation.codec_report import CodecReport
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.inference.judges import load_recognizer
-from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
+from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import any_process, leave_processes
@@ -40,6 +40,8 @@ class CodecBrain(TrainingBrain):
 
     needs = ("matplotlib", "encodec")
     best_by = "mel"
+    evaluation_totals = ("report",)
+    epoch_totals = ("report.totals", "report.used")
     recognize = None
 
     def set_up(self):
@@ -65,12 +67,13 @@ class CodecBrain(TrainingBrain):
         return optimizers if self.hparams.adversarial else {"codec": self.optimizer}
 
     def compute_forward(self, batch, stage):
-        """Waveforms, their lengths, reconstructions, the commitment loss and the codes of valid frames."""
+        """Waveforms, their lengths, reconstructions, the commitment loss and the codes of each one's valid frames."""
         wavs, lens = batch.to(self.device).sig
         lengths = absolute_lengths(lens, wavs.shape[1])
         reconstruction, commitment, codes = self.modules.codec(wavs, lengths)
         wavs = F.pad(wavs, (0, reconstruction.shape[1] - wavs.shape[1]))
-        codes = codes[valid_frames(self.hparams.codec.count_frames(lengths), codes.shape[1])]
+        frames = self.hparams.codec.count_frames(lengths).tolist()
+        codes = [one[:count] for one, count in zip(codes, frames)]
         return mask_frames(wavs, lengths), lengths, mask_frames(reconstruction.float(), lengths), commitment, codes
 
     def train_adversary(self, outputs, should_step):
@@ -88,6 +91,8 @@ class CodecBrain(TrainingBrain):
 
     def compute_objectives(self, predictions, batch, stage):
         """The codec's loss."""
+        if stage != sb.Stage.TRAIN:
+            return self.measure(predictions, batch)
         wavs, lengths, reconstruction, commitment, codes = predictions
         with torch.autocast(self.device_type, enabled=False):
             mel = self.modules.mel_loss(reconstruction, wavs, lengths)
@@ -96,14 +101,32 @@ class CodecBrain(TrainingBrain):
             "time": (self.hparams.time_weight, (reconstruction - wavs).abs().mean()),
             "commitment": (self.hparams.commitment_weight, commitment),
         }
-        if self.hparams.adversarial and stage == sb.Stage.TRAIN:
+        if self.hparams.adversarial:
             adversarial, features = self.deceive(reconstruction, wavs)
             terms |= {"adversarial": (self.hparams.adversarial_weight, adversarial)}
             terms |= {"features": (self.hparams.feature_weight, features)}
         loss = sum(weight * value for weight, value in terms.values())
         if loss.isfinite():
-            self.report.add_losses({name: value.item() for name, (_, value) in terms.items()}, codes)
+            values = {name: value.item() for name, (_, value) in terms.items()}
+            self.report.add_losses(values, torch.cat(codes), int(lengths.sum()))
         return loss
+
+    def measure(self, predictions, batch):
+        """The losses of each utterance on its own, so that their mean over samples does not depend on batches.
+
+        Silent recordings, and reconstructions that are not finite, are left out.
+        """
+        wavs, lengths, reconstruction, _, codes = predictions
+        for place, (name, samples) in enumerate(zip(batch.id, lengths.tolist())):
+            ours, theirs = (signals[place : place + 1, :samples] for signals in (reconstruction, wavs))
+            if not theirs.any():
+                self.report.add_unscored(name, "the recording is silent")
+                continue
+            with torch.autocast(self.device_type, enabled=False):
+                mel = self.modules.mel_loss(ours, theirs, lengths[place : place + 1])
+            terms = {"mel": mel.item(), "time": (ours - theirs).abs().mean().item()}
+            self.report.add_utterance_losses(name, terms, codes[place], samples)
+        return torch.zeros(())  # what counts is in the report
 
     def deceive(self, reconstruction, wavs):
         """The loss of reconstructions that the discriminator hears as such, and of layers that differ on recordings."""
@@ -125,7 +148,13 @@ class CodecBrain(TrainingBrain):
 
     def stage_scores(self, stage, loss):
         """Means of the terms of the loss, and the perplexity of the codes."""
-        return self.report.losses()
+        losses, unscored = self.report.losses(), self.report.unscored()
+        if stage == sb.Stage.VALID and not losses:
+            reasons = ", ".join(f"{name}: {reason}" for name, reason in unscored[:5])
+            raise RuntimeError(f"No utterance of the validation can be compared with its reconstruction: {reasons}.")
+        if stage == sb.Stage.VALID and unscored:
+            logger.warning("%d utterances of the validation are left out: %s, ...", len(unscored), unscored[0])
+        return losses
 
     def panels(self, row):
         """Distance and codes in use."""

@@ -6,7 +6,8 @@
 It learns to tell the speakers of ``train.csv`` apart, by the column ``spk_id``. Validation and test compare pairs of
 utterances, also of other speakers. Every hyper-parameter of the file can be replaced on the command line, and so can
 SpeechBrain's own options (``--help`` lists both). The same command again resumes from the last checkpoint. The folder
-``<output_folder>/inference`` is for SpeechBrain's ``EncoderClassifier.from_hparams``.
+``<output_folder>/inference`` is for SpeechBrain's ``EncoderClassifier.from_hparams``, which then names the training
+speakers too (``classify_file``).
 """
 
 from speechbrain_mamba.training.command_line import check_command_line
@@ -15,6 +16,7 @@ if __name__ == "__main__":
     check_command_line(__file__)  # before the imports that take seconds
 
 import json
+from collections import Counter
 
 import speechbrain as sb
 import torch
@@ -34,6 +36,7 @@ class SpeakerBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "EER"
+    evaluation_totals = ("report",)
 
     def make_datasets(self, hparams):
         """Read the three splits, and number the training speakers."""
@@ -57,8 +60,11 @@ class SpeakerBrain(TrainingBrain):
     def compute_objectives(self, embeddings, batch, stage):
         """The loss of additive angular margins; outside of training embeddings are kept to be compared."""
         if stage != sb.Stage.TRAIN:
-            for name, speaker, embedding in zip(batch.id, batch.spk_id, embeddings[:, 0]):
-                self.report.add(name, speaker, embedding)
+            for name, speaker, embedding, wav in zip(batch.id, batch.spk_id, embeddings[:, 0], batch.sig[0]):
+                if wav.any():
+                    self.report.add(name, speaker, embedding)
+                else:
+                    self.report.add_unscored(name, "the recording is silent", spk_id=speaker)
             return torch.zeros(())
         labels = torch.tensor([[self.labels[name]] for name in batch.spk_id], device=self.device)
         with torch.autocast(self.device_type, enabled=False):  # cosines rounded up to above 1 have no sine
@@ -83,7 +89,9 @@ class SpeakerBrain(TrainingBrain):
 
     def export(self):
         """Write ``inference/``, which SpeechBrain's ``EncoderClassifier`` loads."""
-        export_speaker_encoder(self.output_folder / "inference", self.text, self.hparams.modules)
+        export_speaker_encoder(
+            self.output_folder / "inference", self.text, self.hparams.modules, self.labels, self.hparams.n_speakers
+        )
 
     def results(self):
         """The scores of the test, and where the encoder is."""
@@ -101,9 +109,14 @@ def make_dataset(hparams, split):
     without = [name for name, item in items.items() if not item.get("spk_id")]
     if without:
         raise ValueError(f"The manifest for {split} has no spk_id for '{without[0]}': name the speaker of each.")
+    counts = Counter(item["spk_id"] for item in items.values())
+    if split != "train" and (len(counts) < 2 or max(counts.values()) < 2):
+        raise ValueError(
+            f"The manifest for {split} has {len(items)} utterances of {len(counts)} speakers, but the equal error rate "
+            "needs two speakers, and two utterances of one of them."
+        )
     seconds = hparams["crop_seconds"] if split == "train" else None
-    dataset = piece_dataset(items, hparams["sample_rate"], seconds, ["spk_id"])
-    return dataset, sorted({item["spk_id"] for item in items.values()})
+    return piece_dataset(items, hparams["sample_rate"], seconds, ["spk_id"]), sorted(counts)
 
 
 def main(arguments: list[str] | None = None) -> None:

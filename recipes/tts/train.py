@@ -25,9 +25,16 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_mamba.codecs import load_codec
+from speechbrain_mamba.codecs.tokenize_speech import codec_checksum
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
-from speechbrain_mamba.dataio.token_splits import batch_sampler, load_tokenizer, make_dataset, read_split
+from speechbrain_mamba.dataio.token_splits import (
+    batch_sampler,
+    check_preparation,
+    load_tokenizer,
+    make_dataset,
+    read_split,
+)
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
@@ -36,6 +43,7 @@ from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
 from speechbrain_mamba.lobes.models.synthesis.targets import IGNORED, end_at, mark_padding, replace_some, take_prompts
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.requirements import speaks_test
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.files import write_json
@@ -53,23 +61,27 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "loss"
-
-    @classmethod
-    def extra_needs(cls, settings):
-        """The codec that the test is listened to with."""
-        return ("encodec",) if is_spoken(settings) else ()
+    evaluation_totals = ("counts",)
+    epoch_totals = ("counts",)
 
     def __init__(self, modules, opt_class, hparams, **options):
         check_settings(hparams)
         super().__init__({part: modules[part] for part in hparams["train_parts"]}, opt_class, hparams, **options)
 
     def set_up(self):
-        """Load the codec and the judges of the test, before a training that would be in vain."""
+        """Check the tokens, and load the codec and the judges of the test, before a training that would be in vain."""
         hparams, self.codec = vars(self.hparams), None
-        if is_spoken(hparams):
+        prepared = check_preparation(hparams["token_folder"])
+        if speaks_test(hparams):
             _, _, facts = read_tokens(hparams["token_folder"], "test")
-            self.codec = load_codec(hparams["codec"] or facts.codec, facts.n_codebooks)
+            source = hparams["codec"] or facts.codec
+            self.codec = load_codec(source, facts.n_codebooks)
             facts.check(self.codec)
+            if prepared.get("weights") not in (None, codec_checksum(self.codec)):
+                raise ValueError(
+                    f"The codec '{source}' has other weights than the one that made the tokens in "
+                    f"'{hparams['token_folder']}': give that one, or prepare the tokens again with this one."
+                )
             self.judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(self.device))
 
     def make_datasets(self, hparams):
@@ -81,10 +93,11 @@ class CodecLanguageModelBrain(TrainingBrain):
         return Datasets(train, valid, {"test": test})
 
     def loader_options(self, stage, dataset):
-        """Batches of utterances of similar length, in training with a curriculum."""
+        """Batches of utterances of similar length: in training with a curriculum, otherwise always the same ones."""
         hparams, options = vars(self.hparams), {"collate_fn": PromptedBatch.collate}
         if stage != sb.Stage.TRAIN:
-            return options | {"batch_sampler": batch_sampler(dataset, hparams)}
+            self.places = {name: place for place, name in enumerate(dataset.data_ids)}
+            return options | {"batch_sampler": batch_sampler(dataset, hparams, shuffle=False)}
         first, epochs = hparams["first_seconds"] * self.frame_rate, hparams["curriculum_epochs"]
         sampler = batch_sampler(dataset, hparams, first_length=first, curriculum_epochs=epochs)
         return options | {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
@@ -126,7 +139,7 @@ class CodecLanguageModelBrain(TrainingBrain):
         """Logits and targets of the non-autoregressive model, of one codebook of each example."""
         most = round(self.hparams.prompt_seconds * self.frame_rate)
         prompt, speech = take_prompts(batch.prompt, batch.speech, self.prompt_shares(len(batch), stage), most)
-        target_stage = self.target_stage(len(batch), stage)
+        target_stage = self.target_stage(batch.id, stage)
         logits = self.modules.nar(prompt, speech, target_stage)
         codes, lengths = speech.codes
         targets = codes.gather(2, target_stage[:, None, None].expand(-1, codes.shape[1], 1))[..., 0]
@@ -139,12 +152,15 @@ class CodecLanguageModelBrain(TrainingBrain):
             shares.uniform_(SHORTEST_PROMPT, LONGEST_PROMPT)
         return shares
 
-    def target_stage(self, batch_size, stage):
-        """The codebook that each example predicts: random in training, all of them in turn otherwise."""
+    def target_stage(self, names, stage):
+        """The codebook that each example predicts: random in training, otherwise by its place in the data, in turn.
+
+        The batches in which it comes make no difference, so that losses of validations can be compared.
+        """
         books = self.hparams.n_codebooks
         if stage == sb.Stage.TRAIN:
-            return torch.randint(1, books, (batch_size,), device=self.device)
-        return torch.arange(self.n_examples, self.n_examples + batch_size, device=self.device) % (books - 1) + 1
+            return torch.randint(1, books, (len(names),), device=self.device)
+        return torch.tensor([self.places[name] % (books - 1) + 1 for name in names], device=self.device)
 
     def compute_objectives(self, outputs, batch, stage):
         """The sum of the parts' cross-entropies; right tokens are counted."""
@@ -157,22 +173,25 @@ class CodecLanguageModelBrain(TrainingBrain):
             count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
             if loss.isfinite():  # others are not trained on
                 count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
-        self.n_examples += len(batch)
         return sum(losses)
 
     def on_stage_start(self, stage, epoch=None):
         """Get the counters of a stage ready, and the fraction of utterances with a prompt."""
         super().on_stage_start(stage, epoch)
-        self.counts, self.n_examples = {}, 0
+        self.counts = {}
         if stage == sb.Stage.TRAIN:
             self.prompts.share = self.hparams.prompt_share if epoch > self.hparams.epochs_alone else 0.0
 
     def stage_scores(self, stage, loss):
-        """Cross-entropy in nats and right tokens in percent, of each part; in validation the sum to choose by."""
+        """Cross-entropy in nats and right tokens in percent, of each part; in validation the sum to choose by.
+
+        They are means over tokens, whatever the batches.
+        """
         scores = {}
         for part, (right, total, count) in self.counts.items():
             scores |= {f"{part}_loss": float(total / count), f"{part}_accuracy": float(100 * right / count)}
-        return scores | ({"loss": loss} if stage == sb.Stage.VALID else {})
+        losses = [scores[f"{part}_loss"] for part in self.counts]
+        return scores | ({"loss": sum(losses) if losses else loss} if stage == sb.Stage.VALID else {})
 
     def panels(self, row):
         """Cross-entropies, right tokens, and the learning rate."""
@@ -216,15 +235,10 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     def results(self):
         """The scores of the speech, or of the tokens if nothing is spoken."""
-        folder, spoken = self.output_folder / "test", is_spoken(vars(self.hparams))
+        folder, spoken = self.output_folder / "test", speaks_test(vars(self.hparams))
         scores = json.loads((folder / ("summary.json" if spoken else "prediction.json")).read_text(encoding="utf-8"))
         place = f"look and listen: {folder}" if spoken else f"training curves: {self.output_folder / 'training.png'}"
         return f"{format_summary(scores)}\n\n{place}"
-
-
-def is_spoken(hparams):
-    """Whether the test set is spoken: both models are needed for it."""
-    return bool(hparams.get("n_test_utterances")) and set(hparams.get("train_parts", PARTS)) == set(PARTS)
 
 
 def check_settings(hparams):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
@@ -63,10 +64,13 @@ class MultiScaleMelLoss(nn.Module):
             )
             for window in windows
         )
+        self._shortest = max(*windows, 256) // 2 + 1
 
     def forward(self, reconstruction: Tensor, wavs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The mean distance of waveforms (batch, samples), up to their lengths, integers (batch,)."""
-        distances, pair = [], [mask_frames(x, lengths).float() for x in (reconstruction, wavs)]
+        short = max(self._shortest - wavs.shape[1], 0)  # windows mirror the first and last samples
+        pair = [F.pad(mask_frames(x, lengths).float(), (0, short)) for x in (reconstruction, wavs)]
+        distances = []
         for transform in self.transforms:
             ours, theirs = map(transform, pair)
             difference = (ours + self.floor).log10() - (theirs + self.floor).log10()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba, MambaState
 from speechbrain_mamba.ops import mask_frames
+from speechbrain_mamba.ops.checks import check_lengths
 
 
 class MambaBlock(nn.Module):
@@ -182,6 +183,7 @@ class MambaBlocksSequential(nn.Module):
         TypeError
             When a state is asked of a bidirectional stack.
         """
+        lengths = check_lengths("MambaBlocksSequential", lengths, x.shape[0], x.shape[1], x.device)
         x = self._residual(mask_frames(x, lengths))
         states: list[MambaState] = []
         if state is None and not return_state:

@@ -21,6 +21,7 @@ from speechbrain_mamba.ops import (
     selective_scan,
     selective_state_update,
 )
+from speechbrain_mamba.ops.checks import check_lengths
 
 MambaState = dict[str, Tensor]
 """The state of a causal layer between two frames.
@@ -263,6 +264,7 @@ class Mamba(_MambaLayer):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
+        lengths = check_lengths("Mamba", lengths, x.shape[0], x.shape[1], x.device)
         x, z = self._project_in(x, lengths).chunk(2, dim=-1)
         y, state = self._scan(x, z, lengths, state=state)
         y = self._project_out(y, lengths)
@@ -358,6 +360,7 @@ class BiMamba(_MambaLayer):
         Tensor
             Output (batch, time, d_model).
         """
+        lengths = check_lengths("BiMamba", lengths, x.shape[0], x.shape[1], x.device)
         forward, reverse = (self._direction(suffix) for suffix in self._suffixes)
         weight, bias = self.out_proj.weight, self.out_proj.bias
         return bidirectional_mamba_inner(self._project_in(x, lengths), forward, reverse, weight, bias, lengths=lengths)

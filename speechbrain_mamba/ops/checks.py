@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.lengths import lengths_on
 
 _Kind = TypeVar("_Kind", Direction, Filters, ScanInputs)
 
@@ -27,9 +28,9 @@ def check_dims(op: str, name: str, tensor: Tensor, layout: str) -> None:
 
 
 def check_lengths(op: str, lengths: Tensor | None, batch: int, time: int, device: torch.device) -> Tensor | None:
-    """Check absolute lengths and bring them to ``device`` as int64.
+    """Check absolute lengths and bring them to ``device`` as int64, without waiting for a GPU.
 
-    Their values are looked at only on the CPU, so that a GPU is not waited for.
+    Their values are looked at only if they come on the CPU.
     """
     if lengths is None:
         return None
@@ -40,7 +41,7 @@ def check_lengths(op: str, lengths: Tensor | None, batch: int, time: int, device
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > time:
             raise ValueError(f"{op}: lengths run from {low} to {high}, but must lie in 0 to {time}, the frames given.")
-    return lengths.to(device=device, dtype=torch.long)
+    return lengths_on(lengths, device).to(torch.long)
 
 
 def check_directions(op: str, kind: type[_Kind], forward: _Kind, reverse: _Kind) -> None:

@@ -11,12 +11,10 @@ from speechbrain.utils.checkpoints import (
     get_default_hook,
 )
 
-WORST_IN_AVERAGE = 1.25
-"""The highest score of a checkpoint that is averaged, relative to the best one: checkpoints from early in a short
-training pull the average away from where the later ones agree."""
 
-
-def best_checkpoints(checkpointer: Checkpointer, score: str, count: int) -> list[Checkpoint]:
+def best_checkpoints(
+    checkpointer: Checkpointer, score: str, count: int, tolerance: float | None = None
+) -> list[Checkpoint]:
     """Find the checkpoints to average.
 
     Arguments
@@ -27,11 +25,20 @@ def best_checkpoints(checkpointer: Checkpointer, score: str, count: int) -> list
         The score to compare by; lower is better.
     count : int
         The largest number of checkpoints.
+    tolerance : float, optional
+        How much higher than the best a score may be, as a fraction of it. Checkpoints from early in a short training
+        pull the average away from where the later ones agree; 0.25 leaves those out that are 25 % worse than the best.
+        By default none is left out.
 
     Returns
     -------
     list of Checkpoint
-        Those with the lowest score, but none whose score is more than ``WORST_IN_AVERAGE`` times the lowest one.
+        Those with the lowest score, the lowest first; of equal ones the latest first.
+
+    Raises
+    ------
+    ValueError
+        When the tolerance is negative.
 
     Example
     -------
@@ -39,12 +46,17 @@ def best_checkpoints(checkpointer: Checkpointer, score: str, count: int) -> list
     >>> for error in (9.0, 4.5, 4.0):
     ...     _ = checkpointer.save_checkpoint(meta={"WER": error})
     >>> [checkpoint.meta["WER"] for checkpoint in best_checkpoints(checkpointer, "WER", 3)]
+    [4.0, 4.5, 9.0]
+    >>> [checkpoint.meta["WER"] for checkpoint in best_checkpoints(checkpointer, "WER", 3, tolerance=0.25)]
     [4.0, 4.5]
     """
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"avg_tolerance is {tolerance}, but must be at least 0, or null to leave no checkpoint out.")
     checkpoints = checkpointer.find_checkpoints(min_key=score, max_num_checkpoints=count)
-    lowest = min((checkpoint.meta[score] for checkpoint in checkpoints), default=0)
-    worst = lowest + (WORST_IN_AVERAGE - 1) * abs(lowest)
-    return [checkpoint for checkpoint in checkpoints if checkpoint.meta[score] <= worst]
+    if tolerance is None or not checkpoints:
+        return checkpoints
+    lowest = checkpoints[0].meta[score]
+    return [checkpoint for checkpoint in checkpoints if checkpoint.meta[score] <= lowest + tolerance * abs(lowest)]
 
 
 def load_average(checkpointer: Checkpointer, checkpoints: list[Checkpoint]) -> None:

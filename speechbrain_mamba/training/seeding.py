@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 
 def seed_step(*place: int) -> None:
-    """Seed what is random in a step, of PyTorch and of Python, by the step's place in the run.
+    """Seed what is random in a step, of PyTorch, Python and NumPy, by the step's place in the run.
 
     Arguments
     ---------
@@ -28,6 +31,29 @@ def seed_step(*place: int) -> None:
     seed = hash(place) % 2**63
     torch.manual_seed(seed)
     random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def seeded(*place: int) -> Iterator[None]:
+    """A context in which random numbers are those of :func:`seed_step`; afterwards they go on as if it had not been.
+
+    Arguments
+    ---------
+    *place : int
+        As for :func:`seed_step`. Generators of GPUs are left alone: examples are drawn on the CPU.
+    """
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed = hash(place) % 2**63
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 class SeededDataset(Dataset):
@@ -38,7 +64,8 @@ class SeededDataset(Dataset):
     Arguments
     ---------
     dataset : Dataset
-        Examples that draw from PyTorch's random numbers; its ``set_epoch`` is called if it has one.
+        Examples that may draw from the random numbers of PyTorch, Python and NumPy; its ``set_epoch`` is called if it
+        has one.
     seed : int
         Seed of the run.
 
@@ -70,6 +97,5 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
+        with seeded(self.seed, self.epoch, index):
             return self.dataset[index]

@@ -93,3 +93,10 @@ def test_what_is_too_soft_to_hear_hardly_counts_but_has_a_gradient():
     assert loss(1e-1 * torch.randn(1, 4000), silence) > 0.5
     loss(soft, 1e-1 * torch.randn(1, 4000)).backward()
     assert soft.grad.abs().sum() > 0.1
+
+
+@pytest.mark.parametrize("samples", [1, 100, 512])
+def test_sounds_shorter_than_a_window_are_compared_too(samples):
+    loss, wavs = MultiScaleMelLoss(8000), 0.1 * torch.randn(2, samples)
+    assert loss(wavs, wavs) == 0
+    assert 0 < loss(2 * wavs, wavs) < float("inf")

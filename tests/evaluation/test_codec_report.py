@@ -77,21 +77,54 @@ def test_words_are_counted_in_recordings_and_after_all_and_after_one_codebook(tm
     with open(tmp_path / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row.pop("id") for row in rows] == ["test0", "test1", "test2"]
-    assert all({name: float(rate) for name, rate in row.items()} == rates for row in rows)
+    assert all({name: float(rate) for name, rate in row.items() if rate} == rates for row in rows)
     assert not pictures and not (tmp_path / "reconstruction.json").exists()
 
 
-def test_losses_are_means_over_batches_and_the_perplexity_is_that_of_all_codes(tmp_path):
+def test_losses_are_means_over_samples_and_the_perplexity_is_that_of_all_codes(tmp_path):
     report = CodecReport(tmp_path, Loud(), RATE)
-    report.add_losses({"mel": 1.0, "time": 2.0}, torch.tensor([[2, 2], [0, 0]]))
-    report.add_losses({"mel": 4.0, "time": 2.5}, torch.tensor([5, 5, 7, 7]))
-    assert report.losses() == pytest.approx({"mel": 2.5, "time": 2.25, "perplexity": 4.0})
-    report.add_losses({"mel": 4.0, "time": 4.5}, torch.tensor([2] * 8))
+    assert report.losses() == {}
+    report.add_losses({"mel": 1.0, "time": 2.0}, torch.tensor([[2, 2], [0, 0]]), samples=100)
+    report.add_losses({"mel": 4.0, "time": 2.5}, torch.tensor([5, 5, 7, 7]), samples=200)
+    assert report.losses() == pytest.approx({"mel": 3.0, "time": 7 / 3, "perplexity": 4.0})
+    report.add_utterance_losses("a", {"mel": 4.0, "time": 4.5}, torch.tensor([2] * 8), samples=300)
     entropy = -(10 / 16 * math.log(10 / 16) + 3 * 2 / 16 * math.log(2 / 16))
-    expected = {"mel": 3.0, "time": 3.0, "perplexity": math.exp(entropy)}
+    expected = {"utterances": 1, "mel": 3.5, "time": 3.0 + 5 / 12, "perplexity": math.exp(entropy)}
     assert report.write() == pytest.approx(expected)
     assert json.loads((tmp_path / "reconstruction.json").read_text()) == pytest.approx(expected)
-    assert [path.name for path in tmp_path.iterdir()] == ["reconstruction.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reconstruction.json", "results.csv"]
+    assert (tmp_path / "results.csv").read_text().split() == ["id,mel,time", "a,4.0,4.5"]
+
+
+class Broken(Loud):
+    """A codec that is loud but for utterances of 3200 samples, which it cannot say."""
+
+    def decode(self, codes, lengths):
+        wavs, lengths = super().decode(codes, lengths)
+        return wavs * (float("nan") if codes.shape[1] == 7 else 1), lengths
+
+
+@pytest.mark.parametrize("recognizer", [True, False])
+def test_silence_and_what_is_not_finite_are_named_and_not_counted(tmp_path, pictures, caplog, recognizer):
+    recognize = (lambda wav, rate: "one") if recognizer else None
+    report = CodecReport(tmp_path, Broken(), RATE, recognize, n_examples=9)
+    report.add_utterance_losses("test0", {"mel": 2.0, "time": 1.0}, torch.tensor([1]), samples=10)
+    report.add_unscored("silent", "the recording is silent")
+    report.add_utterance_losses("test2", {"mel": math.nan, "time": 1.0}, torch.tensor([1]), samples=99)
+    report.add_dataset([{"id": "silent", "sig": torch.zeros(800), "wrd": ""}, *utterances()])
+    summary = report.write()
+    assert (summary["utterances"], summary["unscored"]) == (4, 3)
+    if recognizer:
+        assert summary["wer"] == 50  # of the first one alone
+    else:
+        assert summary["mel"] == 2.0
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == ["silent", "test0", "test1", "test2"] and rows["test0"]["mel"] == "2.0"
+    assert rows["silent"]["unscored"] == "the recording is silent" and not rows["test0"]["unscored"]
+    assert rows["test1"]["unscored"] == rows["test2"]["unscored"] == "the reconstruction is not finite"
+    assert "silent (the recording is silent), test2 (" in caplog.text
+    assert list(pictures) == [str(tmp_path / "examples" / "test0.png")]
 
 
 def test_a_recognizer_without_utterances_is_an_error(tmp_path):

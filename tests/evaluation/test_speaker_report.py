@@ -9,6 +9,7 @@ import pytest
 import torch
 from speechbrain.utils.metric_stats import EER
 
+from speechbrain_mamba.evaluation import speaker_report
 from speechbrain_mamba.evaluation.speaker_report import SpeakerReport, equal_error_rate
 
 
@@ -56,6 +57,44 @@ def test_the_equal_error_rate_is_speechbrains():
     for positives, negatives in ((1, 1), (3, 40), (50, 7), (30, 30)):
         positive, negative = torch.randn(positives) + 1, torch.randn(negatives)
         assert equal_error_rate(positive, negative) == pytest.approx(100 * EER(positive, negative)[0], abs=1e-4)
+
+
+def test_equal_scores_are_on_the_same_side_of_a_threshold():
+    """By a count at each score, of which the lowest counts if several are as close."""
+    for _ in range(200):
+        positive, negative = (torch.randint(0, 5, (int(torch.randint(1, 9, ())),)).float() for _ in range(2))
+        rates = [
+            (float((negative > score).double().mean()), float((positive <= score).double().mean()))
+            for score in torch.cat([positive, negative]).unique()
+        ]
+        expected = 50 * sum(min(rates, key=lambda pair: abs(pair[0] - pair[1])))
+        assert equal_error_rate(positive, negative) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 3, 7])
+def test_blocks_of_comparisons_make_no_difference(tmp_path, monkeypatch, block):
+    speakers, angles = "abcabcaa", (3 * torch.rand(8)).tolist()  # no two pairs at the same angle
+    whole, parts = SpeakerReport(tmp_path), SpeakerReport(tmp_path)
+    fill(whole, speakers, angles)
+    fill(parts, speakers, angles)
+    expected = whole.summarize()
+    monkeypatch.setattr(speaker_report, "BLOCK", block)
+    assert parts.summarize() == expected
+    for ours, theirs in zip(parts.rows, whole.rows):
+        assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True)
+
+
+def test_an_utterance_without_a_direction_is_named_and_compared_with_none(tmp_path, figures):
+    broken, clean = SpeakerReport(tmp_path / "broken"), SpeakerReport(tmp_path / "clean")
+    for report in (broken, clean):
+        fill(report, "abab", [0.3, 1.0, 0.7, 0.15])
+    broken.add("silent", "a", torch.zeros(2))
+    broken.add("broken", "b", torch.tensor([1.0, float("nan")]))
+    assert broken.write() == {**clean.write(), "utterances": 6, "unscored": 2}
+    with open(tmp_path / "broken" / "results.csv", newline="") as file:
+        reasons = {row["id"]: row["unscored"] for row in csv.DictReader(file)}
+    assert reasons["silent"] == "its embedding is zero" and reasons["broken"] == "its embedding is not finite"
+    assert not any(reasons[f"u{index}"] for index in range(4))
 
 
 def test_a_row_has_the_mean_similarities_of_its_utterance(tmp_path, figures):

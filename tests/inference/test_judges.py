@@ -9,6 +9,7 @@ import torchaudio.functional
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.inference.classifiers import EncoderClassifier
 
+from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.inference.judges import load_judges, load_recognizer, load_speaker_encoder
 from speechbrain_mamba.inference.recognition import export_recognizer
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
@@ -82,11 +83,12 @@ def speaker(request, tmp_path):
     sizes = {"manifest_folder": "unused", "emb_dim": 8, **getattr(request, "param", {})}
     hparams = load_hparams(path, sizes)
     folder = tmp_path / "speaker"
-    export_speaker_encoder(folder, read_hparams(path, sizes), hparams["modules"])
+    speakers = ["ben", "anna 2", "007"]
+    export_speaker_encoder(folder, read_hparams(path, sizes), hparams["modules"], speakers, hparams["n_speakers"])
     return hparams, folder
 
 
-@pytest.mark.parametrize("speaker", [{}, {"sample_rate": 10000, "n_speakers": 7}], indirect=True)
+@pytest.mark.parametrize("speaker", [{}, {"sample_rate": 16000, "n_speakers": 7}], indirect=True)
 def test_speechbrain_loads_an_exported_speaker_encoder(speaker, tmp_path):
     hparams, folder = speaker
     encoder = EncoderClassifier.from_hparams(str(folder), savedir=str(tmp_path / "cache"))
@@ -96,11 +98,33 @@ def test_speechbrain_loads_an_exported_speaker_encoder(speaker, tmp_path):
         expected = modules["embedding_model"](modules["mean_var_norm"](modules["compute_features"](wavs), lens), lens)
         scores = modules["classifier"](expected)[:, 0]
     torch.testing.assert_close(encoder.encode_batch(wavs, lens), expected)
-    encoder.hparams.label_encoder = SimpleNamespace(decode_torch=lambda index: index)
-    torch.testing.assert_close(encoder.classify_batch(wavs, lens)[0], scores)
     assert scores.shape == (2, hparams["n_speakers"])
     assert encoder.audio_normalizer.sample_rate == hparams["sample_rate"]
-    assert {path.name for path in folder.iterdir()} == {"hyperparams.yaml", "embedding_model.ckpt", "classifier.ckpt"}
+    files = {"hyperparams.yaml", "embedding_model.ckpt", "classifier.ckpt", "label_encoder.ckpt"}
+    assert {path.name for path in folder.iterdir()} == files
+
+
+@pytest.mark.filterwarnings("error")
+def test_speechbrain_names_the_speakers_that_an_exported_classifier_knows(speaker, tmp_path):
+    encoder = EncoderClassifier.from_hparams(str(speaker[1]), savedir=str(tmp_path / "cache"))
+    wavs = torch.randn(2, 8000)
+    assert encoder.hparams.label_encoder.ind2lab[2] == "007"
+    for best, label in ((0, "ben"), (1, "anna 2"), (2, "007"), (3, "(no speaker 3)"), (99, "(no speaker 99)")):
+        side = 2 * (torch.arange(100) == best).float()[:, None] - 1
+        encoder.mods.classifier.weight.data.copy_(side * encoder.encode_batch(wavs[:1])[0])
+        scores, _, index, labels = encoder.classify_batch(wavs[:1])
+        assert (index.tolist(), labels) == ([best], [label]) and scores.shape == (1, 100)
+    write_audio(tmp_path / "ben.wav", 0.1 * wavs[0], 8000)
+    assert encoder.classify_file(str(tmp_path / "ben.wav"))[3] == ["(no speaker 99)"]
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 11025, 16000, 24000, 44100])
+def test_features_of_a_speaker_encoder_follow_the_sample_rate(sample_rate):
+    sizes = {"manifest_folder": "unused", "sample_rate": sample_rate}
+    fbank = load_hparams(HPARAMS / "speaker/mini_speaker.yaml", sizes)["compute_features"]
+    assert fbank(torch.randn(1, sample_rate)).shape == (1, 101, 40)
+    assert fbank.compute_STFT.n_fft >= fbank.compute_STFT.win_length
+    assert sample_rate != 8000 or fbank.compute_STFT.n_fft == 256  # as for published results
 
 
 def test_judges_hear_any_rate(recognizer, speaker):

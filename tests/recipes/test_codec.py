@@ -109,9 +109,14 @@ def test_a_codec_is_trained_and_makes_tokens(train, heard, manifests, monkeypatc
     assert (codes[first : first + frames] == expected[0].numpy()).all()
 
 
+def repeat_each(values, times):
+    """Each value some times: the validation and the test have as many utterances."""
+    return [value for value in values for _ in range(times)]
+
+
 def test_an_adversary_is_trained_too_and_a_run_resumes_with_the_best_codec_kept(train, heard, monkeypatch):
     """The codec of the first epoch is the best, by what its loss is made to be out of training."""
-    distances, loss = iter([2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), MultiScaleMelLoss.forward
+    distances, loss = iter(repeat_each([2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 3)), MultiScaleMelLoss.forward
     monkeypatch.setattr(
         MultiScaleMelLoss,
         "forward",
@@ -253,6 +258,7 @@ def brain(tmp_path):
 class Batch(SimpleNamespace):
     """Two signals of 5 and 2 samples."""
 
+    id = "long", "short"
     sig = SIGNALS, torch.tensor([1.0, 0.4])
 
     def to(self, device):
@@ -299,15 +305,52 @@ def test_each_weight_counts_its_term(brain, weights):
     assert slope.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("against", "stage"), [(True, sb.Stage.VALID), (False, sb.Stage.TRAIN)])
-def test_nobody_is_deceived_out_of_training_and_without_an_adversary(brain, against, stage):
+def test_nobody_is_deceived_without_an_adversary(brain):
     weights = dict(zip(WEIGHTS, (1, 2, 4, 8, 16)))
-    training = brain(**weights, against=against)
+    training, stage = brain(**weights, against=False), sb.Stage.TRAIN
     loss = training.compute_objectives(training.compute_forward(Batch(), stage), Batch(), stage)
     terms, _ = loss_terms(torch.tensor(0.5), torch.tensor(0.3))
     expected = sum(weights[name] * terms[name] for name in ("mel", "time", "commitment"))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert training.modules.discriminator.calls == 0
+
+
+def utterance_losses(gain):
+    """The distances of the longer and of the shorter signal on its own, and their mean over samples."""
+    rows = []
+    for wav, samples in zip(SIGNALS, (5, 2)):
+        ours, theirs = wav[:samples] * gain + 0.1, wav[:samples]
+        rows.append([float((3 * ours - 2 * theirs).sum() / samples) ** 2, float((ours - theirs).abs().mean())])
+    return rows, [(5 * long + 2 * short) / 7 for long, short in zip(*rows)]
+
+
+def test_out_of_training_each_utterance_is_measured_on_its_own(brain):
+    training = brain(mel=1.0)
+    for stage in (sb.Stage.VALID, sb.Stage.TEST):
+        training.on_stage_start(stage)
+        training.compute_objectives(training.compute_forward(Batch(), stage), Batch(), stage)
+        rows, (mel, distance) = utterance_losses(0.5)
+        scores = training.stage_scores(stage, 0.0)
+        assert scores == pytest.approx({"mel": mel, "time": distance, "perplexity": 2**1.5}, rel=1e-5)
+        for row, (own_mel, own_distance) in zip(training.report.rows, rows):
+            assert (row["mel"], row["time"]) == pytest.approx((own_mel, own_distance), rel=1e-5)
+        assert [row["id"] for row in training.report.rows] == ["long", "short"]
+    assert training.modules.discriminator.calls == 0
+
+
+def test_silence_and_broken_reconstructions_are_left_out(brain, caplog):
+    training, batch = brain(), Batch()
+    training.on_stage_start(sb.Stage.VALID, 1)
+    batch.sig = torch.tensor([[0.0] * 5, [0.7, float("inf"), 0, 0, 0]]), Batch.sig[1]
+    training.compute_objectives(training.compute_forward(batch, sb.Stage.VALID), batch, sb.Stage.VALID)
+    with pytest.raises(RuntimeError, match=r"compared .*: long: the recording is silent, short: .* not finite\."):
+        training.stage_scores(sb.Stage.VALID, 0.0)
+    assert training.stage_scores(sb.Stage.TEST, 0.0) == {}
+    batch.id = "third", "fourth"
+    batch.sig = Batch.sig
+    training.compute_objectives(training.compute_forward(batch, sb.Stage.VALID), batch, sb.Stage.VALID)
+    assert training.stage_scores(sb.Stage.VALID, 0.0)["mel"] == pytest.approx(utterance_losses(0.5)[1][0], rel=1e-5)
+    assert "2 utterances of the validation are left out: ('long', " in caplog.text
 
 
 def test_the_discriminator_steps_first_and_then_the_codec(brain):
@@ -365,15 +408,15 @@ def test_the_table_has_means_of_the_terms_and_the_perplexity_of_valid_codes(brai
     for name in ("mel", "time", "commitment", "adversarial"):
         assert row[f"train_{name}"] == pytest.approx((terms[name] + later[name]).item() / 2, rel=1e-5)
     assert row["train_features"] == pytest.approx((terms["feature"] + later["feature"]).item() / 2, rel=1e-5)
-    for name in ("mel", "time", "commitment"):
-        assert row[f"valid_{name}"] == pytest.approx(later[name].item(), rel=1e-5)
+    mel, distance = utterance_losses(0.8)[1]
+    assert (row["valid_mel"], row["valid_time"]) == pytest.approx((mel, distance), rel=1e-5)
     # three frames of the longer signal, with codes 0, 1 and 2, and one of the shorter: shares 1/2, 1/4 and 1/4
     assert row["train_perplexity"] == row["valid_perplexity"] == pytest.approx(2**1.5, rel=1e-4)
     assert (row["epoch"], row["lr"]) == (1, 7.0)
     training.debug = True
     training.on_stage_end(sb.Stage.VALID, 0.0, 2)
     assert len(table(tmp_path)) == 1
-    assert training.checkpointer.find_checkpoint(min_key="mel").meta["mel"] == pytest.approx(later["mel"].item())
+    assert training.checkpointer.find_checkpoint(min_key="mel").meta["mel"] == pytest.approx(mel)
 
 
 def test_missing_manifests_are_named(tmp_path):

@@ -70,6 +70,16 @@ def test_what_does_not_fit_is_named(train, manifests):
     (manifests / "valid.csv").write_text(table.replace(",a", ","))
     with pytest.raises(ValueError, match="has no spk_id for 'valid0'"):
         train()
+    for speakers in (("a", "a"), ("a", "b")):  # of one speaker, and all of different ones
+        rows = [
+            {"ID": f"u{i}", "duration": 0.5, "wav": "x.wav", "wrd": "", "spk_id": s} for i, s in enumerate(speakers)
+        ]
+        write_manifest(manifests / "valid.csv", rows)
+        with pytest.raises(
+            ValueError, match=rf"valid has 2 utterances of {len(set(speakers))} speakers, but the equal"
+        ):
+            train()
+    assert not list(manifests.parent.rglob("training.csv"))
 
 
 def angles(*degrees):
@@ -95,7 +105,7 @@ def test_embeddings_are_compared_by_their_directions_whatever_their_batch(brain)
     names = [name for name, degrees in directions.items() for _ in degrees]
     degrees = [degree for own in directions.values() for degree in own]
     for part in (slice(0, 3), slice(3, 8)):  # two batches
-        batch = SimpleNamespace(id=names[part], spk_id=names[part])
+        batch = SimpleNamespace(id=names[part], spk_id=names[part], sig=(torch.ones(8, 3), None))
         loss = brain.compute_objectives(angles(*degrees)[part], batch, sb.Stage.VALID)
         assert loss == 0
     pairs = [(i, j) for i in range(8) for j in range(i)]
@@ -104,6 +114,16 @@ def test_embeddings_are_compared_by_their_directions_whatever_their_batch(brain)
     expected = sorted_equal_error_rate(same, other)
     assert 20 < expected < 50
     assert brain.stage_scores(sb.Stage.VALID, 0.0)["EER"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_silent_recordings_are_compared_with_none(brain):
+    names, wavs = ["anna", "anna", "ben", "ben"], torch.ones(4, 3)
+    wavs[1] = 0
+    for index in range(4):
+        batch = SimpleNamespace(id=[str(index)], spk_id=names[index : index + 1], sig=(wavs[index : index + 1], None))
+        brain.compute_objectives(angles(0, 90, 90, 180)[index : index + 1], batch, sb.Stage.VALID)
+    assert brain.report.unscored() == [("1", "the recording is silent")]
+    assert brain.report.summarize() == {"utterances": 4, "unscored": 1, "pairs": 3, "EER": pytest.approx(25)}
 
 
 def test_the_loss_widens_the_angle_to_the_own_speaker_by_a_margin(brain):

@@ -15,9 +15,11 @@ from speechbrain_mamba.dataio.codec_tokens import read_tokens
 pytest.importorskip("encodec", reason="the package encodec is not installed")
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
+from speechbrain_mamba.codecs.tokenize_speech import codec_checksum
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
-from tests.recipes.tts_spies import load_script, make_predictable_speech, run_script
+from speechbrain_mamba.utils.stamps import Stamp
+from tests.recipes.tts_spies import assert_resumed, load_script, make_predictable_speech, make_trainer, run_script
 
 TINY = {
     "n_phonemes": 12, "n_codebooks": 3, "codebook_size": 16, "num_layers": 1, "d_model": 32, "d_ffn": 32, "nhead": 2,
@@ -64,16 +66,35 @@ def test_models_learn_what_follows_from_the_text(run, name):
     assert scores["nar_accuracy"] > 50
 
 
-@pytest.mark.slow
-def test_a_resumed_run_has_the_schedule_of_an_uninterrupted_one(run, tmp_path):
-    run("vallm", output_folder=tmp_path / "whole")
-    path = next((tmp_path / "whole" / "save").glob("CKPT*/lr_scheduler.ckpt"))
-    steps = torch.load(path, weights_only=True)["num_training_steps"]
-    run("vallm", number_of_epochs=1, n_total_steps=steps)
-    whole, resumed = table(tmp_path / "whole"), table(run("vallm", n_total_steps=steps))
-    assert len(resumed) == 2
-    for key in ("epoch", "lr"):
-        assert [row[key] for row in resumed] == [row[key] for row in whole]
+def trained(out):
+    """The weights, the optimizer's averages and the schedule of the last checkpoint."""
+    last = max(out.glob("save/CKPT*/CKPT.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
+    kept = {name: torch.load(last / f"{name}.ckpt", weights_only=True) for name in ("ar", "nar", "optimizer")}
+    averages = {
+        f"{i}.{key}": value for i, state in kept.pop("optimizer")["state"].items() for key, value in state.items()
+    }
+    return averages | {f"{part}.{name}": value for part, state in kept.items() for name, value in state.items()}
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_and_resumed_equals_uninterrupted(tokens, tmp_path, workers):
+    """With all that is random: prompts and their share, noise in codes, target codebooks, dropout, batches of a
+    curriculum; and a non-autoregressive model that rests."""
+    options = {
+        "dropout": 0.2, "code_noise": 0.3, "prompt_share": 0.6, "epochs_alone": 1, "nar_interval": 2,
+        "first_seconds": 0.1, "curriculum_epochs": 2, "num_buckets": 4, "max_batch_ex": 6,
+    }  # fmt: skip
+    train = make_trainer("tts/train", "tts/mini_vallm", {"token_folder": tokens} | TINY | options)
+    assert_resumed(train, tmp_path, trained, num_workers=workers)
+
+
+@pytest.mark.parametrize("batches", [{"max_batch_ex": 1}, {"max_batch_frames": 30}])
+def test_scores_of_the_validation_do_not_depend_on_batches(run, tmp_path, batches):
+    options = {"number_of_epochs": 1, "train_parts": ["nar"], "lr": 0.0}
+    whole, other = (table(run("vallm", output_folder=tmp_path / name, **options, **sizes)) for name, sizes in
+                    {"whole": {}, "other": batches}.items())  # fmt: skip
+    for name in ("valid_loss", "valid_nar_loss", "valid_nar_accuracy"):
+        assert other[0][name] == pytest.approx(whole[0][name], rel=1e-5)
 
 
 def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeypatch, capsys, caplog):
@@ -157,7 +178,7 @@ def test_what_does_not_fit_is_named(run, options, words):
 def brain():
     """The recipe's Brain as far as its draws need it, which computes nowhere."""
     module = load_script("tts/train")
-    brain = SimpleNamespace(device="meta", hparams=SimpleNamespace(n_codebooks=4), n_examples=0)
+    brain = SimpleNamespace(device="meta", hparams=SimpleNamespace(n_codebooks=4), places={"a": 0, "b": 1, "c": 2})
     draws = ("prompt_shares", "target_stage")
     return SimpleNamespace(
         base=brain, **{name: partial(getattr(module.CodecLanguageModelBrain, name), brain) for name in draws}
@@ -174,14 +195,27 @@ def test_the_prompt_is_an_eighth_to_a_half_in_training_and_a_quarter_otherwise(b
 
 def test_draws_are_made_where_the_run_computes(brain):
     for stage in (sb.Stage.TRAIN, sb.Stage.VALID):
-        assert brain.target_stage(3, stage).is_meta
+        assert brain.target_stage(["a", "b", "c"], stage).is_meta
         assert brain.prompt_shares(3, stage).is_meta
 
 
-def test_a_codec_is_needed_to_speak_alone():
-    needs = load_script("tts/train").CodecLanguageModelBrain.extra_needs
-    assert needs({"n_test_utterances": 3, "train_parts": ["ar", "nar"]}) == ("encodec",)
-    assert needs({"n_test_utterances": 3, "train_parts": ["ar"]}) == needs({"n_test_utterances": 0}) == ()
+def test_a_codec_of_other_weights_than_that_of_the_tokens_is_named(run, tokens, tmp_path):
+    sizes = {"n_codebooks": 3, "codebook_size": 16, "dimension": 4, "n_filters": 2, "lstm": 1}
+    codec = EnCodec(8000, (8, 5, 4), **sizes)
+    stamp = Stamp(tokens / "prepared.json", {"weights": codec_checksum(codec)})
+    stamp.finish(counts={})
+    save_codec(EnCodec(8000, (8, 5, 4), **sizes), tmp_path / "codec")
+    options = {"n_test_utterances": 1, "codec": tmp_path / "codec", "debug": None}
+    with pytest.raises(ValueError, match="has other weights than the one that made the tokens in"):
+        run("vallm", **options)
+    save_codec(codec, tmp_path / "codec")
+    run("vallm", **options)
+
+
+def test_tokens_of_an_unfinished_preparation_stop_the_training(run, tokens):
+    Stamp(tokens / "prepared.json", {}).begin()
+    with pytest.raises(ValueError, match="was not finished"):
+        run("vallm")
 
 
 def test_damaged_tokens_stop_the_training(run, tokens):

@@ -100,24 +100,37 @@ class Killed(Exception):
     """Raised in place of a kill."""
 
 
-def kill_at(epoch: int, step: int):
-    """Prepare a run that is killed in a batch; for :func:`run_script`."""
+def kill_at(epoch: int, step: int | None):
+    """Prepare a run that is killed in a batch, or with None in the validation after it; for :func:`run_script`."""
 
     def prepare(module, patch):
-        fit_batch = TrainingBrain.fit_batch
+        fit_batch, on_stage_start = TrainingBrain.fit_batch, module_brain(module).on_stage_start
 
         def fit(brain, batch):
             if (brain.epoch, brain.step) == (epoch, step):
                 raise Killed
             return fit_batch(brain, batch)
 
+        def start(brain, stage, epoch_of_stage=None):
+            if (stage, epoch_of_stage, step) == (sb.Stage.VALID, epoch, None):
+                raise Killed
+            return on_stage_start(brain, stage, epoch_of_stage)
+
         patch.setattr(TrainingBrain, "fit_batch", fit)
+        patch.setattr(module_brain(module), "on_stage_start", start)
 
     return prepare
 
 
+def module_brain(module) -> type[TrainingBrain]:
+    """The Brain that a script defines."""
+    brains = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, TrainingBrain)]
+    return next(brain for brain in brains if brain is not TrainingBrain)
+
+
 def assert_resumed(train, folder: Path, weights, **options) -> None:
-    """Check that a run that is killed in the middle of its second epoch and resumed equals one that is not.
+    """Check that a run that is killed in each epoch and in a validation, stopped at the end of the first epoch, and
+    resumed each time, equals one that is not.
 
     Arguments
     ---------
@@ -130,17 +143,21 @@ def assert_resumed(train, folder: Path, weights, **options) -> None:
     **options
         Options of the run.
     """
-    options |= {"ckpt_interval_steps": 1, "number_of_epochs": 2}
+    options |= {"ckpt_interval_steps": 2, "number_of_epochs": 2, "n_total_steps": 10}
     whole = train(output_folder=folder / "whole", **options)
-    with pytest.raises(Killed):
-        train(kill_at(2, 3), output_folder=folder / "broken", **options)
-    torch.manual_seed(7)
-    broken = train(output_folder=folder / "broken", **options)
-    expected = weights(whole)
+    options |= {"output_folder": folder / "broken"}
+    for place, kill in enumerate([kill_at(1, 2), None, kill_at(2, 4), kill_at(2, None)]):
+        torch.manual_seed(7 + place)
+        if kill is None:
+            train(**options | {"number_of_epochs": 1})
+        else:
+            with pytest.raises(Killed):
+                train(kill, **options)
+    broken = train(**options)
+    expected, tables = weights(whole), [(run / "training.csv").read_text().splitlines() for run in (whole, broken)]
     assert expected and all(torch.equal(value, expected[name]) for name, value in weights(broken).items())
-    tables = [(run / "training.csv").read_text().splitlines() for run in (whole, broken)]
     rows = [[line.rpartition(",")[0] for line in table] for table in tables]  # all but the seconds
-    assert rows[0][:2] == rows[1][:2] and len(rows[0]) == len(rows[1]) == 3
+    assert rows[0] == rows[1] and len(rows[0]) == 3
 
 
 def note_loaders(patch) -> list[tuple]:

@@ -28,6 +28,7 @@ grad_accumulation_factor: 1
 max_grad_norm: 5.0
 ckpt_interval_minutes: 15
 avg_checkpoints: 1
+avg_tolerance: 0.25
 precision: fp32
 lr: 0.1
 dropout: 0.0

@@ -25,19 +25,29 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scores", "count", "chosen"),
+    ("scores", "count", "tolerance", "chosen"),
     [
-        ([8.0, 4.0, 5.0, 5.1], 4, [4, 5]),
-        ([8.0, 4.0, 5.0, 4.5], 2, [4, 4.5]),
-        ([3.0], 5, [3]),
-        ([0.0, 0.0, 1.0], 5, [0, 0]),
-        ([-8.0, -10.0, -7.0], 3, [-10, -8]),  # dB that shall be low
-        ([], 5, []),
+        ([8.0, 4.0, 5.0, 5.1], 4, 0.25, [4, 5]),
+        ([8.0, 4.0, 5.0, 5.1], 4, 1.0, [4, 5, 5.1, 8]),
+        ([8.0, 4.0, 5.0, 4.5], 2, 0.25, [4, 4.5]),
+        ([3.0], 5, 0.25, [3]),
+        ([0.0, 0.0, 1.0], 5, 0.25, [0, 0]),
+        ([-8.0, -10.0, -7.0], 3, 0.25, [-10, -8]),  # dB that shall be low
+        ([], 5, 0.25, []),
+        ([8.0, 4.0, 80.0, 4.5, 5.0], 4, None, [4, 4.5, 5, 8]),  # the published rule
+        ([4.0, 5.0, 4.0], 3, 0.0, [4, 4]),
     ],
 )
-def test_those_near_the_best_are_chosen(saved, scores, count, chosen):
+def test_those_near_the_best_are_chosen(saved, scores, count, tolerance, chosen):
     checkpointer, _ = saved(*scores)
-    assert [checkpoint.meta["error"] for checkpoint in best_checkpoints(checkpointer, "error", count)] == chosen
+    found = best_checkpoints(checkpointer, "error", count, tolerance)
+    assert [checkpoint.meta["error"] for checkpoint in found] == chosen
+
+
+def test_a_negative_tolerance_is_named(saved):
+    checkpointer, _ = saved(4.0)
+    with pytest.raises(ValueError, match=r"avg_tolerance is -0.5, but must be at least 0, or null"):
+        best_checkpoints(checkpointer, "error", 2, -0.5)
 
 
 def test_weights_are_averaged_and_statistics_are_left_alone(saved):

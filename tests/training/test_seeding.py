@@ -2,17 +2,21 @@
 
 import random
 
+import numpy as np
+import pytest
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader
 
 from speechbrain_mamba.training.seeding import SeededDataset, seed_step
 
+DRAWS = {"torch": lambda: float(torch.rand(())), "python": random.random, "numpy": np.random.rand}
 
-def test_both_generators_follow_the_place():
+
+def test_all_generators_follow_the_place():
     def drawn(*place):
         seed_step(*place)
-        return float(torch.rand(())), random.random()
+        return [draw() for draw in DRAWS.values()]
 
     places = [(1, 2, 3, 0), (2, 2, 3, 0), (1, 3, 3, 0), (1, 2, 4, 0), (1, 2, 3, 1)]
     for numbers in zip(*(drawn(*place) for place in places)):
@@ -23,17 +27,18 @@ def test_both_generators_follow_the_place():
 class Told(DynamicItemDataset):
     """Draws, and notes the epochs that it is told."""
 
-    def __init__(self):
+    def __init__(self, draw):
         super().__init__({f"{i}": {"number": i} for i in range(6)}, output_keys=["drawn"])
-        self.add_dynamic_item(lambda number: float(torch.rand(())), takes="number", provides="drawn")
+        self.add_dynamic_item(lambda number: draw(), takes="number", provides="drawn")
         self.told = []
 
     def set_epoch(self, epoch):
         self.told.append(epoch)
 
 
-def test_examples_depend_on_epoch_and_index_whoever_loads_them():
-    dataset = SeededDataset(Told(), seed=4)
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_examples_depend_on_epoch_and_index_whoever_loads_them(draw):
+    dataset = SeededDataset(Told(draw), seed=4)
 
     def drawn(epoch, workers=0, seed=4):
         dataset.seed = seed
@@ -48,11 +53,12 @@ def test_examples_depend_on_epoch_and_index_whoever_loads_them():
     assert len(dataset) == 6
 
 
-def test_the_random_numbers_of_others_go_on():
-    dataset = SeededDataset(Told(), seed=4)
-    torch.manual_seed(0)
-    expected = torch.rand(2)
-    torch.manual_seed(0)
-    first = torch.rand(1)
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_the_random_numbers_of_others_go_on(draw):
+    dataset = SeededDataset(Told(draw), seed=4)
+    seed_step(0)
+    expected = [draw(), draw()]
+    seed_step(0)
+    first = draw()
     dataset[0]
-    assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
+    assert [first, draw()] == expected

@@ -1,4 +1,7 @@
-"""Adapters to the public CUDA kernels: the packages mamba-ssm (1.2 to 2.3) and causal-conv1d (1.2 and newer).
+"""Adapters to the public CUDA kernels: the packages mamba-ssm (2.1 to 2.3) and causal-conv1d (1.4 to 1.7).
+
+Older ones do not fit: the one-step kernel of mamba-ssm before 2.1 does not compile with today's Triton, and the
+convolution's state has one frame more in causal-conv1d before 1.4.
 
 Their layout is (batch, channels, time). They know neither lengths nor a reverse direction: sequences are put into the
 order of the scan and their padding is cleared before the call. What they cannot serve, :func:`unsupported` names.
@@ -7,6 +10,7 @@ order of the scan and their padding is cleared before the call. What they cannot
 from __future__ import annotations
 
 import importlib
+import re
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,8 +28,12 @@ DEVICE = "cuda"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_STATE = 256
 WIDTHS = range(2, 5)
+OLDEST = {"mamba_ssm": (2, 1), "causal_conv1d": (1, 4)}
+"""The oldest version of each package whose interface fits."""
+
+_SCAN_MODULE = "mamba_ssm.ops.selective_scan_interface"
 _NEEDED = (
-    ("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
+    (_SCAN_MODULE, "selective_scan_fn"),
     ("mamba_ssm.ops.triton.selective_state_update", "selective_state_update"),
     ("causal_conv1d", "causal_conv1d_fn"),
     ("causal_conv1d", "causal_conv1d_update"),
@@ -38,14 +46,37 @@ def _kernels() -> SimpleNamespace:
     return SimpleNamespace(**{name: getattr(importlib.import_module(module), name) for module, name in _NEEDED})
 
 
+def _too_old(package: str) -> str | None:
+    """A sentence on a package that is older than the adapters, None if it is not."""
+    version = importlib.import_module(package).__version__
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers >= OLDEST[package]:
+        return None
+    oldest = ".".join(map(str, OLDEST[package]))
+    return f"{package.replace('_', '-')} {version} is installed, but {oldest} or newer is needed."
+
+
 def unavailable() -> str | None:
     """Why this backend cannot be used here, None if it can."""
     if DEVICE == "cuda" and not torch.cuda.is_available():
         return "it needs a CUDA GPU, and PyTorch sees none."
     try:
+        reasons = [_too_old(package) for package in OLDEST]
         kernels = _kernels()
-    except (ImportError, AttributeError, OSError) as error:
-        return f"mamba-ssm and causal-conv1d cannot be imported ({error}); install speechbrain_mamba[cuda], with nvcc."
+        compiled = getattr(importlib.import_module(_SCAN_MODULE), "selective_scan_cuda", None)
+    except Exception as error:  # these packages import much of what they do not need for this
+        return (
+            f"mamba-ssm and causal-conv1d cannot be imported ({type(error).__name__}: {error}): install "
+            "'speechbrain_mamba[cuda]' with --no-build-isolation; docs/backends.md says how."
+        )
+    for reason in reasons:
+        if reason is not None:
+            return reason
+    if compiled is None:
+        return (
+            "mamba-ssm was built without its scan (selective_scan_cuda): install it again with "
+            "MAMBA_KEEP_CUDA_BUILD=TRUE and --no-build-isolation."
+        )
     missing = [name for name, function in vars(kernels).items() if function is None]
     return f"the installed packages were built without {', '.join(missing)}." if missing else None
 
@@ -96,7 +127,13 @@ def _in_scan_order(x: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
 
 
 def _channels_first(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype).transpose(1, 2).contiguous()
+    """Frames as (batch, channels, time), the last axis of stride 1.
+
+    ``contiguous()`` takes any stride for an axis of one frame, but causal-conv1d reads a larger one as a layout that
+    has to have a multiple of 8 channels.
+    """
+    x = x.to(dtype).transpose(1, 2).contiguous()
+    return x if x.stride(-1) == 1 else x.clone(memory_format=torch.contiguous_format)
 
 
 def selective_scan(
@@ -163,11 +200,15 @@ def selective_state_update(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
+    """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`.
+
+    mamba-ssm documents D and the bias as optional, but fails without them.
+    """
     state = state.to(torch.float32, copy=True)  # theirs changes it in place
+    nothing = torch.zeros(u.shape[1], device=u.device)
     y = _kernels().selective_state_update(
-        state, u, delta, A.float(), B, C, None if D is None else D.float(), z=z,
-        dt_bias=None if delta_bias is None else delta_bias.float(), dt_softplus=delta_softplus,
+        state, u, delta, A.float(), B, C, nothing if D is None else D.float(), z=z,
+        dt_bias=nothing if delta_bias is None else delta_bias.float(), dt_softplus=delta_softplus,
     )  # fmt: skip
     return y.to(u.dtype), state
 

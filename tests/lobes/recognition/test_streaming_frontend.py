@@ -6,6 +6,7 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import InputNormalization
 
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd
+from speechbrain_mamba.lobes.models.recognition.speech_features import StreamableFbank
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from tests.errors import relative_error
 from tests.lobes.recognition.test_convolution import FRONT_ENDS
@@ -46,6 +47,55 @@ def test_pieces_equal_one_go(features, frontend, split):
             assert relative_error(torch.cat(pieces, 1), whole) < 1e-4
 
 
+def band_limited(samples):
+    """Speech of half the rate: nothing in the upper mel bands."""
+    spectrum = torch.fft.rfft(speech(samples))
+    spectrum[:, spectrum.shape[1] // 2 :] = 0
+    return torch.fft.irfft(spectrum, samples)
+
+
+def late(samples):
+    """Very quiet, and loud from the middle on."""
+    return speech(samples) * (torch.arange(samples) > samples // 2).float().clamp(min=1e-6)
+
+
+AUDIO = {
+    "band-limited": band_limited,
+    "loud late": lambda samples: 30 * late(samples),
+    "band-limited and loud late": lambda samples: band_limited(samples) * (torch.arange(samples) / samples) ** 8,
+    "silent": lambda samples: torch.zeros(2, samples),
+    "silence first": lambda samples: torch.cat([torch.zeros(2, samples // 2), speech(samples - samples // 2)], 1),
+    "very quiet": lambda samples: 1e-5 * speech(samples),
+    "loud and quiet in a batch": lambda samples: speech(samples) * torch.tensor([[1.0], [1e-5]]),
+}
+
+
+@pytest.mark.parametrize("audio", AUDIO)
+@pytest.mark.parametrize("split", [[5120, 5120, 5120, 763], [15000, 1123]])
+def test_pieces_equal_one_go_whatever_the_audio(audio, split):
+    features = StreamableFbank(running=True, n_mels=80)
+    frontend = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]).eval()
+    wavs, stream = AUDIO[audio](sum(split)), StreamingFrontEnd(features, torch.nn.Identity(), frontend)
+    with torch.no_grad():
+        whole = frontend(features(wavs))
+        pieces = [*(stream(piece) for piece in wavs.split(split, 1)), stream.finish()]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=2e-3, rtol=1e-3)
+
+
+def test_running_features_are_speechbrains_but_for_what_comes():
+    wavs = torch.cat([torch.zeros(2, 4000), speech(8000), 1e-7 * speech(4000)], 1)
+    running, theirs = (StreamableFbank(flag, n_mels=80)(wavs) for flag in (True, False))
+    assert torch.equal(theirs, Fbank(n_mels=80)(wavs))
+    for i in range(2):
+        loudest = int(theirs[i].amax(1).argmax())
+        assert torch.equal(running[i, loudest:], theirs[i, loudest:])
+    assert running[:, :20].eq(-100).all() and theirs[:, :20].gt(-90).all()
+    start = StreamableFbank(True, n_mels=80)(wavs[:, :8000])
+    torch.testing.assert_close(running[:, :48], start[:, :48])  # whatever comes
+    with pytest.raises(ValueError, match="deltas or context are on, but look ahead"):
+        StreamableFbank(True, deltas=True)
+
+
 def test_frames_come_early_and_memory_stays_small():
     features, kept = Fbank(n_mels=80), []
     frontend = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]).eval()
@@ -53,7 +103,7 @@ def test_frames_come_early_and_memory_stays_small():
     with torch.no_grad():
         for index in range(20):
             frames += stream(torch.randn(1, 5120)).shape[1]
-            kept.append(stream.samples.shape[1])
+            kept.append(stream.samples.shape[1] + stream.feats.numel())
             assert 8 * (index + 1) - frames <= 1
     assert len(set(kept[2:])) == 1 and kept[-1] < 2 * 5120
 

@@ -30,16 +30,20 @@ NHEAD = 4
 PROMPTS, SPEECH = ("prompt_phonemes", "prompt_codes"), ("phonemes", "codes")
 
 
-def make_model(backbone: str, prompt_order: str = "joint", positions: bool | None = None) -> VallE:
+def make_model(
+    backbone: str, prompt_order: str = "joint", positions: bool | None = None, tied_head: bool = False
+) -> VallE:
     """A small model with weights far enough from zero for its outputs to depend on everything."""
     torch.manual_seed(0)
     sizes = {"backbone": backbone, "num_layers": 3, "d_model": 16, "d_ffn": 32, "nhead": NHEAD, "attention_interval": 2}
+    order = {"prompt_order": prompt_order, "positions": positions, "tied_head": tied_head}
     ar, nar = (
-        AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes, prompt_order=prompt_order, positions=positions),
+        AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes, **order),
         NonAutoregressiveCodecLM(N_PHONEMES, CODEBOOK, BOOKS, **sizes),
     )
     model = VallE(ar, nar).eval()
-    ar.head.bias.data[CODEBOOK] += 2  # so that speech comes to its end
+    if not tied_head:
+        ar.head.bias.data[CODEBOOK] += 2  # so that speech comes to its end
     for name, parameter in model.named_parameters():
         if "norm" in name or "position_weight" in name:
             nn.init.normal_(parameter, 1.0 if name.endswith(("scale", "weight")) else 0.0, 0.5)
@@ -193,7 +197,10 @@ class Formula:
             parts += [self.embed("code", [bos, *speech])] if speech or last else []
             # behind a prompt's last code comes no other
             is_asked += [False] * len(text) + ([True] * len(speech) + [last] if speech or last else [])
-        return self.linear("head", self.run(torch.cat(parts), len(phonemes))[torch.tensor(is_asked)])
+        x = self.run(torch.cat(parts), len(phonemes))[torch.tensor(is_asked)]
+        if "head.weight" in self.weights:
+            return self.linear("head", x)
+        return x @ self.weights["code_embedding.embedding.weight"][: CODEBOOK + 1].T
 
     def further_book(self, phonemes: list[int], prompt: torch.Tensor, codes: torch.Tensor, book: int) -> torch.Tensor:
         """Logits of one book's codes, from (frames, books)."""
@@ -230,6 +237,23 @@ def check_first_book(model: VallE, batch: dict[str, Padded]) -> None:
 def test_the_first_book_is_predicted_as_the_formulas_say(model, batch, unprompted):
     check_first_book(model, batch)
     check_first_book(model, unprompted)
+
+
+@pytest.mark.parametrize("backbone", ["transformer", "mamba"])
+def test_a_tied_head_predicts_with_the_weights_that_embed(backbone, batch):
+    """Section 4.2.1: all codes and the end, but not the beginning of speech, which is never predicted."""
+    tied, untied = make_model(backbone, tied_head=True), make_model(backbone)
+    with torch.no_grad():
+        check_first_book(tied, batch)
+        speech = generate(tied, batch, max_frames=4)
+    (_, logits), lengths = run_ar(tied, batch | {"codes": Padded(speech.codes, speech.lengths)}), speech.lengths
+    for row, said, length in zip(logits.argmax(-1), speech.codes[..., 0], lengths.tolist()):
+        assert row[1:length].tolist() == said[1:length].tolist()  # steps agree with whole sequences
+    count = lambda model: sum(parameter.numel() for parameter in model.ar.parameters())  # noqa: E731
+    assert count(untied) - count(tied) == (16 + 1) * (CODEBOOK + 1)
+    tied.ar(*[part.first_codebook() for part in utterances(batch)])[1][:, :, CODEBOOK].sum().backward()
+    gradient = tied.ar.code_embedding.embedding.weight.grad
+    assert gradient.shape == (CODEBOOK + 2, 16) and gradient[CODEBOOK].any()  # no input is the end
 
 
 @torch.no_grad()

@@ -160,11 +160,21 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             When there are fewer frames than a convolution reflects, or lengths are given and a convolution is not a
             2-dimensional one that pads by reflection.
         """
-        lengths = absolute_lengths(wav_lens, x.shape[1])
+        lengths = absolute_lengths(wav_lens, x.shape[1], x.device)
         x = mask_frames(x, lengths)
         for block in self.values():
             x, lengths = self._run_block(block, x, lengths)
         return mask_frames(x, lengths)
+
+    @property
+    def min_frames(self) -> int:
+        """The fewest feature frames that it takes: each convolution needs more than it reflects."""
+        frames = 1
+        for block in reversed(list(self.values())):
+            for layer in reversed(list(block.convs.values())):
+                if isinstance(layer, Conv2d):
+                    frames = max((frames - 1) * layer.stride[-1] + 1, layer.kernel_size[-1] // 2 + 1)
+        return frames
 
     def output_lens(self, wav_lens: Tensor | None, time: int) -> Any:
         """Compute the relative lengths of the output, which the encoder takes.
@@ -220,7 +230,7 @@ def _reflect_ends(x: Tensor, lengths: Tensor, border: int) -> Tensor:
     """Append frames to (batch, time, ...), and write the reflection of each example's last ones after its own end."""
     x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, border))
     example = torch.arange(x.shape[0], device=x.device)[:, None]
-    beyond = lengths.to(x.device)[:, None] + torch.arange(border, device=x.device)
-    mirrored = (2 * (lengths.to(x.device)[:, None] - 1) - beyond).clamp(min=0)
+    beyond = lengths[:, None] + torch.arange(border, device=x.device)
+    mirrored = (2 * (lengths[:, None] - 1) - beyond).clamp(min=0)
     # out of place: the gradient is scattered for these few frames only
     return x.index_put((example, beyond), x[example, mirrored])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
-from speechbrain_mamba.ops import mask_frames
+from speechbrain_mamba.ops import lengths_on, mask_frames
 
 DecoderLayerState = dict[str, dict[str, Tensor]]
 """``self`` and ``cross``, each a state of :class:`~speechbrain_mamba.nnet.mamba.Mamba`."""
@@ -156,6 +156,7 @@ class MambaDecoder(nn.Module):
     def consume(self, memory: Tensor, lengths: Tensor | None = None) -> tuple[DecoderLayerState, ...]:
         """Compute the states of all layers before the first target, as :meth:`MambaDecoderLayer.consume` does for one;
         here values past the lengths may be anything."""
+        lengths = None if lengths is None else lengths_on(lengths, memory.device)
         valid = mask_frames(memory, lengths)
         return tuple(layer.consume(valid, lengths) for layer in self.layers)
 

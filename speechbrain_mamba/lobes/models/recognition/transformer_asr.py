@@ -22,7 +22,7 @@ from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import Conmamba
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
 from speechbrain_mamba.lobes.models.recognition.transformer_options import check_options
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
-from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
+from speechbrain_mamba.ops import absolute_lengths, lengths_on, mask_frames, valid_frames
 
 
 class TransformerASR(speechbrain_asr.TransformerASR):
@@ -118,11 +118,12 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         """
         if self.encoder_module != "conmamba" and not self.has_mamba_decoder:
             return super().forward(src, tgt, wav_len, pad_idx)
+        wav_len = None if wav_len is None else lengths_on(wav_len, src.device)
         outputs = self.encode(src, wav_len, pad_idx)
         outputs = outputs if self.output_hidden_states else (outputs,)
         if tgt is None:
             return (*outputs, None)
-        lengths = absolute_lengths(wav_len, src.shape[1])
+        lengths = absolute_lengths(wav_len, src.shape[1], src.device)
         decoder_out, _ = self._decode(tgt, outputs[0], lengths, get_key_padding_mask(tgt, pad_idx))
         return (*outputs, decoder_out)
 
@@ -137,7 +138,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         ``dynchunktrain_config``, a frame sees later ones in its own chunk only."""
         if self.encoder_module != "conmamba":
             return super().encode(src, wav_len, pad_idx, dynchunktrain_config)
-        lengths = absolute_lengths(wav_len, src.shape[1])
+        lengths = absolute_lengths(wav_len, src.shape[1], src.device)
         outputs = self.encoder(
             self._embed_source(mask_frames(src.flatten(2), lengths)),
             src_key_padding_mask=_padding_mask(lengths, src.shape[1]),
@@ -213,6 +214,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         self, tgt: Tensor, memory: Tensor, memory_lengths: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Run the decoder over targets; ``memory_lengths`` are absolute, ``padding`` marks the targets'."""
+        if memory_lengths is not None:
+            memory_lengths = lengths_on(memory_lengths, memory.device)
         x, encoding = self.custom_tgt_module(tgt), self._target_positions()
         if encoding is not None:
             x = x + _positions(encoding, 0, tgt.shape[1], "target")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.models.dual_path import CumulativeLayerNorm, Dual_Computation_Block, Dual_Path_Model
 from torch import Tensor, nn
 
-from speechbrain_mamba.ops import valid_frames
+from speechbrain_mamba.ops import lengths_on, valid_frames
 from speechbrain_mamba.utils._compat import overlap_add, segment
 
 
@@ -66,7 +66,7 @@ class DualPathModel(Dual_Path_Model):
         if lengths is None or bool((lengths == time).all()):
             return super().forward(x)
         if self._batched:
-            return self._forward_padded(x, lengths)
+            return self._forward_padded(x, lengths_on(lengths, x.device))
         alone = [
             F.pad(super(DualPathModel, self).forward(example[None, :, :length]), (0, time - length))
             if length

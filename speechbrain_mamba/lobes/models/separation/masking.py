@@ -52,7 +52,7 @@ def separate(
     kernel, stride = plain.conv1d.kernel_size[0], plain.conv1d.stride[0]
     if samples < kernel:
         raise ValueError(f"The mixture has {samples} samples, but the encoder's kernel needs at least {kernel}.")
-    lengths = absolute_lengths(mix_lens, samples)
+    lengths = absolute_lengths(mix_lens, samples, mix.device)
     frame_lengths = None
     if lengths is not None:
         mix = mask_frames(mix, lengths)

@@ -34,6 +34,9 @@ class AutoregressiveCodecLM(nn.Module):
         Whether to add sinusoidal positions to phonemes and to codes, each counted from the beginning of its part. By
         default they are added if the backbone attends. A scan knows the order without them, but small models keep
         their place in a longer text better with them.
+    tied_head : bool
+        Whether the weights that predict codes are those that embed them, without a bias, as in VALL-E. The beginning of
+        speech is embedded only, so its row is not used for predictions.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class AutoregressiveCodecLM(nn.Module):
         dropout: float = 0.1,
         prompt_order: str = "joint",
         positions: bool | None = None,
+        tied_head: bool = False,
         **sizes: Any,
     ) -> None:
         super().__init__()
@@ -78,7 +82,13 @@ class AutoregressiveCodecLM(nn.Module):
         self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, with_positions, dropout)
         self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, with_positions, dropout)
         self.backbone = CodecLanguageBackbone(backbone, d_model=d_model, dropout=dropout, **sizes)
-        self.head = nn.Linear(d_model, codebook_size + 1)
+        self.head = None if tied_head else nn.Linear(d_model, codebook_size + 1)
+
+    def _predict(self, x: Tensor) -> Tensor:
+        """Logits (..., codebook_size + 1) from the backbone's output (..., d_model)."""
+        if self.head is not None:
+            return self.head(x)
+        return F.linear(x, self.code_embedding.embedding.weight[: self.bos_index])
 
     def _encode(self, prompt: Utterances, speech: Utterances, **options: bool) -> tuple[Any, Packing]:
         """Run the backbone over prompt and speech; returns its output and what packed them.
@@ -120,7 +130,7 @@ class AutoregressiveCodecLM(nn.Module):
         """
         x, packing = self._encode(prompt, speech)
         prompt_x = packing.unpack(x, self._prompt_part)[:, : prompt.codes.values.shape[1]]
-        return self.head(prompt_x), self.head(packing.unpack(x, 3))
+        return self._predict(prompt_x), self._predict(packing.unpack(x, 3))
 
     def start(self, prompt: Utterances, phonemes: Padded) -> tuple[Tensor, dict[str, Any]]:
         """Read a prompt as in :meth:`forward`, and the phonemes of the text to speak, at least 1, integers (batch,
@@ -129,7 +139,7 @@ class AutoregressiveCodecLM(nn.Module):
         (x, layers), packing = self._encode(prompt, speech, return_state=True)
         last = x[torch.arange(x.shape[0], device=x.device), packing.whole.lengths - 1]
         read = prompt.codes.lengths if self.prompt_order == "joint" else torch.zeros_like(prompt.codes.lengths)
-        return self.head(last), {"layers": layers, "position": read + 1}
+        return self._predict(last), {"layers": layers, "position": read + 1}
 
     def step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Feed one token of each example, integers (batch,), from a state returned by :meth:`start` or an earlier call.
@@ -137,4 +147,4 @@ class AutoregressiveCodecLM(nn.Module):
         of the given one; discard that."""
         x = self.code_embedding(tokens[:, None], state["position"])[:, 0]
         x, layers = self.backbone.step(x, state["layers"])
-        return self.head(x), {"layers": layers, "position": state["position"] + 1}
+        return self._predict(x), {"layers": layers, "position": state["position"] + 1}

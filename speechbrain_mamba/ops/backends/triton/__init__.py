@@ -1,4 +1,7 @@
-"""GPU kernels behind the operations, in Triton, which comes with PyTorch: there is nothing to build."""
+"""GPU kernels behind the operations, in Triton, which comes with PyTorch.
+
+They are compiled when they first run, for which Triton needs a C compiler and Python's headers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.utils.toolchain import missing_tools
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_STATE = 256
@@ -23,11 +27,13 @@ if importlib.util.find_spec("triton") is None:
 else:
     try:
         from speechbrain_mamba.ops.backends.triton.conv_launch import conv_backward, conv_forward
+        from speechbrain_mamba.ops.backends.triton.first_use import listen
         from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward, layer_kept
         from speechbrain_mamba.ops.backends.triton.scan_launch import scan_backward, scan_forward, scan_kept
         from speechbrain_mamba.utils._compat import triton_interprets
 
         INTERPRETED = triton_interprets()
+        listen()
     except Exception as error:  # of another version of Triton; the other backends must still work
         _problem = f"the installed triton does not fit, 3.4 of PyTorch 2.8 or newer is needed: {error}."
     else:
@@ -53,7 +59,7 @@ def unavailable() -> str | None:
         return "it needs a CUDA GPU, and PyTorch sees none."
     if torch.cuda.get_device_capability() < (8, 0):
         return "it needs a GPU of compute capability 8.0 (Ampere) or newer."
-    return None
+    return missing_tools()
 
 
 def unsupported(call: Call) -> str | None:
