@@ -85,6 +85,7 @@ class S2SBrain(RecognitionBrain):
     """Training on the losses of decoder and CTC, search with both."""
 
     best_by = "TER"
+    evaluation_totals = ("report", "accuracy.correct", "accuracy.total")
     special_tokens = ("blank_index", "pad_index", "bos_index", "eos_index")
 
     def searches(self, stage: sb.Stage) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ class RecognitionBrain(TrainingBrain):
     """A recognizer up to its encoder: data, features, word errors. Subclasses add losses and searches."""
 
     needs = ("matplotlib",)
+    evaluation_totals: ClassVar[tuple[str, ...] | None] = ("report",)
     special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
     """Hyper-parameters that name tokens without a text."""
 

@@ -303,7 +303,7 @@ def test_batches_of_each_epoch_hold_all_in_another_order(make_reader, tmp_path):
 
     first = orders(1)
     assert len(set(first)) == 3 and len({frozenset(order) for order in first}) == 1 and len(set(first[0])) == 8
-    assert not set(orders(2)) & set(first)
+    assert not set(orders(20)) & set(first)
 
 
 @pytest.mark.parametrize("train, valid", [(3, 16), (16, 5)])
@@ -436,7 +436,7 @@ def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
         assert f"the checkpoints of these epochs: {', '.join(map(str, expected))}." in caplog.text
     assert recognition.tested == pytest.approx([sum(expected) / len(expected)] * 2)
     kept = {checkpoint.meta["epoch"] for checkpoint in hparams["checkpointer"].list_checkpoints()}
-    assert kept == set(expected) | set(range(6 - average, 6))  # and the latest, to resume
+    assert kept == set(expected) | set(range(6 - max(average, 2), 6))  # and the latest, to resume
     assert [row["greedy_WER"] for row in table(tmp_path)] == [5 * words for words in missed]
 
 
