@@ -40,6 +40,7 @@ class CodecBrain(TrainingBrain):
 
     needs = ("matplotlib", "encodec")
     best_by = "mel"
+    evaluation_totals = ("report",)
     epoch_totals = ("report.totals", "report.used")
     recognize = None
 

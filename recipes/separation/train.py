@@ -41,6 +41,7 @@ class SeparationBrain(TrainingBrain):
 
     needs = ("matplotlib", "fast_bss_eval")
     best_by = "si-snr"  # negative, in dB
+    evaluation_totals = ("improvements", "report")
 
     def set_up(self):
         """Give each copy of a block its own weights at first."""
@@ -147,7 +148,7 @@ class SeparationBrain(TrainingBrain):
         estimate, sources, mix, lengths = predictions
         baseline = self.example_losses(sources, mix[..., None].expand_as(sources), lengths)
         self.improvements += (baseline - losses).tolist()
-        if stage == sb.Stage.TEST and if_main_process():
+        if stage == sb.Stage.TEST:
             for i, (name, length) in enumerate(zip(batch.id, lengths.tolist())):
                 self.report.add(name, mix[i, :length], sources[i, :length], estimate[i, :length].float())
         return losses.mean().cpu()
@@ -156,10 +157,9 @@ class SeparationBrain(TrainingBrain):
         """Get the scores of a stage ready."""
         super().on_stage_start(stage, epoch)
         self.improvements = []
-        if stage == sb.Stage.TEST:
-            self.report = SeparationReport(
-                self.output_folder / "test", self.hparams.sample_rate, self.hparams.n_examples
-            )
+        if stage != sb.Stage.TRAIN:
+            n_examples = max(0, self.hparams.n_examples - self.first_example)  # the first ones of all processes
+            self.report = SeparationReport(self.output_folder / "test", self.hparams.sample_rate, n_examples)
 
     def stage_scores(self, stage, loss):
         """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test."""

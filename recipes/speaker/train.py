@@ -42,6 +42,7 @@ class SpeakerBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "EER"
+    evaluation_totals = ("report",)
 
     def make_datasets(self, hparams):
         """Read the three splits, and number the training speakers."""

@@ -61,6 +61,7 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "loss"
+    evaluation_totals = ("counts",)
     epoch_totals = ("counts",)
 
     def __init__(self, modules, opt_class, hparams, **options):

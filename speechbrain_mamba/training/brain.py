@@ -15,12 +15,15 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TrainLogger
 from torch.utils.data import DataLoader, Dataset
 
+from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import record_epoch
 from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
+from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
+from speechbrain_mamba.utils.distributed import count_processes
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +58,20 @@ class TrainingBrain(SteppingBrain):
     best_by: ClassVar[str] = "loss"
     """The score of the validation, lower is better, by which checkpoints are kept and chosen for the test."""
 
+    evaluation_totals: ClassVar[tuple[str, ...] | None] = None
+    """Attributes that a validation or test collects in, named as in ``epoch_totals``; a
+    :class:`~speechbrain_mamba.evaluation.report.Report` stands for what it collects. The processes of a run share the
+    examples, and have the totals of all when ``stage_scores`` is called. With None each process evaluates all."""
+
     text: str = ""
     """The run's hyper-parameters in HyperPyYAML."""
-
-    train_sampler: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.train_data: SeededDataset | None = None
+        self.train_batches: TrainingBatches | None = None
+        self.first_example = 0
+        """Number of examples of a validation or test that are not for this process but for those before it."""
         self.test_set = "test"
         self.test_scores: dict[str, dict[str, float]] = {}
         self._epoch_start = time.monotonic()
@@ -137,25 +146,46 @@ class TrainingBrain(SteppingBrain):
             The scores by test set.
         """
         loader = self.make_train_loader(datasets.train)
-        valid_options = self.loader_options(sb.Stage.VALID, datasets.valid)
-        self.fit(self.hparams.epoch_counter, loader, datasets.valid, valid_loader_kwargs=valid_options)
+        valid_loader = self.make_evaluation_loader(sb.Stage.VALID, datasets.valid)
+        self.fit(self.hparams.epoch_counter, loader, valid_loader)
         for self.test_set, dataset in datasets.tests.items():
-            options = self.loader_options(sb.Stage.TEST, dataset)
-            self.evaluate(dataset, min_key=self.best_by, test_loader_kwargs=options)
+            self.evaluate(self.make_evaluation_loader(sb.Stage.TEST, dataset), min_key=self.best_by)
         return self.test_scores
 
     def make_train_loader(self, dataset: Dataset) -> DataLoader:
-        """Make the loader of the training data, and tell the schedule how long the run is."""
-        options = self.loader_options(sb.Stage.TRAIN, dataset)
+        """Make the loader of the training data for this process, and tell the schedule how long the run is."""
+        options = dict(self.loader_options(sb.Stage.TRAIN, dataset))
         if not options.keys() & {"sampler", "batch_sampler"}:
             options["shuffle"] = True
         self.train_data = SeededDataset(dataset, self.seed)
-        loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, **{"collate_fn": PaddedBatch, **options})
-        if self.train_sampler is None:  # SpeechBrain tells it the epoch
-            self.train_sampler = options.get("sampler", options.get("batch_sampler"))
+        batches = batches_of_options(self.train_data, options)
+        self.train_batches = TrainingBatches(batches, self.grad_accumulation_factor)
+        self.train_sampler = self.train_batches  # SpeechBrain tells it the epoch
+        options = {"collate_fn": PaddedBatch, **options, "batch_sampler": self.train_batches}
+        loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, ckpt_prefix=None, **options)
+        self.checkpointer.add_recoverable("dataloader-TRAIN", self.train_batches)
         steps = count_steps(len(loader), self.grad_accumulation_factor, self.hparams.number_of_epochs)
         set_schedule_length(self.hparams.lr_scheduler, steps)
         return loader
+
+    def make_evaluation_loader(self, stage: sb.Stage, dataset: Dataset) -> DataLoader:
+        """Make the loader of the validation or of a test set for this process."""
+        options = dict(self.loader_options(stage, dataset))
+        batches = batches_of_options(dataset, options)
+        if self.evaluation_totals is not None:
+            batches = EvaluationShare(batches)
+            self.first_example = batches.first_example
+        return self.make_dataloader(dataset, stage, ckpt_prefix=None, batch_sampler=batches, **options)
+
+    def on_fit_start(self) -> None:
+        """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made."""
+        super().on_fit_start()
+        if self.train_batches is not None and self.train_batches.position:
+            self.step = self.train_batches.position // count_processes()
+
+    def count_batch(self) -> int:
+        """Count a training batch. Returns its number among those of all processes in this epoch, from 1."""
+        return super().count_batch() if self.train_batches is None else self.train_batches.advance()
 
     # -------------------------------------------------------------------------------------------------- stages
 
@@ -168,8 +198,8 @@ class TrainingBrain(SteppingBrain):
     def seconds(self, seconds: float) -> None:
         self._epoch_start = time.monotonic() - seconds
 
-    def _totals(self) -> tuple[str, ...]:
-        return (*super()._totals(), "seconds")
+    def _common_totals(self) -> tuple[str, ...]:
+        return (*super()._common_totals(), "seconds")
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Reset the counters of a stage."""
@@ -183,9 +213,13 @@ class TrainingBrain(SteppingBrain):
         """Log a stage, save a checkpoint after each epoch, write the results after a test."""
         if stage == sb.Stage.TRAIN:
             self.restore_totals()  # of an epoch whose last batch was the last before it was killed
+            stage_loss = self.merge_stage(self.avg_train_loss, ["n_skipped", *self.epoch_totals])
             self.check_skipped_batches()
             self.train_scores = self.stage_scores(stage, stage_loss)
-        elif stage == sb.Stage.VALID:
+            return
+        if self.evaluation_totals is not None:
+            stage_loss = self.merge_stage(stage_loss, self.evaluation_totals)
+        if stage == sb.Stage.VALID:
             self._finish_epoch(self.stage_scores(stage, stage_loss))
         else:
             self._finish_test(self.stage_scores(stage, stage_loss))
@@ -221,6 +255,8 @@ class TrainingBrain(SteppingBrain):
         """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
         super().on_evaluate_start(max_key, min_key)
         if self._n_averaged > 1 and self.checkpointer is not None:
+            if isinstance(self.checkpointer, AtomicCheckpointer):
+                self.checkpointer.check_all()
             tolerance = getattr(self.hparams, "avg_tolerance", None)
             checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged, tolerance)
             if checkpoints:

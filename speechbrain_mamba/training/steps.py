@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
-from operator import attrgetter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import main_process_only
 from torch import Tensor
 
 from speechbrain_mamba.training.seeding import seed_step
-from speechbrain_mamba.utils._compat import CheckpointsBetweenSteps
-from speechbrain_mamba.utils.distributed import any_process
+from speechbrain_mamba.utils._compat import CheckpointsBetweenSteps, LoadersOfProcesses
+from speechbrain_mamba.utils.distributed import (
+    any_process,
+    count_processes,
+    gather,
+    get_total,
+    merge,
+    merge_totals,
+    process_rank,
+    set_total,
+    share_buffers,
+)
 
 logger = logging.getLogger(__name__)
 
 
-class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
+class SteppingBrain(CheckpointsBetweenSteps, LoadersOfProcesses, sb.Brain):
     """SpeechBrain's ``Brain`` with steps that are the same for all recipes.
 
     Run options set precision, accumulation and clipping of gradients. The learning rate is set right before each step.
@@ -35,8 +44,8 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
 
     epoch_totals: ClassVar[tuple[str, ...]] = ()
     """Attributes that ``on_stage_start`` resets for training and that a step changes: numbers, or dicts, lists or
-    tensors of numbers. Dots lead into objects (``report.totals``). Checkpoints within an epoch keep those of the main
-    process, so that the training scores of a resumed epoch are those of the whole epoch."""
+    tensors of numbers. Dots lead into objects (``report.totals``). Checkpoints within an epoch keep them, so that the
+    training scores of a resumed epoch are those of the whole epoch; those of several processes are merged."""
 
     hparams: Any
 
@@ -45,7 +54,7 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = self.first_step = 0
         self._resumed_totals: dict[str, Any] = {}
         if self.checkpointer is not None:
-            hooks = self._load_totals, main_process_only(self._save_totals)
+            hooks = self._load_totals, self._save_totals
             self.checkpointer.add_recoverable("epoch_totals", self, *hooks, optional_load=True)
 
     def train_adversary(self, outputs: Any, should_step: bool) -> None:
@@ -66,7 +75,7 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
     def fit_batch(self, batch: Any) -> Tensor:
         """Train on a batch, unless no process has a usable loss for it."""
         self.restore_totals()
-        seed_step(self.seed, self.epoch, self.step, getattr(self, "rank", 0))
+        seed_step(self.seed, self.epoch, self.count_batch(), 0)
         should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
         self.on_fit_batch_start(batch, should_step)
         with self.no_sync(not should_step):
@@ -90,6 +99,10 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         return loss.detach().cpu() if usable else torch.tensor(float("nan"))
 
+    def count_batch(self) -> int:
+        """Count a training batch. Returns its number among those of all processes in this epoch, from 1."""
+        return (self.step - 1) * count_processes() + process_rank() + 1
+
     def optimizers_step(self) -> None:
         """Step all optimizers that have gradients."""
         for optimizer in self.freeze_optimizers(self.optimizers_dict).values():
@@ -108,7 +121,7 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         if self.scaler.is_enabled() or torch.isfinite(norm):  # a scaler skips steps itself
             self.scaler.step(optimizer)
-        else:
+        elif process_rank() == 0:  # gradients of several processes are the same ones
             self.n_skipped += 1
         optimizer.zero_grad(set_to_none=True)
 
@@ -131,27 +144,54 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
             self.epoch = epoch or 0
             self.n_skipped = self.n_accumulated = 0
             self.first_step = self.optimizer_step
+        else:
+            share_buffers(self.modules.values())
+
+    def merge_stage(self, loss: float, names: Iterable[str]) -> float:
+        """Put the totals of all processes together at the end of a stage.
+
+        Arguments
+        ---------
+        loss : float
+            The mean loss of this process.
+        names : iterable of str
+            Attributes that hold totals, as in ``epoch_totals``.
+
+        Returns
+        -------
+        float
+            The mean loss over the batches of all processes.
+        """
+        loss = _mean_loss(gather((loss, self.n_losses)))
+        merge_totals(self, names)
+        return loss
 
     def restore_totals(self) -> None:
         """Give an epoch that was resumed the totals that its checkpoint holds, once."""
+        if self._resumed_totals and process_rank() > 0:  # the main process has those of all
+            self.n_losses, self.avg_train_loss = 0, 0.0
+            self._resumed_totals = {name: self._resumed_totals[name] for name in self._common_totals()}
         for name, value in self._resumed_totals.items():
-            *path, attribute = name.split(".")
-            owner = attrgetter(".".join(path))(self) if path else self
-            current = getattr(owner, attribute, None)
-            if isinstance(current, dict):  # keeps its type, a defaultdict for instance
-                current.clear()
-                current.update(value)
-            else:
-                setattr(owner, attribute, value)
+            set_total(self, name, value)
         self._resumed_totals = {}
 
+    def _common_totals(self) -> tuple[str, ...]:
+        """Totals that are the same in all processes."""
+        return ("first_step",)
+
     def _totals(self) -> tuple[str, ...]:
-        return ("n_losses", "n_skipped", "first_step", *type(self).epoch_totals)
+        return ("n_losses", "avg_train_loss", "n_skipped", *self._common_totals(), *type(self).epoch_totals)
 
     def _save_totals(self, _: Any, path: Path) -> None:
         within = self.step > 0  # not after an epoch
-        values = {name: attrgetter(name)(self) for name in self._totals() if within}
-        torch.save({name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}, path)
+        parts = gather({name: get_total(self, name) for name in self._totals() if within})
+        if process_rank() == 0:
+            totals = {**merge(parts), **{name: parts[0][name] for name in self._common_totals() if within}}
+            if within:
+                totals["avg_train_loss"] = _mean_loss((part["avg_train_loss"], part["n_losses"]) for part in parts)
+            torch.save(
+                {name: dict(value) if isinstance(value, dict) else value for name, value in totals.items()}, path
+            )
 
     def _load_totals(self, _: Any, path: Path, end_of_epoch: bool) -> None:
         # tensors of the main process's GPU go to that of this process
@@ -168,3 +208,12 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
             )
         if self.n_skipped:
             logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", self.epoch, self.n_skipped)
+
+
+def _mean_loss(parts: Iterable[tuple[float, int]]) -> float:
+    """The mean over the batches of all processes, each of which gives its mean and the number of its batches."""
+    means = list(parts)
+    counted = [(mean, count) for mean, count in means if count]
+    if len(counted) < 2:
+        return counted[0][0] if counted else max(mean for mean, _ in means)  # infinite, or 0 without any batch
+    return sum(mean * count for mean, count in counted) / sum(count for _, count in counted)

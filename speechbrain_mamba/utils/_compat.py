@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 class CheckpointFolders:
-    """Mixin for SpeechBrain's ``Checkpointer``: how the meta file is written and which folders are checkpoints."""
+    """Mixin for SpeechBrain's ``Checkpointer``: where a checkpoint is written, how the meta file is, and which folders
+    are checkpoints."""
+
+    def folder_to_save(self, path: Path) -> Path:
+        """The folder that is written, for a checkpoint that is to have this one."""
+        return path
 
     def write_meta(self, path: Path, meta: Mapping[str, Any], end_of_epoch: bool) -> dict[str, Any]:
         """Write the meta file of a checkpoint before its other files; returns what was written."""
@@ -41,6 +46,12 @@ class CheckpointFolders:
     def _list_checkpoint_dirs(self) -> list[Path]:
         return self.list_folders()
 
+    def _new_checkpoint_dirpath(self) -> Path:
+        return self.folder_to_save(super()._new_checkpoint_dirpath())  # type: ignore[misc]  # of Checkpointer
+
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
+        return self.folder_to_save(super()._custom_checkpoint_dirpath(name))  # type: ignore[misc]  # of Checkpointer
+
 
 class CheckpointsBetweenSteps:
     """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch."""
@@ -52,6 +63,19 @@ class CheckpointsBetweenSteps:
     def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
         due = super()._should_save_intra_epoch_ckpt(*args)  # type: ignore[misc]  # of Brain
         return due and self.is_between_steps()
+
+
+class LoadersOfProcesses:
+    """Mixin for SpeechBrain's ``Brain`` whose samplers know the process that they are for.
+
+    SpeechBrain gives each process its part of any sampler in another order than one process has, and repeats batches
+    until all processes have equally many.
+    """
+
+    train_sampler: Any
+
+    def _train_loader_specifics(self, dataset: Any, options: dict[str, Any]) -> dict[str, Any]:
+        return options
 
 
 def run_option_helps() -> dict[str, tuple[Any, str]]:

@@ -4,6 +4,7 @@ import sys
 from typing import ClassVar
 
 import pytest
+import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -40,6 +41,21 @@ def test_the_batches_of_an_epoch_can_be_selected():
     plain = DynamicBatchSampler(dataset, 10, 3, max_batch_ex=1)
     plain.set_epoch(3)
     assert sorted(plain) == [[0], [1], [2], [3], [4]]
+
+
+def test_samplers_of_a_brain_are_left_alone(monkeypatch):
+    """In several processes too, where SpeechBrain wraps them."""
+
+    class OwnBrain(_compat.LoadersOfProcesses, sb.Brain):
+        pass
+
+    batches = [[0, 1], [2]]
+    for brain_class, expected in ((OwnBrain, True), (sb.Brain, False)):
+        brain = brain_class(run_opts={"device": "cpu"}, hparams={})
+        brain.distributed_launch, brain.rank = True, 0
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+        loader = brain.make_dataloader([5, 6, 7], sb.Stage.TRAIN, ckpt_prefix=None, batch_sampler=batches)
+        assert (loader.batch_sampler is batches) is expected
 
 
 def test_dual_path_models_cut_into_chunks_and_add_up():
