@@ -15,6 +15,7 @@ from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.command_line import read_comments
 from speechbrain_mamba.training.record import save_hparams
 from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
+from speechbrain_mamba.utils.distributed import check_shared_folder
 from speechbrain_mamba.utils.files import write_json
 from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
@@ -28,6 +29,9 @@ FINISHED = "finished.json"
 
 def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = None) -> None:
     """Run a recipe: prepare, train, test, export, show. A run that is finished only shows its results.
+
+    With ``data_prep_only`` it ends when the data are prepared, read and checked, and the tokenizer is trained: in one
+    process, before several are started.
 
     Arguments
     ---------
@@ -47,10 +51,16 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
         logger.info("Trained and tested already: remove %s to start again.", brain.output_folder)
     else:
         run_on_main(_save_settings, args=[brain])  # not before: a finished run keeps the settings that made it
-        brain.set_up()
+        only_prepare = hparams.get("data_prep_only", False)
+        if not only_prepare:
+            brain.set_up()
         if not hparams.get("skip_prep", False):
             run_on_main(brain.prepare_data, args=[hparams])
-        brain.fit_and_test(brain.make_datasets(hparams))
+        datasets = brain.make_datasets(hparams)
+        if only_prepare:
+            logger.info("The data are prepared: the same command without data_prep_only trains.")
+            return
+        brain.fit_and_test(datasets)
         run_on_main(brain.export)
         if not brain.debug:
             run_on_main(write_json, args=[brain.output_folder / FINISHED, {"epochs": _last_epoch(brain)}])
@@ -86,6 +96,7 @@ def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> Trainin
     hparams = load_hyperpyyaml(text)
     if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
         hparams["ckpt_interval_minutes"] = 0
+    check_shared_folder(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"])
     brain = brain_class(
         modules=hparams["modules"],
