@@ -131,6 +131,31 @@ def _speed() -> Iterator[str]:
         yield f"Unset {ops.registry.ENVIRONMENT_VARIABLE}: it asks for the slow reference backend."
 
 
+def check_backends() -> tuple[str, int]:
+    """Compare every backend with the reference on this machine, as before it first serves.
+
+    Returns
+    -------
+    text : str
+        A table: errors relative to what is allowed, so that right ones are below 1, and milliseconds of the first run,
+        which compiles, and of the next one.
+    failures : int
+        How many calls failed.
+    """
+    from speechbrain_mamba.ops.self_check import check_machine
+
+    rows, failures = [("backend", "device", "operation", "dtype", "error", "first ms", "next ms", "")], 0
+    for name, device, case, outcome in check_machine():
+        numbers = (f"{outcome.error:.1e}", f"{outcome.first_ms:.1f}", f"{outcome.again_ms:.1f}")
+        verdict = "ok" if outcome.failure is None else f"FAILED: {outcome.failure}"
+        failures += outcome.failure is not None
+        rows.append((name, device, case.op, str(case.dtype).removeprefix("torch."), *numbers, verdict))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    end = "All agree with the reference." if not failures else f"{failures} of {len(rows) - 1} do not agree with it."
+    return "\n".join([*lines, "", end]), failures
+
+
 def _advice(ask: Callable[[], Iterator[str]], otherwise: str) -> list[str]:
     try:
         return [f"- {line}" for line in ask()] or [f"- {otherwise}"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -41,6 +43,28 @@ def test_report_says_what_triton_lacks_to_build_its_launchers(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(backends, "_reasons", {})
     assert "Make the GPU kernels work: Triton needs a C compiler at run time" in report()
+
+
+def test_backends_are_checked_on_request(capsys):
+    main(["doctor", "--check"])
+    text = capsys.readouterr().out
+    assert "backend cpu        available" in text and "All agree with the reference." in text
+    for name in ops.available_backends():
+        assert re.search(rf"^{name} +cpu +bidirectional_mamba_inner +bfloat16 .* ok$", text, re.MULTILINE)
+
+
+def test_a_backend_that_is_wrong_fails_the_check(capsys, monkeypatch):
+    wrong = ModuleType("wrong")
+    wrong.unavailable, wrong.unsupported = lambda: None, lambda call: None if "update" in call.op else "it cannot."
+    wrong.causal_conv1d_update = wrong.selective_state_update = lambda *arguments, **options: (torch.zeros(1),) * 2
+    monkeypatch.setattr(backends, "_MODULES", {"wrong": "wrong"})
+    monkeypatch.setattr(backends, "_loaded", {"wrong": wrong})
+    monkeypatch.setattr(backends, "_reasons", {})
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--check"])
+    text = capsys.readouterr().out
+    assert end.value.code == 1 and "6 of 6 do not agree with it." in text
+    assert re.search("FAILED: output [01] is off by inf times what is allowed.", text)
 
 
 def test_advice_for_a_slow_instruction_set():

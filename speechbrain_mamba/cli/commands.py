@@ -27,12 +27,24 @@ def user_errors() -> Iterator[None]:
 
 
 def run_doctor(arguments: list[str]) -> None:
-    """Print what the package finds on this machine."""
+    """Print what the package finds on this machine; with ``--check``, fail with exit code 1 if a backend is wrong."""
     description = "Show versions, backends and threads, and what would make it faster."
-    argparse.ArgumentParser(prog=f"{PROGRAM} doctor", description=description).parse_args(arguments)
-    from speechbrain_mamba.doctor import report
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} doctor", description=description)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="also compare all operations of all backends with the reference, on the CPU and on each GPU; kernels "
+        "that were not compiled before take minutes",
+    )
+    check = parser.parse_args(arguments).check
+    from speechbrain_mamba.doctor import check_backends, report
 
     show(report())
+    if check:
+        text, failures = check_backends()
+        show(f"\nBackends against the reference\n{text}")
+        if failures:
+            raise SystemExit(1)
 
 
 def show_hparams(arguments: list[str]) -> None:

@@ -33,11 +33,14 @@ def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[in
 
 
 def _reason_against(
-    item: dict[str, Any], tokenizer: SentencePieceProcessor, frames: Callable[[dict[str, Any]], int] | None
+    item: dict[str, Any],
+    tokenizer: SentencePieceProcessor,
+    frames: Callable[[dict[str, Any]], int] | None,
+    least_seconds: float,
 ) -> str | None:
     """Why an utterance cannot be used; None if it can."""
-    if item["duration"] <= 0:
-        return "no audio"
+    if item["duration"] < least_seconds:
+        return f"less than the {1000 * least_seconds:.0f} ms of audio that are needed"
     if not item["wrd"].strip():
         return "an empty transcript"
     if frames is None:
@@ -56,12 +59,13 @@ def select_usable(
     tokenizer: SentencePieceProcessor,
     name: str,
     frames: Callable[[dict[str, Any]], int] | None = None,
+    least_seconds: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """Leave out the utterances that a recognizer cannot learn from; a warning says how many, which and why.
 
-    These are utterances without audio, with an empty transcript, and for training with characters that the tokenizer
-    does not know, or with fewer frames than CTC needs for their transcript: one per token, and one between equal
-    neighbors.
+    These are utterances with too little audio, with an empty transcript, and for training with characters that the
+    tokenizer does not know, or with fewer frames than CTC needs for their transcript: one per token, and one between
+    equal neighbors.
 
     Arguments
     ---------
@@ -74,6 +78,8 @@ def select_usable(
     frames : callable, optional
         Returns the number of the encoder's frames for an utterance, for training. Without it, characters and lengths
         are not checked: in a test these are errors of the recognizer.
+    least_seconds : float
+        The shortest audio that a recognizer takes.
 
     Raises
     ------
@@ -94,7 +100,7 @@ def select_usable(
     usable: dict[str, dict[str, Any]] = {}
     left_out: dict[str, list[str]] = {}
     for utterance, item in items.items():
-        reason = _reason_against(item, tokenizer, frames)
+        reason = _reason_against(item, tokenizer, frames, least_seconds)
         if reason is None:
             usable[utterance] = item
         else:

@@ -84,13 +84,8 @@ def bidirectional_mamba_inner(
     tensors = (*forward, *reverse, out_proj_weight, out_proj_bias)
     states, width, rank = forward.A.shape[1], forward.conv_weight.shape[1], forward.dt_proj_weight.shape[1]
     backend = select_backend(Call(_OP, xz, tensors, states=states, width=width, rank=rank))
-    fused = getattr(backend, _OP, None)
     with torch.autocast(xz.device.type, enabled=False):
-        if fused:
-            y = fused(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
-        else:
-            y = _compose(backend, xz, forward, reverse, lengths)
-            y = F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
+        y = run_layer(backend, xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
     return y if out_proj_bias is None else mask_frames(y, lengths)
 
 
@@ -121,6 +116,23 @@ def _check(
     check_shape(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)", (d_model, channels))
     check_shape(_OP, "out_proj_bias", out_proj_bias, "(d_model,)", (d_model,))
     return check_lengths(_OP, lengths, batch, time, xz.device)
+
+
+def run_layer(
+    backend: ModuleType,
+    xz: Tensor,
+    forward: Direction,
+    reverse: Direction,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor:
+    """Run the layer with a backend, fused if it can; frames past the lengths are the bias."""
+    fused = getattr(backend, _OP, None)
+    if fused:
+        return fused(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
+    y = _compose(backend, xz, forward, reverse, lengths)
+    return F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
 
 
 def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direction, lengths: Tensor | None) -> Tensor:

@@ -5,7 +5,8 @@ return a reason in words, or None: why it cannot be used on this machine (``unav
 call (``unsupported(call)``).
 
 The choice is automatic, by device. :func:`use_backend` overrules it, and so does the environment variable
-``SPEECHBRAIN_MAMBA_BACKEND`` for a whole process.
+``SPEECHBRAIN_MAMBA_BACKEND`` for a whole process. Where it is automatic, a backend for GPUs is checked before it first
+serves (:mod:`speechbrain_mamba.ops.self_check`), unless ``SPEECHBRAIN_MAMBA_SELF_CHECK`` is 0.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_BACKEND"
+SELF_CHECK_VARIABLE = "SPEECHBRAIN_MAMBA_SELF_CHECK"
 
 _MODULES = {
     "reference": "speechbrain_mamba.ops.backends.reference",
@@ -36,11 +38,14 @@ _MODULES = {
 
 _PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}
 """The order of preference on each type of device, before the reference backend."""
+_CHECKED_DEVICES = {"cuda"}
+"""Types of devices whose backends are checked before they first serve."""
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("speechbrain_mamba_backend", default=None)
 _loaded: dict[str, ModuleType] = {}
 _reasons: dict[str, str | None] = {}
 _warned: set[str] = set()
+_passed: dict[tuple, bool] = {}
 
 
 class Call(NamedTuple):
@@ -71,7 +76,13 @@ class Call(NamedTuple):
         return None
 
 
-def _module(name: str) -> ModuleType:
+def load_backend(name: str) -> ModuleType:
+    """Import a backend by name, whether it can be used here or not.
+
+    Example
+    -------
+    >>> load_backend("reference").unavailable()
+    """
     if name not in _loaded:
         _loaded[name] = importlib.import_module(_MODULES[name])
     return _loaded[name]
@@ -81,7 +92,7 @@ def _module(name: str) -> ModuleType:
 @torch.compiler.assume_constant_result
 def _unavailable(name: str) -> str | None:
     if name not in _reasons:
-        _reasons[name] = _module(name).unavailable()
+        _reasons[name] = load_backend(name).unavailable()
     return _reasons[name]
 
 
@@ -98,6 +109,35 @@ def _say_why_slow(device: str) -> None:
                 f"the backend '{name}' is not available: {(_unavailable(name) or '').rstrip('.')}" for name in names
             ),
         )
+
+
+@torch.compiler.assume_constant_result
+def _may_serve(name: str, device_type: str, device_index: int | None, traced: bool, *case: Any) -> bool:
+    """Whether a backend has passed its self-check of a kind of call, or it cannot be done now."""
+    if device_type not in _CHECKED_DEVICES or os.environ.get(SELF_CHECK_VARIABLE) == "0":
+        return True
+    key = (name, device_type, device_index, *case)
+    if key not in _passed:
+        if traced or (device_type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return True
+        _passed[key] = _passes(name, torch.device(device_type, device_index or 0), *case)
+    return _passed[key]
+
+
+def _passes(name: str, device: torch.device, *case: Any) -> bool:
+    from speechbrain_mamba.ops.sample_calls import Case
+    from speechbrain_mamba.ops.self_check import check
+
+    checked = Case(*case)
+    failure = check(name, load_backend(name), checked, device)
+    if failure is not None and f"{name} failed" not in _warned:
+        _warned.add(f"{name} failed")
+        logger.warning(
+            "The backend '%s' failed its self-check of %s in %s, so the next one serves: %s. Please report this with "
+            "the output of `python -m speechbrain_mamba doctor --check`. %s=0 turns the check off.",
+            name, checked.op, str(checked.dtype).removeprefix("torch."), failure.rstrip("."), SELF_CHECK_VARIABLE,
+        )  # fmt: skip
+    return failure is None
 
 
 def _check_name(name: str, source: str) -> str:
@@ -219,15 +259,17 @@ def select_backend(call: Call) -> ModuleType:
     """
     chosen = chosen_backend()
     if chosen != "auto":
-        reason = _module(chosen).unsupported(call)
+        reason = load_backend(chosen).unsupported(call)
         if reason is not None:
             raise ValueError(
                 f"The backend '{chosen}' cannot serve this {call.op}: {reason} Choose another backend, or auto."
             )
-        return _module(chosen)
-    device = call.tensor.device.type
-    for name in _PREFERENCE.get(device, ()):
-        if _unavailable(name) is None and _module(name).unsupported(call) is None:
-            return _module(name)
-    _say_why_slow(device)
-    return _module("reference")
+        return load_backend(chosen)
+    device, traced = call.tensor.device, torch.compiler.is_compiling()
+    case = (call.op, call.tensor.dtype, call.states, call.width, call.rank, call.continues)
+    for name in _PREFERENCE.get(device.type, ()):
+        serves = _unavailable(name) is None and load_backend(name).unsupported(call) is None
+        if serves and _may_serve(name, device.type, device.index, traced, *case):
+            return load_backend(name)
+    _say_why_slow(device.type)
+    return load_backend("reference")

@@ -27,11 +27,13 @@ if importlib.util.find_spec("triton") is None:
 else:
     try:
         from speechbrain_mamba.ops.backends.triton.conv_launch import conv_backward, conv_forward
+        from speechbrain_mamba.ops.backends.triton.first_use import listen
         from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward, layer_kept
         from speechbrain_mamba.ops.backends.triton.scan_launch import scan_backward, scan_forward, scan_kept
         from speechbrain_mamba.utils._compat import triton_interprets
 
         INTERPRETED = triton_interprets()
+        listen()
     except Exception as error:  # of another version of Triton; the other backends must still work
         _problem = f"the installed triton does not fit, 3.4 of PyTorch 2.8 or newer is needed: {error}."
     else:
