@@ -162,6 +162,13 @@ def below_autograd() -> AbstractContextManager:
     return torch._C._AutoDispatchBelowAutograd()
 
 
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others of the same shapes, by few launches on a GPU."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
+
+
 def reset_function(module: nn.Module) -> Callable[[], None] | None:
     """The method that draws a module's own parameters, None if there is none.
 

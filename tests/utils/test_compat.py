@@ -159,6 +159,13 @@ def test_operations_run_below_autograd():
     assert not y.requires_grad, _moved("torch._C._AutoDispatchBelowAutograd")
 
 
+def test_many_tensors_are_copied_at_once():
+    targets = [torch.zeros(2), torch.zeros(1, 3, dtype=torch.long)]
+    assert hasattr(torch, "_foreach_copy_"), _moved("torch._foreach_copy_")
+    _compat.copy_all(targets, [torch.ones(2), torch.full((1, 3), 5)])
+    assert [t.tolist() for t in targets] == [[1, 1], [[5, 5, 5]]]
+
+
 def test_attention_resets_its_parameters():
     attention = torch.nn.MultiheadAttention(4, 2)
     reset = _compat.reset_function(attention)
