@@ -65,7 +65,11 @@ class RecognitionBrain(TrainingBrain):
         """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
 
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
-        """Batches of utterances of similar length, limited in seconds; single utterances in tests."""
+        """Batches of utterances of similar length, limited in seconds; single utterances in tests.
+
+        Those of the training are drawn again in each epoch. Those of the validation are always the same, in the same
+        order, so that its loss is.
+        """
         if stage == sb.Stage.TEST:
             return {"batch_size": 1}
         is_train = stage == sb.Stage.TRAIN
@@ -74,7 +78,8 @@ class RecognitionBrain(TrainingBrain):
             self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid,
             self.hparams.num_buckets,
             length_func=lambda item: item["duration"],
-            batch_ordering="random",
+            shuffle=is_train,
+            batch_ordering="random" if is_train else "ascending",
             max_batch_ex=self.hparams.max_batch_ex,
             seed=self.hparams.seed,
         )
