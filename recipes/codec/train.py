@@ -42,6 +42,7 @@ class CodecBrain(TrainingBrain):
     best_by = "mel"
     evaluation_totals = ("report",)
     epoch_totals = ("report.totals", "report.used")
+    may_change = frozenset({"recognizer"})
     recognize = None
 
     def set_up(self):
