@@ -21,6 +21,7 @@ from collections import Counter
 import speechbrain as sb
 import torch
 
+from speechbrain_mamba.corpora.preparation import check_manifests
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
 from speechbrain_mamba.evaluation.report import format_summary
@@ -37,6 +38,10 @@ class SpeakerBrain(TrainingBrain):
     needs = ("matplotlib",)
     best_by = "EER"
     evaluation_totals = ("report",)
+
+    def prepare_data(self, hparams):
+        """Check all audio that the manifests list."""
+        check_manifests(hparams)
 
     def make_datasets(self, hparams):
         """Read the three splits, and number the training speakers."""
