@@ -107,9 +107,10 @@ class TrainingBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         first, self._resumed = self.position, False
-        left = list(self.batches)[first:]
+        every = self.batches if hasattr(self.batches, "__getitem__") else list(self.batches)
         n = count_processes()
-        return iter(left[process_rank() : len(left) // n * n : n])
+        rounds = max(0, len(every) - first) // n
+        return (every[first + n * number + process_rank()] for number in range(rounds))
 
     @mark_as_saver
     def save(self, path: Path) -> None:
