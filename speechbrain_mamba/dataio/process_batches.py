@@ -115,8 +115,9 @@ class TrainingBatches(Sampler[list[int]]):
     @mark_as_saver
     def save(self, path: Path) -> None:
         """Save the place in the epoch, in the main process."""
-        facts = {"batches": self.position, "processes": count_processes(), "accumulation": self.accumulation}
-        Path(path).write_text(yaml.safe_dump(facts), encoding="utf-8")
+        if process_rank() == 0:
+            facts = {"batches": self.position, "processes": count_processes(), "accumulation": self.accumulation}
+            Path(path).write_text(yaml.safe_dump(facts), encoding="utf-8")
 
     @mark_as_loader
     def load(self, path: Path, end_of_epoch: bool) -> None:
