@@ -65,13 +65,17 @@ class RecognitionBrain(TrainingBrain):
         """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
 
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
-        """Batches of utterances of similar length, limited in seconds; single utterances in tests."""
+        """Batches of utterances of similar length, limited in seconds; single utterances in tests.
+
+        Those of the training are drawn again in each epoch. Those of the validation are always the same, in the same
+        order, so that its loss is.
+        """
         if stage == sb.Stage.TEST:
             return {"batch_size": 1}
         is_train = stage == sb.Stage.TRAIN
         longest = self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid
         options = {key: getattr(self.hparams, key) for key in ("num_buckets", "max_batch_ex", "seed")}
-        sampler = length_sampler(dataset, longest, **options)
+        sampler = length_sampler(dataset, longest, shuffle=is_train, **options)
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers if is_train else 0}
 
     def encode(self, batch: Any, stage: sb.Stage, labels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:

@@ -85,17 +85,26 @@ class LengthBatches(Sampler[list[int]]):
 
 
 def length_sampler(
-    dataset: DynamicItemDataset, max_batch_length: float, num_buckets: int, max_batch_ex: int | None, seed: int
+    dataset: DynamicItemDataset,
+    max_batch_length: float,
+    num_buckets: int,
+    max_batch_ex: int | None,
+    seed: int,
+    shuffle: bool = True,
 ) -> Any:
-    """Make the sampler of batches limited in seconds: SpeechBrain's, or :class:`LengthBatches` for a large manifest."""
-    if isinstance(dataset.data, ManifestTable):
+    """Make the sampler of batches limited in seconds: SpeechBrain's, or :class:`LengthBatches` for a large manifest.
+
+    Without ``shuffle`` the batches are always the same ones, the shortest first.
+    """
+    if shuffle and isinstance(dataset.data, ManifestTable):
         return LengthBatches(dataset.data.durations, max_batch_length, num_buckets, max_batch_ex, seed)
     return DynamicBatchSampler(
         dataset,
         max_batch_length,
         num_buckets,
         length_func=lambda item: item["duration"],
-        batch_ordering="random",
+        shuffle=shuffle,
+        batch_ordering="random" if shuffle else "ascending",
         max_batch_ex=max_batch_ex,
         seed=seed,
     )

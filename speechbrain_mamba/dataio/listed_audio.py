@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_mamba.dataio.audio import AudioInfo, check_audio
-from speechbrain_mamba.dataio.audio_files import list_faults
+from speechbrain_mamba.dataio.audio_files import NAMED, list_faults
 from speechbrain_mamba.dataio.manifests import TRANSCRIBED, ManifestPath, find_line, read_manifest
 from speechbrain_mamba.utils.files import write_json
-from speechbrain_mamba.utils.parallel import parallel_map
+from speechbrain_mamba.utils.parallel import parallel_iter
 
 _SECONDS, _SHARE = 0.1, 0.01
 """A duration may differ from its file by so much and this share of it."""
 _LISTED = re.compile(r"wav|mix_wav|s\d+_wav")
-_PART = 10000  # rows at a time, so that a table of millions is not copied
 
 
 def check_listed_audio(
@@ -100,18 +99,16 @@ def _recall(memory: str | os.PathLike) -> dict[str, Any]:
 
 
 def _check(file: Path, items: Mapping[str, Mapping[str, Any]], sample_rate: int | None) -> None:
-    def examine(name: str) -> tuple[str, str] | None:
-        problem = _problem(name, items[name], sample_rate)
-        return None if problem is None else (name, problem)
+    def examine(row: tuple[str, Mapping[str, Any]]) -> tuple[str, str | None]:
+        return row[0], _problem(*row, sample_rate)
 
-    names, faults = list(items), list[tuple[str, str]]()
-    for first in range(0, len(names), _PART):
-        part = names[first : first + _PART]
-        faults += filter(None, parallel_map(examine, part, f"Checking {file.name}", "row"))
+    faults: list[str] = []
+    for name, problem in parallel_iter(examine, items.items(), len(items), f"Checking {file.name}", "row"):
+        if problem is not None:
+            named = len(faults) < NAMED
+            faults.append(f"The manifest '{file}', line {find_line(file, name)}: {problem}" if named else "")
     if faults:
-        lines = [f"The manifest '{file}', line {find_line(file, name)}: {problem}" for name, problem in faults[:10]]
-        lines += [""] * (len(faults) - len(lines))
-        raise ValueError(list_faults(f"{len(faults)} of {len(items)} rows have audio that cannot be used", lines))
+        raise ValueError(list_faults(f"{len(faults)} of {len(items)} rows have audio that cannot be used", faults))
 
 
 def _problem(name: str, item: Mapping[str, Any], sample_rate: int | None) -> str | None:

@@ -187,7 +187,9 @@ def list_shards(shards: str | Sequence[str]) -> list[str]:
     found = [str(name) for entry in given for name in braceexpand(str(entry))]
     for name in found:
         if not _is_remote(name) and not Path(name).is_file():
-            raise FileNotFoundError(f"The shard '{name}' does not exist: give paths, URLs or pipe: commands of tar files.")
+            raise FileNotFoundError(
+                f"The shard '{name}' does not exist: give paths, URLs or pipe: commands of tar files."
+            )
     if not found:
         raise ValueError("No shard is given: give paths, URLs or pipe: commands of tar files.")
     twice = [name for name, count in Counter(found).items() if count > 1]

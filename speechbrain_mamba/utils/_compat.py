@@ -53,16 +53,31 @@ class CheckpointFolders:
         return self.folder_to_save(super()._custom_checkpoint_dirpath(name))  # type: ignore[misc]  # of Checkpointer
 
 
-class CheckpointsBetweenSteps:
-    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch."""
+class CheckpointsWithinEpochs:
+    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch, and after it."""
 
     def is_between_steps(self) -> bool:
         """Whether a checkpoint may be saved now."""
         return True
 
+    def is_checkpoint_wanted(self) -> bool:
+        """Whether a checkpoint has to be saved, although none is due."""
+        return False
+
+    def after_checkpoint(self) -> None:
+        """Called after a checkpoint was saved within an epoch."""
+
+    def save_within_epoch(self) -> None:
+        """Save a checkpoint within an epoch now."""
+        super()._save_intra_epoch_ckpt()  # type: ignore[misc]  # of Brain
+
     def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
         due = super()._should_save_intra_epoch_ckpt(*args)  # type: ignore[misc]  # of Brain
-        return due and self.is_between_steps()
+        return (due or self.is_checkpoint_wanted()) and self.is_between_steps()
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        self.save_within_epoch()
+        self.after_checkpoint()
 
 
 class LoadersOfProcesses:
@@ -153,6 +168,13 @@ def below_autograd() -> AbstractContextManager:
     import torch
 
     return torch._C._AutoDispatchBelowAutograd()
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others of the same shapes, by few launches on a GPU."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
 
 
 def reset_function(module: nn.Module) -> Callable[[], None] | None:
