@@ -1,4 +1,4 @@
-"""A tiny run of each of the five recipes, on a corpus made on the spot."""
+"""Tiny runs of the five recipes, on corpora made on the spot."""
 
 from __future__ import annotations
 
@@ -107,6 +107,16 @@ TINY_RUNS = {
             "batch_size": 2, "grad_accumulation_factor": 2, "lr": 0.01, "n_examples": 1,
         },
     ),
+    "sepformer": TinyRun(  # on fixed mixtures, with a schedule that goes by the loss of the validation
+        "separation/train", "separation/sepformer", make_mixture_data,
+        {key: value for key, value in SHORT.items() if key != "n_warmup_steps"} | {
+            "corpus": "folder", "N_encoder_out": 8, "out_channels": 8, "n_dp": 1, "chunk_size": 20, "n_transformer": 1,
+            "nhead": 2, "d_ffn": 8, "train_mixtures": 6, "valid_mixtures": 2, "test_mixtures": 3,
+            "mixture_seconds": [0.2, 0.3], "batch_size": 2, "lr": 0.1, "n_examples": 1, "dropout": 0.1,
+            "limit_training_signal_len": True, "training_signal_len": 1700,
+            "lr_scheduler": {"patience": 0, "dont_halve_until_epoch": 1},
+        },
+    ),
     "asr": TinyRun(
         "asr/train", "asr/mini_conmamba_ctc", make_recognition_data,
         SHORT | {
@@ -135,4 +145,4 @@ TINY_RUNS = {
         SHORT | {"batch_size": 5, "crop_seconds": 0.3, "n_speakers": 3, "emb_dim": 8, "lr": 0.003},
     ),
 }  # fmt: skip
-"""The runs by the name of their recipe."""
+"""The runs by name: a recipe's, or that of a model that is trained in another way."""

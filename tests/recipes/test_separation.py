@@ -47,7 +47,7 @@ def arguments(output, data, options, name="mambatasnet_XS"):
     settings = {**TINY, **MODELS[name], "output_folder": output, "data_folder": data, **options}
     if name == "sepformer":  # without a warm-up
         del settings["n_warmup_steps"]
-    flags = [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
+    flags = [str(part) for key, value in settings.items() for part in (f"--{key}", value) if part is not None]
     return [str(HPARAMS / "separation" / f"{name}.yaml"), *flags, "--noprogressbar", "--device", "cpu"]
 
 
@@ -196,6 +196,12 @@ def test_two_processes(corpus, tmp_path):
 def test_bad_settings(run, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         run(**options)
+
+
+def test_there_is_nothing_to_test_or_export_without_a_checkpoint(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--test_only needs a checkpoint from the end of an epoch"):
+        run(test_only=None)
+    assert not (tmp_path / "out" / "test").exists() and not (tmp_path / "out" / "inference").exists()
 
 
 def test_unknown_precision(run, capsys):
