@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import speechbrain as sb
 from sentencepiece import SentencePieceProcessor
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch import Tensor
 
 from speechbrain_mamba.corpora.preparation import prepare_recognition, recognition_manifests
+from speechbrain_mamba.dataio.length_batches import length_sampler
 from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.dataio.selection import encoder_frames, select_usable
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset
@@ -43,7 +43,7 @@ class RecognitionBrain(TrainingBrain):
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
-        self.tokenizer = get_tokenizer(hparams, [item["wrd"] for item in items["train"].values()])
+        self.tokenizer = get_tokenizer(hparams, (item["wrd"] for item in items["train"].values()))
         check_special_tokens(self.tokenizer, **{name: hparams[name] for name in self.special_tokens})
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
         datasets: dict[str, DynamicItemDataset] = {}
@@ -78,16 +78,9 @@ class RecognitionBrain(TrainingBrain):
         if stage == sb.Stage.TEST:
             return {"batch_size": 1}
         is_train = stage == sb.Stage.TRAIN
-        sampler = DynamicBatchSampler(
-            dataset,
-            self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid,
-            self.hparams.num_buckets,
-            length_func=lambda item: item["duration"],
-            shuffle=is_train,
-            batch_ordering="random" if is_train else "ascending",
-            max_batch_ex=self.hparams.max_batch_ex,
-            seed=self.hparams.seed,
-        )
+        longest = self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid
+        options = {key: getattr(self.hparams, key) for key in ("num_buckets", "max_batch_ex", "seed")}
+        sampler = length_sampler(dataset, longest, shuffle=is_train, **options)
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers if is_train else 0}
 
     def encode(self, batch: Any, stage: sb.Stage, labels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -194,7 +187,7 @@ def check_settings(hparams: Mapping[str, Any]) -> None:
     check_tolerance(hparams["avg_tolerance"])
 
 
-def get_tokenizer(hparams: Mapping[str, Any], transcripts: list[str]) -> SentencePieceProcessor:
+def get_tokenizer(hparams: Mapping[str, Any], transcripts: Iterable[str]) -> SentencePieceProcessor:
     """Get the tokenizer of ``tokenizer_folder``, or one trained on the transcripts, which a resumed run finds again."""
     options = {key: hparams[key] for key in ("token_type", "character_coverage", "bos_index", "eos_index")}
     source, folder, size = (hparams[key] for key in ("tokenizer_folder", "save_folder", "output_neurons"))

@@ -58,6 +58,11 @@ def test_samplers_of_a_brain_are_left_alone(monkeypatch):
         assert (loader.batch_sampler is batches) is expected
 
 
+def test_the_buckets_of_batches_of_similar_length():
+    boundaries, sizes = _compat.bucket_plan(10, 3, max_batch_ex=2)
+    assert len(boundaries) == 3 and boundaries[-1] == pytest.approx(10) and sizes == [2, 1, 1, 1]
+
+
 def test_dual_path_models_cut_into_chunks_and_add_up():
     from speechbrain.lobes.models.dual_path import Dual_Path_Model
 
