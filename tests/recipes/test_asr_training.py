@@ -636,6 +636,14 @@ def test_no_search_spells_tokens_without_a_text(make_reader):
     assert (row["greedy"], row["beam"]) == ("AB", "AB")
 
 
+def test_a_decoders_texts_have_no_tokens_without_a_text(make_reader, monkeypatch):
+    recognition, *_ = make_reader(S2S, number_of_epochs=1)
+    found = [[BOS, FIRST + 1, BLANK, EOS, FIRST + 2, EOS]]
+    monkeypatch.setattr(Search, "__call__", lambda self, encoder_out, lens: (found, None, None, None))
+    run(recognition, (spoken("A"), spoken("A"), {"clean": spoken("AB")}))
+    assert recognition.report.rows[0]["beam"] == "AB"
+
+
 # ---------------------------------------------------------------- searches
 
 
