@@ -33,7 +33,7 @@ from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
 
 
 class SeparationBrain(TrainingBrain):
@@ -206,5 +206,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

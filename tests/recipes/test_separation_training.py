@@ -412,9 +412,9 @@ def others(monkeypatch, tmp_path):
     """Set whether another process has a usable loss."""
     answer = SimpleNamespace(usable=False)
 
-    def all_reduce(flag, operation):
+    def all_reduce(flags, operation):
         assert operation == torch.distributed.ReduceOp.MAX
-        flag.fill_(max(float(flag), float(answer.usable)))
+        flags[0] = max(float(flags[0]), float(answer.usable))
 
     with process_group(tmp_path):
         monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
