@@ -28,14 +28,14 @@ is trained, tested and exported, a note of its epochs."""
 MAY_CHANGE = frozenset(
     {
         "number_of_epochs", "lr", "lr_final_ratio", "n_warmup_steps", "n_total_steps",
-        "num_workers", "skip_prep", "ckpt_interval_minutes",
+        "num_workers", "skip_prep", "data_prep_only", "ckpt_interval_minutes",
         "tensorboard", "wandb", "train_logger", "n_examples", "avg_checkpoints", "avg_tolerance",
     }
 )  # fmt: skip
 """Settings that a command may change in a run that is there: they are taken over and logged. Brains name others."""
 
-NAMES = frozenset({"output_folder", "save_folder", "train_log", "experiment_name", "task", "resume_with_changes"})
-"""Settings that say where a run is and what it is called: they are not compared."""
+NAMES = frozenset({"output_folder", "save_folder", "train_log", "experiment_name", "task", "data_prep_only"})
+"""Settings that say where a run is, what it is called and how far a command goes: they are not compared."""
 
 
 class Comparison(NamedTuple):

@@ -21,6 +21,7 @@ from speechbrain_mamba.training.command_line import read_comments
 from speechbrain_mamba.training.record import Comparison, RunFolder
 from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 from speechbrain_mamba.training.stopping import Stop
+from speechbrain_mamba.utils.distributed import check_shared_folder
 from speechbrain_mamba.utils.files import remove_temporaries
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 from speechbrain_mamba.utils.locks import FolderLock
@@ -69,6 +70,9 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
     One process works in an output folder at a time. A run that is there goes on, unless the command asks for another
     model, other data or anything else that a run keeps; then nothing is written.
 
+    With ``data_prep_only`` it ends when the data are prepared, read and checked, and the tokenizer is trained: in one
+    process, before several are started.
+
     Arguments
     ---------
     brain_class : type
@@ -97,8 +101,8 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
             brain.stop, brain.lock = stop, lock
             if finished:
                 _say_what_made_it(command, comparison)
-            else:
-                _work(brain, command, comparison)
+            elif not _work(brain, command, comparison):
+                return
             do_on_main(lambda: show(f"\n{brain.results()}\n"))
 
 
@@ -235,6 +239,7 @@ def make_brain(brain_class: type[TrainingBrain], command: Command, new_log: bool
     hparams, run_opts = load_hyperpyyaml(command.text), command.run_opts
     if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
         hparams["ckpt_interval_minutes"] = 0
+    check_shared_folder(hparams["output_folder"])
     sb.create_experiment_directory(hparams["output_folder"], save_env_desc=new_log)
     brain = brain_class(
         modules=hparams["modules"],
@@ -247,19 +252,25 @@ def make_brain(brain_class: type[TrainingBrain], command: Command, new_log: bool
     return brain
 
 
-def _work(brain: TrainingBrain, command: Command, comparison: Comparison) -> None:
-    """Prepare, train, test, export."""
+def _work(brain: TrainingBrain, command: Command, comparison: Comparison) -> bool:
+    """Prepare, train, test, export. Returns whether there are results, not only prepared data."""
     run, hparams = command.run, vars(brain.hparams)
     do_on_main(_begin, run, brain, command, comparison)
-    brain.set_up()
+    only_prepare = hparams.get("data_prep_only", False)
+    if not only_prepare:
+        brain.set_up()
     if not hparams.get("skip_prep", False):
         do_on_main(_prepare, brain)
     datasets = brain.make_datasets(hparams)
+    if only_prepare:
+        logger.info("The data are prepared: the same command without data_prep_only trains.")
+        return False
     do_on_main(_take_over, run, brain, comparison)
     brain.fit_and_test(datasets)
     do_on_main(_export, brain)
     if not brain.debug:
         do_on_main(run.finish)
+    return True
 
 
 def _prepare(brain: TrainingBrain) -> None:

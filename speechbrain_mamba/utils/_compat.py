@@ -119,6 +119,14 @@ def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
     normalizer._save(path)
 
 
+def bucket_plan(max_batch_length: float, num_buckets: int, max_batch_ex: int | None) -> tuple[Any, list[int]]:
+    """The buckets of SpeechBrain's ``DynamicBatchSampler``: the longest example of each, and examples per batch."""
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
+    sampler = DynamicBatchSampler([0], max_batch_length, num_buckets, lengths_list=[1.0], max_batch_ex=max_batch_ex)
+    return sampler._bucket_boundaries, sampler._bucket_lens
+
+
 class BatchesOfEpoch:
     """Mixin for SpeechBrain's ``DynamicBatchSampler``: a say in the batches of an epoch."""
 
@@ -160,6 +168,13 @@ def below_autograd() -> AbstractContextManager:
     import torch
 
     return torch._C._AutoDispatchBelowAutograd()
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others of the same shapes, by few launches on a GPU."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
 
 
 def reset_function(module: nn.Module) -> Callable[[], None] | None:

@@ -58,6 +58,11 @@ def test_samplers_of_a_brain_are_left_alone(monkeypatch):
         assert (loader.batch_sampler is batches) is expected
 
 
+def test_the_buckets_of_batches_of_similar_length():
+    boundaries, sizes = _compat.bucket_plan(10, 3, max_batch_ex=2)
+    assert len(boundaries) == 3 and boundaries[-1] == pytest.approx(10) and sizes == [2, 1, 1, 1]
+
+
 def test_dual_path_models_cut_into_chunks_and_add_up():
     from speechbrain.lobes.models.dual_path import Dual_Path_Model
 
@@ -157,6 +162,13 @@ def test_operations_run_below_autograd():
     with _compat.below_autograd():
         y = 2 * x
     assert not y.requires_grad, _moved("torch._C._AutoDispatchBelowAutograd")
+
+
+def test_many_tensors_are_copied_at_once():
+    targets = [torch.zeros(2), torch.zeros(1, 3, dtype=torch.long)]
+    assert hasattr(torch, "_foreach_copy_"), _moved("torch._foreach_copy_")
+    _compat.copy_all(targets, [torch.ones(2), torch.full((1, 3), 5)])
+    assert [t.tolist() for t in targets] == [[1, 1], [[5, 5, 5]]]
 
 
 def test_attention_resets_its_parameters():
