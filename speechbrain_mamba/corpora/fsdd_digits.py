@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Container, Iterator
@@ -23,6 +25,7 @@ from speechbrain_mamba.dataio.manifests import SPLITS, write_manifest
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.parallel import parallel_map
 from speechbrain_mamba.utils.stamps import Stamp
+from speechbrain_mamba.utils.waiting import one_at_a_time
 
 _RATE = 8000  # samples per second of FSDD
 _PAUSE = (0.05, 0.25)  # seconds
@@ -113,15 +116,16 @@ def prepare_fsdd_digits(
     """Write strings of 3 to 7 digits, recordings of one speaker one after the other, and a CSV file per split.
 
     The splits are those of :mod:`~speechbrain_mamba.corpora.fsdd`. No string of validation or test occurs in training.
-    If an earlier call had the same arguments, its files are kept. Those of other calls are replaced when all new ones
-    are written. Recordings that cannot be used are left out; ``skipped.csv`` lists them.
+    If an earlier call had the same arguments, its files are kept. With other arguments the CSV files are replaced when
+    all new audio is written; the old audio stays, since other processes may be reading it. Recordings that cannot be
+    used are left out; ``skipped.csv`` lists them.
 
     Arguments
     ---------
     data_folder : str or Path
         FSDD, with its folder ``recordings``.
     save_folder : str or Path
-        Where the CSV files and, in ``strings/``, the audio go.
+        Where the CSV files and, in ``strings-*/``, the audio go, in a folder for each set of arguments.
     sample_rate : int
         Samples per second of the strings.
     seed : int
@@ -158,30 +162,39 @@ def prepare_fsdd_digits(
     stamp = Stamp(root / "prepared.json", settings)
     if stamp.is_done(manifests.values()):
         return manifests
-    skipped = SkippedFiles()
+    with one_at_a_time(root):
+        if not stamp.is_done(manifests.values()):  # by a process that this one waited for
+            _prepare(stamp, manifests, recordings)
+    return manifests
+
+
+def _prepare(stamp: Stamp, manifests: dict[str, Path], recordings: Path) -> None:
+    settings, root, skipped = stamp.settings, stamp.path.parent, SkippedFiles()
+    rate, level, seed, short = (settings[name] for name in ("sample_rate", "level", "seed", "short"))
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    folder = root / f"strings-{digest[:8]}"
     takes, rng = _find_takes(recordings, skipped), np.random.default_rng(seed)
     known: set[tuple[int, ...]] = set()
     rows = {}
-    with _replaced(root / "strings", stamp) as temporary:
-        for split, count in zip(SPLITS, counts):
+    with _replacing(folder) as temporary:
+        for split, count in zip(SPLITS, settings["counts"]):
             strings = list(_draw_strings(takes[split], count, rng, excluded=known))
             if split == "train":
                 known = {string.digits for string in strings}
                 strings += _draw_strings(takes[split], short, np.random.default_rng((seed, short)), sizes=(1, 2))
-            write = functools.partial(_write_string, temporary / split, root / "strings" / split, sample_rate, level)
+            write = functools.partial(_write_string, temporary / split, folder / split, rate, level)
             rows[split] = parallel_map(write, list(enumerate(strings)), f"Writing digits for {split}", "string")
+    stamp.begin()
     for split, path in manifests.items():
         write_manifest(path, rows[split])
     skipped.write(root / "skipped.csv")
     stamp.finish()
-    return manifests
 
 
 @contextlib.contextmanager
-def _replaced(folder: Path, stamp: Stamp) -> Iterator[Path]:
-    """Write a folder under a temporary name. Only when it is complete, the stamp is begun and the old one goes."""
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Write a folder under a temporary name. Only when it is complete, an old one goes."""
     with atomic_path(folder) as temporary:
         yield temporary
-        stamp.begin()
         if folder.exists():
             shutil.rmtree(folder)

@@ -55,7 +55,9 @@ class SpeechSynthesizer(Pretrained):
     MODULES_NEEDED: ClassVar = ["ar", "nar"]
 
     @classmethod
-    def from_hparams(cls, source: str, codec: str | None = None, **options: Any) -> SpeechSynthesizer:
+    def from_hparams(
+        cls, source: str, codec: str | None = None, *, cuda_graphs: bool = False, **options: Any
+    ) -> SpeechSynthesizer:
         """Load a synthesizer.
 
         Arguments
@@ -64,6 +66,8 @@ class SpeechSynthesizer(Pretrained):
             A folder that :func:`export_synthesizer` wrote, or the Hub id of one.
         codec : str, optional
             Another codec, as :func:`~speechbrain_mamba.codecs.load_codec` takes it; that of ``source`` by default.
+        cuda_graphs : bool
+            Whether the steps of a Mamba backbone are replayed as a CUDA graph, on a GPU.
         **options
             Options of SpeechBrain's ``from_hparams``: ``savedir``, ``run_opts``, ``overrides`` and others.
 
@@ -75,6 +79,7 @@ class SpeechSynthesizer(Pretrained):
         self = super().from_hparams(source=source, **options)
         self.tokenizer = TextTokenizer.load(fetch_pretrained(source, _TEXT, options.get("savedir")))
         self.model = VallE(self.mods.ar, self.mods.nar).eval()
+        self.model.use_cuda_graphs(cuda_graphs)
         self.codec = load_codec(codec or source, self.model.n_codebooks).to(self.device)
         check_codec(self.model, self.codec)
         self.model.max_prompt_frames = round(self.hparams.prompt_seconds * self.codec.frame_rate)

@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -236,5 +237,19 @@ def test_a_preparation_that_fails_leaves_the_former_one(fsdd, tmp_path, monkeypa
         patch.setattr("speechbrain_mamba.corpora.fsdd_digits.write_audio", no_space)
         prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 1, 1), seed=9)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
-    prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(1, 1, 1), seed=9)
-    assert len(list((tmp_path / "out").rglob("*.wav"))) == 3
+
+
+def test_audio_that_another_process_may_read_stays(fsdd, tmp_path):
+    def paths(**options):
+        files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 1, 1), **options)
+        return [Path(row["wav"]) for row in read_rows(files["train"])]
+
+    first = paths()
+    before = [path.read_bytes() for path in first]
+    second = paths(seed=9)
+    assert not set(first) & set(second) and all(path.is_file() for path in second)
+    assert [path.read_bytes() for path in first] == before
+    assert paths() == first
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        ["prepared.json", "train.csv", "valid.csv", "test.csv", first[0].parents[1].name, second[0].parents[1].name]
+    )
