@@ -19,6 +19,7 @@ from hyperpyyaml import load_hyperpyyaml
 from timing import write_table
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
+from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 
 FOLDER = Path(__file__).parent.parent / "hparams/tts"
@@ -34,6 +35,7 @@ def parse_arguments():
     parser.add_argument("--frames", nargs="+", type=int, default=[250, 500, 1000, 2000, 4000], help="speech so far")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20, help="frames to time after each number of frames")
+    parser.add_argument("--cuda-graphs", action="store_true", help="replay the steps of Mamba as a CUDA graph")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--csv", type=Path, help="file to write the table to")
     return parser.parse_args()
@@ -77,12 +79,16 @@ def measure(model, arguments) -> list[dict]:
     for frames in arguments.frames:
         logits[frames], states[frames], prefilled[frames] = prefill(model, frames, arguments)
     seconds = {frames: [] for frames in arguments.frames}
-    for step in range(arguments.steps + 1):
+    steps = {frames: GraphedFunction(model.step, clones=False) for frames in seconds}
+    untimed = 2 if arguments.cuda_graphs else 1  # the first step makes room in KV caches, the second one is captured
+    for step in range(arguments.steps + untimed):
         for frames in arguments.frames:
             tokens = logits[frames][:, : model.codebook_size].argmax(-1)
             start = clock(arguments.device)
-            logits[frames], states[frames] = model.step(tokens, states[frames])
-            if step:  # the first one makes room in KV caches
+            logits[frames], states[frames] = (steps[frames] if arguments.cuda_graphs else model.step)(
+                tokens, states[frames]
+            )
+            if step >= untimed:
                 seconds[frames].append(clock(arguments.device) - start)
     return [
         {

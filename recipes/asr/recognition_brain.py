@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import speechbrain as sb
 from sentencepiece import SentencePieceProcessor
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch import Tensor
 
 from speechbrain_mamba.corpora.preparation import prepare_recognition, recognition_manifests
+from speechbrain_mamba.dataio.length_batches import length_sampler
 from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.dataio.selection import encoder_frames, select_usable
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.text.tokenizer import check_special_tokens, load_or_train_tokenizer, spell
+from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 
 
@@ -30,6 +31,10 @@ class RecognitionBrain(TrainingBrain):
     special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
     """Hyper-parameters that name tokens without a text."""
 
+    def set_up(self) -> None:
+        """Check settings that would end the run later."""
+        check_settings(vars(self.hparams))
+
     def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Make the manifests of the corpus."""
         prepare_recognition(hparams)
@@ -38,7 +43,7 @@ class RecognitionBrain(TrainingBrain):
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
-        self.tokenizer = get_tokenizer(hparams, [item["wrd"] for item in items["train"].values()])
+        self.tokenizer = get_tokenizer(hparams, (item["wrd"] for item in items["train"].values()))
         check_special_tokens(self.tokenizer, **{name: hparams[name] for name in self.special_tokens})
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
         datasets: dict[str, DynamicItemDataset] = {}
@@ -65,19 +70,17 @@ class RecognitionBrain(TrainingBrain):
         """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
 
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
-        """Batches of utterances of similar length, limited in seconds; single utterances in tests."""
+        """Batches of utterances of similar length, limited in seconds; single utterances in tests.
+
+        Those of the training are drawn again in each epoch. Those of the validation are always the same, in the same
+        order, so that its loss is.
+        """
         if stage == sb.Stage.TEST:
             return {"batch_size": 1}
         is_train = stage == sb.Stage.TRAIN
-        sampler = DynamicBatchSampler(
-            dataset,
-            self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid,
-            self.hparams.num_buckets,
-            length_func=lambda item: item["duration"],
-            batch_ordering="random",
-            max_batch_ex=self.hparams.max_batch_ex,
-            seed=self.hparams.seed,
-        )
+        longest = self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid
+        options = {key: getattr(self.hparams, key) for key in ("num_buckets", "max_batch_ex", "seed")}
+        sampler = length_sampler(dataset, longest, shuffle=is_train, **options)
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers if is_train else 0}
 
     def encode(self, batch: Any, stage: sb.Stage, labels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -165,7 +168,26 @@ class RecognitionBrain(TrainingBrain):
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 
-def get_tokenizer(hparams: Mapping[str, Any], transcripts: list[str]) -> SentencePieceProcessor:
+COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "chunk_size")
+SECONDS = ("max_batch_length_train", "max_batch_length_valid")
+
+
+def check_settings(hparams: Mapping[str, Any]) -> None:
+    """Make sure that settings of batches, averages and chunks are in range; a ValueError names the first that is
+    not."""
+    for name in COUNTS:
+        value = hparams.get(name)
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} is {value}, but must be an integer of at least 1.")
+    for name in SECONDS:
+        if not hparams[name] > 0:
+            raise ValueError(f"{name} is {hparams[name]}, but must be a number of seconds above 0.")
+    if hparams["n_mels"] % 4:
+        raise ValueError(f"n_mels is {hparams['n_mels']}, but must be a multiple of 4: the front end halves it twice.")
+    check_tolerance(hparams["avg_tolerance"])
+
+
+def get_tokenizer(hparams: Mapping[str, Any], transcripts: Iterable[str]) -> SentencePieceProcessor:
     """Get the tokenizer of ``tokenizer_folder``, or one trained on the transcripts, which a resumed run finds again."""
     options = {key: hparams[key] for key in ("token_type", "character_coverage", "bos_index", "eos_index")}
     source, folder, size = (hparams[key] for key in ("tokenizer_folder", "save_folder", "output_neurons"))

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     check_command_line(__file__)  # before the imports that take seconds
 
 import json
+import logging
 from collections import Counter
 
 import speechbrain as sb
@@ -30,6 +31,11 @@ from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
+
+logger = logging.getLogger(__name__)
+
+SHORTEST = 0.1
+"""Seconds of the shortest utterance that is used: the encoder's convolutions mirror frames of its ends."""
 
 
 class SpeakerBrain(TrainingBrain):
@@ -114,6 +120,15 @@ def make_dataset(hparams, split):
     without = [name for name, item in items.items() if not item.get("spk_id")]
     if without:
         raise ValueError(f"The manifest for {split} has no spk_id for '{without[0]}': name the speaker of each.")
+    short = [name for name, item in items.items() if item["duration"] < SHORTEST]
+    if short:
+        logger.warning(
+            "%d of %d utterances for %s are left out, as they are shorter than %s s: %s%s",
+            len(short), len(items), split, SHORTEST, ", ".join(short[:5]), ", ..." if len(short) > 5 else ".",
+        )  # fmt: skip
+        items = {name: item for name, item in items.items() if item["duration"] >= SHORTEST}
+    if not items:
+        raise ValueError(f"The manifest for {split} has no utterance of at least {SHORTEST} s.")
     counts = Counter(item["spk_id"] for item in items.values())
     if split != "train" and (len(counts) < 2 or max(counts.values()) < 2):
         raise ValueError(

@@ -107,15 +107,17 @@ class TrainingBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         first, self._resumed = self.position, False
-        left = list(self.batches)[first:]
+        every = self.batches if hasattr(self.batches, "__getitem__") else list(self.batches)
         n = count_processes()
-        return iter(left[process_rank() : len(left) // n * n : n])
+        rounds = max(0, len(every) - first) // n
+        return (every[first + n * number + process_rank()] for number in range(rounds))
 
     @mark_as_saver
     def save(self, path: Path) -> None:
         """Save the place in the epoch, in the main process."""
-        facts = {"batches": self.position, "processes": count_processes(), "accumulation": self.accumulation}
-        Path(path).write_text(yaml.safe_dump(facts), encoding="utf-8")
+        if process_rank() == 0:
+            facts = {"batches": self.position, "processes": count_processes(), "accumulation": self.accumulation}
+            Path(path).write_text(yaml.safe_dump(facts), encoding="utf-8")
 
     @mark_as_loader
     def load(self, path: Path, end_of_epoch: bool) -> None:

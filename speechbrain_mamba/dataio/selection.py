@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from speechbrain_mamba.dataio.tables import keep_items
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -55,12 +57,12 @@ def _reason_against(
 
 
 def select_usable(
-    items: dict[str, dict[str, Any]],
+    items: Mapping[str, dict[str, Any]],
     tokenizer: SentencePieceProcessor,
     name: str,
     frames: Callable[[dict[str, Any]], int] | None = None,
     least_seconds: float = 0.0,
-) -> dict[str, dict[str, Any]]:
+) -> Mapping[str, dict[str, Any]]:
     """Leave out the utterances that a recognizer cannot learn from; a warning says how many, which and why.
 
     These are utterances with too little audio, with an empty transcript, and for training with characters that the
@@ -69,7 +71,7 @@ def select_usable(
 
     Arguments
     ---------
-    items : dict
+    items : mapping
         Utterances, as returned by :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
     tokenizer : sentencepiece.SentencePieceProcessor
         The tokenizer.
@@ -97,14 +99,15 @@ def select_usable(
     >>> list(select_usable(items, Letters(), "utterances", frames=lambda item: 6))
     ['a']
     """
-    usable: dict[str, dict[str, Any]] = {}
     left_out: dict[str, list[str]] = {}
-    for utterance, item in items.items():
+
+    def is_usable(utterance: str, item: dict[str, Any]) -> bool:
         reason = _reason_against(item, tokenizer, frames, least_seconds)
-        if reason is None:
-            usable[utterance] = item
-        else:
+        if reason is not None:
             left_out.setdefault(reason, []).append(utterance)
+        return reason is None
+
+    usable = keep_items(items, is_usable)
     for reason, ids in left_out.items():
         more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
         shown = ", ".join(ids[:_IDS_SHOWN])

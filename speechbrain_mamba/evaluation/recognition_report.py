@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechbrain_mamba.evaluation.report import Report
@@ -38,23 +38,28 @@ class RecognitionReport(Report):
     def __init__(self, folder: str | os.PathLike, searches: Sequence[str]) -> None:
         super().__init__(folder)
         self.searches = tuple(searches)
-        self.errors = {
-            f"{search}_{rate}": WordErrors(characters=rate == "cer") for search in searches for rate in ("wer", "cer")
-        }
-        self.columns = ("id", *self.errors, *self.searches, "reference")
-        self.collected = ("rows", *(f"errors.{name}" for name in self.errors))
+        self.rates = tuple(f"{search}_{rate}" for search in searches for rate in ("wer", "cer"))
+        self.columns = ("id", *self.rates, *self.searches, "reference")
 
     def add(self, name: str, hypotheses: Mapping[str, str], reference: str) -> None:
         """Count the errors of an utterance in what each search recognized, compared with what was said."""
-        texts = {search: hypotheses[search] for search in self.searches}
-        rates = {key: errors.add(name, texts[key.rpartition("_")[0]], reference) for key, errors in self.errors.items()}
-        self.rows.append({"id": name, **rates, **texts, "reference": reference})
+        row = {"id": name, **{search: hypotheses[search] for search in self.searches}, "reference": reference}
+        self.rows.append({**row, **{rate: self._count(rate, [row]).rate() for rate in self.rates}})
 
     def scores(self) -> dict[str, Any]:
         """Error rates in percent, of all words and of all characters, by search."""
-        return {key: errors.rate() for key, errors in self.errors.items()}
+        return {rate: self._count(rate, self.rows).rate() for rate in self.rates}
 
     def write_more(self) -> None:
         """Write the alignments."""
         for search in self.searches:
-            self.errors[f"{search}_wer"].write_alignments(self.folder / f"wer_{search}.txt")
+            self._count(f"{search}_wer", self.rows).write_alignments(self.folder / f"wer_{search}.txt")
+
+    @staticmethod
+    def _count(rate: str, rows: Iterable[Mapping[str, Any]]) -> WordErrors:
+        """Count the errors of some rows: of an error rate such as ``beam_cer``."""
+        search, _, kind = rate.rpartition("_")
+        errors = WordErrors(characters=kind == "cer")
+        for row in rows:
+            errors.add(row["id"], row[search], row["reference"])
+        return errors

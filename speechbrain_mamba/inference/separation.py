@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from speechbrain.inference.separation import SepformerSeparation
 from torch import Tensor, nn
 
 from speechbrain_mamba.inference.export import exported
 from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 
 _PRETRAINER = """
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
@@ -23,6 +26,9 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 class SpeechSeparator(SepformerSeparation):
     """A trained separator: SpeechBrain's ``SepformerSeparation``, for any mask network and for padded batches.
 
+    ``from_hparams`` takes ``cuda_graphs=True`` beside SpeechBrain's options: on a GPU and without gradients, mixtures
+    of a shape that came before are then separated by replaying a CUDA graph.
+
     Example
     -------
     >>> folder = getfixture("tmp_path")
@@ -35,6 +41,13 @@ class SpeechSeparator(SepformerSeparation):
     torch.Size([2, 4000, 2])
     """
 
+    def __init__(self, *arguments: Any, cuda_graphs: bool = False, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._graphed = GraphedFunction(self._separate) if cuda_graphs else None
+
+    def _separate(self, mix: Tensor, mix_lens: Tensor | None) -> Tensor:
+        return separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, mix_lens)
+
     def separate_batch(self, mix: Tensor, mix_lens: Tensor | None = None) -> Tensor:
         """Separate mixtures (batch, samples) at the separator's sample rate: the speakers (batch, samples, speakers).
 
@@ -42,7 +55,10 @@ class SpeechSeparator(SepformerSeparation):
         """
         mix = mix.to(self.device)
         mix_lens = None if mix_lens is None else mix_lens.to(self.device)
-        return separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, mix_lens)
+        if self._graphed is None or mix.requires_grad or any(p.requires_grad for p in self.mods.parameters()):
+            return self._separate(mix, mix_lens)
+        with torch.no_grad():
+            return self._graphed(mix, mix_lens)
 
 
 def export_separator(folder: str | os.PathLike, hparams_text: str, modules: Mapping[str, nn.Module]) -> None:

@@ -55,7 +55,9 @@ class SpeechSynthesizer(Pretrained):
     MODULES_NEEDED: ClassVar = ["ar", "nar"]
 
     @classmethod
-    def from_hparams(cls, source: str, codec: str | None = None, **options: Any) -> SpeechSynthesizer:
+    def from_hparams(
+        cls, source: str, codec: str | None = None, *, cuda_graphs: bool = False, **options: Any
+    ) -> SpeechSynthesizer:
         """Load a synthesizer.
 
         Arguments
@@ -64,6 +66,8 @@ class SpeechSynthesizer(Pretrained):
             A folder that :func:`export_synthesizer` wrote, or the Hub id of one.
         codec : str, optional
             Another codec, as :func:`~speechbrain_mamba.codecs.load_codec` takes it; that of ``source`` by default.
+        cuda_graphs : bool
+            Whether the steps of a Mamba backbone are replayed as a CUDA graph, on a GPU.
         **options
             Options of SpeechBrain's ``from_hparams``: ``savedir``, ``run_opts``, ``overrides`` and others.
 
@@ -75,6 +79,7 @@ class SpeechSynthesizer(Pretrained):
         self = super().from_hparams(source=source, **options)
         self.tokenizer = TextTokenizer.load(fetch_pretrained(source, _TEXT, options.get("savedir")))
         self.model = VallE(self.mods.ar, self.mods.nar).eval()
+        self.model.use_cuda_graphs(cuda_graphs)
         self.codec = load_codec(codec or source, self.model.n_codebooks).to(self.device)
         check_codec(self.model, self.codec)
         self.model.max_prompt_frames = round(self.hparams.prompt_seconds * self.codec.frame_rate)
@@ -136,8 +141,9 @@ class SpeechSynthesizer(Pretrained):
         Raises
         ------
         ValueError
-            If the numbers of texts and prompts differ; for a prompt shorter than one frame of the codec or longer than
-            ``prompt_seconds``, a text without phonemes or with unknown ones, or an unknown language.
+            If there is no text, or the numbers of texts and prompts differ; for a prompt that is silent, not finite,
+            shorter than one frame of the codec or longer than ``prompt_seconds``; for a text without phonemes or with
+            unknown ones; and for an unknown language.
         """
         spoken = [None] * len(texts) if languages is None else languages
         if not len(texts) == len(prompts) == len(prompt_texts) == len(spoken):
@@ -145,6 +151,8 @@ class SpeechSynthesizer(Pretrained):
                 f"There are {len(texts)} texts, {len(prompts)} prompts, {len(prompt_texts)} texts of prompts and "
                 f"{len(spoken)} languages, but each text needs one of each."
             )
+        if not len(texts):
+            raise ValueError("There is no text to say: give at least one.")
         relative = torch.ones(len(prompts)) if prompt_lens is None else prompt_lens.cpu()
         lengths = absolute_lengths(relative, prompts.shape[1])
         shortest = int(lengths.min())
@@ -153,6 +161,11 @@ class SpeechSynthesizer(Pretrained):
                 f"A prompt has {shortest} samples, which is shorter than one frame of the codec, "
                 f"{self.codec.hop_length}: give some seconds of speech."
             )
+        for place, (prompt_wav, length) in enumerate(zip(prompts, lengths.tolist())):
+            heard = prompt_wav[:length]
+            if not heard.isfinite().all() or not heard.any():
+                state = "silent" if heard.isfinite().all() else "not finite"
+                raise ValueError(f"Prompt {place} is {state}: give some seconds of speech.")
         encode = self.tokenizer.encode
         phonemes = Padded.collate([encode(text, language) for text, language in zip(texts, spoken)])
         said = Padded.collate([self.tokenizer.add_space(encode(*pair)) for pair in zip(prompt_texts, spoken)])

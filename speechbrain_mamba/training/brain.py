@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.train_logger import TrainLogger
+from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
@@ -22,8 +22,10 @@ from speechbrain_mamba.training.record import record_epoch
 from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
+from speechbrain_mamba.training.stopping import ignore_signals
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from speechbrain_mamba.utils.distributed import count_processes
+from speechbrain_mamba.utils.distributed import any_process, count_processes
+from speechbrain_mamba.utils.locks import FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,15 @@ class TrainingBrain(SteppingBrain):
     :class:`~speechbrain_mamba.evaluation.report.Report` stands for what it collects. The processes of a run share the
     examples, and have the totals of all when ``stage_scores`` is called. With None each process evaluates all."""
 
+    may_change: ClassVar[frozenset[str]] = frozenset()
+    """Hyper-parameters that a command may change in a run that is there, beside those of
+    :data:`~speechbrain_mamba.training.record.MAY_CHANGE`: those of the test, for instance."""
+
     text: str = ""
     """The run's hyper-parameters in HyperPyYAML."""
+
+    lock: FolderLock | None = None
+    """The lock of the output folder, in the main process."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -124,12 +133,16 @@ class TrainingBrain(SteppingBrain):
 
     @property
     def output_folder(self) -> Path:
-        """The folder of the run."""
-        return Path(self.hparams.output_folder)
+        """The folder of the run; when debugging a folder in it, so that results stay."""
+        folder = Path(self.hparams.output_folder)
+        return folder / "debug" if self.debug else folder
 
     @cached_property
     def loggers(self) -> list[TrainLogger]:
         """Where the numbers of the run are logged."""
+        if self.debug:
+            self.output_folder.mkdir(parents=True, exist_ok=True)
+            return [FileTrainLogger(str(self.output_folder / "train_log.txt"))]
         return make_loggers(vars(self.hparams))
 
     def fit_and_test(self, datasets: Datasets) -> dict[str, dict[str, float]]:
@@ -148,6 +161,9 @@ class TrainingBrain(SteppingBrain):
         loader = self.make_train_loader(datasets.train)
         valid_loader = self.make_evaluation_loader(sb.Stage.VALID, datasets.valid)
         self.fit(self.hparams.epoch_counter, loader, valid_loader)
+        self.stop.wait(False)
+        if not datasets.tests:
+            self.on_evaluate_start(min_key=self.best_by)
         for self.test_set, dataset in datasets.tests.items():
             self.evaluate(self.make_evaluation_loader(sb.Stage.TEST, dataset), min_key=self.best_by)
         return self.test_scores
@@ -167,6 +183,10 @@ class TrainingBrain(SteppingBrain):
         steps = count_steps(len(loader), self.grad_accumulation_factor, self.hparams.number_of_epochs)
         set_schedule_length(self.hparams.lr_scheduler, steps)
         return loader
+
+    def make_dataloader(self, *args: Any, **options: Any) -> DataLoader:
+        """Make a loader whose workers leave it to this process to react to signals."""
+        return super().make_dataloader(*args, **{"worker_init_fn": ignore_signals, **options})
 
     def make_evaluation_loader(self, stage: sb.Stage, dataset: Dataset) -> DataLoader:
         """Make the loader of the validation or of a test set for this process."""
@@ -215,10 +235,16 @@ class TrainingBrain(SteppingBrain):
             self.restore_totals()  # of an epoch whose last batch was the last before it was killed
             stage_loss = self.merge_stage(self.avg_train_loss, ["n_skipped", *self.epoch_totals])
             self.check_skipped_batches()
+            self.keep_training(stage_loss)
             self.train_scores = self.stage_scores(stage, stage_loss)
             return
+        self.end_after_training()
         if self.evaluation_totals is not None:
-            stage_loss = self.merge_stage(stage_loss, self.evaluation_totals)
+            try:
+                stage_loss = self.merge_stage(stage_loss, self.evaluation_totals)
+            except RuntimeError:  # other processes have ended already
+                self.end_after_training()
+                raise
         if stage == sb.Stage.VALID:
             self._finish_epoch(self.stage_scores(stage, stage_loss))
         else:
@@ -227,6 +253,8 @@ class TrainingBrain(SteppingBrain):
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""
         lr = self.optimizer.param_groups[0]["lr"]
+        self.forget_training()
+        self.check_lock()
         self.checkpointer.save_and_keep_only(
             meta={**scores, "epoch": self.epoch}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
         )
@@ -237,6 +265,18 @@ class TrainingBrain(SteppingBrain):
             row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
             row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
             record_epoch(self.output_folder, row, self.panels(row))
+        if any_process(self.stop.is_requested(), self.device):
+            self.end_run()
+
+    def check_lock(self) -> None:
+        """Make sure that no other command has taken the output folder over."""
+        if self.lock is not None:
+            self.lock.check()
+
+    def save_within_epoch(self) -> None:
+        """Save a checkpoint within an epoch, unless another command has taken the output folder over."""
+        self.check_lock()
+        super().save_within_epoch()
 
     def _finish_test(self, scores: dict[str, float]) -> None:
         facts = {"Epoch loaded": self.hparams.epoch_counter.current}
@@ -252,8 +292,20 @@ class TrainingBrain(SteppingBrain):
         return getattr(self.hparams, "avg_checkpoints", 1)
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
-        """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
-        super().on_evaluate_start(max_key, min_key)
+        """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no checkpoint: a network that was not trained is neither tested nor exported.
+        """
+        keeper = self.checkpointer
+        if keeper is not None and keeper.recover_if_possible(max_key=max_key, min_key=min_key) is None:
+            hint = "add --debug_persistently to debug with those of a run" if self.debug else "train an epoch first"
+            raise FileNotFoundError(
+                f"There is no checkpoint from the end of an epoch in '{keeper.checkpoints_dir}', and an untrained "
+                f"network is not tested: {hint}."
+            )
         if self._n_averaged > 1 and self.checkpointer is not None:
             if isinstance(self.checkpointer, AtomicCheckpointer):
                 self.checkpointer.check_all()

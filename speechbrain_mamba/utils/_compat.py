@@ -53,16 +53,31 @@ class CheckpointFolders:
         return self.folder_to_save(super()._custom_checkpoint_dirpath(name))  # type: ignore[misc]  # of Checkpointer
 
 
-class CheckpointsBetweenSteps:
-    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch."""
+class CheckpointsWithinEpochs:
+    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch, and after it."""
 
     def is_between_steps(self) -> bool:
         """Whether a checkpoint may be saved now."""
         return True
 
+    def is_checkpoint_wanted(self) -> bool:
+        """Whether a checkpoint has to be saved, although none is due."""
+        return False
+
+    def after_checkpoint(self) -> None:
+        """Called after a checkpoint was saved within an epoch."""
+
+    def save_within_epoch(self) -> None:
+        """Save a checkpoint within an epoch now."""
+        super()._save_intra_epoch_ckpt()  # type: ignore[misc]  # of Brain
+
     def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
         due = super()._should_save_intra_epoch_ckpt(*args)  # type: ignore[misc]  # of Brain
-        return due and self.is_between_steps()
+        return (due or self.is_checkpoint_wanted()) and self.is_between_steps()
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        self.save_within_epoch()
+        self.after_checkpoint()
 
 
 class LoadersOfProcesses:
@@ -102,6 +117,14 @@ def run_option_helps() -> dict[str, tuple[Any, str]]:
 def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
     """Save the statistics of SpeechBrain's ``InputNormalization``, which are not in its ``state_dict``."""
     normalizer._save(path)
+
+
+def bucket_plan(max_batch_length: float, num_buckets: int, max_batch_ex: int | None) -> tuple[Any, list[int]]:
+    """The buckets of SpeechBrain's ``DynamicBatchSampler``: the longest example of each, and examples per batch."""
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
+    sampler = DynamicBatchSampler([0], max_batch_length, num_buckets, lengths_list=[1.0], max_batch_ex=max_batch_ex)
+    return sampler._bucket_boundaries, sampler._bucket_lens
 
 
 class BatchesOfEpoch:
@@ -145,6 +168,13 @@ def below_autograd() -> AbstractContextManager:
     import torch
 
     return torch._C._AutoDispatchBelowAutograd()
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others of the same shapes, by few launches on a GPU."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
 
 
 def reset_function(module: nn.Module) -> Callable[[], None] | None:

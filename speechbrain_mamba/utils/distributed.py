@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,34 @@ def any_process(flag: bool, device: str | torch.device) -> bool:
     >>> any_process(True, "cpu")
     True
     """
+    return in_any_process([flag], device)[0]
+
+
+def in_any_process(flags: Sequence[bool], device: str | torch.device) -> list[bool]:
+    """Whether each of some flags is set in any process; all of them have to ask.
+
+    Arguments
+    ---------
+    flags : sequence of bool
+        The flags of this process.
+    device : str or torch.device
+        Where the processes exchange tensors.
+
+    Returns
+    -------
+    list of bool
+        The same in all processes.
+
+    Example
+    -------
+    >>> in_any_process([True, False], "cpu")
+    [True, False]
+    """
     if not in_group():
-        return flag
-    flags = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-    return bool(flags)
+        return list(flags)
+    tensor = torch.tensor([float(flag) for flag in flags], device=device)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in tensor.tolist()]
 
 
 def gather(value: Any) -> list[Any]:

@@ -114,13 +114,21 @@ def named_tensors(inputs: dict[str, Tensor | NamedTuple | None]) -> Iterator[tup
             yield name, value
 
 
+def moved(tensor: Tensor, device: str, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy of a tensor on a device, with its strides and its offset: ``.to`` makes slices dense."""
+    tensor, dtype = tensor.detach(), dtype or tensor.dtype
+    if tensor.numel() == 0 or 0 in tensor.stride():
+        return tensor.to(device, dtype, copy=True)
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    storage = torch.empty(tensor.storage_offset() + last + 1, device=device, dtype=dtype)
+    return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(tensor)
+
+
 def run(op, inputs: dict, device: str = "cpu", dtype: torch.dtype | None = None, **options) -> dict[str, Tensor]:
     """Outputs of an operation by number, and gradients of its inputs by name."""
 
     def leaf(tensor: Tensor) -> Tensor:
-        moved = tensor.detach().to(device)
-        # A copy by .to() is dense; the kernels are to see the slices.
-        return (moved if dtype is None else moved.to(dtype)).requires_grad_()
+        return moved(tensor, device, dtype).requires_grad_()
 
     leaves = {name: mapped(leaf, value) for name, value in inputs.items()}
     outputs = op(**leaves, **{name: value for name, value in options.items() if name != "lengths" or value is not None})

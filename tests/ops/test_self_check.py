@@ -170,6 +170,18 @@ def test_every_operation_of_the_kernels_for_the_cpu_passes(op, dtype):
     assert outcome.failure is None and outcome.error < 0.5
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", ["triton", "mamba_ssm"])
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_operation_of_the_kernels_for_gpus_passes(name, op, dtype):
+    if reason := ops.unavailable_backends().get(name):
+        pytest.skip(reason)
+    outcome = self_check.compare(registry.load_backend(name), Case(op, dtype), torch.device("cuda", 0))
+    assert outcome.failure is None
+
+
 def test_a_layer_of_a_backend_without_a_fused_one_is_checked_too(backend):
     ops.bidirectional_mamba_inner(**layer_inputs(1, 5, 4, 3, 2))
     assert set(backend.calls) == {"bidirectional_causal_conv1d", "bidirectional_selective_scan"}

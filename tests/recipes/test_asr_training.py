@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -289,18 +290,20 @@ def test_chunks_are_those_of_the_stage(make_reader, streaming):
     assert chunks == [f"chunks of {stage}" if streaming else None for stage in stages]
 
 
-def test_batches_of_each_epoch_hold_all_in_another_order(make_reader):
+def test_batches_of_each_epoch_hold_all_in_another_order(make_reader, tmp_path):
     texts = ["A", "B", "C", "D", "E", "F", "G", "H"]
 
     def orders(seed):
-        recognition, hparams, _ = make_reader(CTC, seed=seed, number_of_epochs=3)
-        hparams["epoch_counter"].current = 0
-        run(recognition, (spoken(*texts), *DATASETS[1:]))
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        recognition, *_ = make_reader(CTC, seed=seed, number_of_epochs=3)
+        run(recognition, (spoken(*texts), spoken(*texts), {"clean": spoken("A")}))
+        validations = [of_stage(recognition, VALID, epoch) for epoch in (1, 2, 3)]
+        assert validations[0] == validations[1] == validations[2] and len(validations[0]) == 8
         return [tuple(name for names in of_stage(recognition, TRAIN, epoch) for name in names) for epoch in (1, 2, 3)]
 
     first = orders(1)
     assert len(set(first)) == 3 and len({frozenset(order) for order in first}) == 1 and len(set(first[0])) == 8
-    assert not set(orders(2)) & set(first)
+    assert not set(orders(20)) & set(first)
 
 
 @pytest.mark.parametrize("train, valid", [(3, 16), (16, 5)])
@@ -330,6 +333,23 @@ def test_buckets_part_short_from_long(make_reader, buckets, mixed):
     run(recognition, (spoken(*texts, durations=durations), *DATASETS[1:]))
     lengths = [{durations[texts.index(name[-1])] for name in names} for names in of_stage(recognition, TRAIN)]
     assert (max(len(batch) for batch in lengths) == 2) == mixed
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("max_batch_length_train", 0, "max_batch_length_train is 0, but must be a number of seconds above 0"),
+        ("num_buckets", 0, "num_buckets is 0, but must be an integer of at least 1"),
+        ("max_batch_ex", 2.5, r"max_batch_ex is 2\.5, but must be an integer of at least 1"),
+        ("avg_checkpoints", 0, "avg_checkpoints is 0, but must be an integer of at least 1"),
+        ("avg_tolerance", -1, "avg_tolerance is -1, but must be at least 0"),
+        ("chunk_size", 0, "chunk_size is 0, but must be an integer of at least 1"),
+        ("n_mels", 30, "n_mels is 30, but must be a multiple of 4"),
+    ],
+)
+def test_settings_out_of_range_are_told_at_once(make, setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        make(CTC, **{setting: value})
 
 
 # ---------------------------------------------------------------- what it learns from

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.lobes.models.synthesis.autoregressive import AutoregressiveCodecLM
 from speechbrain_mamba.lobes.models.synthesis.non_autoregressive import NonAutoregressiveCodecLM
+from speechbrain_mamba.nnet.attention import PrefixAttention
+from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
 """From logits (batch, tokens) and the tokens so far (batch, time) to the next tokens (batch,)."""
@@ -78,11 +80,20 @@ class VallE(nn.Module):
     ) -> None:
         super().__init__()
         self.ar, self.nar, self.max_prompt_frames = ar, nar, max_prompt_frames
+        self._graphed: GraphedFunction | None = None
         for name in ("n_phonemes", "codebook_size") if nar is not None else ():
             if getattr(ar, name) != getattr(nar, name):
                 raise ValueError(
                     f"{name} is {getattr(ar, name)} in the autoregressive model, but {getattr(nar, name)} in the other."
                 )
+
+    def use_cuda_graphs(self, use: bool = True) -> None:
+        """Replay the steps of the autoregressive model as a CUDA graph, where it is Mamba and on a GPU.
+
+        The state of attention grows, so that each of its steps is another graph: such models run as before.
+        """
+        grows = any(isinstance(module, PrefixAttention) for module in self.ar.modules())
+        self._graphed = GraphedFunction(self.ar.step, clones=False) if use and not grows else None
 
     @property
     def n_codebooks(self) -> int:
@@ -148,7 +159,7 @@ class VallE(nn.Module):
         self, logits: Tensor, state: dict[str, Any], max_frames: int, sampler: Sampler | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The first codebook, its lengths, and which examples came to their end."""
-        eos = self.ar.eos_index
+        eos, step = self.ar.eos_index, self._graphed or self.ar.step
         lengths = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
         history = lengths.new_zeros(logits.shape[0], 0)
         finished = torch.zeros_like(lengths, dtype=torch.bool)
@@ -162,5 +173,5 @@ class VallE(nn.Module):
             lengths = lengths + ~finished
             history = torch.cat([history, tokens[:, None]], 1)
             if history.shape[1] < max_frames:
-                logits, state = self.ar.step(tokens, state)
+                logits, state = step(tokens, state)
         return history, lengths, finished
