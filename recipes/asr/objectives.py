@@ -55,7 +55,8 @@ class CTCBrain(RecognitionBrain):
         return self.hparams.ctc_cost(log_probs, tokens, lens, token_lens)
 
     def set_up(self) -> None:
-        """Check the options of the search."""
+        """Check the settings and the options of the search."""
+        super().set_up()
         check_search_options(**self.hparams.test_search)
 
     @cached_property
@@ -94,6 +95,7 @@ class S2SBrain(RecognitionBrain):
 
     def set_up(self) -> None:
         """Make the beam searches: for validation, and for the test with the language model if there is one."""
+        super().set_up()
         hparams, language_model = self.hparams, None
         check_search_options(**{name: getattr(hparams, name) for name in SEARCH_OPTIONS})
         if hparams.lm_folder is not None:

@@ -21,6 +21,7 @@ from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recogn
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.text.tokenizer import check_special_tokens, load_or_train_tokenizer, spell
+from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.seeding import seeded
 
@@ -37,6 +38,10 @@ class RecognitionBrain(TrainingBrain):
     def extra_needs(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """The package that opens shards."""
         return ("webdataset",) if settings.get("train_shards") else ()
+
+    def set_up(self) -> None:
+        """Check settings that would end the run later."""
+        check_settings(vars(self.hparams))
 
     def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Make the manifests of the corpus."""
@@ -191,6 +196,25 @@ class RecognitionBrain(TrainingBrain):
                 lines.append(f"{name:12s} {search:6s} {rates}   {summary['utterances']} utterances")
         lines += ["", f"alignments, table and summary: {folder}"]
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
+
+
+COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "chunk_size")
+SECONDS = ("max_batch_length_train", "max_batch_length_valid")
+
+
+def check_settings(hparams: Mapping[str, Any]) -> None:
+    """Make sure that settings of batches, averages and chunks are in range; a ValueError names the first that is
+    not."""
+    for name in COUNTS:
+        value = hparams.get(name)
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} is {value}, but must be an integer of at least 1.")
+    for name in SECONDS:
+        if not hparams[name] > 0:
+            raise ValueError(f"{name} is {hparams[name]}, but must be a number of seconds above 0.")
+    if hparams["n_mels"] % 4:
+        raise ValueError(f"n_mels is {hparams['n_mels']}, but must be a multiple of 4: the front end halves it twice.")
+    check_tolerance(hparams["avg_tolerance"])
 
 
 def get_tokenizer(hparams: Mapping[str, Any], transcripts: Iterable[str]) -> SentencePieceProcessor:

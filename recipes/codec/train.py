@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_mamba.codecs import save_codec
+from speechbrain_mamba.corpora.preparation import check_manifests
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
 from speechbrain_mamba.dataio.tables import keep_items
@@ -43,12 +44,17 @@ class CodecBrain(TrainingBrain):
     best_by = "mel"
     evaluation_totals = ("report",)
     epoch_totals = ("report.totals", "report.used")
+    may_change = frozenset({"recognizer"})
     recognize = None
 
     def set_up(self):
         """Load the recognizer of the test, which may be missing."""
         if self.hparams.recognizer:
             self.recognize = load_recognizer(self.hparams.recognizer, str(self.device))
+
+    def prepare_data(self, hparams):
+        """Check all audio that the manifests list."""
+        check_manifests(hparams)
 
     def make_datasets(self, hparams):
         """Pieces for training, whole utterances for validation and test."""

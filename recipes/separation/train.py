@@ -22,7 +22,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_mamba.corpora.preparation import prepare_separation
+from speechbrain_mamba.corpora.preparation import check_mixtures, prepare_separation
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
 from speechbrain_mamba.evaluation.report import format_summary
@@ -34,6 +34,7 @@ from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.utils.main_process import do_on_main
 
 
 class SeparationBrain(TrainingBrain):
@@ -54,6 +55,8 @@ class SeparationBrain(TrainingBrain):
 
     def make_datasets(self, hparams):
         """Mixtures for training, with dynamic mixing other ones in each epoch, for validation and for the test."""
+        if hparams.get("skip_prep", False):  # nobody has checked them
+            do_on_main(check_mixtures, hparams)
         folder, options = Path(hparams["save_folder"]), {key: hparams[key] for key in ("num_spks", "sample_rate")}
         dynamic = hparams["dynamic_mixing"]
         fixed = {

@@ -22,6 +22,7 @@ from collections import Counter
 import speechbrain as sb
 import torch
 
+from speechbrain_mamba.corpora.preparation import check_manifests
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
 from speechbrain_mamba.evaluation.report import format_summary
@@ -43,6 +44,10 @@ class SpeakerBrain(TrainingBrain):
     needs = ("matplotlib",)
     best_by = "EER"
     evaluation_totals = ("report",)
+
+    def prepare_data(self, hparams):
+        """Check all audio that the manifests list."""
+        check_manifests(hparams)
 
     def make_datasets(self, hparams):
         """Read the three splits, and number the training speakers."""

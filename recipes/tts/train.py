@@ -63,6 +63,9 @@ class CodecLanguageModelBrain(TrainingBrain):
     best_by = "loss"
     evaluation_totals = ("counts",)
     epoch_totals = ("counts",)
+    may_change = frozenset(
+        {"n_test_utterances", "test_batch_size", "codec", "recognizer", "speaker_encoder", "sampler"}
+    )
 
     def __init__(self, modules, opt_class, hparams, **options):
         check_settings(hparams)

@@ -14,6 +14,7 @@ from torch import nn
 from speechbrain_mamba.codecs.encodec import EnCodec
 from speechbrain_mamba.codecs.token_shards import TokenShards
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, file_crc32, read_tokens, token_sums, write_tokens
+from speechbrain_mamba.dataio.listed_audio import check_listed_audio
 from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.dataio.token_splits import INVENTORY, STAMP, check_preparation
 from speechbrain_mamba.text.phonemes import TextTokenizer
@@ -126,6 +127,7 @@ def tokenize_speech(
     if finished and _are_intact(folder, manifests) and stamp.is_done([inventory]):
         return stamp.facts()["counts"]
 
+    check_listed_audio(manifests.values(), None, data_root, skip_unusable=True)  # not after hours of encoding
     splits = {split: read_manifest(path, data_root) for split, path in manifests.items()}
     shards = TokenShards(folder, settings, splits, codec.to(device).eval(), device)
     if part is not None:

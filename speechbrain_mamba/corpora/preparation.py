@@ -12,8 +12,11 @@ from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.corpora.mini.prepare import prepare_mini
+from speechbrain_mamba.corpora.mixtures import manifest_paths
 from speechbrain_mamba.corpora.wsj0mix import prepare_wsj0mix
 from speechbrain_mamba.dataio.listed_audio import check_listed_audio
+from speechbrain_mamba.dataio.manifests import find_manifests
+from speechbrain_mamba.dataio.mixture_dataset import MIXTURE_COLUMNS
 
 
 def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
@@ -115,9 +118,50 @@ def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, list[Path]]:
     elif corpus == "fsdd":
         prepare_fsdd_digits(**options, seed=hparams["seed"])
     elif corpus == "manifest":
-        memory = Path(hparams["save_folder"]) / "checked_manifests.json"
         files = recognition_manifests(hparams).values()
-        check_listed_audio(files, hparams["sample_rate"], hparams["data_folder"], memory=memory)
+        check_listed_audio(files, hparams["sample_rate"], hparams["data_folder"], memory=_memory(hparams))
     else:
         raise ValueError(f"corpus is '{corpus}', but must be one of librispeech, fsdd, manifest and mini.")
     return recognition_manifests(hparams)
+
+
+def check_manifests(hparams: Mapping[str, Any]) -> None:
+    """Check the manifests of ``train``, ``valid`` and ``test`` in a folder, and all audio that they list.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``manifest_folder``, ``data_root``, ``sample_rate``, and ``save_folder``, which remembers what was checked.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When a manifest is missing, or one or its audio is wrong.
+    """
+    files = find_manifests(hparams["manifest_folder"]).values()
+    check_listed_audio(files, hparams["sample_rate"], hparams["data_root"], memory=_memory(hparams))
+
+
+def check_mixtures(hparams: Mapping[str, Any]) -> None:
+    """Check the manifests of a separation experiment that were not made by :func:`prepare_separation`, and all audio
+    that they list.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``save_folder``, where the manifests are, ``data_folder``, ``sample_rate`` and ``dynamic_mixing``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When a manifest is missing, or one or its audio is wrong.
+    """
+    manifests = manifest_paths(hparams["save_folder"], hparams["dynamic_mixing"])
+    rate, root = hparams["sample_rate"], hparams["data_folder"]
+    if hparams["dynamic_mixing"]:
+        check_listed_audio([manifests.pop("train")], rate, root, ("duration", "wav", "spk_id"), _memory(hparams))
+    check_listed_audio(manifests.values(), rate, root, MIXTURE_COLUMNS, _memory(hparams))
+
+
+def _memory(hparams: Mapping[str, Any]) -> Path:
+    return Path(hparams["save_folder"]) / "checked_manifests.json"

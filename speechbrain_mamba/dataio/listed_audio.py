@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechbrain_mamba.dataio.audio import AudioInfo, check_audio
+from speechbrain_mamba.dataio.audio import AudioInfo, UnreadableAudioError, check_audio
 from speechbrain_mamba.dataio.audio_files import NAMED, list_faults
 from speechbrain_mamba.dataio.manifests import TRANSCRIBED, ManifestPath, find_line, read_manifest
 from speechbrain_mamba.utils.files import write_json
@@ -26,6 +26,7 @@ def check_listed_audio(
     data_root: str | os.PathLike | None = None,
     columns: Iterable[str] = TRANSCRIBED,
     memory: str | os.PathLike | None = None,
+    skip_unusable: bool = False,
 ) -> None:
     """Check all audio files that some manifests list, in parallel and with a progress bar.
 
@@ -43,6 +44,8 @@ def check_listed_audio(
     memory : str or Path, optional
         A JSON file that keeps which manifests were checked. They are not checked again until their size or time, or an
         argument changes.
+    skip_unusable : bool
+        Whether to pass over files that are there but have no usable audio, for callers that leave these out by name.
 
     Raises
     ------
@@ -68,25 +71,25 @@ def check_listed_audio(
         Path(file) for group in manifests for file in ([group] if isinstance(group, (str, os.PathLike)) else group)
     ]
     for file in dict.fromkeys(files):
-        state = _describe(file, sample_rate, data_root, needed)
+        state = _describe(file, sample_rate, data_root, needed, skip_unusable)
         name = str(file.absolute())
         if state is not None and known.get(name) == state:
             continue
-        _check(file, read_manifest(file, data_root, needed), sample_rate)
+        _check(file, read_manifest(file, data_root, needed), sample_rate, skip_unusable)
         if memory is not None:
             known[name] = state
             write_json(memory, known)
 
 
 def _describe(
-    file: Path, sample_rate: int | None, data_root: str | os.PathLike | None, columns: Sequence[str]
+    file: Path, sample_rate: int | None, data_root: str | os.PathLike | None, columns: Sequence[str], skips: bool
 ) -> dict[str, Any] | None:
     """What decides the outcome of a check, except for the audio files."""
     if not file.is_file():
         return None  # the reader tells
     facts = file.stat()
     root = None if data_root is None else str(Path(data_root).absolute())
-    settings = {"sample_rate": sample_rate, "data_root": root, "columns": list(columns)}
+    settings = {"sample_rate": sample_rate, "data_root": root, "columns": list(columns), "skips": skips}
     return {"bytes": facts.st_size, "modified": facts.st_mtime_ns, **settings}
 
 
@@ -98,9 +101,9 @@ def _recall(memory: str | os.PathLike) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _check(file: Path, items: Mapping[str, Mapping[str, Any]], sample_rate: int | None) -> None:
+def _check(file: Path, items: Mapping[str, Mapping[str, Any]], sample_rate: int | None, skip_unusable: bool) -> None:
     def examine(row: tuple[str, Mapping[str, Any]]) -> tuple[str, str | None]:
-        return row[0], _problem(*row, sample_rate)
+        return row[0], _problem(*row, sample_rate, skip_unusable)
 
     faults: list[str] = []
     for name, problem in parallel_iter(examine, items.items(), len(items), f"Checking {file.name}", "row"):
@@ -111,7 +114,7 @@ def _check(file: Path, items: Mapping[str, Mapping[str, Any]], sample_rate: int 
         raise ValueError(list_faults(f"{len(faults)} of {len(items)} rows have audio that cannot be used", faults))
 
 
-def _problem(name: str, item: Mapping[str, Any], sample_rate: int | None) -> str | None:
+def _problem(name: str, item: Mapping[str, Any], sample_rate: int | None, skip_unusable: bool) -> str | None:
     """What is wrong with the audio of a row."""
     found: dict[str, AudioInfo] = {}
     for column, path in item.items():
@@ -119,6 +122,8 @@ def _problem(name: str, item: Mapping[str, Any], sample_rate: int | None) -> str
             try:
                 found[column] = check_audio(path, sample_rate)
             except (ValueError, FileNotFoundError) as error:
+                if skip_unusable and isinstance(error, UnreadableAudioError):
+                    return None
                 return f"'{name}' cannot be used. {error}"
     lengths = {column: info.samples for column, info in found.items()}
     if "mix_wav" in lengths and len(set(lengths.values())) > 1:

@@ -36,7 +36,11 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
         When there are no rows, a row has a column that the first one lacks, an id occurs twice, or a value cannot be
         read again: an empty id, a line break, a duration of 0.
     """
-    lines, seen = list(rows), set()
+    lines = [
+        {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in row.items()}
+        for row in rows
+    ]
+    seen = set()
     if not lines:
         raise ValueError(f"There is nothing to list in the manifest '{path}'.")
     for number, row in enumerate(lines, 2):

@@ -112,3 +112,13 @@ def test_a_manifest_with_a_fault_is_not_checked_further(tmp_path):
     with pytest.raises(FileNotFoundError, match="prepare the data first"):
         check_listed_audio([tmp_path / "b.csv"], 8000, memory=tmp_path / "checked.json")
     assert not (tmp_path / "checked.json").exists()
+
+
+def test_unusable_files_are_passed_over_if_asked_to_but_missing_ones_are_not(tmp_path):
+    path = write_rows(tmp_path / "a.csv", a=0.1, b=0.1, c=0.1)
+    (tmp_path / "a.wav").write_bytes(b"")
+    assert "a.wav' is empty" in message([path], 8000)
+    check_listed_audio([path], 8000, skip_unusable=True, memory=tmp_path / "checked.json")
+    assert "a.wav' is empty" in message([path], 8000, memory=tmp_path / "checked.json")
+    (tmp_path / "b.wav").unlink()
+    assert message([path], 8000, skip_unusable=True).endswith("b.wav' does not exist.")

@@ -335,6 +335,23 @@ def test_buckets_part_short_from_long(make_reader, buckets, mixed):
     assert (max(len(batch) for batch in lengths) == 2) == mixed
 
 
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("max_batch_length_train", 0, "max_batch_length_train is 0, but must be a number of seconds above 0"),
+        ("num_buckets", 0, "num_buckets is 0, but must be an integer of at least 1"),
+        ("max_batch_ex", 2.5, r"max_batch_ex is 2\.5, but must be an integer of at least 1"),
+        ("avg_checkpoints", 0, "avg_checkpoints is 0, but must be an integer of at least 1"),
+        ("avg_tolerance", -1, "avg_tolerance is -1, but must be at least 0"),
+        ("chunk_size", 0, "chunk_size is 0, but must be an integer of at least 1"),
+        ("n_mels", 30, "n_mels is 30, but must be a multiple of 4"),
+    ],
+)
+def test_settings_out_of_range_are_told_at_once(make, setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        make(CTC, **{setting: value})
+
+
 # ---------------------------------------------------------------- what it learns from
 
 

@@ -72,13 +72,19 @@ def test_what_does_not_fit_is_named(train, manifests):
         train()
     for speakers in (("a", "a"), ("a", "b")):  # of one speaker, and all of different ones
         rows = [
-            {"ID": f"u{i}", "duration": 0.5, "wav": "x.wav", "wrd": "", "spk_id": s} for i, s in enumerate(speakers)
+            {"ID": f"u{i}", "duration": 0.5, "wav": "../wavs/test0.wav", "wrd": "", "spk_id": s}
+            for i, s in enumerate(speakers)
         ]
         write_manifest(manifests / "valid.csv", rows)
         with pytest.raises(
             ValueError, match=rf"valid has 2 utterances of {len(set(speakers))} speakers, but the equal"
         ):
             train()
+    (manifests.parent / "wavs" / "train3.wav").unlink()
+    with open(manifests / "train.csv", "a") as file:
+        file.write("\n")  # else it is known to be good
+    with pytest.raises(ValueError, match=r"train\.csv', line 5: 'train3' cannot be used\. .* does not exist"):
+        train()
     assert not list(manifests.parent.rglob("training.csv"))
 
 

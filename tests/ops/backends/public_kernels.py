@@ -143,6 +143,7 @@ def check_conv_step(facts: CausalConv1d, x, conv_state, weight, bias):
 
 def scan_function(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
     """``selective_scan_fn``."""
+    u, delta, B, C, z = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (u, delta, B, C, z))
     check_scan(u, delta, A, B[:, None], C[:, None], D, z, delta_bias)
     u, delta, B, C, z = (None if t is None else t.transpose(1, 2) for t in (u, delta, B, C, z))
     y, last = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True)

@@ -1,0 +1,117 @@
+"""Steps: memory, kernels, a sweep of sizes, and the benchmarks. They report; nothing is too slow to pass."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import gpu
+import gpu_systems
+import torch
+from contact.context import Context, Skip, step
+from gpu_timing import graph_ms, kernel_times, peak_mb
+
+from speechbrain_mamba.nnet.mamba import BiMamba
+
+LARGEST_BACKWARD = 4.0
+"""Peak of a layer's backward pass, in sizes of its inner input: what the account allows."""
+
+
+def training_step(context: Context, d_model: int, batch: int, time: int) -> tuple[Any, int]:
+    """A step of a layer in bfloat16, and the bytes of its inner input."""
+    torch.manual_seed(0)
+    layer = BiMamba(d_model).to(context.device)
+    x = torch.randn(batch, time, d_model, device=context.device, requires_grad=True)
+
+    def run() -> None:
+        gpu.run(layer, x, True, context.backend, torch.bfloat16)
+
+    return run, batch * time * 2 * layer.d_inner * 2
+
+
+@step("peak memory")
+def peak_memory(context: Context) -> dict[str, Any]:
+    """The peak of a training step, in sizes of the layer's inner input in bfloat16."""
+    context.need_gpu()
+    found = {}
+    for d_model, batch, time in [(256, 8, 4000), (256, 1, 64_000), (1024, 8, 2000)]:
+        run, size = training_step(context, d_model, batch, time)
+        run()
+        found[f"d_model {d_model}, batch {batch}, {time} frames"] = round(
+            peak_mb(run, context.device) * 2**20 / size, 2
+        )
+    return {"peak in sizes of the input": found, "allowed by the account": LARGEST_BACKWARD}
+
+
+@step("kernels")
+def kernels(context: Context) -> dict[str, Any]:
+    """Milliseconds and launches of each kernel of a training step, the longest first."""
+    run, _ = training_step(context, 256, 1, 4000 if context.is_gpu else 50)
+    times = kernel_times(run, context.device)
+    top = {name[:80]: {"ms": round(ms, 4), "launches": count} for name, (ms, count) in list(times.items())[:12]}
+    return {
+        "all ms": sum(ms for ms, _ in times.values()),
+        "launches": sum(n for _, n in times.values()),
+        "longest": top,
+    }
+
+
+SWEEP = {
+    "SHORTEST_CHUNK": (32, 64, 128),
+    "LONGEST_BACKWARD_CHUNK": (64, 128, 256),
+    "PROGRAMS_OF_A_PROCESSOR": (8, 16, 32),
+    "SLAB_BYTES_OF_A_PROCESSOR": (1 << 18, 1 << 19, 1 << 21),
+}
+
+
+@step("sweep", seconds=240)
+def sweep(context: Context) -> dict[str, Any]:
+    """Chunks, programs and slabs, one at a time, by replays of a graph."""
+    context.need_gpu()
+    if context.backend != "triton":
+        raise Skip("is about the backend 'triton'")
+    from speechbrain_mamba.ops.backends.triton import plan
+
+    caches = [value for value in vars(plan).values() if hasattr(value, "cache_clear")]
+    found: dict[str, Any] = {}
+    for name, time in itertools.product([name for name in SWEEP if hasattr(plan, name)], (4000, 64_000)):
+        before = getattr(plan, name)
+        for value in SWEEP[name]:
+            setattr(plan, name, value)
+            for cached in caches:
+                cached.cache_clear()
+            try:
+                run, _ = training_step(context, 256, 1, time)
+                run()
+                found[f"{name} {value}, {time} frames, ms"] = round(graph_ms(run, context.device, 10), 4)
+            except Exception as error:
+                found[f"{name} {value}, {time} frames, ms"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        setattr(plan, name, before)
+        for cached in caches:
+            cached.cache_clear()
+    return found
+
+
+@step("layers against others", seconds=240)
+def layers(context: Context) -> dict[str, Any]:
+    """``gpu.py`` for a few shapes."""
+    shapes = "--channels 512 --time 4000 64000 --batch 1 8 --rounds 10" if context.is_gpu else (
+        "--channels 16 --time 30 --batch 1 --rounds 1")  # fmt: skip
+    given = ["--device", str(context.device), "--backend", context.backend, "--csv", str(context.folder / "gpu.csv")]
+    rows = gpu.main([*shapes.split(), *given, *(["--cuda-graphs"] if context.is_gpu else [])])
+    failed = [row for row in rows if row["implementation"] == "ours" and row["failure"]]
+    if failed:
+        raise ValueError(failed[0]["failure"])
+    return {"rows": rows}
+
+
+@step("whole systems", seconds=240)
+def systems(context: Context) -> dict[str, Any]:
+    """``gpu_systems.py``: the three systems and their baselines, inference, training step and generation."""
+    size = [] if context.is_gpu else ["--small", "--rounds", "1"]
+    given = ["--device", str(context.device), "--csv", str(context.folder / "gpu_systems.csv")]
+    rows = gpu_systems.main([*size, *given])
+    failed = [f"{row['system']}, {row['pass']}: {row['failure']}" for row in rows if row["failure"]]
+    if failed:
+        raise ValueError("; ".join(failed))
+    return {"rows": rows}

@@ -1,0 +1,26 @@
+"""The last step: the tests that need a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from contact.context import Context, Skip, step
+
+ROOT = Path(__file__).parents[2]
+
+
+@step("GPU tests", seconds=420)
+def gpu_tests(context: Context) -> dict[str, Any]:
+    """The tests that need a GPU, eight at a time, since their kernels compile for seconds each."""
+    context.need_gpu()
+    if not (ROOT / "tests").is_dir():
+        raise Skip("the tests are in a checkout only")
+    command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-n", "8", "--tb=line", "-rf"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        raise ValueError("\n".join(lines[-30:]))
+    return {"summary": lines[-1]}
