@@ -128,7 +128,7 @@ class ShardDataset(IterableDataset):
         )
 
     def _samples(self, part: int, parts: int) -> Iterator[dict[str, Any]]:
-        """The examples of a worker's shards, again and again: in each round the shards are dealt out anew."""
+        """The examples of a worker's shards, again and again: each round shuffles and deals them out again."""
         turn = 0
         while True:
             shards = list(self.shards)

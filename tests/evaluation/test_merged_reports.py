@@ -11,7 +11,7 @@ from tests.processes import process_group
 
 
 def add_words(report, i):
-    report.add(f"utt{i}", "ONE TWO" if i % 2 else "ONE", "ONE THREE")
+    report.add(f"utt{i}", {"greedy": "ONE TWO" if i % 2 else "ONE"}, "ONE THREE")
 
 
 def add_voices(report, i):
@@ -23,7 +23,7 @@ def add_sounds(report, i):
 
 
 CASES = {
-    "recognition": (RecognitionReport, add_words, lambda report: report.summarize()),
+    "recognition": (lambda folder: RecognitionReport(folder, ["greedy"]), add_words, lambda report: report.summarize()),
     "speaker": (SpeakerReport, add_voices, lambda report: report.summarize()),
     "codec": (lambda folder: CodecReport(folder, None, 8000), add_sounds, lambda report: report.losses()),
 }
