@@ -121,7 +121,8 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
     -------
     dict of str to int
         ``registers`` per thread, ``spill_bytes`` per thread, ``shared_bytes`` per program, ``code_bytes``, and of the
-        longest loop ``loop_instructions`` and, among them, ``loop_exponentials`` and others of the same slow unit.
+        longest inner loop ``loop_instructions`` and, among them, ``loop_exponentials`` and others of the same slow
+        unit, ``loop_shuffles`` and ``loop_barriers``.
     """
     target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps}
     compiled = triton.compile(launch.source(), target=target, options=options)
@@ -137,6 +138,8 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
         "code_bytes": len(compiled.asm["cubin"]),
         "loop_instructions": len(loop),
         "loop_exponentials": sum(name.startswith("MUFU") for name in loop),
+        "loop_shuffles": sum(name.startswith("SHFL") for name in loop),
+        "loop_barriers": sum(name.startswith("BAR") for name in loop),
     }
 
 
@@ -147,8 +150,8 @@ def _disassembler(tool: str, *arguments: str) -> str:
 
 
 def _longest_loop(assembly: str) -> list[str]:
-    """Names of the instructions from a label to the last jump back to it, of the labels with the most between."""
-    labels, names, longest = {}, [], range(0)
+    """Names of the instructions of the longest loop without one inside, from its label to the last jump back to it."""
+    labels, names, loops = {}, [], {}
     for line in assembly.splitlines():
         if label := re.match(r"(\.L\w+):", line):
             labels[label[1]] = len(names)
@@ -156,5 +159,11 @@ def _longest_loop(assembly: str) -> list[str]:
             names.append(instruction[1])
             target = re.search(r"\.L\w+", instruction[2])
             if target and labels.get(target[0], len(names)) < len(names) - 1:  # not the trap behind the last
-                longest = max(longest, range(labels[target[0]], len(names)), key=len)
+                loops[labels[target[0]]] = len(names)
+    inner = [
+        range(begin, end)
+        for begin, end in loops.items()
+        if not any(begin <= other and last <= end for other, last in loops.items() if (other, last) != (begin, end))
+    ]
+    longest = max(inner, key=len, default=range(0))
     return names[longest.start : longest.stop]

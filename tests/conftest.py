@@ -26,6 +26,12 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _quick_stamps(monkeypatch):
+    """Do not wait for all disks of the machine after each preparation."""
+    monkeypatch.setattr("speechbrain_mamba.utils.stamps.flush_disks", lambda: None)
+
+
 @pytest.fixture
 def golden():
     """Read a golden file: weights, inputs and outputs of the published architectures, computed in float32 on a CPU."""

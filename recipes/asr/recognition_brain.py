@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import speechbrain as sb
 from sentencepiece import SentencePieceProcessor
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch import Tensor
 
 from speechbrain_mamba.corpora.preparation import prepare_recognition, recognition_manifests
+from speechbrain_mamba.dataio.length_batches import length_sampler
 from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.dataio.selection import encoder_frames, select_usable
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
-from speechbrain_mamba.text.tokenizer import load_or_train_tokenizer
+from speechbrain_mamba.text.tokenizer import check_special_tokens, load_or_train_tokenizer, spell
+from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 
 
@@ -26,7 +27,13 @@ class RecognitionBrain(TrainingBrain):
     """A recognizer up to its encoder: data, features, word errors. Subclasses add losses and searches."""
 
     needs = ("matplotlib",)
-    best_by = "WER"
+    evaluation_totals: ClassVar[tuple[str, ...] | None] = ("report",)
+    special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
+    """Hyper-parameters that name tokens without a text."""
+
+    def set_up(self) -> None:
+        """Check settings that would end the run later."""
+        check_settings(vars(self.hparams))
 
     def prepare_data(self, hparams: Mapping[str, Any]) -> None:
         """Make the manifests of the corpus."""
@@ -36,33 +43,44 @@ class RecognitionBrain(TrainingBrain):
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
-        self.tokenizer = get_tokenizer(hparams, [item["wrd"] for item in items["train"].values()])
+        self.tokenizer = get_tokenizer(hparams, (item["wrd"] for item in items["train"].values()))
+        check_special_tokens(self.tokenizer, **{name: hparams[name] for name in self.special_tokens})
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
         datasets: dict[str, DynamicItemDataset] = {}
+
+        def frames_of(item: Mapping[str, Any]) -> int:
+            return encoder_frames(item["duration"], rate, hop)
+
         for name, part in items.items():
-            frames, perturb = None, None
-            if name == "train":
-                frames, perturb = lambda item: encoder_frames(item["duration"], rate, hop), hparams["speed_perturb"]
-            usable = select_usable(part, self.tokenizer, f"utterances of {name}", frames)
+            is_train = name == "train"
+            perturb = hparams["speed_perturb"] if is_train else None
+            fastest = max(getattr(perturb, "speeds", [100])) / 100
+            least = (hparams["CNN"].min_frames - 1) * hop / rate * fastest
+            usable = select_usable(
+                part, self.tokenizer, f"utterances of {name}", frames_of if is_train else None, least
+            )
+            if not is_train:
+                self.check_lengths(name, {utterance: frames_of(item) for utterance, item in usable.items()})
             datasets[name] = recognition_dataset(
                 usable, self.tokenizer, rate, hparams["bos_index"], hparams["eos_index"], speed_perturb=perturb
             )
         return Datasets(datasets.pop("train"), datasets.pop("valid"), datasets)
 
+    def check_lengths(self, name: str, frames: Mapping[str, int]) -> None:
+        """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
+
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
-        """Batches of utterances of similar length, limited in seconds; single utterances in tests."""
+        """Batches of utterances of similar length, limited in seconds; single utterances in tests.
+
+        Those of the training are drawn again in each epoch. Those of the validation are always the same, in the same
+        order, so that its loss is.
+        """
         if stage == sb.Stage.TEST:
             return {"batch_size": 1}
         is_train = stage == sb.Stage.TRAIN
-        sampler = DynamicBatchSampler(
-            dataset,
-            self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid,
-            self.hparams.num_buckets,
-            length_func=lambda item: item["duration"],
-            batch_ordering="random",
-            max_batch_ex=self.hparams.max_batch_ex,
-            seed=self.hparams.seed,
-        )
+        longest = self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid
+        options = {key: getattr(self.hparams, key) for key in ("num_buckets", "max_batch_ex", "seed")}
+        sampler = length_sampler(dataset, longest, shuffle=is_train, **options)
         return {"batch_sampler": sampler, "num_workers": self.hparams.num_workers if is_train else 0}
 
     def encode(self, batch: Any, stage: sb.Stage, labels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -92,20 +110,37 @@ class RecognitionBrain(TrainingBrain):
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
             name = self.test_set if stage == sb.Stage.TEST else "valid"
-            self.report = RecognitionReport(self.output_folder / "test" / name)
+            self.report = RecognitionReport(self.output_folder / "test" / name, self.searches(stage))
 
-    def report_words(self, batch: Any, hypotheses: list[Any]) -> None:
-        """Count the errors of a batch of token lists or texts."""
-        for name, hypothesis, reference in zip(batch.id, hypotheses, batch.wrd):
-            text = hypothesis if isinstance(hypothesis, str) else self.tokenizer.decode(hypothesis)
-            self.report.add(name, text, reference)
+    def searches(self, stage: sb.Stage) -> tuple[str, ...]:
+        """The names of the searches of a stage, which are those of its error rates."""
+        raise NotImplementedError
+
+    def report_words(self, batch: Any, **hypotheses: list[Any]) -> None:
+        """Count the errors of a batch, of the token lists or texts of each search."""
+        for i, (name, reference) in enumerate(zip(batch.id, batch.wrd)):
+            found = {search: each[i] for search, each in hypotheses.items()}
+            texts = {
+                search: words if isinstance(words, str) else spell(self.tokenizer, words)
+                for search, words in found.items()
+            }
+            self.report.add(name, texts, reference)
 
     def stage_scores(self, stage: sb.Stage, loss: float) -> dict[str, float]:
-        """The loss, and outside of training the error rates in percent."""
+        """The loss, and outside of training the error rates of each search in percent."""
         if stage == sb.Stage.TRAIN:
             return {"loss": loss}
-        rates = self.report.summarize()
-        return {"loss": loss, "WER": rates["wer"], "CER": rates["cer"]}
+        return {"loss": loss, **self.error_rates(stage)}
+
+    def error_rates(self, stage: sb.Stage) -> dict[str, float]:
+        """The error rates of each search in percent, as ``greedy_WER`` and ``greedy_CER``; NaN if nothing was
+        searched."""
+        rates = self.report.scores() if self.report.rows else {}
+        return {
+            f"{search}_{rate}": rates.get(f"{search}_{rate.lower()}", float("nan"))
+            for search in self.searches(stage)
+            for rate in ("WER", "CER")
+        }
 
     def table_row(self, train: Mapping[str, float], valid: Mapping[str, float]) -> dict[str, float]:
         """Both losses, and the scores of the validation under their own names."""
@@ -122,17 +157,37 @@ class RecognitionBrain(TrainingBrain):
         self.report.write()
 
     def results(self) -> str:
-        """The error rates of each test set, and where to look."""
+        """The error rates of each test set by search, and where to look."""
         lines, folder = [], self.output_folder / "test"
         for name in self.hparams.test_splits:
             summary = json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
-            rates = f"WER {summary['wer']:6.2f} %   CER {summary['cer']:6.2f} %"
-            lines.append(f"{name:12s} {rates}   {summary['utterances']} utterances")
+            for search in self.searches(sb.Stage.TEST):
+                rates = f"WER {summary[f'{search}_wer']:6.2f} %   CER {summary[f'{search}_cer']:6.2f} %"
+                lines.append(f"{name:12s} {search:6s} {rates}   {summary['utterances']} utterances")
         lines += ["", f"alignments, table and summary: {folder}"]
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 
-def get_tokenizer(hparams: Mapping[str, Any], transcripts: list[str]) -> SentencePieceProcessor:
+COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "chunk_size")
+SECONDS = ("max_batch_length_train", "max_batch_length_valid")
+
+
+def check_settings(hparams: Mapping[str, Any]) -> None:
+    """Make sure that settings of batches, averages and chunks are in range; a ValueError names the first that is
+    not."""
+    for name in COUNTS:
+        value = hparams.get(name)
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} is {value}, but must be an integer of at least 1.")
+    for name in SECONDS:
+        if not hparams[name] > 0:
+            raise ValueError(f"{name} is {hparams[name]}, but must be a number of seconds above 0.")
+    if hparams["n_mels"] % 4:
+        raise ValueError(f"n_mels is {hparams['n_mels']}, but must be a multiple of 4: the front end halves it twice.")
+    check_tolerance(hparams["avg_tolerance"])
+
+
+def get_tokenizer(hparams: Mapping[str, Any], transcripts: Iterable[str]) -> SentencePieceProcessor:
     """Get the tokenizer of ``tokenizer_folder``, or one trained on the transcripts, which a resumed run finds again."""
     options = {key: hparams[key] for key in ("token_type", "character_coverage", "bos_index", "eos_index")}
     source, folder, size = (hparams[key] for key in ("tokenizer_folder", "save_folder", "output_neurons"))

@@ -22,8 +22,10 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_mamba.codecs import save_codec
+from speechbrain_mamba.corpora.preparation import check_manifests
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
+from speechbrain_mamba.dataio.tables import keep_items
 from speechbrain_mamba.evaluation.codec_report import CodecReport
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.inference.judges import load_recognizer
@@ -40,13 +42,19 @@ class CodecBrain(TrainingBrain):
 
     needs = ("matplotlib", "encodec")
     best_by = "mel"
+    evaluation_totals = ("report",)
     epoch_totals = ("report.totals", "report.used")
+    may_change = frozenset({"recognizer"})
     recognize = None
 
     def set_up(self):
         """Load the recognizer of the test, which may be missing."""
         if self.hparams.recognizer:
             self.recognize = load_recognizer(self.hparams.recognizer, str(self.device))
+
+    def prepare_data(self, hparams):
+        """Check all audio that the manifests list."""
+        check_manifests(hparams)
 
     def make_datasets(self, hparams):
         """Pieces for training, whole utterances for validation and test."""
@@ -197,7 +205,7 @@ def make_dataset(hparams, split):
     if split != "train":
         return piece_dataset(items, hparams["sample_rate"], keys=["wrd"])
     least = hparams["min_seconds"]
-    chosen = {key: item for key, item in items.items() if item["duration"] >= least}
+    chosen = keep_items(items, lambda _, item: item["duration"] >= least)
     if not chosen:
         raise ValueError(
             f"None of the {len(items)} utterances in '{path}' has {least} seconds: set min_seconds to less."

@@ -22,7 +22,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_mamba.corpora.preparation import prepare_separation
+from speechbrain_mamba.corpora.preparation import check_mixtures, prepare_separation
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
 from speechbrain_mamba.evaluation.report import format_summary
@@ -34,6 +34,7 @@ from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.utils.main_process import do_on_main
 
 
 class SeparationBrain(TrainingBrain):
@@ -41,6 +42,7 @@ class SeparationBrain(TrainingBrain):
 
     needs = ("matplotlib", "fast_bss_eval")
     best_by = "si-snr"  # negative, in dB
+    evaluation_totals = ("improvements", "report")
 
     def set_up(self):
         """Give each copy of a block its own weights at first."""
@@ -53,6 +55,8 @@ class SeparationBrain(TrainingBrain):
 
     def make_datasets(self, hparams):
         """Mixtures for training, with dynamic mixing other ones in each epoch, for validation and for the test."""
+        if hparams.get("skip_prep", False):  # nobody has checked them
+            do_on_main(check_mixtures, hparams)
         folder, options = Path(hparams["save_folder"]), {key: hparams[key] for key in ("num_spks", "sample_rate")}
         dynamic = hparams["dynamic_mixing"]
         fixed = {
@@ -147,7 +151,7 @@ class SeparationBrain(TrainingBrain):
         estimate, sources, mix, lengths = predictions
         baseline = self.example_losses(sources, mix[..., None].expand_as(sources), lengths)
         self.improvements += (baseline - losses).tolist()
-        if stage == sb.Stage.TEST and if_main_process():
+        if stage == sb.Stage.TEST:
             for i, (name, length) in enumerate(zip(batch.id, lengths.tolist())):
                 self.report.add(name, mix[i, :length], sources[i, :length], estimate[i, :length].float())
         return losses.mean().cpu()
@@ -156,10 +160,9 @@ class SeparationBrain(TrainingBrain):
         """Get the scores of a stage ready."""
         super().on_stage_start(stage, epoch)
         self.improvements = []
-        if stage == sb.Stage.TEST:
-            self.report = SeparationReport(
-                self.output_folder / "test", self.hparams.sample_rate, self.hparams.n_examples
-            )
+        if stage != sb.Stage.TRAIN:
+            n_examples = max(0, self.hparams.n_examples - self.first_example)  # the first ones of all processes
+            self.report = SeparationReport(self.output_folder / "test", self.hparams.sample_rate, n_examples)
 
     def stage_scores(self, stage, loss):
         """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test."""

@@ -16,11 +16,13 @@ if __name__ == "__main__":
     check_command_line(__file__)  # before the imports that take seconds
 
 import json
+import logging
 from collections import Counter
 
 import speechbrain as sb
 import torch
 
+from speechbrain_mamba.corpora.preparation import check_manifests
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
 from speechbrain_mamba.dataio.speech_datasets import piece_dataset
 from speechbrain_mamba.evaluation.report import format_summary
@@ -30,12 +32,22 @@ from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
 
+logger = logging.getLogger(__name__)
+
+SHORTEST = 0.1
+"""Seconds of the shortest utterance that is used: the encoder's convolutions mirror frames of its ends."""
+
 
 class SpeakerBrain(TrainingBrain):
     """Classification of speakers in training, verification of pairs otherwise."""
 
     needs = ("matplotlib",)
     best_by = "EER"
+    evaluation_totals = ("report",)
+
+    def prepare_data(self, hparams):
+        """Check all audio that the manifests list."""
+        check_manifests(hparams)
 
     def make_datasets(self, hparams):
         """Read the three splits, and number the training speakers."""
@@ -108,6 +120,15 @@ def make_dataset(hparams, split):
     without = [name for name, item in items.items() if not item.get("spk_id")]
     if without:
         raise ValueError(f"The manifest for {split} has no spk_id for '{without[0]}': name the speaker of each.")
+    short = [name for name, item in items.items() if item["duration"] < SHORTEST]
+    if short:
+        logger.warning(
+            "%d of %d utterances for %s are left out, as they are shorter than %s s: %s%s",
+            len(short), len(items), split, SHORTEST, ", ".join(short[:5]), ", ..." if len(short) > 5 else ".",
+        )  # fmt: skip
+        items = {name: item for name, item in items.items() if item["duration"] >= SHORTEST}
+    if not items:
+        raise ValueError(f"The manifest for {split} has no utterance of at least {SHORTEST} s.")
     counts = Counter(item["spk_id"] for item in items.values())
     if split != "train" and (len(counts) < 2 or max(counts.values()) < 2):
         raise ValueError(

@@ -25,9 +25,16 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_mamba.codecs import load_codec
+from speechbrain_mamba.codecs.tokenize_speech import codec_checksum
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
-from speechbrain_mamba.dataio.token_splits import batch_sampler, load_tokenizer, make_dataset, read_split
+from speechbrain_mamba.dataio.token_splits import (
+    batch_sampler,
+    check_preparation,
+    load_tokenizer,
+    make_dataset,
+    read_split,
+)
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
@@ -36,6 +43,7 @@ from speechbrain_mamba.inference.synthesis import export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
 from speechbrain_mamba.lobes.models.synthesis.targets import IGNORED, end_at, mark_padding, replace_some, take_prompts
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.requirements import speaks_test
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.files import write_json
@@ -53,24 +61,30 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "loss"
+    evaluation_totals = ("counts",)
     epoch_totals = ("counts",)
-
-    @classmethod
-    def extra_needs(cls, settings):
-        """The codec that the test is listened to with."""
-        return ("encodec",) if is_spoken(settings) else ()
+    may_change = frozenset(
+        {"n_test_utterances", "test_batch_size", "codec", "recognizer", "speaker_encoder", "sampler"}
+    )
 
     def __init__(self, modules, opt_class, hparams, **options):
         check_settings(hparams)
         super().__init__({part: modules[part] for part in hparams["train_parts"]}, opt_class, hparams, **options)
 
     def set_up(self):
-        """Load the codec and the judges of the test, before a training that would be in vain."""
+        """Check the tokens, and load the codec and the judges of the test, before a training that would be in vain."""
         hparams, self.codec = vars(self.hparams), None
-        if is_spoken(hparams):
+        prepared = check_preparation(hparams["token_folder"])
+        if speaks_test(hparams):
             _, _, facts = read_tokens(hparams["token_folder"], "test")
-            self.codec = load_codec(hparams["codec"] or facts.codec, facts.n_codebooks)
+            source = hparams["codec"] or facts.codec
+            self.codec = load_codec(source, facts.n_codebooks)
             facts.check(self.codec)
+            if prepared.get("weights") not in (None, codec_checksum(self.codec)):
+                raise ValueError(
+                    f"The codec '{source}' has other weights than the one that made the tokens in "
+                    f"'{hparams['token_folder']}': give that one, or prepare the tokens again with this one."
+                )
             self.judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(self.device))
 
     def make_datasets(self, hparams):
@@ -224,15 +238,10 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     def results(self):
         """The scores of the speech, or of the tokens if nothing is spoken."""
-        folder, spoken = self.output_folder / "test", is_spoken(vars(self.hparams))
+        folder, spoken = self.output_folder / "test", speaks_test(vars(self.hparams))
         scores = json.loads((folder / ("summary.json" if spoken else "prediction.json")).read_text(encoding="utf-8"))
         place = f"look and listen: {folder}" if spoken else f"training curves: {self.output_folder / 'training.png'}"
         return f"{format_summary(scores)}\n\n{place}"
-
-
-def is_spoken(hparams):
-    """Whether the test set is spoken: both models are needed for it."""
-    return bool(hparams.get("n_test_utterances")) and set(hparams.get("train_parts", PARTS)) == set(PARTS)
 
 
 def check_settings(hparams):

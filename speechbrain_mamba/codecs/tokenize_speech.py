@@ -5,107 +5,60 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import torchaudio.functional
 from torch import nn
-from tqdm import tqdm
 
 from speechbrain_mamba.codecs.encodec import EnCodec
-from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info, read_audio
-from speechbrain_mamba.dataio.codec_tokens import TokenFacts, write_tokens
+from speechbrain_mamba.codecs.token_shards import TokenShards
+from speechbrain_mamba.dataio.codec_tokens import TokenFacts, file_crc32, read_tokens, token_sums, write_tokens
+from speechbrain_mamba.dataio.listed_audio import check_listed_audio
 from speechbrain_mamba.dataio.manifests import read_manifest
+from speechbrain_mamba.dataio.token_splits import INVENTORY, STAMP, check_preparation
 from speechbrain_mamba.text.phonemes import TextTokenizer
-from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.stamps import Stamp
 
 logger = logging.getLogger(__name__)
 
-SHARD = 500
-"""Utterances that are encoded and kept together. A killed preparation resumes from the last shard."""
-_BATCH_SECONDS = 40
-_STAMP, _PARTS = "prepared.json", ".parts"
 
-
-def _read(path: str, rate: int) -> torch.Tensor:
-    return torchaudio.functional.resample(read_audio(path), audio_info(path).sample_rate, rate)
-
-
-def _batches(names: list[str], items: dict[str, dict]) -> Iterator[list[str]]:
-    """Names by duration, in batches limited in their seconds with padding."""
-    batch: list[str] = []
-    for name in sorted(names, key=lambda name: items[name]["duration"]):
-        if batch and (len(batch) + 1) * items[name]["duration"] > _BATCH_SECONDS:
-            yield batch
-            batch = []
-        batch.append(name)
-    if batch:
-        yield batch
-
-
-def _encode(names: list[str], items: dict[str, dict], codec: EnCodec, device: str, progress: tqdm) -> dict[str, Any]:
-    """The codes of some utterances; those that cannot be read are named and left out."""
-    codes = {}
-    for batch in _batches(names, items):
-        wavs = {}
-        for name in batch:
-            try:
-                wavs[name] = _read(items[name]["wav"], codec.sample_rate)
-            except UnreadableAudioError as error:
-                logger.warning("%s is left out: %s", name, error)
-        if wavs:
-            lengths = torch.tensor([len(wav) for wav in wavs.values()])
-            padded = torch.nn.utils.rnn.pad_sequence(list(wavs.values()), batch_first=True)
-            encoded, frames = codec.encode(padded.to(device), lengths.to(device))
-            for name, code, count in zip(wavs, encoded.cpu().numpy(), frames.tolist()):
-                codes[name] = code[:count].astype(np.uint16)
-        progress.update(len(batch))
-    return codes
-
-
-def _encode_split(
-    items: dict[str, dict], parts: Path, codec: EnCodec, device: str, split: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The codes of a split, by shards that are kept until the split is written."""
-    names = list(items)
-    with tqdm(total=len(names), desc=f"Encoding {split}", unit="utterance") as progress:
-        for first in range(0, len(names), SHARD):
-            path, shard = parts / f"{split}-{first:08d}.npz", names[first : first + SHARD]
-            if path.is_file():
-                progress.update(len(shard))
-            else:
-                with atomic_path(path) as temporary:
-                    np.savez(temporary, **_encode(shard, items, codec, device, progress))
-            with np.load(path) as kept:
-                yield from ((name, kept[name]) for name in shard if name in kept)
-
-
-def _tokenize_texts(items: dict[str, dict], tokenizer: TextTokenizer, split: str) -> dict[str, list[int]]:
-    """The phonemes of a split; utterances whose text cannot be spoken are named and left out."""
-    phonemes, reasons = {}, []
-    for name, item in items.items():
+def _utterances(shards: TokenShards, split: str, tokenizer: TextTokenizer) -> Iterator[dict]:
+    """The utterances of a split with codes and phonemes; those whose text cannot be spoken are named and left out."""
+    items, reasons = shards.splits[split], []
+    for name, codes in shards.codes(split):
+        item = items[name]
         try:
-            phonemes[name] = tokenizer.encode(item["wrd"], item.get("language") or None)
+            phonemes = tokenizer.encode(item["wrd"], item.get("language") or None)
         except ValueError as error:
             reasons.append(f"{name}: {error}")
+        else:
+            yield {**item, "ID": name, "phonemes": phonemes, "codes": codes}
     if reasons:
         logger.warning("%d of %d texts for %s are left out. %s", len(reasons), len(items), split, " ".join(reasons[:5]))
-    return phonemes
 
 
-def _checksum(codec: nn.Module) -> str:
-    """A checksum of a codec's weights."""
+def codec_checksum(codec: nn.Module) -> str:
+    """A checksum of a codec's weights, in hexadecimal digits."""
     checksum = hashlib.sha256()
     for name, value in codec.state_dict().items():
         checksum.update(name.encode())
         checksum.update(value.cpu().contiguous().numpy().tobytes())
     return checksum.hexdigest()
+
+
+def _are_intact(folder: str | os.PathLike, splits: Iterable[str]) -> bool:
+    """Whether splits can be read; a warning says what is damaged."""
+    try:
+        check_preparation(folder)
+        for split in splits:
+            read_tokens(folder, split)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def tokenize_speech(
@@ -117,9 +70,14 @@ def tokenize_speech(
     language: str = "en-us",
     data_root: str | os.PathLike | None = None,
     device: str = "cpu",
+    part: tuple[int, int] | None = None,
+    merge: bool = False,
 ) -> dict[str, int]:
     """Turn the splits of a corpus into tokens, and count the utterances of each. A killed run resumes, and a finished
     one is not repeated.
+
+    Several machines or GPUs can share the work: each encodes a ``part`` into the same folder, and then one of them
+    merges the parts. The files are those that one machine would have written.
 
     Arguments
     ---------
@@ -140,39 +98,48 @@ def tokenize_speech(
         What ``$data_root`` stands for in the manifests' paths.
     device : str
         Where the codec runs.
+    part : tuple of int, optional
+        Encode only a part: (2, 8) is the second of eight. What is encoded is kept for the merge.
+    merge : bool
+        Encode nothing: all parts have to be there. Without it, and without ``part``, what is missing is encoded.
+
+    Returns
+    -------
+    dict of str to int
+        The utterances of each split; of a part, the number of its ``shards``.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        For manifests or audio files that are missing or wrong, or an unknown language.
+        For manifests or audio files that are missing or wrong, an unknown language, a part that does not exist, and
+        parts that are missing in a merge.
     """
-    parts, inventory = Path(folder) / _PARTS, Path(folder) / "text.json"
+    if part is not None and (merge or not 1 <= part[0] <= part[1]):
+        raise ValueError(f"Part {part[0]} of {part[1]} cannot be encoded: give 1/N to N/N, and no merge with it.")
+    inventory = Path(folder) / INVENTORY
     rates = {name: getattr(codec, name) for name in ("sample_rate", "frame_rate", "n_codebooks", "codebook_size")}
     facts = TokenFacts(codec=str(codec_name), **rates)
     sums = {split: hashlib.sha256(Path(path).read_bytes()).hexdigest() for split, path in manifests.items()}
-    settings = {**asdict(facts), "weights": _checksum(codec), "kind": kind, "language": language, "manifests": sums}
-    settings["data_root"] = None if data_root is None else str(Path(data_root).resolve())
-    stamp = Stamp(Path(folder) / _STAMP, settings)
-    if stamp.is_done([inventory, *(Path(folder) / f"{split}.csv" for split in manifests)]):
+    settings = {**asdict(facts), "weights": codec_checksum(codec), "kind": kind, "language": language}
+    settings |= {"manifests": sums, "data_root": None if data_root is None else str(Path(data_root).resolve())}
+    stamp = Stamp(Path(folder) / STAMP, settings)
+    finished = stamp.is_begun() and "counts" in stamp.facts()
+    if finished and _are_intact(folder, manifests) and stamp.is_done([inventory]):
         return stamp.facts()["counts"]
-    if not stamp.is_begun():
-        shutil.rmtree(parts, ignore_errors=True)
-    stamp.begin()
 
+    check_listed_audio(manifests.values(), None, data_root, skip_unusable=True)  # not after hours of encoding
     splits = {split: read_manifest(path, data_root) for split, path in manifests.items()}
+    shards = TokenShards(folder, settings, splits, codec.to(device).eval(), device)
+    if part is not None:
+        return {"shards": shards.encode_part(*part)}
+    if merge:
+        shards.check_complete()
     texts = [(item["wrd"], item.get("language") or language) for item in splits["train"].values()]
     tokenizer = TextTokenizer.train(texts, kind, language)
+    stamp.begin()
     tokenizer.save(inventory)
-    codec.to(device).eval()
-    counts: dict[str, int] = {}
-    for split, items in splits.items():
-        phonemes = _tokenize_texts(items, tokenizer, split)
-        usable = {name: item for name, item in items.items() if name in phonemes}
-        utterances = (
-            {**usable[name], "ID": name, "phonemes": phonemes[name], "codes": codes}
-            for name, codes in _encode_split(usable, parts, codec, device, split)
-        )
-        counts[split] = write_tokens(folder, split, utterances, facts)
-    stamp.finish(counts=counts)
-    shutil.rmtree(parts, ignore_errors=True)
+    counts = {split: write_tokens(folder, split, _utterances(shards, split, tokenizer), facts) for split in splits}
+    written = {split: token_sums(folder, split) for split in splits}
+    stamp.finish(counts=counts, sums=written, inventory=file_crc32(inventory))
+    shards.remove()
     return counts

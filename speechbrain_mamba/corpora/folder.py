@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from speechbrain_mamba.corpora.mixtures import MixtureSettings, prepare_mixtures
+from speechbrain_mamba.dataio.audio_files import SkippedFiles
 from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
@@ -85,7 +86,8 @@ def prepare_folder(
     data_folder : str or Path
         The speech: ``speaker/**/*.wav`` or ``.flac``, or folders for training, validation and test with that inside.
     save_folder : str or Path
-        Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go.
+        Where ``train.csv``, ``valid.csv``, ``test.csv`` and ``mixtures/`` go, and, if files cannot be used,
+        ``skipped.csv`` with their paths and the reasons.
     fractions : tuple of float
         Shares of the speakers in training, validation and test, if the data are not divided yet.
     **options
@@ -111,15 +113,16 @@ def prepare_folder(
             "valid and test with that inside."
         )
 
+    skipped = SkippedFiles()
+
+    def scan(folder: Path) -> list[Utterance]:
+        return scan_speakers(folder, settings.sample_rate, skipped=skipped)
+
     def find_splits() -> dict[str, list[Utterance]]:
         divided = _split_folders(root)
         if divided is None:
-            speech = scan_speakers(root, settings.sample_rate)
-            return split_speakers(speech, fractions, settings.num_spks, settings.seed)
-        return {
-            split: [utterance for folder in folders for utterance in scan_speakers(folder, settings.sample_rate)]
-            for split, folders in divided.items()
-        }
+            return split_speakers(scan(root), fractions, settings.num_spks, settings.seed)
+        return {split: [found for folder in folders for found in scan(folder)] for split, folders in divided.items()}
 
     source = {"data_folder": str(root), "fractions": list(fractions)}
-    return prepare_mixtures(save_folder, settings, source, find_splits)
+    return prepare_mixtures(save_folder, settings, source, find_splits, skipped)

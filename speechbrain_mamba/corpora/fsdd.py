@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechbrain_mamba.corpora.mixtures import MixtureSettings, prepare_mixtures
+from speechbrain_mamba.dataio.audio_files import SkippedFiles
 from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
@@ -70,16 +71,16 @@ def prepare_fsdd_mixtures(
     The data folder is that of the dataset, or its folder ``recordings``; the ``sample_rate`` is 8000. Options, results
     and errors are those of :func:`~speechbrain_mamba.corpora.folder.prepare_folder`.
     """
-    recordings, settings = find_recordings(data_folder), MixtureSettings(**options)
+    recordings, settings, skipped = find_recordings(data_folder), MixtureSettings(**options), SkippedFiles()
 
     def find_splits() -> dict[str, list[Utterance]]:
         splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-        for utterance in scan_speakers(recordings, settings.sample_rate, speaker=_speaker):
+        for utterance in scan_speakers(recordings, settings.sample_rate, _speaker, skipped):
             if take := parse_take(utterance.path):
                 splits[take.split].append(utterance)
         return splits
 
-    return prepare_mixtures(save_folder, settings, {"fsdd": str(recordings)}, find_splits)
+    return prepare_mixtures(save_folder, settings, {"fsdd": str(recordings)}, find_splits, skipped)
 
 
 def _speaker(path: Path) -> str | None:

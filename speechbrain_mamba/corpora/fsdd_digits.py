@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import json
 import os
+import shutil
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +20,12 @@ from torch import Tensor
 from speechbrain_mamba.corpora.fsdd import find_recordings, parse_take
 from speechbrain_mamba.corpora.mini.sentences import DIGITS
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
+from speechbrain_mamba.dataio.audio_files import SkippedFiles, scan_audio
 from speechbrain_mamba.dataio.manifests import SPLITS, write_manifest
+from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.parallel import parallel_map
 from speechbrain_mamba.utils.stamps import Stamp
+from speechbrain_mamba.utils.waiting import one_at_a_time
 
 _RATE = 8000  # samples per second of FSDD
 _PAUSE = (0.05, 0.25)  # seconds
@@ -34,12 +41,13 @@ class _DigitString(NamedTuple):
     pauses: np.ndarray
 
 
-def _find_takes(folder: Path) -> dict[str, dict[str, list[list[Path]]]]:
-    """The files by split, speaker and digit."""
+def _find_takes(folder: Path, skipped: SkippedFiles) -> dict[str, dict[str, list[list[Path]]]]:
+    """The usable files by split, speaker and digit."""
     files: dict[str, dict[str, list[list[Path]]]] = {split: {} for split in SPLITS}
-    for path in sorted(folder.glob("*.wav")):
-        if take := parse_take(path):
-            files[take.split].setdefault(take.speaker, [[] for _ in DIGITS])[take.digit].append(path)
+    takes = {path: take for path in sorted(folder.glob("*.wav")) if (take := parse_take(path))}
+    for path in scan_audio(list(takes), _RATE, skipped, f"Reading {folder.name}"):
+        take = takes[path]
+        files[take.split].setdefault(take.speaker, [[] for _ in DIGITS])[take.digit].append(path)
     rule = "takes 0 to 4 are for test, 5 to 9 for valid, the others for train"
     for split, speakers in files.items():
         if not speakers:
@@ -49,8 +57,8 @@ def _find_takes(folder: Path) -> dict[str, dict[str, list[list[Path]]]]:
         for speaker, digits in speakers.items():
             if not all(digits):
                 raise ValueError(
-                    f"'{folder}' has no recording of {speaker}'s digit {digits.index([])} for {split}: give the "
-                    f"complete FSDD, where {rule}."
+                    f"'{folder}' has no usable recording of {speaker}'s digit {digits.index([])} for {split}: give "
+                    f"the complete FSDD, where {rule}."
                 )
     return files
 
@@ -81,16 +89,16 @@ def _set_level(signal: Tensor, level: float | None) -> Tensor:
 
 
 def _write_string(
-    folder: Path, sample_rate: int, level: float | None, numbered: tuple[int, _DigitString]
+    folder: Path, place: Path, sample_rate: int, level: float | None, numbered: tuple[int, _DigitString]
 ) -> dict[str, Any]:
-    """Write a string to ``<folder>/<split>/``; returns its row of the manifest."""
+    """Write a string to a folder; returns its row of the manifest, by which it is in ``place``."""
     index, string = numbered
     parts = [torch.zeros(round(string.pauses[0] * _RATE))]
     for file, pause in zip(string.files, string.pauses[1:]):
         parts += [_set_level(read_audio(file, _RATE), level), torch.zeros(round(pause * _RATE))]
     signal = torchaudio.functional.resample(torch.cat(parts), _RATE, sample_rate)
-    path = folder / f"{folder.name}-{index:05d}.wav"
-    write_audio(path, signal.clamp(-1, 1), sample_rate)
+    path = place / f"{place.name}-{index:05d}.wav"
+    write_audio(folder / path.name, signal.clamp(-1, 1), sample_rate)
     words = " ".join(DIGITS[digit] for digit in string.digits).upper()
     seconds = len(signal) / sample_rate
     return {"ID": path.stem, "duration": seconds, "wav": str(path), "wrd": words, "spk_id": string.speaker}
@@ -108,14 +116,16 @@ def prepare_fsdd_digits(
     """Write strings of 3 to 7 digits, recordings of one speaker one after the other, and a CSV file per split.
 
     The splits are those of :mod:`~speechbrain_mamba.corpora.fsdd`. No string of validation or test occurs in training.
-    If an earlier call had the same arguments, its files are kept.
+    If an earlier call had the same arguments, its files are kept. With other arguments the CSV files are replaced when
+    all new audio is written; the old audio stays, since other processes may be reading it. Recordings that cannot be
+    used are left out; ``skipped.csv`` lists them.
 
     Arguments
     ---------
     data_folder : str or Path
         FSDD, with its folder ``recordings``.
     save_folder : str or Path
-        Where the CSV files and, in ``strings/``, the audio go.
+        Where the CSV files and, in ``strings-*/``, the audio go, in a folder for each set of arguments.
     sample_rate : int
         Samples per second of the strings.
     seed : int
@@ -138,7 +148,8 @@ def prepare_fsdd_digits(
     FileNotFoundError
         When there is no such folder, or nothing of FSDD in it.
     ValueError
-        When a speaker's recordings are not complete, or a number of strings is out of range.
+        When a speaker's usable recordings are not complete, recordings have another rate or are not mono, or a number
+        of strings is out of range.
     """
     if min(counts) < 1 or short < 0:
         raise ValueError(f"counts are {tuple(counts)} and short is {short}, but must be 1 or more and 0 or more.")
@@ -151,16 +162,39 @@ def prepare_fsdd_digits(
     stamp = Stamp(root / "prepared.json", settings)
     if stamp.is_done(manifests.values()):
         return manifests
-    takes, rng = _find_takes(recordings), np.random.default_rng(seed)
-    known: set[tuple[int, ...]] = set()
-    stamp.begin()
-    for split, count in zip(SPLITS, counts):
-        strings = list(_draw_strings(takes[split], count, rng, excluded=known))
-        if split == "train":
-            known = {string.digits for string in strings}
-            strings += _draw_strings(takes[split], short, np.random.default_rng((seed, short)), sizes=(1, 2))
-        write = functools.partial(_write_string, root / "strings" / split, sample_rate, level)
-        rows = parallel_map(write, list(enumerate(strings)), f"Writing digits for {split}", "string")
-        write_manifest(manifests[split], rows)
-    stamp.finish()
+    with one_at_a_time(root):
+        if not stamp.is_done(manifests.values()):  # by a process that this one waited for
+            _prepare(stamp, manifests, recordings)
     return manifests
+
+
+def _prepare(stamp: Stamp, manifests: dict[str, Path], recordings: Path) -> None:
+    settings, root, skipped = stamp.settings, stamp.path.parent, SkippedFiles()
+    rate, level, seed, short = (settings[name] for name in ("sample_rate", "level", "seed", "short"))
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    folder = root / f"strings-{digest[:8]}"
+    takes, rng = _find_takes(recordings, skipped), np.random.default_rng(seed)
+    known: set[tuple[int, ...]] = set()
+    rows = {}
+    with _replacing(folder) as temporary:
+        for split, count in zip(SPLITS, settings["counts"]):
+            strings = list(_draw_strings(takes[split], count, rng, excluded=known))
+            if split == "train":
+                known = {string.digits for string in strings}
+                strings += _draw_strings(takes[split], short, np.random.default_rng((seed, short)), sizes=(1, 2))
+            write = functools.partial(_write_string, temporary / split, folder / split, rate, level)
+            rows[split] = parallel_map(write, list(enumerate(strings)), f"Writing digits for {split}", "string")
+    stamp.begin()
+    for split, path in manifests.items():
+        write_manifest(path, rows[split])
+    skipped.write(root / "skipped.csv")
+    stamp.finish()
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Write a folder under a temporary name. Only when it is complete, an old one goes."""
+    with atomic_path(folder) as temporary:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)

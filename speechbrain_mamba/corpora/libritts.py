@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from speechbrain_mamba.corpora.librispeech import prepare_parts
+from speechbrain_mamba.corpora.librispeech import prepare_parts, read_text
 
 LIBRITTS = {
     "train": ["train-clean-100", "train-clean-360", "train-other-500"],
@@ -19,7 +19,7 @@ _SUFFIX = ".normalized.txt"
 
 
 def _read_utterance(file: Path) -> list[tuple[str, str]]:
-    return [(file.name.removesuffix(_SUFFIX), file.read_text(encoding="utf-8"))]
+    return [(file.name.removesuffix(_SUFFIX), read_text(file))]
 
 
 def prepare_libritts(
@@ -32,4 +32,4 @@ def prepare_libritts(
 
     Arguments, results and errors are those of :func:`~speechbrain_mamba.corpora.librispeech.prepare_librispeech`.
     """
-    return prepare_parts(data_folder, save_folder, splits, sample_rate, f"*{_SUFFIX}", _read_utterance)
+    return prepare_parts(data_folder, save_folder, splits, sample_rate, _SUFFIX, _read_utterance)

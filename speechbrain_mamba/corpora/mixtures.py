@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from speechbrain_mamba.dataio.audio_files import SkippedFiles
 from speechbrain_mamba.dataio.manifests import SPLITS
 from speechbrain_mamba.dataio.mixing import MixtureSampler
 from speechbrain_mamba.dataio.mixture_files import manifest_files, write_mixtures
@@ -58,6 +59,7 @@ def prepare_mixtures(
     settings: MixtureSettings,
     source: Mapping[str, Any],
     find_splits: Callable[[], dict[str, list[Utterance]]],
+    skipped: SkippedFiles | None = None,
 ) -> dict[str, Path]:
     """Make the mixtures and manifests of an experiment. If they were made already, they are kept.
 
@@ -71,6 +73,8 @@ def prepare_mixtures(
         What else decides the outcome, as values for JSON: the data folder, how it is split.
     find_splits : callable
         Lists the utterances of ``train``, ``valid`` and ``test``. It is called only if there is something to make.
+    skipped : SkippedFiles, optional
+        What ``find_splits`` leaves out: ``skipped.csv`` in the folder lists it.
 
     Returns
     -------
@@ -102,24 +106,27 @@ def prepare_mixtures(
     if stamp.is_done(itertools.chain(manifests.values(), *map(manifest_files, written.values()))):
         return manifests
     utterances = find_splits()
-    stamp.begin()
-    counts = (settings.train_mixtures, settings.valid_mixtures, settings.test_mixtures)
-    for offset, (split, count) in enumerate(zip(SPLITS, counts)):
+    counts = dict(zip(SPLITS, (settings.train_mixtures, settings.valid_mixtures, settings.test_mixtures)))
+
+    def make_sampler(split: str, cache_bytes: int = 2**29) -> MixtureSampler:
+        speakers, rate, seed = settings.num_spks, settings.sample_rate, settings.seed + SPLITS.index(split)
+        return MixtureSampler(utterances[split], speakers, rate, settings.seconds, seed, cache_bytes=cache_bytes)
+
+    for split in SPLITS:  # before anything is replaced
         try:
-            sampler = MixtureSampler(
-                utterances[split],
-                settings.num_spks,
-                settings.sample_rate,
-                settings.seconds,
-                settings.seed + offset,
-                cache_bytes=2**29 if split in written else 0,
-            )
+            make_sampler(split, cache_bytes=0)
         except ValueError as error:
             raise ValueError(f"The data for {split} cannot be mixed: {error}") from error
+        if split in written and counts[split] < 1:
+            raise ValueError(f"{split}_mixtures is {counts[split]}, but must be at least 1.")
+    stamp.begin()
+    for split in SPLITS:
         if split in written:
-            write_mixtures(sampler, count, folder / "mixtures" / split, manifests[split])
+            write_mixtures(make_sampler(split), counts[split], folder / "mixtures" / split, manifests[split])
         else:
             write_utterances(manifests[split], utterances[split], settings.sample_rate)
+    if skipped is not None:
+        skipped.write(folder / "skipped.csv")
     stamp.finish()
     return manifests
 

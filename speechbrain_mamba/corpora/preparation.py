@@ -12,7 +12,11 @@ from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.corpora.mini.prepare import prepare_mini
+from speechbrain_mamba.corpora.mixtures import manifest_paths
 from speechbrain_mamba.corpora.wsj0mix import prepare_wsj0mix
+from speechbrain_mamba.dataio.listed_audio import check_listed_audio
+from speechbrain_mamba.dataio.manifests import find_manifests
+from speechbrain_mamba.dataio.mixture_dataset import MIXTURE_COLUMNS
 
 
 def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
@@ -58,7 +62,7 @@ def _recognition_splits(hparams: Mapping[str, Any]) -> dict[str, list[str]]:
     return splits | {name: [name] for name in hparams["test_splits"]}
 
 
-def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
+def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, list[Path]]:
     """The paths of the manifests of a recognition experiment: of ``train``, ``valid`` and each test set.
 
     Arguments
@@ -67,21 +71,29 @@ def recognition_manifests(hparams: Mapping[str, Any]) -> dict[str, Path]:
         ``corpus``, ``train_splits``, ``valid_splits``, ``test_splits``, and ``data_folder`` if the corpus is
         ``manifest``, else ``save_folder``.
 
+    Returns
+    -------
+    dict of str to list of Path
+        The files of each, which :func:`~speechbrain_mamba.dataio.manifests.read_manifest` reads as one. Only your own
+        manifests can be more than one.
+
     Example
     -------
-    >>> splits = {"train_splits": ["train-clean-100"], "valid_splits": ["dev-clean"], "test_splits": ["test-clean"]}
-    >>> manifests = recognition_manifests({"corpus": "librispeech", "save_folder": "save", **splits})
-    >>> [(split, path.name) for split, path in manifests.items()]
-    [('train', 'train.csv'), ('valid', 'valid.csv'), ('test-clean', 'test-clean.csv')]
+    >>> splits = {"train_splits": ["clean.csv", "other.csv"], "valid_splits": ["dev.csv"], "test_splits": []}
+    >>> recognition_manifests({"corpus": "manifest", "data_folder": "lists", **splits})["train"]
+    [PosixPath('lists/clean.csv'), PosixPath('lists/other.csv')]
+    >>> recognition_manifests({"corpus": "librispeech", "save_folder": "save", **splits})["train"]
+    [PosixPath('save/train.csv')]
     """
     splits = _recognition_splits(hparams)
     if hparams["corpus"] == "manifest":
-        return {name: Path(hparams["data_folder"]) / files[0] for name, files in splits.items()}
-    return {name: Path(hparams["save_folder"]) / f"{name}.csv" for name in splits}
+        return {name: [Path(hparams["data_folder"]) / file for file in files] for name, files in splits.items()}
+    return {name: [Path(hparams["save_folder"]) / f"{name}.csv"] for name in splits}
 
 
-def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
-    """Make the manifests of :func:`recognition_manifests`, and if need be the speech.
+def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """Make the manifests of :func:`recognition_manifests`, and if need be the speech. Your own manifests and all files
+    that they list are checked.
 
     Arguments
     ---------
@@ -103,6 +115,51 @@ def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, Path]:
         prepare_mini(**{**options, **hparams["mini_corpus"]}, splits=splits)
     elif corpus == "fsdd":
         prepare_fsdd_digits(**options, seed=hparams["seed"])
-    elif corpus != "manifest":
+    elif corpus == "manifest":
+        files = recognition_manifests(hparams).values()
+        check_listed_audio(files, hparams["sample_rate"], hparams["data_folder"], memory=_memory(hparams))
+    else:
         raise ValueError(f"corpus is '{corpus}', but must be one of librispeech, fsdd, manifest and mini.")
     return recognition_manifests(hparams)
+
+
+def check_manifests(hparams: Mapping[str, Any]) -> None:
+    """Check the manifests of ``train``, ``valid`` and ``test`` in a folder, and all audio that they list.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``manifest_folder``, ``data_root``, ``sample_rate``, and ``save_folder``, which remembers what was checked.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When a manifest is missing, or one or its audio is wrong.
+    """
+    files = find_manifests(hparams["manifest_folder"]).values()
+    check_listed_audio(files, hparams["sample_rate"], hparams["data_root"], memory=_memory(hparams))
+
+
+def check_mixtures(hparams: Mapping[str, Any]) -> None:
+    """Check the manifests of a separation experiment that were not made by :func:`prepare_separation`, and all audio
+    that they list.
+
+    Arguments
+    ---------
+    hparams : mapping
+        ``save_folder``, where the manifests are, ``data_folder``, ``sample_rate`` and ``dynamic_mixing``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When a manifest is missing, or one or its audio is wrong.
+    """
+    manifests = manifest_paths(hparams["save_folder"], hparams["dynamic_mixing"])
+    rate, root = hparams["sample_rate"], hparams["data_folder"]
+    if hparams["dynamic_mixing"]:
+        check_listed_audio([manifests.pop("train")], rate, root, ("duration", "wav", "spk_id"), _memory(hparams))
+    check_listed_audio(manifests.values(), rate, root, MIXTURE_COLUMNS, _memory(hparams))
+
+
+def _memory(hparams: Mapping[str, Any]) -> Path:
+    return Path(hparams["save_folder"]) / "checked_manifests.json"

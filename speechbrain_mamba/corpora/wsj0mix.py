@@ -9,20 +9,18 @@ manifests are made here.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from speechbrain_mamba.corpora.mixtures import manifest_paths
-from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info
+from speechbrain_mamba.dataio.audio import UnreadableAudioError, check_audio
+from speechbrain_mamba.dataio.audio_files import SkippedFiles, list_faults, skip_reason
 from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.dataio.mixture_dataset import source_keys
 from speechbrain_mamba.dataio.utterances import scan_speakers, write_utterances
 from speechbrain_mamba.utils.parallel import parallel_map
 from speechbrain_mamba.utils.stamps import Stamp
-
-logger = logging.getLogger(__name__)
 
 _SUBSETS = {"train": "tr", "valid": "cv", "test": "tt"}
 _RATES = {8000: "wav8k", 16000: "wav16k"}
@@ -51,8 +49,10 @@ def _find_mixtures(data_folder: Path, num_spks: int, sample_rate: int, mode: str
     )
 
 
-def _subset_rows(folder: Path, data_folder: Path, num_spks: int, sample_rate: int) -> list[dict[str, Any]]:
-    """The rows of one subset. Mixtures with a file that cannot be used are named in a warning and left out."""
+def _subset_rows(
+    folder: Path, data_folder: Path, num_spks: int, sample_rate: int, skipped: SkippedFiles
+) -> list[dict[str, Any]]:
+    """The rows of one subset, without mixtures of which a file cannot be used."""
     found = sum((folder / key).is_dir() for key in source_keys(9))
     if found != num_spks:
         raise ValueError(
@@ -60,23 +60,32 @@ def _subset_rows(folder: Path, data_folder: Path, num_spks: int, sample_rate: in
             "choose another data folder."
         )
 
-    def describe(path: Path) -> dict[str, Any] | None:
+    def describe(path: Path) -> dict[str, Any] | Exception:
         files = {name: folder / name / path.name for name in ("mix", *source_keys(num_spks))}
         try:
-            lengths = {name: audio_info(file, sample_rate).samples for name, file in files.items()}
-        except (UnreadableAudioError, FileNotFoundError) as error:
-            logger.warning("Skipped the mixture '%s': %s", path.stem, error)
-            return None
+            lengths = {name: check_audio(file, sample_rate).samples for name, file in files.items()}
+        except (ValueError, FileNotFoundError) as error:
+            return error
         if len(set(lengths.values())) > 1:
-            message = "Skipped the mixture '%s' in '%s': its files have unequal lengths %s."
-            logger.warning(message, path.stem, folder, lengths)
-            return None
+            return UnreadableAudioError(
+                f"The files of the mixture '{path.stem}' in '{folder}' have unequal lengths {lengths}.",
+                "unequal lengths",
+            )
         below = {name: file.relative_to(data_folder).as_posix() for name, file in files.items()}
         wavs = {f"{name}_wav": f"$data_root/{file}" for name, file in below.items()}
         return {"ID": path.stem, "duration": lengths["mix"] / sample_rate, **wavs}
 
     mixtures = sorted(path for path in (folder / "mix").glob("*.wav") if not path.name.startswith("."))
-    rows = [row for row in parallel_map(describe, mixtures, f"Reading {folder.name}", "mixture") if row]
+    rows, wrong = [], []
+    for path, result in zip(mixtures, parallel_map(describe, mixtures, f"Reading {folder.name}", "mixture")):
+        if isinstance(result, dict):
+            rows.append(result)
+        elif reason := skip_reason(result):
+            skipped.add(path, reason, f"the mixture '{path.stem}': {result}")
+        else:
+            wrong.append(str(result))
+    if wrong:
+        raise ValueError(list_faults(f"{len(wrong)} of {len(mixtures)} mixtures have the wrong format", wrong))
     if not rows:
         raise ValueError(f"None of the {len(mixtures)} mixtures in '{folder}' can be used.")
     return rows
@@ -98,7 +107,8 @@ def prepare_wsj0mix(
         The folder that holds ``2speakers`` and ``3speakers``, or one of them.
     save_folder : str or Path
         Where ``train.csv``, ``valid.csv`` and ``test.csv`` go. Their paths begin with ``$data_root``, a
-        placeholder for ``data_folder``.
+        placeholder for ``data_folder``. Mixtures of which a file cannot be used are left out; ``skipped.csv`` lists
+        them.
     num_spks : int
         Speakers per mixture.
     sample_rate : int
@@ -134,12 +144,17 @@ def prepare_wsj0mix(
     stamp = Stamp(folder / "prepared.json", parameters)
     if stamp.is_done(manifests.values()):
         return manifests
-    utterances = [] if speech is None else scan_speakers(speech, sample_rate, speaker=wsj0_speaker)
-    rows = {split: _subset_rows(mixtures / subset, root, num_spks, sample_rate) for split, subset in _SUBSETS.items()}
+    skipped = SkippedFiles()
+    utterances = [] if speech is None else scan_speakers(speech, sample_rate, wsj0_speaker, skipped)
+    rows = {
+        split: _subset_rows(mixtures / subset, root, num_spks, sample_rate, skipped)
+        for split, subset in _SUBSETS.items()
+    }
     stamp.begin()
     if utterances:
         write_utterances(manifests["train"], utterances, sample_rate)
     for split in rows:
         write_manifest(folder / f"{split}.csv", rows[split])
+    skipped.write(folder / "skipped.csv")
     stamp.finish()
     return manifests

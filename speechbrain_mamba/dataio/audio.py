@@ -281,5 +281,5 @@ def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subty
         raise ValueError(f"write_audio: signal has shape {tuple(signal.shape)}, but must be (samples,).")
     if signal.is_floating_point() and not torch.isfinite(signal).all():
         raise ValueError(f"write_audio: the signal for '{path}' holds NaN or infinite samples.")
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=False) as temporary:
         soundfile.write(temporary, signal.detach().cpu().numpy(), sample_rate, subtype=subtype)

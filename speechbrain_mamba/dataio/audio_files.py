@@ -158,10 +158,8 @@ def scan_audio(
     for path, result in zip(paths, parallel_map(examine, paths, description, "file")):
         if isinstance(result, AudioInfo):
             found[path] = result
-        elif isinstance(result, UnreadableAudioError):
-            skipped.add(path, result.reason, str(result))
-        elif isinstance(result, FileNotFoundError):
-            skipped.add(path, "dangling link" if os.path.islink(path) else "missing", str(result))
+        elif reason := skip_reason(result):
+            skipped.add(path, reason, str(result))
         else:
             wrong.append(str(result))
     if len(found) + len(wrong) < len(paths):
@@ -170,6 +168,15 @@ def scan_audio(
     if wrong:
         raise ValueError(list_faults(f"{len(wrong)} of {len(paths)} audio files have the wrong format", wrong))
     return found
+
+
+def skip_reason(error: Exception) -> str:
+    """Why a preparation leaves a file out, by the error that it gave; empty if the error must stop it."""
+    if isinstance(error, UnreadableAudioError):
+        return error.reason
+    if isinstance(error, FileNotFoundError):
+        return "dangling link" if "is a link to" in str(error) else "missing"
+    return ""
 
 
 def list_faults(heading: str, faults: Sequence[str]) -> str:

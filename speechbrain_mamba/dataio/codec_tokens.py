@@ -7,17 +7,17 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
-from speechbrain_mamba.utils.files import atomic_path, write_csv
+from speechbrain_mamba.utils.files import atomic_path, write_json
 
 COLUMNS = ["ID", "duration", "spk_id", "language", "wrd", "wav", "phonemes", "first_frame", "frames"]
 
@@ -88,28 +88,103 @@ def write_tokens(folder: str | os.PathLike, split: str, utterances: Iterable[dic
         For codes that do not have the format of the facts.
     """
     codes_path, table_path, facts_path = _paths(folder, split)
-    rows, first, checksum = [], 0, 0
-    with atomic_path(codes_path) as temporary, open(temporary, "wb") as file:
-        for utterance in utterances:
-            codes = np.asarray(utterance["codes"])
-            wrong = codes.ndim != 2 or codes.shape[1] != facts.n_codebooks
-            if wrong or (codes.size and (codes.min() < 0 or codes.max() >= facts.codebook_size)):
-                raise ValueError(
-                    f"The codes of '{utterance['ID']}' have shape {codes.shape}, but must be (frames, "
-                    f"{facts.n_codebooks}) and from 0 to {facts.codebook_size - 1}."
-                )
-            data = codes.astype("<u2").tobytes()
-            file.write(data)
+    first = checksum = rows = 0
+    with atomic_path(table_path) as table:
+        with (
+            atomic_path(codes_path) as temporary,
+            open(temporary, "wb") as file,
+            open(table, "w", newline="", encoding="utf-8") as text,
+        ):
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for utterance in utterances:
+                codes = np.asarray(utterance["codes"])
+                wrong = codes.ndim != 2 or codes.shape[1] != facts.n_codebooks
+                if wrong or (codes.size and (codes.min() < 0 or codes.max() >= facts.codebook_size)):
+                    raise ValueError(
+                        f"The codes of '{utterance['ID']}' have shape {codes.shape}, but must be (frames, "
+                        f"{facts.n_codebooks}) and from 0 to {facts.codebook_size - 1}."
+                    )
+                data = codes.astype("<u2").tobytes()
+                file.write(data)
+                checksum = zlib.crc32(data, checksum)
+                row = {"duration": len(codes) / facts.frame_rate, **utterance}
+                row |= {"first_frame": first, "frames": len(codes)}
+                row["phonemes"] = " ".join(map(str, utterance["phonemes"]))
+                writer.writerow({name: row.get(name, "") for name in COLUMNS})
+                first, rows = first + len(codes), rows + 1
+            table_path.unlink(missing_ok=True)  # an old table would go with the new codes if the run were killed now
+        sums = {"frames": first, "crc32": checksum, "rows": rows, "table_crc32": file_crc32(table)}
+        write_json(facts_path, asdict(facts) | sums)
+    return rows
+
+
+def file_crc32(path: str | os.PathLike) -> int:
+    """The CRC-32 of a file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "digits"
+    >>> _ = path.write_bytes(b"123456789")
+    >>> hex(file_crc32(path))
+    '0xcbf43926'
+    """
+    checksum = 0
+    with open(path, "rb") as file:
+        while data := file.read(2**20):
             checksum = zlib.crc32(data, checksum)
-            row = {"duration": len(codes) / facts.frame_rate, **utterance, "first_frame": first, "frames": len(codes)}
-            row["phonemes"] = " ".join(map(str, utterance["phonemes"]))
-            rows.append({name: row.get(name, "") for name in COLUMNS})
-            first += len(codes)
-        table_path.unlink(missing_ok=True)  # an old table would go with the new codes if the run were killed now
-    with atomic_path(facts_path) as temporary:
-        temporary.write_text(json.dumps({**asdict(facts), "frames": first, "crc32": checksum}, indent=1), "utf-8")
-    write_csv(table_path, rows, COLUMNS)
-    return len(rows)
+    return checksum
+
+
+def token_sums(folder: str | os.PathLike, split: str) -> dict[str, Any]:
+    """Checksums of a split that was written: of its ``codes`` and its ``table``, None if an earlier version wrote it.
+
+    Errors are those of :func:`read_tokens`.
+    """
+    written = _read_facts(_paths(folder, split)[2])[1]
+    return {"codes": written["crc32"], "table": written.get("table_crc32")}
+
+
+def _read_facts(path: Path) -> tuple[TokenFacts, dict[str, Any]]:
+    """The format of the tokens, and the numbers beside it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no '{path}': prepare the data first, or again.")
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        facts = TokenFacts(**{field.name: written[field.name] for field in fields(TokenFacts)})
+        return facts, {"frames": int(written["frames"]), "crc32": int(written["crc32"])} | written
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' does not describe tokens ({error!r}): prepare the data again.") from error
+
+
+def _read_table(path: Path, frames: int) -> dict[str, dict]:
+    """The rows of a table by id, which have to list some frames one after the other."""
+    items: dict[str, dict] = {}
+    first = 0
+    with open(path, newline="", encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            try:
+                name = row["ID"]
+                item: dict[str, Any] = {column: row[column] for column in COLUMNS[1:]}
+                item |= {"duration": float(row["duration"]), "phonemes": [int(one) for one in row["phonemes"].split()]}
+                item |= {column: int(row[column]) for column in ("first_frame", "frames")}
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"'{path}' has a row that is not of an utterance ({error!r}): prepare the data again."
+                ) from error
+            if item["first_frame"] != first or item["frames"] < 0:
+                raise ValueError(
+                    f"'{path}' has '{name}' at frame {item['first_frame']}, but the rows before it end at {first}: "
+                    "prepare the data again."
+                )
+            items[name] = item
+            first += item["frames"]
+    if first != frames:
+        raise ValueError(
+            f"'{path}' lists {first} frames, but {frames} were written: table and codes are of different preparations, "
+            "prepare the data again."
+        )
+    return items
 
 
 def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict], np.ndarray, TokenFacts]:
@@ -130,30 +205,33 @@ def read_tokens(folder: str | os.PathLike, split: str) -> tuple[dict[str, dict],
     Raises
     ------
     FileNotFoundError, ValueError
-        When a file is missing, or that of the tokens was truncated or changed.
+        When a file is missing, was truncated or changed, or is of another preparation than the others.
     """
     codes_path, table_path, facts_path = _paths(folder, split)
     for path in (codes_path, table_path, facts_path):
         if not path.is_file():
             raise FileNotFoundError(f"There is no '{path}': prepare the data first, or again.")
-    written = json.loads(facts_path.read_text(encoding="utf-8"))
-    frames, checksum = written.pop("frames"), written.pop("crc32")
-    facts = TokenFacts(**written)
+    facts, written = _read_facts(facts_path)
+    frames = written["frames"]
     size, wanted = codes_path.stat().st_size, frames * facts.n_codebooks * 2
     if size != wanted:
         raise ValueError(
-            f"'{codes_path}' has {size} bytes instead of {wanted}, it was cut off: prepare the data again."
+            f"'{codes_path}' has {size} bytes instead of {wanted}, it was cut off or is of another preparation: "
+            "prepare the data again."
         )
     shape = (frames, facts.n_codebooks)
     codes = np.memmap(codes_path, "<u2", "r", shape=shape) if frames else np.zeros(shape, "<u2")
-    if zlib.crc32(codes.data) != checksum:
-        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare them again.")
-    with open(table_path, newline="", encoding="utf-8") as table:
-        items = {row.pop("ID"): row for row in csv.DictReader(table)}
-    for item in items.values():
-        item["duration"] = float(item["duration"])
-        item |= {name: int(item[name]) for name in ("first_frame", "frames")}
-        item["phonemes"] = [int(phoneme) for phoneme in item["phonemes"].split()]
+    if zlib.crc32(codes.data) != written["crc32"]:
+        raise ValueError(f"'{codes_path}' was changed after writing, its checksum differs: prepare the data again.")
+    # folders of earlier versions have no checksum of the table
+    if "table_crc32" in written and file_crc32(table_path) != written["table_crc32"]:
+        raise ValueError(
+            f"'{table_path}' was cut off or changed after writing, or is of another preparation, its checksum differs: "
+            "prepare the data again."
+        )
+    items = _read_table(table_path, frames)
+    if len(items) != written.get("rows", len(items)):
+        raise ValueError(f"'{table_path}' has ids that occur twice: give each utterance one of its own.")
     return items, codes, facts
 
 

@@ -98,7 +98,7 @@ def parse_row(
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    text = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -135,6 +135,8 @@ def _seconds(value: Any, line: int | None, file: Path) -> float:
 def _resolve(
     wav: Any, line: int | None, column: str, file: Path, data_root: str | os.PathLike | None, is_needed: bool
 ) -> str:
+    if isinstance(wav, os.PathLike):  # of a row that is written
+        wav = os.fspath(wav)
     if not isinstance(wav, str):
         raise fault(file, f"{_shown(wav)} must be the path of an audio file.", line, column)
     if not wav.strip():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_mamba.dataio.manifest_rows import csv_rows, fault, json_line, json_rows, parse_row
+from speechbrain_mamba.dataio.tables import is_large, open_table
 from speechbrain_mamba.utils.files import write_csv
 
 SPLITS = ("train", "valid", "test")
@@ -35,7 +36,11 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
         When there are no rows, a row has a column that the first one lacks, an id occurs twice, or a value cannot be
         read again: an empty id, a line break, a duration of 0.
     """
-    lines, seen = list(rows), set()
+    lines = [
+        {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in row.items()}
+        for row in rows
+    ]
+    seen = set()
     if not lines:
         raise ValueError(f"There is nothing to list in the manifest '{path}'.")
     for number, row in enumerate(lines, 2):
@@ -48,7 +53,7 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -
 
 def read_manifest(
     path: ManifestPath, data_root: str | os.PathLike | None = None, columns: Iterable[str] = TRANSCRIBED
-) -> dict[str, dict[str, Any]]:
+) -> Mapping[str, dict[str, Any]]:
     """Read a manifest, or several as one: your own, or one that a preparation wrote.
 
     A CSV file has a first line of column names and is separated by commas; texts with commas are in quotation marks. A
@@ -67,9 +72,10 @@ def read_manifest(
 
     Returns
     -------
-    dict
+    mapping
         From id to a mapping from column to value, in the order of the file. ``duration`` is a float; what else a CSV
-        file has is text.
+        file has is text. It is a dictionary, or for large CSV files a
+        :class:`~speechbrain_mamba.dataio.tables.ManifestTable`, which reads a row each time that it is asked for.
 
     Raises
     ------
@@ -88,6 +94,9 @@ def read_manifest(
     >>> read_manifest(path, data_root="speech")
     {'a': {'duration': 1.5, 'wav': 'speech/a.wav', 'wrd': 'GOOD MORNING', 'spk_id': 'anna'}}
     """
+    listed = [path] if isinstance(path, (str, os.PathLike)) else path
+    if listed and is_large(listed):
+        return open_table(listed, data_root, tuple(columns))
     if isinstance(path, (str, os.PathLike)):
         return _read_one(Path(path), data_root, tuple(columns))
     needed, origin, items = tuple(columns), dict[str, Path](), dict[str, dict[str, Any]]()

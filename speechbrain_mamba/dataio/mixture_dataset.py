@@ -12,6 +12,7 @@ from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.dataio.manifests import read_manifest
+from speechbrain_mamba.dataio.tables import item_dataset
 
 MIXTURE_COLUMNS = ("duration", "mix_wav", "s1_wav")
 """Columns that every manifest of mixtures has."""
@@ -83,7 +84,7 @@ def separation_dataset(
             f"num_spks is {num_spks}, but the manifest '{csv_path}' has mixtures of {found} speakers: set num_spks to "
             f"{found}, or prepare data for {num_spks} speakers."
         )
-    dataset = DynamicItemDataset(items)
+    dataset = item_dataset(items)
     names = ["mix", *source_keys(num_spks)]
     keys = [f"{name}_sig" for name in names]
     dataset.add_dynamic_item(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from speechbrain_mamba.dataio.tables import keep_items
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -33,11 +35,14 @@ def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[in
 
 
 def _reason_against(
-    item: dict[str, Any], tokenizer: SentencePieceProcessor, frames: Callable[[dict[str, Any]], int] | None
+    item: dict[str, Any],
+    tokenizer: SentencePieceProcessor,
+    frames: Callable[[dict[str, Any]], int] | None,
+    least_seconds: float,
 ) -> str | None:
     """Why an utterance cannot be used; None if it can."""
-    if item["duration"] <= 0:
-        return "no audio"
+    if item["duration"] < least_seconds:
+        return f"less than the {1000 * least_seconds:.0f} ms of audio that are needed"
     if not item["wrd"].strip():
         return "an empty transcript"
     if frames is None:
@@ -52,20 +57,21 @@ def _reason_against(
 
 
 def select_usable(
-    items: dict[str, dict[str, Any]],
+    items: Mapping[str, dict[str, Any]],
     tokenizer: SentencePieceProcessor,
     name: str,
     frames: Callable[[dict[str, Any]], int] | None = None,
-) -> dict[str, dict[str, Any]]:
+    least_seconds: float = 0.0,
+) -> Mapping[str, dict[str, Any]]:
     """Leave out the utterances that a recognizer cannot learn from; a warning says how many, which and why.
 
-    These are utterances without audio, with an empty transcript, and for training with characters that the tokenizer
-    does not know, or with fewer frames than CTC needs for their transcript: one per token, and one between equal
-    neighbors.
+    These are utterances with too little audio, with an empty transcript, and for training with characters that the
+    tokenizer does not know, or with fewer frames than CTC needs for their transcript: one per token, and one between
+    equal neighbors.
 
     Arguments
     ---------
-    items : dict
+    items : mapping
         Utterances, as returned by :func:`~speechbrain_mamba.dataio.manifests.read_manifest`.
     tokenizer : sentencepiece.SentencePieceProcessor
         The tokenizer.
@@ -74,6 +80,8 @@ def select_usable(
     frames : callable, optional
         Returns the number of the encoder's frames for an utterance, for training. Without it, characters and lengths
         are not checked: in a test these are errors of the recognizer.
+    least_seconds : float
+        The shortest audio that a recognizer takes.
 
     Raises
     ------
@@ -91,14 +99,15 @@ def select_usable(
     >>> list(select_usable(items, Letters(), "utterances", frames=lambda item: 6))
     ['a']
     """
-    usable: dict[str, dict[str, Any]] = {}
     left_out: dict[str, list[str]] = {}
-    for utterance, item in items.items():
-        reason = _reason_against(item, tokenizer, frames)
-        if reason is None:
-            usable[utterance] = item
-        else:
+
+    def is_usable(utterance: str, item: dict[str, Any]) -> bool:
+        reason = _reason_against(item, tokenizer, frames, least_seconds)
+        if reason is not None:
             left_out.setdefault(reason, []).append(utterance)
+        return reason is None
+
+    usable = keep_items(items, is_usable)
     for reason, ids in left_out.items():
         more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
         shown = ", ".join(ids[:_IDS_SHOWN])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +11,14 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.tables import item_dataset
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 
 def piece_dataset(
-    items: dict[str, dict[str, Any]], sample_rate: int, seconds: float | None = None, keys: Iterable[str] = ()
+    items: Mapping[str, dict[str, Any]], sample_rate: int, seconds: float | None = None, keys: Iterable[str] = ()
 ) -> DynamicItemDataset:
     """The dataset of utterances as sounds: each one whole, or a random piece of it.
 
@@ -50,7 +51,7 @@ def piece_dataset(
             signal = signal[first : first + length]
         return signal
 
-    dataset = DynamicItemDataset(items)
+    dataset = item_dataset(items)
     dataset.add_dynamic_item(read, takes="wav", provides="sig")
     dataset.set_output_keys(["id", "sig", *keys])
     return dataset
@@ -69,7 +70,7 @@ def _tokens(tokenizer: SentencePieceProcessor, bos_index: int, eos_index: int, w
 
 
 def recognition_dataset(
-    items: dict[str, dict[str, Any]],
+    items: Mapping[str, dict[str, Any]],
     tokenizer: SentencePieceProcessor,
     sample_rate: int,
     bos_index: int = 1,
@@ -105,7 +106,7 @@ def recognition_dataset(
     >>> len(recognition_dataset(items, tokenizer, sample_rate=8000)[0]["tokens"])
     5
     """
-    dataset = DynamicItemDataset(items)
+    dataset = item_dataset(items)
     dataset.add_dynamic_item(functools.partial(_signal, sample_rate, speed_perturb), takes=["wav"], provides=["sig"])
     dataset.add_dynamic_item(
         functools.partial(_tokens, tokenizer, bos_index, eos_index),

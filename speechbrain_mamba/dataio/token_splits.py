@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,58 @@ from typing import Any
 import numpy as np
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens
+from speechbrain_mamba.dataio.codec_tokens import TokenFacts, file_crc32, read_tokens, token_sums
 from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
 from speechbrain_mamba.text.phonemes import TextTokenizer
 
 logger = logging.getLogger(__name__)
+
+STAMP, INVENTORY = "prepared.json", "text.json"
+
+
+def check_preparation(folder: str | os.PathLike) -> dict[str, Any]:
+    """Check that the files of a token folder are those that one preparation wrote, to its end.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The token folder. One without ``prepared.json``, whose tokens were not written by ``tokenize_speech``, passes.
+
+    Returns
+    -------
+    dict
+        The settings of the preparation, among them the codec's ``weights``; empty without ``prepared.json``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When there is no such folder, the preparation was not finished, a file is missing, or files of several
+        preparations are mixed.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no token folder '{path}': prepare the tokens first.")
+    if not (path / STAMP).is_file():
+        return {}
+    try:
+        stamp = json.loads((path / STAMP).read_text(encoding="utf-8"))
+        settings, done = dict(stamp["settings"]), bool(stamp.get("done"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{path / STAMP}' is damaged ({error!r}): prepare the tokens again.") from error
+    if not done:
+        raise ValueError(f"The preparation of '{path}' was not finished: give its command again, which resumes.")
+    for split, sums in stamp.get("sums", {}).items():  # earlier versions wrote none
+        if token_sums(path, split) != sums:
+            raise ValueError(
+                f"The tokens for {split} in '{path}' are of another preparation than {STAMP}: prepare them again."
+            )
+    inventory = stamp.get("inventory")
+    if inventory is not None and (path / INVENTORY).is_file() and file_crc32(path / INVENTORY) != inventory:
+        raise ValueError(
+            f"'{path / INVENTORY}' was changed, or is of another preparation than {STAMP}: prepare the tokens again."
+        )
+    return settings
 
 
 def batch_sampler(
@@ -88,7 +136,7 @@ def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict],
 
 def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:
     """Load ``text.json`` of ``token_folder``; a ValueError if it has more than ``n_phonemes`` symbols."""
-    tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / "text.json")
+    tokenizer = TextTokenizer.load(Path(hparams["token_folder"]) / INVENTORY)
     if len(tokenizer) > hparams["n_phonemes"]:
         raise ValueError(
             f"text.json has {len(tokenizer)} symbols: set n_phonemes, which is {hparams['n_phonemes']}, to more."
@@ -102,6 +150,13 @@ def make_dataset(
     """Make the :func:`~speechbrain_mamba.dataio.voice_prompts.prompted_dataset` of what :func:`read_split` finds, with
     prompts that are fixed except in ``train``. Returned with the prompts and the frames per second."""
     items, prompts, codes, facts = read_split(hparams, split)
+    for key, item in prompts.items.items():
+        if not 0 <= min(item["phonemes"]) <= max(item["phonemes"]) < len(tokenizer):
+            raise ValueError(
+                f"The phonemes of '{key}' for {split} run from {min(item['phonemes'])} to {max(item['phonemes'])}, but "
+                f"{INVENTORY} has those from 0 to {len(tokenizer) - 1}: table and inventory are of different "
+                "preparations, prepare the tokens again."
+            )
     of_speaker = prompts if hparams["prompts"] == "speaker" else None
     # prompts come from the whole split, utterances are those that have one
     dataset = prompted_dataset(prompts.items, codes, tokenizer, of_speaker, fixed=split != "train")

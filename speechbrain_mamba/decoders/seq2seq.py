@@ -13,6 +13,8 @@ import torch
 from speechbrain.decoders.seq2seq import S2STransformerBeamSearcher, S2STransformerGreedySearcher
 from torch import Tensor, nn
 
+from speechbrain_mamba.decoders.search_options import check_search_options
+
 
 def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply a function to every tensor of a state, in dicts and tuples nested to any depth.
@@ -34,6 +36,8 @@ class _MambaSearch:
 
     model: Any
     beam_size = 1
+    min_decode_ratio: float
+    max_decode_ratio: float
 
     def __init__(self, modules: Sequence[nn.Module], *args: Any, **kwargs: Any) -> None:
         if not getattr(modules[0], "has_mamba_decoder", False):
@@ -42,11 +46,20 @@ class _MambaSearch:
                 "use SpeechBrain's S2STransformerBeamSearcher or S2STransformerGreedySearcher."
             )
         super().__init__(modules, *args, **kwargs)  # type: ignore[call-arg]  # of SpeechBrain's searchers
+        check_search_options(
+            beam_size=self.beam_size, min_decode_ratio=self.min_decode_ratio, max_decode_ratio=self.max_decode_ratio
+        )
 
     def change_max_decoding_length(self, min_decode_steps: int, max_decode_steps: int) -> tuple[int, int]:
-        """Limit the number of steps to the decoder's positions."""
+        """Limit the number of steps to the decoder's positions; a ValueError is raised when none is left."""
         limit = self.model.max_target_length
-        return min_decode_steps, max_decode_steps if limit is None else min(max_decode_steps, limit)
+        steps = max_decode_steps if limit is None else min(max_decode_steps, limit)
+        if steps < 1 or steps < min_decode_steps:
+            raise ValueError(
+                f"max_decode_ratio is {self.max_decode_ratio}, which leaves {steps} steps to decode the utterances, "
+                f"but {max(1, min_decode_steps)} are needed: set it higher, or min_decode_ratio lower."
+            )
+        return min_decode_steps, steps
 
     def _decode_step(
         self, tokens: Tensor, state: dict[str, Any] | None, enc_states: Tensor, enc_lens: Tensor
@@ -79,7 +92,7 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
     TypeError
         When the model has no Mamba decoder.
     ValueError
-        When an option needs attention weights.
+        When an option is out of range or needs attention weights; in a search when no step is left to decode.
 
     Example
     -------
@@ -98,6 +111,7 @@ class S2SMambaBeamSearcher(_MambaSearch, S2STransformerBeamSearcher):
 
     def __init__(self, modules: Sequence[nn.Module], temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(modules, temperature, **kwargs)
+        check_search_options(temperature=temperature, topk=self.topk)
         if self.using_max_attn_shift:
             raise ValueError("using_max_attn_shift is True, but a Mamba decoder has no attention: leave it out.")
         if self.scorer is not None and self.scorer.weights["coverage"] > 0:

@@ -57,6 +57,8 @@ class CodecReport(Report):
     ['a.png', 'a_original.wav', 'a_reconstruction.wav', 'reconstruction.json', 'results.csv', 'word_errors.json']
     """
 
+    collected = ("rows", "totals", "used")
+
     def __init__(
         self,
         folder: str | os.PathLike,
@@ -70,16 +72,16 @@ class CodecReport(Report):
         self.errors = {name: WordErrors() for name in ("reference_wer", "wer", "first_codebook_wer")}
         self.columns = ("id", *_LOSSES, *self.errors) if recognize else ("id", *_LOSSES)
         self.summary_file = "word_errors.json" if recognize else _RECONSTRUCTION  # type: ignore[misc]  # one of two
-        self.totals: dict[str, list[float]] = {}
+        self.totals: dict[str, Tensor] = {}
         self.used = torch.zeros(0, dtype=torch.long)
         self._n_reconstructed = 0
 
     def add_losses(self, terms: Mapping[str, float], codes: Tensor, samples: int) -> None:
         """Count the terms of a loss, means over some valid ``samples``, and the codes of their frames, integers of any
-        shape. Sums go to ``totals``, pairs of a sum and its samples by term, and counts of the codes to ``used``."""
+        shape. Sums go to ``totals``, a tensor of the sum and its samples by term, and counts of codes to ``used``."""
         for name, value in terms.items():
-            total, count = self.totals.get(name, (0.0, 0))
-            self.totals[name] = [total + value * samples, count + samples]
+            added = torch.tensor([value * samples, samples], dtype=torch.double)
+            self.totals[name] = self.totals.get(name, torch.zeros(2, dtype=torch.double)) + added
         used = codes.flatten().bincount(minlength=len(self.used)).cpu()
         used[: len(self.used)] += self.used
         self.used = used
@@ -97,7 +99,7 @@ class CodecReport(Report):
         nothing if nothing was counted."""
         if not self.totals:
             return {}
-        means = {name: total / samples for name, (total, samples) in self.totals.items()}
+        means = {name: float(total / samples) for name, (total, samples) in self.totals.items()}
         shares = self.used / self.used.sum()
         return {**means, "perplexity": torch.exp(-torch.xlogy(shares, shares).sum()).item()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechbrain_mamba.evaluation.report import Report
@@ -12,33 +13,53 @@ from speechbrain_mamba.evaluation.word_errors import WordErrors
 class RecognitionReport(Report):
     """Collect the hypotheses of a test, and write word and character error rates to a folder.
 
-    The folder gets ``wer.txt``, SpeechBrain's alignment of each hypothesis with its reference; ``results.csv`` with a
-    row per utterance; and ``summary.json`` with the error rates in percent, ``wer`` and ``cer``.
+    A recognizer may search in several ways, such as ``greedy`` and ``beam``. Each search has its own error rates, under
+    its name: ``results.csv`` has a row per utterance with its texts and error rates, ``summary.json`` has the error
+    rates of all utterances in percent, ``greedy_wer`` and ``greedy_cer``, and ``wer_greedy.txt`` is SpeechBrain's
+    alignment of each hypothesis with its reference.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the results go.
+    searches : sequence of str
+        The names of the searches.
 
     Example
     -------
     >>> folder = getfixture("tmp_path")
-    >>> report = RecognitionReport(folder)
-    >>> report.add("a", "GOOD MORNING", "GOOD EVENING")
-    >>> report.write()["wer"]
-    50.0
+    >>> report = RecognitionReport(folder, ["greedy", "beam"])
+    >>> report.add("a", {"greedy": "GOOD MORNING", "beam": "GOOD EVENING"}, "GOOD EVENING")
+    >>> summary = report.write()
+    >>> summary["greedy_wer"], summary["beam_wer"]
+    (50.0, 0.0)
     """
 
-    columns = ("id", "wer", "cer", "hypothesis", "reference")
-
-    def __init__(self, folder: str | os.PathLike) -> None:
+    def __init__(self, folder: str | os.PathLike, searches: Sequence[str]) -> None:
         super().__init__(folder)
-        self.errors = {"wer": WordErrors(), "cer": WordErrors(characters=True)}
+        self.searches = tuple(searches)
+        self.rates = tuple(f"{search}_{rate}" for search in searches for rate in ("wer", "cer"))
+        self.columns = ("id", *self.rates, *self.searches, "reference")
 
-    def add(self, name: str, hypothesis: str, reference: str) -> None:
-        """Count the errors of an utterance in what was recognized, compared with what was said."""
-        rates = {key: errors.add(name, hypothesis, reference) for key, errors in self.errors.items()}
-        self.rows.append({"id": name, **rates, "hypothesis": hypothesis, "reference": reference})
+    def add(self, name: str, hypotheses: Mapping[str, str], reference: str) -> None:
+        """Count the errors of an utterance in what each search recognized, compared with what was said."""
+        row = {"id": name, **{search: hypotheses[search] for search in self.searches}, "reference": reference}
+        self.rows.append({**row, **{rate: self._count(rate, [row]).rate() for rate in self.rates}})
 
     def scores(self) -> dict[str, Any]:
-        """Error rates in percent of all words, ``wer``, and of all characters, ``cer``."""
-        return {key: errors.rate() for key, errors in self.errors.items()}
+        """Error rates in percent, of all words and of all characters, by search."""
+        return {rate: self._count(rate, self.rows).rate() for rate in self.rates}
 
     def write_more(self) -> None:
         """Write the alignments."""
-        self.errors["wer"].write_alignments(self.folder / "wer.txt")
+        for search in self.searches:
+            self._count(f"{search}_wer", self.rows).write_alignments(self.folder / f"wer_{search}.txt")
+
+    @staticmethod
+    def _count(rate: str, rows: Iterable[Mapping[str, Any]]) -> WordErrors:
+        """Count the errors of some rows: of an error rate such as ``beam_cer``."""
+        search, _, kind = rate.rpartition("_")
+        errors = WordErrors(characters=kind == "cer")
+        for row in rows:
+            errors.add(row["id"], row[search], row["reference"])
+        return errors

@@ -66,6 +66,8 @@ class Report:
     required: Sequence[str] = ()
     """Columns without which a row has no usable score."""
     summary_file: ClassVar[str] = "summary.json"
+    collected: Sequence[str] = ("rows",)
+    """What ``add`` fills: names of lists, numbers or dictionaries of these, which several processes put together."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)

@@ -38,6 +38,7 @@ class SpeakerReport(Report):
 
     columns = ("id", "spk_id", "own_similarity", "other_similarity")
     summary_file = "verification.json"
+    collected = ("rows", "_embeddings")
 
     def __init__(self, folder: str | os.PathLike) -> None:
         super().__init__(folder)

@@ -52,8 +52,8 @@ def speak_test_set(
     folder : str or Path
         Gets ``wavs/ID.wav`` and ``synthesis.csv``, with a row per utterance: its text (``wrd``), its ``duration`` in
         seconds, whether the model ``finished`` on its own, the ``seconds`` that it took, and the paths of the sound
-        (``wav``), of the human recording of the same text (``reference``, empty if unknown), of the ``prompt``, and of
-        a prompt of another speaker (``other_prompt``).
+        (``wav``, empty if it is not finite), of the human recording of the same text (``reference``, empty if unknown),
+        of the ``prompt``, and of a prompt of another speaker (``other_prompt``).
     batch_size : int
         Utterances at a time.
     """
@@ -73,10 +73,18 @@ def speak_test_set(
             batch, chosen, wavs, speech.lengths.tolist(), speech.finished.tolist()
         ):
             path, item, other = Path(folder) / "wavs" / f"{name}.wav", items[name], prompts.draw_other_speaker(name)
-            write_audio(path, wav[:length].clamp(-1, 1), codec.sample_rate)
+            finite = bool(wav[:length].isfinite().all())
+            if finite:
+                write_audio(path, wav[:length].clamp(-1, 1), codec.sample_rate)
+            else:
+                path.unlink(missing_ok=True)  # of an earlier test
             row = {"ID": name, **{key: item.get(key, "") for key in ("spk_id", "language", "wrd")}}
             row |= {"duration": length / codec.sample_rate, "finished": finished, "seconds": seconds}
-            row |= {"wav": path, "reference": item.get("wav", ""), "prompt": prompts.items[prompt].get("wav", "")}
+            row |= {
+                "wav": path if finite else "",
+                "reference": item.get("wav", ""),
+                "prompt": prompts.items[prompt].get("wav", ""),
+            }
             row["other_prompt"] = "" if other is None else prompts.items[other].get("wav", "")
             rows.append(row)
     write_csv(Path(folder) / TABLE, rows, COLUMNS)

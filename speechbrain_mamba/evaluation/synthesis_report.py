@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
-from speechbrain_mamba.dataio.audio import audio_info, read_audio
+from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info, read_audio
 from speechbrain_mamba.evaluation.report import Report, mean
 from speechbrain_mamba.evaluation.speaking import TABLE
 from speechbrain_mamba.evaluation.synthesis_scores import N_MELS, mel_cepstral_distortion
@@ -27,6 +27,8 @@ SCORES = ["wer", "reference_wer", "similarity", "other_similarity", "mcd", "dura
 """Scores of an utterance: word error rates of the speech and of the recording in percent; cosine similarity to the
 prompt and to a prompt of another speaker; mel-cepstral distortion in dB; how much longer than the recording it is, in
 percent; seconds of computing per second of speech."""
+SHORTEST = 0.05
+"""Seconds of the shortest sound whose voice and cepstra are compared."""
 
 
 class SynthesisReport(Report):
@@ -35,6 +37,9 @@ class SynthesisReport(Report):
     The folder gets ``results.csv`` with a row per utterance and ``summary.json``; with a recognizer ``wer.txt``,
     SpeechBrain's alignments; with a speaker encoder ``similarity.png``, each utterance's similarity to its prompt and
     to another speaker; and in ``examples/`` pictures of the first utterances, each below the recording of its text.
+
+    Speech, recordings and prompts that are silent, not finite or cannot be read are no end of the test: the utterance
+    is listed with the reason, counted as ``unscored``, and left out of all means and rates, its words too.
 
     Arguments
     ---------
@@ -56,40 +61,56 @@ class SynthesisReport(Report):
         super().__init__(folder)
         self.recognize, self.embed, self.n_examples = recognize, embed, n_examples
         self.errors = {"wer": WordErrors(), "reference_wer": WordErrors()}
-        self._finished: list[bool] = []
+        self._finished: dict[str, bool] = {}
 
     def add(self, spoken: Mapping[str, Any]) -> None:
         """Score an utterance, a row of the table that
         :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` writes, and draw it if it is among the first
         ones."""
-        duration = float(spoken["duration"])  # may be 0: files without samples cannot be read
-        wav, rate = _read(spoken["wav"]) if duration else (torch.zeros(0), 0)
-        reference, reference_rate = _read(spoken["reference"]) if _exists(spoken["reference"]) else (torch.zeros(0), 0)
-        if duration and len(self.rows) < self.n_examples:
-            sounds = {"recording": reference} if rate == reference_rate else {}
-            sounds[f"{spoken['ID']}: {spoken['wrd']}"] = wav
-            plot_spectrograms(self.folder / "examples" / f"{spoken['ID']}.png", sounds, rate, n_mels=N_MELS)
+        name, duration = spoken["ID"], float(spoken["duration"])
+        paths = {"speech": spoken["wav"], "recording": spoken["reference"]}
+        paths |= {"prompt": spoken["prompt"], "other prompt": spoken["other_prompt"]} if self.embed else {}
+        try:
+            if not spoken["wav"]:
+                raise UnreadableAudioError("the speech is not finite")
+            if not duration:  # files without samples cannot be read
+                raise UnreadableAudioError("the speech is empty")
+            sounds = {what: _read(path, what) for what, path in paths.items() if what == "speech" or _exists(path)}
+        except UnreadableAudioError as error:
+            self.add_unscored(name, str(error), wrd=spoken["wrd"])
+            return
+        wav, rate = sounds["speech"]
+        reference, reference_rate = sounds.get("recording", (torch.zeros(0), 0))
+        if len(self.rows) < self.n_examples:
+            pictured = {"recording": reference} if rate == reference_rate else {}
+            pictured[f"{name}: {spoken['wrd']}"] = wav
+            plot_spectrograms(self.folder / "examples" / f"{name}.png", pictured, rate, n_mels=N_MELS)
 
-        row = {"ID": spoken["ID"], **dict.fromkeys(SCORES), "wrd": spoken["wrd"], "hypothesis": ""}
-        row["rtf"] = float(spoken["seconds"]) / duration if duration else None
-        if self.recognize is not None:
-            row["hypothesis"] = normalize_words(self.recognize(wav, rate)) if duration else ""
-            row["wer"] = self._count("wer", spoken, row["hypothesis"])
+        row = {"ID": name, **dict.fromkeys(SCORES), "wrd": spoken["wrd"], "hypothesis": ""}
+        row["rtf"] = float(spoken["seconds"]) / duration
         if reference_rate:
             seconds = len(reference) / reference_rate
             row["duration_error"] = 100 * (duration - seconds) / seconds
-            if rate == reference_rate and min(duration, seconds) > 0.05:
+            if rate == reference_rate and min(duration, seconds) > SHORTEST:
                 row["mcd"] = mel_cepstral_distortion(wav, reference, rate)
-            if self.recognize is not None:
-                text = normalize_words(self.recognize(reference, reference_rate))
-                row["reference_wer"] = self._count("reference_wer", spoken, text)
-        if self.embed is not None and duration > 0.05:
+        if self.embed is not None and duration > SHORTEST:
             voice = self.embed(wav, rate)
-            for prompt, score in (("prompt", "similarity"), ("other_prompt", "other_similarity")):
-                if _exists(spoken[prompt]):
-                    row[score] = float(cosine_similarity(voice, self.embed(*_read(spoken[prompt])), dim=-1))
+            for prompt, score in (("prompt", "similarity"), ("other prompt", "other_similarity")):
+                if prompt in sounds:
+                    row[score] = float(cosine_similarity(voice, self.embed(*sounds[prompt]), dim=-1))
+        if self.recognize is not None and not self.why_unscored(row):
+            row["hypothesis"] = self._hear(wav, rate)
+            row["wer"] = self._count("wer", spoken, row["hypothesis"])
+            if reference_rate:
+                row["reference_wer"] = self._count("reference_wer", spoken, self._hear(reference, reference_rate))
         self.rows.append(row)
-        self._finished.append(spoken["finished"] == "True")
+        self._finished[name] = spoken["finished"] == "True"
+
+    def _hear(self, wav: Tensor, rate: int) -> str:
+        """The words of a sound. A recognizer may have no frame of a shorter one, so silence is put behind it."""
+        assert self.recognize is not None
+        missing = max(round(SHORTEST * rate) - len(wav), 0)
+        return normalize_words(self.recognize(torch.nn.functional.pad(wav, (0, missing)), rate))
 
     def _count(self, score: str, spoken: Mapping[str, Any], hypothesis: str) -> float:
         return self.errors[score].add(spoken["ID"], hypothesis, normalize_words(spoken["wrd"]))
@@ -99,7 +120,7 @@ class SynthesisReport(Report):
         ``reference_wer`` over all words; ``right_speaker``, the percentage that is more similar to its prompt than to
         the other one; and the means of the other scores, of ``duration_error`` without its sign."""
         summary = {
-            "finished": mean([100 * finished for finished in self._finished]),
+            "finished": mean([100 * self._finished[row["ID"]] for row in self.scored_rows()]),
             **{name: errors.rate() for name, errors in self.errors.items()},
             "right_speaker": mean([100 * (own > other) for own, other in self.pairs("similarity", "other_similarity")]),
             **{name: mean(self.defined(name)) for name in ("similarity", "other_similarity", "mcd")},
@@ -166,6 +187,13 @@ def _exists(path: str) -> bool:
     return bool(path) and Path(path).is_file()
 
 
-def _read(path: str) -> tuple[Tensor, int]:
-    rate = audio_info(path).sample_rate
-    return read_audio(path, rate), rate
+def _read(path: str, what: str) -> tuple[Tensor, int]:
+    """Read a sound and its rate in Hz; an UnreadableAudioError says why it cannot be compared with others."""
+    try:
+        rate = audio_info(path).sample_rate
+        wav = read_audio(path, rate)
+    except UnreadableAudioError as error:
+        raise UnreadableAudioError(f"the {what} cannot be read: {error}") from error
+    if not wav.any():
+        raise UnreadableAudioError(f"the {what} is silent")
+    return wav, rate

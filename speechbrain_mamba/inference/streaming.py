@@ -13,7 +13,7 @@ from speechbrain.decoders.ctc import ctc_greedy_decode
 from torch import Tensor
 
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
-from speechbrain_mamba.text.tokenizer import load_tokenizer
+from speechbrain_mamba.text.tokenizer import load_tokenizer, spell
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.utils.hparams import read_hparams
 
@@ -81,7 +81,7 @@ class StreamingRecognizer:
                 f"encoder_module is '{hparams['encoder_module']}', which has no state of constant size: use conmamba."
             )
         checkpointer = hparams["checkpointer"]
-        checkpoints = best_checkpoints(checkpointer, "WER", hparams["avg_checkpoints"], hparams["avg_tolerance"])
+        checkpoints = best_checkpoints(checkpointer, "greedy_WER", hparams["avg_checkpoints"], hparams["avg_tolerance"])
         if not checkpoints:
             raise FileNotFoundError(
                 f"There is no checkpoint in '{hparams['save_folder']}': train the recognizer first."
@@ -122,7 +122,7 @@ class StreamingRecognizer:
                 if token not in (self.blank, self.last):
                     self.tokens.append(token)
                 self.last = token
-        return self.tokenizer.decode(self.tokens)
+        return spell(self.tokenizer, self.tokens)
 
     @torch.no_grad()
     def recognize(self, wav: Tensor) -> str:
@@ -130,4 +130,4 @@ class StreamingRecognizer:
         src = self.modules["CNN"](self.modules["normalize"](self.compute_features(wav)))
         chunks = self.chunk_config if self.is_chunked else None
         log_probs = self.modules["ctc_lin"](self.modules["Encoder"](src, dynchunktrain_config=chunks)).log_softmax(-1)
-        return self.tokenizer.decode(ctc_greedy_decode(log_probs, torch.ones(1), self.blank)[0])
+        return spell(self.tokenizer, ctc_greedy_decode(log_probs, torch.ones(1), self.blank)[0])

@@ -141,8 +141,9 @@ class SpeechSynthesizer(Pretrained):
         Raises
         ------
         ValueError
-            If the numbers of texts and prompts differ; for a prompt shorter than one frame of the codec or longer than
-            ``prompt_seconds``, a text without phonemes or with unknown ones, or an unknown language.
+            If there is no text, or the numbers of texts and prompts differ; for a prompt that is silent, not finite,
+            shorter than one frame of the codec or longer than ``prompt_seconds``; for a text without phonemes or with
+            unknown ones; and for an unknown language.
         """
         spoken = [None] * len(texts) if languages is None else languages
         if not len(texts) == len(prompts) == len(prompt_texts) == len(spoken):
@@ -150,6 +151,8 @@ class SpeechSynthesizer(Pretrained):
                 f"There are {len(texts)} texts, {len(prompts)} prompts, {len(prompt_texts)} texts of prompts and "
                 f"{len(spoken)} languages, but each text needs one of each."
             )
+        if not len(texts):
+            raise ValueError("There is no text to say: give at least one.")
         relative = torch.ones(len(prompts)) if prompt_lens is None else prompt_lens.cpu()
         lengths = absolute_lengths(relative, prompts.shape[1])
         shortest = int(lengths.min())
@@ -158,6 +161,11 @@ class SpeechSynthesizer(Pretrained):
                 f"A prompt has {shortest} samples, which is shorter than one frame of the codec, "
                 f"{self.codec.hop_length}: give some seconds of speech."
             )
+        for place, (prompt_wav, length) in enumerate(zip(prompts, lengths.tolist())):
+            heard = prompt_wav[:length]
+            if not heard.isfinite().all() or not heard.any():
+                state = "silent" if heard.isfinite().all() else "not finite"
+                raise ValueError(f"Prompt {place} is {state}: give some seconds of speech.")
         encode = self.tokenizer.encode
         phonemes = Padded.collate([encode(text, language) for text, language in zip(texts, spoken)])
         said = Padded.collate([self.tokenizer.add_space(encode(*pair)) for pair in zip(prompt_texts, spoken)])

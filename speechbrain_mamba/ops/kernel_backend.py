@@ -47,7 +47,8 @@ LayerGradients = tuple[Sequence[Direction], LayerShared]
 class Kernels:
     """The functions that a backend brings. Each takes the tensors of one or two directions, and the shared ones.
 
-    Outputs that are not asked for are empty tensors.
+    Outputs that are not asked for are empty tensors. With ``selective`` backward functions also take ``needs``, of
+    which tensors a gradient is needed, as two parts like these; others may be None.
     """
 
     scan_forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -68,6 +69,13 @@ class Kernels:
     """(directions, shared) -> shape of the states that a layer keeps for its backward pass"""
     scan_step: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> y, state; without it a step is a scan of one frame"""
+    selective: bool = False
+    """Whether the backward functions take ``needs``."""
+
+    def backward(self, op: str) -> Callable:
+        """The backward function of an operation, which takes ``needs``."""
+        function = getattr(self, f"{op}_backward")
+        return function if self.selective else lambda *arguments, needs: function(*arguments)
 
 
 def scan_outputs(
@@ -133,15 +141,15 @@ class KernelBackend:
             return xz.new_empty(*xz.shape[:2], weight.shape[0]), xz.new_empty(kept, dtype=torch.float32)
 
         operations.register_differentiable(
-            "scan", _SCAN, 2, kernels.scan_forward, fake_scan, kernels.scan_backward,
+            "scan", _SCAN, 2, kernels.scan_forward, fake_scan, kernels.backward("scan"),
             flags=("softplus", "reverse"), options=("last_state", "keep"),
         )  # fmt: skip
         operations.register_differentiable(
-            "conv", _CONV, 3, kernels.conv_forward, conv_outputs, kernels.conv_backward,
+            "conv", _CONV, 3, kernels.conv_forward, conv_outputs, kernels.backward("conv"),
             flags=("silu", "reverse"), options=("final_state",),
         )  # fmt: skip
         operations.register_differentiable(
-            "layer", _LAYER, 1, kernels.layer_forward, fake_layer, kernels.layer_backward, options=("keep",)
+            "layer", _LAYER, 1, kernels.layer_forward, fake_layer, kernels.backward("layer"), options=("keep",)
         )
         if kernels.scan_step is not None:
             given = "Tensor state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z"

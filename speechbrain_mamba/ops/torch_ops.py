@@ -57,11 +57,15 @@ class Layout:
 
     def unflatten(self, tensors: Sequence[Any]) -> tuple[list[Any], Any]:
         """The tensors of each direction, and the shared ones; arguments of other kinds may follow."""
+        return self.unflatten_like(tensors, tensors)
+
+    def unflatten_like(self, tensors: Sequence[Any], values: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Values of a call's tensors in the same two parts."""
         count = self.count
-        directions = [self.direction(*tensors[:count])]
+        directions = [self.direction(*values[:count])]
         if tensors[count] is not None:
-            directions.append(self.direction(*tensors[count : 2 * count]))
-        return directions, self.shared(*tensors[2 * count : self.size])
+            directions.append(self.direction(*values[count : 2 * count]))
+        return directions, self.shared(*values[2 * count : self.size])
 
 
 def _schema(fields: Any) -> list[str]:
@@ -187,7 +191,8 @@ class Operations:
             The same to empty outputs.
         backward : callable
             From such tensors, with ``keep`` that last output, the outputs' gradients or None, and flags to gradients in
-            the same two parts.
+            the same two parts; ``needs`` says in two such parts of which tensors they are needed, and others are
+            dropped.
         flags : tuple of str
             Booleans that forward and backward pass take.
         options : tuple of str
@@ -199,12 +204,14 @@ class Operations:
             return lambda *arguments: function(*layout.unflatten(arguments), *arguments[size:])
 
         def run_backward(*arguments: Any) -> list[Tensor]:
-            gradients = layout.flatten(*run(backward)(*arguments))
-            pairs = zip(arguments[:size], gradients)
-            return [gradient.to(t.dtype).contiguous() for t, gradient in pairs if gradient is not None]
+            *given, needed = arguments
+            tensors, needs = given[:size], layout.unflatten_like(given, needed)
+            gradients = layout.flatten(*backward(*layout.unflatten(tensors), *given[size:], needs=needs))
+            found = zip(tensors, gradients, needed)
+            return [gradient.to(t.dtype).contiguous() for t, gradient, need in found if need and gradient is not None]
 
         def fake_backward(*arguments: Any) -> list[Tensor]:
-            return [t.new_empty(t.shape) for t in arguments[:size] if _has_gradient(t)]
+            return [t.new_empty(t.shape) for t, need in zip(arguments[:size], arguments[-1]) if need]
 
         def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
             ctx.save_for_backward(*inputs[:size], *output[outputs:])
@@ -219,15 +226,16 @@ class Operations:
                 return (None,) * size + nothing
             if keeps and not ctx.options[-1]:  # the forward pass was not told that gradients would be asked for
                 kept = self.call(name, *tensors, *ctx.flags, *(False for _ in options[:-1]), True)[outputs:]
-            found = iter(self.call(f"{name}_backward", *tensors, *kept, *gradients[:outputs], *ctx.flags))
-            return (*(next(found) if _has_gradient(t) else None for t in tensors), *nothing)
+            needed = [_has_gradient(t) and need for t, need in zip(tensors, ctx.needs_input_grad)]
+            found = iter(self.call(f"{name}_backward", *tensors, *kept, *gradients[:outputs], *ctx.flags, needed))
+            return (*(next(found) if need else None for need in needed), *nothing)
 
         booleans = [f"bool {flag}" for flag in flags]
         given = ", ".join([layout.schema, *booleans, *(f"bool {option}" for option in options)])
         returned = ", ".join(["Tensor"] * (outputs + keeps))
         self.register(name, f"({given}) -> ({returned})", run(forward), run(fake))
         gradients = [f"Tensor? gradient{i}" for i in range(outputs)]
-        given = ", ".join([layout.schema, *["Tensor kept"] * keeps, *gradients, *booleans])
+        given = ", ".join([layout.schema, *["Tensor kept"] * keeps, *gradients, *booleans, "bool[] needed"])
         self.register(f"{name}_backward", f"({given}) -> Tensor[]", run_backward, fake_backward)
         self.register_gradient(name, setup_context, differentiate)
         self.forbid_gradient(f"{name}_backward")

@@ -106,6 +106,58 @@ def open_sentencepiece(model: bytes, name: str = "The model") -> sentencepiece.S
         raise ValueError(f"{name} is not a SentencePiece model: {error}") from error
 
 
+def spell(tokenizer: sentencepiece.SentencePieceProcessor, tokens: Iterable[int]) -> str:
+    """Spell tokens as a text, without control pieces such as ``<s>`` and without the mark of the unknown token.
+
+    Example
+    -------
+    >>> tokenizer = train_sentencepiece(["ABBA", "ABAB"], vocab_size=6, token_type="char")
+    >>> tokens = tokenizer.encode("AB")
+    >>> spell(tokenizer, [1, *tokens, 0, 2]), tokenizer.decode([1, *tokens, 0, 2])
+    ('AB', 'AB ⁇ ')
+    """
+    return tokenizer.decode([token for token in tokens if not is_special(tokenizer, token)])
+
+
+def is_special(tokenizer: sentencepiece.SentencePieceProcessor, token: int) -> bool:
+    """Whether a token stands for no text: a control piece such as ``<s>``, the unknown token, or an unused one."""
+    return tokenizer.is_control(token) or tokenizer.is_unknown(token) or tokenizer.is_unused(token)
+
+
+def check_special_tokens(tokenizer: sentencepiece.SentencePieceProcessor, **indices: int) -> None:
+    """Make sure that tokens with a meaning of their own, such as the blank of CTC, are not those of a text.
+
+    Arguments
+    ---------
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The tokenizer.
+    **indices : int
+        The tokens, by what the hyper-parameters call them, such as ``eos_index``. ``blank_index`` must be the unknown
+        token: greedy decoding drops it, and would spell the unknown one otherwise.
+
+    Raises
+    ------
+    ValueError
+        When a token stands for text, or does not exist, or the blank is not the unknown token.
+
+    Example
+    -------
+    >>> tokenizer = train_sentencepiece(["ABBA", "ABAB"], vocab_size=6, token_type="char")
+    >>> check_special_tokens(tokenizer, blank_index=0, eos_index=2)
+    >>> check_special_tokens(tokenizer, eos_index=3)
+    Traceback (most recent call last):
+    ValueError: eos_index is 3, but must be a token without a text, which the tokenizer has as 0, 1, 2.
+    """
+    special = [token for token in range(tokenizer.vocab_size()) if is_special(tokenizer, token)]
+    for name, index in indices.items():
+        free = [tokenizer.unk_id()] if name == "blank_index" else special
+        if index not in free:
+            kind = "the unknown token" if name == "blank_index" else "a token without a text"
+            raise ValueError(
+                f"{name} is {index}, but must be {kind}, which the tokenizer has as {', '.join(map(str, free))}."
+            )
+
+
 def train_tokenizer(
     path: str | os.PathLike, transcripts: Iterable[str], vocab_size: int, token_type: str = "unigram", **options: Any
 ) -> sentencepiece.SentencePieceProcessor:

@@ -50,13 +50,18 @@ def best_checkpoints(
     >>> [checkpoint.meta["WER"] for checkpoint in best_checkpoints(checkpointer, "WER", 3, tolerance=0.25)]
     [4.0, 4.5]
     """
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"avg_tolerance is {tolerance}, but must be at least 0, or null to leave no checkpoint out.")
+    check_tolerance(tolerance)
     checkpoints = checkpointer.find_checkpoints(min_key=score, max_num_checkpoints=count)
     if tolerance is None or not checkpoints:
         return checkpoints
     lowest = checkpoints[0].meta[score]
     return [checkpoint for checkpoint in checkpoints if checkpoint.meta[score] <= lowest + tolerance * abs(lowest)]
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raise a ValueError for a tolerance of :func:`best_checkpoints` that is negative."""
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"avg_tolerance is {tolerance}, but must be at least 0, or null to leave no checkpoint out.")
 
 
 def load_average(checkpointer: Checkpointer, checkpoints: list[Checkpoint]) -> None:

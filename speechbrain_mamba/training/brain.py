@@ -12,15 +12,20 @@ from typing import Any, ClassVar, NamedTuple
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.train_logger import TrainLogger
+from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 from torch.utils.data import DataLoader, Dataset
 
+from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import record_epoch
 from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
+from speechbrain_mamba.training.stopping import ignore_signals
+from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
+from speechbrain_mamba.utils.distributed import any_process, count_processes
+from speechbrain_mamba.utils.locks import FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +60,27 @@ class TrainingBrain(SteppingBrain):
     best_by: ClassVar[str] = "loss"
     """The score of the validation, lower is better, by which checkpoints are kept and chosen for the test."""
 
+    evaluation_totals: ClassVar[tuple[str, ...] | None] = None
+    """Attributes that a validation or test collects in, named as in ``epoch_totals``; a
+    :class:`~speechbrain_mamba.evaluation.report.Report` stands for what it collects. The processes of a run share the
+    examples, and have the totals of all when ``stage_scores`` is called. With None each process evaluates all."""
+
+    may_change: ClassVar[frozenset[str]] = frozenset()
+    """Hyper-parameters that a command may change in a run that is there, beside those of
+    :data:`~speechbrain_mamba.training.record.MAY_CHANGE`: those of the test, for instance."""
+
     text: str = ""
     """The run's hyper-parameters in HyperPyYAML."""
 
-    train_sampler: Any
+    lock: FolderLock | None = None
+    """The lock of the output folder, in the main process."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.train_data: SeededDataset | None = None
+        self.train_batches: TrainingBatches | None = None
+        self.first_example = 0
+        """Number of examples of a validation or test that are not for this process but for those before it."""
         self.test_set = "test"
         self.test_scores: dict[str, dict[str, float]] = {}
         self._epoch_start = time.monotonic()
@@ -115,12 +133,16 @@ class TrainingBrain(SteppingBrain):
 
     @property
     def output_folder(self) -> Path:
-        """The folder of the run."""
-        return Path(self.hparams.output_folder)
+        """The folder of the run; when debugging a folder in it, so that results stay."""
+        folder = Path(self.hparams.output_folder)
+        return folder / "debug" if self.debug else folder
 
     @cached_property
     def loggers(self) -> list[TrainLogger]:
         """Where the numbers of the run are logged."""
+        if self.debug:
+            self.output_folder.mkdir(parents=True, exist_ok=True)
+            return [FileTrainLogger(str(self.output_folder / "train_log.txt"))]
         return make_loggers(vars(self.hparams))
 
     def fit_and_test(self, datasets: Datasets) -> dict[str, dict[str, float]]:
@@ -137,25 +159,53 @@ class TrainingBrain(SteppingBrain):
             The scores by test set.
         """
         loader = self.make_train_loader(datasets.train)
-        valid_options = self.loader_options(sb.Stage.VALID, datasets.valid)
-        self.fit(self.hparams.epoch_counter, loader, datasets.valid, valid_loader_kwargs=valid_options)
+        valid_loader = self.make_evaluation_loader(sb.Stage.VALID, datasets.valid)
+        self.fit(self.hparams.epoch_counter, loader, valid_loader)
+        self.stop.wait(False)
+        if not datasets.tests:
+            self.on_evaluate_start(min_key=self.best_by)
         for self.test_set, dataset in datasets.tests.items():
-            options = self.loader_options(sb.Stage.TEST, dataset)
-            self.evaluate(dataset, min_key=self.best_by, test_loader_kwargs=options)
+            self.evaluate(self.make_evaluation_loader(sb.Stage.TEST, dataset), min_key=self.best_by)
         return self.test_scores
 
     def make_train_loader(self, dataset: Dataset) -> DataLoader:
-        """Make the loader of the training data, and tell the schedule how long the run is."""
-        options = self.loader_options(sb.Stage.TRAIN, dataset)
+        """Make the loader of the training data for this process, and tell the schedule how long the run is."""
+        options = dict(self.loader_options(sb.Stage.TRAIN, dataset))
         if not options.keys() & {"sampler", "batch_sampler"}:
             options["shuffle"] = True
         self.train_data = SeededDataset(dataset, self.seed)
-        loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, **{"collate_fn": PaddedBatch, **options})
-        if self.train_sampler is None:  # SpeechBrain tells it the epoch
-            self.train_sampler = options.get("sampler", options.get("batch_sampler"))
+        batches = batches_of_options(self.train_data, options)
+        self.train_batches = TrainingBatches(batches, self.grad_accumulation_factor)
+        self.train_sampler = self.train_batches  # SpeechBrain tells it the epoch
+        options = {"collate_fn": PaddedBatch, **options, "batch_sampler": self.train_batches}
+        loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, ckpt_prefix=None, **options)
+        self.checkpointer.add_recoverable("dataloader-TRAIN", self.train_batches)
         steps = count_steps(len(loader), self.grad_accumulation_factor, self.hparams.number_of_epochs)
         set_schedule_length(self.hparams.lr_scheduler, steps)
         return loader
+
+    def make_dataloader(self, *args: Any, **options: Any) -> DataLoader:
+        """Make a loader whose workers leave it to this process to react to signals."""
+        return super().make_dataloader(*args, **{"worker_init_fn": ignore_signals, **options})
+
+    def make_evaluation_loader(self, stage: sb.Stage, dataset: Dataset) -> DataLoader:
+        """Make the loader of the validation or of a test set for this process."""
+        options = dict(self.loader_options(stage, dataset))
+        batches = batches_of_options(dataset, options)
+        if self.evaluation_totals is not None:
+            batches = EvaluationShare(batches)
+            self.first_example = batches.first_example
+        return self.make_dataloader(dataset, stage, ckpt_prefix=None, batch_sampler=batches, **options)
+
+    def on_fit_start(self) -> None:
+        """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made."""
+        super().on_fit_start()
+        if self.train_batches is not None and self.train_batches.position:
+            self.step = self.train_batches.position // count_processes()
+
+    def count_batch(self) -> int:
+        """Count a training batch. Returns its number among those of all processes in this epoch, from 1."""
+        return super().count_batch() if self.train_batches is None else self.train_batches.advance()
 
     # -------------------------------------------------------------------------------------------------- stages
 
@@ -168,8 +218,8 @@ class TrainingBrain(SteppingBrain):
     def seconds(self, seconds: float) -> None:
         self._epoch_start = time.monotonic() - seconds
 
-    def _totals(self) -> tuple[str, ...]:
-        return (*super()._totals(), "seconds")
+    def _common_totals(self) -> tuple[str, ...]:
+        return (*super()._common_totals(), "seconds")
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Reset the counters of a stage."""
@@ -183,9 +233,19 @@ class TrainingBrain(SteppingBrain):
         """Log a stage, save a checkpoint after each epoch, write the results after a test."""
         if stage == sb.Stage.TRAIN:
             self.restore_totals()  # of an epoch whose last batch was the last before it was killed
+            stage_loss = self.merge_stage(self.avg_train_loss, ["n_skipped", *self.epoch_totals])
             self.check_skipped_batches()
+            self.keep_training(stage_loss)
             self.train_scores = self.stage_scores(stage, stage_loss)
-        elif stage == sb.Stage.VALID:
+            return
+        self.end_after_training()
+        if self.evaluation_totals is not None:
+            try:
+                stage_loss = self.merge_stage(stage_loss, self.evaluation_totals)
+            except RuntimeError:  # other processes have ended already
+                self.end_after_training()
+                raise
+        if stage == sb.Stage.VALID:
             self._finish_epoch(self.stage_scores(stage, stage_loss))
         else:
             self._finish_test(self.stage_scores(stage, stage_loss))
@@ -193,6 +253,8 @@ class TrainingBrain(SteppingBrain):
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""
         lr = self.optimizer.param_groups[0]["lr"]
+        self.forget_training()
+        self.check_lock()
         self.checkpointer.save_and_keep_only(
             meta={**scores, "epoch": self.epoch}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
         )
@@ -203,6 +265,18 @@ class TrainingBrain(SteppingBrain):
             row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
             row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
             record_epoch(self.output_folder, row, self.panels(row))
+        if any_process(self.stop.is_requested(), self.device):
+            self.end_run()
+
+    def check_lock(self) -> None:
+        """Make sure that no other command has taken the output folder over."""
+        if self.lock is not None:
+            self.lock.check()
+
+    def save_within_epoch(self) -> None:
+        """Save a checkpoint within an epoch, unless another command has taken the output folder over."""
+        self.check_lock()
+        super().save_within_epoch()
 
     def _finish_test(self, scores: dict[str, float]) -> None:
         facts = {"Epoch loaded": self.hparams.epoch_counter.current}
@@ -218,9 +292,23 @@ class TrainingBrain(SteppingBrain):
         return getattr(self.hparams, "avg_checkpoints", 1)
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
-        """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones."""
-        super().on_evaluate_start(max_key, min_key)
+        """Load the best checkpoint, and then the average of the weights of ``avg_checkpoints`` good ones.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no checkpoint: a network that was not trained is neither tested nor exported.
+        """
+        keeper = self.checkpointer
+        if keeper is not None and keeper.recover_if_possible(max_key=max_key, min_key=min_key) is None:
+            hint = "add --debug_persistently to debug with those of a run" if self.debug else "train an epoch first"
+            raise FileNotFoundError(
+                f"There is no checkpoint from the end of an epoch in '{keeper.checkpoints_dir}', and an untrained "
+                f"network is not tested: {hint}."
+            )
         if self._n_averaged > 1 and self.checkpointer is not None:
+            if isinstance(self.checkpointer, AtomicCheckpointer):
+                self.checkpointer.check_all()
             tolerance = getattr(self.hparams, "avg_tolerance", None)
             checkpoints = best_checkpoints(self.checkpointer, self.best_by, self._n_averaged, tolerance)
             if checkpoints:

@@ -147,6 +147,9 @@ def _format_help(program: str, description: str, path: Path | None, text: str) -
         keys.add_argument(f"--{key}", metavar="", help=f"{comment} [{_show(value)}]".strip().replace("%", "%%"))
     if not settings:
         keys.description = "each can be replaced: --lr 0.001"
+    runs = parser.add_argument_group("options of a run")
+    text_of_changes = "go on with the run in the output folder although its settings differ from those of this command"
+    runs.add_argument("--resume_with_changes", action="store_true", help=text_of_changes)
     options = parser.add_argument_group("options of SpeechBrain")
     for option, (default, comment) in run_option_helps().items():
         if option not in settings:

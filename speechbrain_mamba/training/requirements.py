@@ -38,13 +38,13 @@ def named_packages(text: str) -> list[str]:
 
 
 def setting_packages(settings: Mapping) -> list[str]:
-    """List the packages of the loggers and of the corpus that the hyper-parameters ask for.
+    """List the packages of the loggers, the corpus and the test that the hyper-parameters ask for.
 
     Arguments
     ---------
     settings : mapping
-        Hyper-parameters by name. ``tensorboard``, ``wandb``, ``corpus`` and ``skip_prep`` are optional; espeak-ng
-        speaks the corpus ``mini``.
+        Hyper-parameters by name, all optional: ``tensorboard`` and ``wandb``; ``corpus`` and ``skip_prep``, as
+        espeak-ng speaks the corpus ``mini``; and those of :func:`speaks_test`, for which a codec is needed.
 
     Returns
     -------
@@ -57,7 +57,21 @@ def setting_packages(settings: Mapping) -> list[str]:
     ['tensorboard', 'espeakng_loader']
     """
     speaks = settings.get("corpus") == "mini" and not settings.get("skip_prep")
-    return [name for name in ("tensorboard", "wandb") if settings.get(name)] + ["espeakng_loader"] * speaks
+    loggers = [name for name in ("tensorboard", "wandb") if settings.get(name)]
+    return loggers + ["espeakng_loader"] * speaks + ["encodec"] * speaks_test(settings)
+
+
+def speaks_test(settings: Mapping) -> bool:
+    """Whether a run speaks its test set: if it synthesizes (``task``), if ``n_test_utterances`` is not 0, and if both
+    models are trained (``train_parts``), which it takes.
+
+    Example
+    -------
+    >>> speaks_test({"task": "tts", "n_test_utterances": 20, "train_parts": ["ar", "nar"]})
+    True
+    """
+    parts = settings.get("train_parts") or []
+    return settings.get("task") == "tts" and bool(settings.get("n_test_utterances")) and {*parts} == {"ar", "nar"}
 
 
 def check_requirements(modules: Iterable[str]) -> None:

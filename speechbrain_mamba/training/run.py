@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import run_on_main
+from ruamel.yaml.comments import CommentedMap
+from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.command_line import read_comments
-from speechbrain_mamba.training.record import save_hparams
+from speechbrain_mamba.training.record import Comparison, RunFolder
 from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
-from speechbrain_mamba.utils.files import write_json
-from speechbrain_mamba.utils.hparams import read_hparams
+from speechbrain_mamba.training.stopping import Stop
+from speechbrain_mamba.utils.distributed import check_shared_folder
+from speechbrain_mamba.utils.files import remove_temporaries
+from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
+from speechbrain_mamba.utils.locks import FolderLock
+from speechbrain_mamba.utils.main_process import do_on_main
 from speechbrain_mamba.utils.memory import keep_freed_memory
 from speechbrain_mamba.utils.terminal import show
+from speechbrain_mamba.utils.yaml_text import parse_yaml, tag_of
 
 logger = logging.getLogger(__name__)
 
-FINISHED = "finished.json"
-"""The file in the output folder of a run that is trained, tested and exported."""
+CHANGES_OPTION = "resume_with_changes"
+
+
+@dataclass
+class Command:
+    """A command line that was read."""
+
+    text: str
+    """The hyper-parameters in HyperPyYAML, references not resolved."""
+
+    run_opts: Any
+    """SpeechBrain's options."""
+
+    given: frozenset[str]
+    """The hyper-parameters that stand on the command line."""
+
+    resume_with_changes: bool
+    """Whether a run in the output folder goes on although other settings were asked for."""
+
+    @property
+    def run(self) -> RunFolder:
+        """The output folder with its run."""
+        keys = [key for key in ("output_folder", "save_folder") if key in parse_yaml(self.text, "The hyper-parameters")]
+        folders = load_hyperpyyaml(select_hparams(self.text, keys))
+        return RunFolder(folders["output_folder"], folders.get("save_folder", f"{folders['output_folder']}/save"))
+
+    @property
+    def debug(self) -> bool:
+        """Whether nothing is to be left."""
+        return bool(self.run_opts.debug)
 
 
 def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = None) -> None:
     """Run a recipe: prepare, train, test, export, show. A run that is finished only shows its results.
+
+    One process works in an output folder at a time. A run that is there goes on, unless the command asks for another
+    model, other data or anything else that a run keeps; then nothing is written.
+
+    With ``data_prep_only`` it ends when the data are prepared, read and checked, and the tokenizer is trained: in one
+    process, before several are started.
 
     Arguments
     ---------
@@ -40,25 +84,30 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
     ------
     ModuleNotFoundError
         When a package is missing that the recipe needs, before anything else happens.
+    FolderInUseError
+        When another process works in the output folder.
+    ValueError
+        When the run in the output folder has other settings.
+    SystemExit
+        After SIGTERM or SIGINT, with a checkpoint if the run was training.
     """
-    brain = start_run(brain_class, sys.argv[1:] if arguments is None else arguments)
-    hparams = vars(brain.hparams)
-    if is_finished(brain):
-        logger.info("Trained and tested already: remove %s to start again.", brain.output_folder)
-    else:
-        run_on_main(_save_settings, args=[brain])  # not before: a finished run keeps the settings that made it
-        brain.set_up()
-        if not hparams.get("skip_prep", False):
-            run_on_main(brain.prepare_data, args=[hparams])
-        brain.fit_and_test(brain.make_datasets(hparams))
-        run_on_main(brain.export)
-        if not brain.debug:
-            run_on_main(write_json, args=[brain.output_folder / FINISHED, {"epochs": _last_epoch(brain)}])
-    run_on_main(_show_results, args=[brain])
+    with Stop().listening() as stop:
+        command = read_command(brain_class, sys.argv[1:] if arguments is None else arguments)
+        sb.utils.distributed.ddp_init_group(command.run_opts)
+        with locked(command.run.folder) as lock:
+            comparison = do_on_main(compare_with_run, command, brain_class)
+            finished = do_on_main(is_finished, command, comparison)
+            brain = make_brain(brain_class, command, new_log=not finished)
+            brain.stop, brain.lock = stop, lock
+            if finished:
+                _say_what_made_it(command, comparison)
+            elif not _work(brain, command, comparison):
+                return
+            do_on_main(lambda: show(f"\n{brain.results()}\n"))
 
 
-def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> TrainingBrain:
-    """Read the command line and the hyper-parameters, get the output folder ready, and make the Brain.
+def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Command:
+    """Read a command line and its hyper-parameter file.
 
     Arguments
     ---------
@@ -69,24 +118,129 @@ def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> Trainin
 
     Returns
     -------
-    TrainingBrain
-        The Brain.
+    Command
+        The settings.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When a package is missing that the recipe needs.
+    ValueError
+        When a setting is missing that has no default.
     """
     keep_freed_memory()
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    text = read_hparams(hparams_file, overrides)
+    options = parse_yaml(overrides, "The text of the options") or CommentedMap()
+    changes = CHANGES_OPTION in options and options.pop(CHANGES_OPTION) is not False
+    text = read_hparams(hparams_file, options)
     settings = {key: value for key, (value, _) in read_comments(text).items()}
     # SpeechBrain takes its own options for itself: those that the file has too are written down as they are
-    own = [f"{key}: {run_opts[key]}" for key in sorted(run_opts.overridden_args) if key in settings]
+    own = {key: run_opts[key] for key in sorted(run_opts.overridden_args) if key in settings}
     if own:
-        text = read_hparams(hparams_file, "\n".join([*filter(None, [overrides]), *own]))
+        text = read_hparams(hparams_file, {**options, **own})
     needs = (*brain_class.needs, *brain_class.extra_needs(settings), *setting_packages(settings), *named_packages(text))
     check_requirements(needs)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    hparams = load_hyperpyyaml(text)
+    missing = [key for key, value in parse_yaml(text, hparams_file).items() if tag_of(value) == "!PLACEHOLDER"]
+    if missing:
+        options_to_give = " ".join(f"--{key} VALUE" for key in missing)
+        raise ValueError(f"'{hparams_file}' has no value for {', '.join(missing)}: give {options_to_give}.")
+    given = frozenset(str(key).partition(".")[0] for key in (*options, *own))
+    return Command(text, run_opts, given, changes)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[FolderLock | None]:
+    """A context in which no other command works in a folder. The main process holds the lock for all."""
+    lock = FolderLock(folder)
+    do_on_main(lock.acquire)
+    try:
+        yield lock if if_main_process() else None
+    finally:
+        if if_main_process():
+            lock.release()
+
+
+def compare_with_run(command: Command, brain_class: type[TrainingBrain]) -> Comparison:
+    """Compare a command with the run in its output folder.
+
+    Arguments
+    ---------
+    command : Command
+        The command.
+    brain_class : type
+        The recipe's Brain, which says what may change.
+
+    Returns
+    -------
+    Comparison
+        The differences.
+
+    Raises
+    ------
+    ValueError
+        When the run has other settings; the message lists them.
+    FileNotFoundError
+        When there is nothing to test.
+    """
+    run = command.run
+    comparison = run.compare(command.text, brain_class.may_change, command.given)
+    if comparison.refused and not command.resume_with_changes:
+        differences = "; ".join(map(str, comparison.refused))
+        raise ValueError(
+            f"'{run.folder}' holds a run with other settings: {differences}. Choose another "
+            f"--output_folder for a new run, or add --{CHANGES_OPTION} to go on with this one under the new settings."
+        )
+    if command.run_opts.test_only and not run.last_epoch() and not command.debug:
+        raise FileNotFoundError(
+            f"--test_only needs a checkpoint from the end of an epoch, but there is none in '{run.save_folder}': train "
+            "first, by the same command without it."
+        )
+    return comparison
+
+
+def is_finished(command: Command, comparison: Comparison) -> bool:
+    """Whether an earlier run with the same output folder has trained all epochs, tested and exported.
+
+    Arguments
+    ---------
+    command : Command
+        The command. Those that debug or only test are never finished.
+    comparison : Comparison
+        Its differences from the run.
+
+    Returns
+    -------
+    bool
+        Whether nothing is left to do.
+    """
+    if command.run_opts.test_only or command.debug or comparison.refused:
+        return False
+    epochs = load_hyperpyyaml(select_hparams(command.text, ["number_of_epochs"]))["number_of_epochs"]
+    return command.run.tested_epochs() >= max(1, epochs)
+
+
+def make_brain(brain_class: type[TrainingBrain], command: Command, new_log: bool = True) -> TrainingBrain:
+    """Get the output folder ready, load the hyper-parameters and make the Brain.
+
+    Arguments
+    ---------
+    brain_class : type
+        The recipe's Brain.
+    command : Command
+        The settings.
+    new_log : bool
+        Whether the environment is written down too.
+
+    Returns
+    -------
+    TrainingBrain
+        The Brain.
+    """
+    hparams, run_opts = load_hyperpyyaml(command.text), command.run_opts
     if "ckpt_interval_steps" in run_opts.overridden_args:  # SpeechBrain takes one of both
         hparams["ckpt_interval_minutes"] = 0
-    sb.create_experiment_directory(hparams["output_folder"])
+    check_shared_folder(hparams["output_folder"])
+    sb.create_experiment_directory(hparams["output_folder"], save_env_desc=new_log)
     brain = brain_class(
         modules=hparams["modules"],
         opt_class=hparams["optimizer"],
@@ -94,40 +248,71 @@ def start_run(brain_class: type[TrainingBrain], arguments: list[str]) -> Trainin
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.text = text
+    brain.text = command.text
     return brain
 
 
-def is_finished(brain: TrainingBrain) -> bool:
-    """Whether an earlier run with the same output folder has trained all epochs, tested and exported.
-
-    Arguments
-    ---------
-    brain : TrainingBrain
-        The Brain of this run. Runs that debug or only test are never finished.
-
-    Returns
-    -------
-    bool
-        Whether nothing is left to do.
-    """
-    path = brain.output_folder / FINISHED
-    if brain.test_only or brain.debug or not path.is_file():
+def _work(brain: TrainingBrain, command: Command, comparison: Comparison) -> bool:
+    """Prepare, train, test, export. Returns whether there are results, not only prepared data."""
+    run, hparams = command.run, vars(brain.hparams)
+    do_on_main(_begin, run, brain, command, comparison)
+    only_prepare = hparams.get("data_prep_only", False)
+    if not only_prepare:
+        brain.set_up()
+    if not hparams.get("skip_prep", False):
+        do_on_main(_prepare, brain)
+    datasets = brain.make_datasets(hparams)
+    if only_prepare:
+        logger.info("The data are prepared: the same command without data_prep_only trains.")
         return False
-    tested = json.loads(path.read_text(encoding="utf-8"))["epochs"]
-    return min(tested, _last_epoch(brain)) >= brain.hparams.number_of_epochs
+    do_on_main(_take_over, run, brain, comparison)
+    brain.fit_and_test(datasets)
+    do_on_main(_export, brain)
+    if not brain.debug:
+        do_on_main(run.finish)
+    return True
 
 
-def _last_epoch(brain: TrainingBrain) -> int:
-    """The last epoch that was trained, 0 for none."""
-    checkpoint = brain.checkpointer.find_checkpoint(max_key="epoch")
-    return checkpoint.meta["epoch"] if checkpoint else 0
+def _prepare(brain: TrainingBrain) -> None:
+    brain.prepare_data(vars(brain.hparams))
 
 
-def _save_settings(brain: TrainingBrain) -> None:
-    save_hparams(brain.output_folder, brain.text)
-    shutil.copy(type(brain).compute_forward.__code__.co_filename, brain.output_folder)  # the recipe
+def _export(brain: TrainingBrain) -> None:
+    brain.export()
 
 
-def _show_results(brain: TrainingBrain) -> None:
-    show(f"\n{brain.results()}\n")
+def _begin(run: RunFolder, brain: TrainingBrain, command: Command, comparison: Comparison) -> None:
+    """Clean up after a killed run, and write the settings of a new one; those of an old one stay until it goes on."""
+    removed = remove_temporaries(run.folder)
+    if removed:
+        logger.info("Removed what a killed run left: %s.", ", ".join(map(str, removed)))
+    for kind, differences in (("New", comparison.refused + comparison.allowed), ("Unknown to one", comparison.unknown)):
+        if differences:
+            logger.warning("%s settings in this run: %s.", kind, "; ".join(map(str, differences)))
+    if not run.has_run():
+        _save_settings(run, brain)
+    elif not run.last_epoch() and not brain.debug and not any(run.save_folder.glob("*CKPT*")):
+        logger.warning("There is no checkpoint in '%s': training starts again at epoch 1.", run.save_folder)
+
+
+def _take_over(run: RunFolder, brain: TrainingBrain, comparison: Comparison) -> None:
+    """Write down new settings of a run right before it goes on under them, and that it is not finished."""
+    if brain.debug:
+        return
+    run.begin()
+    if run.has_run() and not brain.test_only:
+        run.record_changes(comparison.refused + comparison.allowed)
+        _save_settings(run, brain)
+
+
+def _save_settings(run: RunFolder, brain: TrainingBrain) -> None:
+    run.record_settings(brain.text)
+    shutil.copy(type(brain).compute_forward.__code__.co_filename, run.folder)  # the recipe
+
+
+def _say_what_made_it(command: Command, comparison: Comparison) -> None:
+    folder = command.run.folder
+    logger.info("Trained and tested already: remove %s to start again.", folder)
+    if comparison.allowed:
+        differences = "; ".join(map(str, comparison.allowed))
+        logger.warning("The results in '%s' were made with other settings: %s.", folder, differences)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import logging
-from operator import attrgetter
+from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from torch import Tensor
 
 from speechbrain_mamba.training.seeding import seed_step
-from speechbrain_mamba.utils._compat import CheckpointsBetweenSteps
-from speechbrain_mamba.utils.distributed import any_process
+from speechbrain_mamba.training.stopping import Stop
+from speechbrain_mamba.utils._compat import CheckpointsWithinEpochs, LoadersOfProcesses
+from speechbrain_mamba.utils.distributed import (
+    count_processes,
+    gather,
+    get_total,
+    in_any_process,
+    leave_processes,
+    merge,
+    merge_totals,
+    process_rank,
+    set_total,
+    share_buffers,
+)
 
 logger = logging.getLogger(__name__)
 
 
-class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
+class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
     """SpeechBrain's ``Brain`` with steps that are the same for all recipes.
 
     Run options set precision, accumulation and clipping of gradients. The learning rate is set right before each step.
@@ -35,17 +48,20 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
 
     epoch_totals: ClassVar[tuple[str, ...]] = ()
     """Attributes that ``on_stage_start`` resets for training and that a step changes: numbers, or dicts, lists or
-    tensors of numbers. Dots lead into objects (``report.totals``). Checkpoints within an epoch keep those of the main
-    process, so that the training scores of a resumed epoch are those of the whole epoch."""
+    tensors of numbers. Dots lead into objects (``report.totals``). Checkpoints within an epoch keep them, so that the
+    training scores of a resumed epoch are those of the whole epoch; those of several processes are merged."""
 
     hparams: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.epoch = self.n_accumulated = self.n_skipped = self.n_losses = self.first_step = 0
+        self.stop = Stop()
+        self._stops = False
         self._resumed_totals: dict[str, Any] = {}
+        self._trained: dict[str, Any] = {}
         if self.checkpointer is not None:
-            hooks = self._load_totals, main_process_only(self._save_totals)
+            hooks = self._load_totals, self._save_totals
             self.checkpointer.add_recoverable("epoch_totals", self, *hooks, optional_load=True)
 
     def train_adversary(self, outputs: Any, should_step: bool) -> None:
@@ -66,7 +82,7 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
     def fit_batch(self, batch: Any) -> Tensor:
         """Train on a batch, unless no process has a usable loss for it."""
         self.restore_totals()
-        seed_step(self.seed, self.epoch, self.step, getattr(self, "rank", 0))
+        seed_step(self.seed, self.epoch, self.count_batch(), 0)
         should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
         self.on_fit_batch_start(batch, should_step)
         with self.no_sync(not should_step):
@@ -77,7 +93,9 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
                 loss = self.training_loss(self.compute_objectives(outputs, batch, sb.Stage.TRAIN))
             usable = loss is not None and bool(loss.isfinite())
             self.n_skipped += loss is not None and not usable
-            if not any_process(usable, self.device):
+            # Processes agree on both at once: whether there is a loss, and whether one of them was told to end.
+            any_usable, self._stops = in_any_process([usable, self.stop.is_requested()], self.device)
+            if not any_usable:
                 return torch.tensor(float("nan"))  # has no part in the mean loss
             if loss is None or not usable:
                 # Processes wait for each other's gradients: one without a usable loss adds zeros.
@@ -89,6 +107,10 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
             self.optimizers_step()
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         return loss.detach().cpu() if usable else torch.tensor(float("nan"))
+
+    def count_batch(self) -> int:
+        """Count a training batch. Returns its number among those of all processes in this epoch, from 1."""
+        return (self.step - 1) * count_processes() + process_rank() + 1
 
     def optimizers_step(self) -> None:
         """Step all optimizers that have gradients."""
@@ -108,7 +130,7 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         if self.scaler.is_enabled() or torch.isfinite(norm):  # a scaler skips steps itself
             self.scaler.step(optimizer)
-        else:
+        elif process_rank() == 0:  # gradients of several processes are the same ones
             self.n_skipped += 1
         optimizer.zero_grad(set_to_none=True)
 
@@ -116,8 +138,36 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         """Whether no accumulated gradients wait: checkpoints do not hold them."""
         return self.n_accumulated == 0
 
+    def is_checkpoint_wanted(self) -> bool:
+        """Whether a process was told to end: all save a checkpoint before."""
+        return self._stops
+
+    def after_checkpoint(self) -> None:
+        """End a run that was told to."""
+        if self._stops:
+            self.end_run()
+
+    def end_run(self) -> None:
+        """End all processes, which agree on it, with the exit code of the signal."""
+        logger.warning("This run was told to end, and has saved a checkpoint. The same command resumes it.")
+        leave_processes()
+        self.stop.end()
+
+    def end_after_training(self) -> None:
+        """End a run that was told to while it validates, with a checkpoint from the end of the epoch's training.
+
+        The main process does so without the others, which have no part in this checkpoint and have ended already.
+        """
+        if self.stop.is_requested() and self._trained and self.checkpointer is not None:
+            self.step, self.avg_train_loss = self._trained["step"], self._trained["loss"]
+            with MainProcessContext():
+                self.save_within_epoch()
+            logger.warning("This run was told to end, and has saved a checkpoint. The same command resumes it.")
+            self.stop.end()
+
     def update_average(self, loss: Tensor, avg_loss: float) -> float:
         """The mean over the batches with a finite loss, infinite without any: SpeechBrain counts the others as 0."""
+        self.end_after_training()
         if not torch.isfinite(loss):
             return avg_loss if self.n_losses else float("inf")
         self.n_losses += 1
@@ -130,28 +180,68 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.epoch = epoch or 0
             self.n_skipped = self.n_accumulated = 0
-            self.first_step = self.optimizer_step
+            self.first_step, self._trained = self.optimizer_step, {}
+        else:
+            share_buffers(self.modules.values())
+        # a checkpoint of the training can be saved, in the validation by the main process
+        self.stop.wait(stage == sb.Stage.TRAIN or (stage == sb.Stage.VALID and if_main_process()))
+
+    def merge_stage(self, loss: float, names: Iterable[str]) -> float:
+        """Put the totals of all processes together at the end of a stage.
+
+        Arguments
+        ---------
+        loss : float
+            The mean loss of this process.
+        names : iterable of str
+            Attributes that hold totals, as in ``epoch_totals``.
+
+        Returns
+        -------
+        float
+            The mean loss over the batches of all processes.
+        """
+        loss = _mean_loss(gather((loss, self.n_losses)))
+        merge_totals(self, names)
+        return loss
+
+    def keep_training(self, loss: float) -> None:
+        """Keep what a checkpoint of an epoch's training needs while the epoch is validated: totals of all processes."""
+        totals = {name: deepcopy(get_total(self, name)) for name in self._totals()}
+        totals |= {"avg_train_loss": loss, "n_losses": max(1, self.n_losses)}
+        self._trained = {"step": self.step, "loss": loss, "totals": totals}
+
+    def forget_training(self) -> None:
+        """Drop what :meth:`keep_training` kept: the epoch is over."""
+        self._trained = {}
 
     def restore_totals(self) -> None:
         """Give an epoch that was resumed the totals that its checkpoint holds, once."""
+        if self._resumed_totals and process_rank() > 0:  # the main process has those of all
+            self.n_losses, self.avg_train_loss = 0, 0.0
+            self._resumed_totals = {name: self._resumed_totals[name] for name in self._common_totals()}
         for name, value in self._resumed_totals.items():
-            *path, attribute = name.split(".")
-            owner = attrgetter(".".join(path))(self) if path else self
-            current = getattr(owner, attribute, None)
-            if isinstance(current, dict):  # keeps its type, a defaultdict for instance
-                current.clear()
-                current.update(value)
-            else:
-                setattr(owner, attribute, value)
+            set_total(self, name, value)
         self._resumed_totals = {}
 
+    def _common_totals(self) -> tuple[str, ...]:
+        """Totals that are the same in all processes."""
+        return ("first_step",)
+
     def _totals(self) -> tuple[str, ...]:
-        return ("n_losses", "n_skipped", "first_step", *type(self).epoch_totals)
+        return ("n_losses", "avg_train_loss", "n_skipped", *self._common_totals(), *type(self).epoch_totals)
 
     def _save_totals(self, _: Any, path: Path) -> None:
+        if self._trained:  # by the main process alone
+            torch.save(_without_types(self._trained["totals"]), path)
+            return
         within = self.step > 0  # not after an epoch
-        values = {name: attrgetter(name)(self) for name in self._totals() if within}
-        torch.save({name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}, path)
+        parts = gather({name: get_total(self, name) for name in self._totals() if within})
+        if process_rank() == 0:
+            totals = {**merge(parts), **{name: parts[0][name] for name in self._common_totals() if within}}
+            if within:
+                totals["avg_train_loss"] = _mean_loss((part["avg_train_loss"], part["n_losses"]) for part in parts)
+            torch.save(_without_types(totals), path)
 
     def _load_totals(self, _: Any, path: Path, end_of_epoch: bool) -> None:
         # tensors of the main process's GPU go to that of this process
@@ -168,3 +258,17 @@ class SteppingBrain(CheckpointsBetweenSteps, sb.Brain):
             )
         if self.n_skipped:
             logger.warning("Epoch %d: %d batches had no finite loss or gradient, skipped.", self.epoch, self.n_skipped)
+
+
+def _without_types(totals: dict[str, Any]) -> dict[str, Any]:
+    """Totals that can be loaded safely: dictionaries of other types become plain ones."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in totals.items()}
+
+
+def _mean_loss(parts: Iterable[tuple[float, int]]) -> float:
+    """The mean over the batches of all processes, each of which gives its mean and the number of its batches."""
+    means = list(parts)
+    counted = [(mean, count) for mean, count in means if count]
+    if len(counted) < 2:
+        return counted[0][0] if counted else max(mean for mean, _ in means)  # infinite, or 0 without any batch
+    return sum(mean * count for mean, count in counted) / sum(count for _, count in counted)

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 class CheckpointFolders:
-    """Mixin for SpeechBrain's ``Checkpointer``: how the meta file is written and which folders are checkpoints."""
+    """Mixin for SpeechBrain's ``Checkpointer``: where a checkpoint is written, how the meta file is, and which folders
+    are checkpoints."""
+
+    def folder_to_save(self, path: Path) -> Path:
+        """The folder that is written, for a checkpoint that is to have this one."""
+        return path
 
     def write_meta(self, path: Path, meta: Mapping[str, Any], end_of_epoch: bool) -> dict[str, Any]:
         """Write the meta file of a checkpoint before its other files; returns what was written."""
@@ -41,17 +46,51 @@ class CheckpointFolders:
     def _list_checkpoint_dirs(self) -> list[Path]:
         return self.list_folders()
 
+    def _new_checkpoint_dirpath(self) -> Path:
+        return self.folder_to_save(super()._new_checkpoint_dirpath())  # type: ignore[misc]  # of Checkpointer
 
-class CheckpointsBetweenSteps:
-    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch."""
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
+        return self.folder_to_save(super()._custom_checkpoint_dirpath(name))  # type: ignore[misc]  # of Checkpointer
+
+
+class CheckpointsWithinEpochs:
+    """Mixin for SpeechBrain's ``Brain``: a say in when checkpoints are saved within an epoch, and after it."""
 
     def is_between_steps(self) -> bool:
         """Whether a checkpoint may be saved now."""
         return True
 
+    def is_checkpoint_wanted(self) -> bool:
+        """Whether a checkpoint has to be saved, although none is due."""
+        return False
+
+    def after_checkpoint(self) -> None:
+        """Called after a checkpoint was saved within an epoch."""
+
+    def save_within_epoch(self) -> None:
+        """Save a checkpoint within an epoch now."""
+        super()._save_intra_epoch_ckpt()  # type: ignore[misc]  # of Brain
+
     def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
         due = super()._should_save_intra_epoch_ckpt(*args)  # type: ignore[misc]  # of Brain
-        return due and self.is_between_steps()
+        return (due or self.is_checkpoint_wanted()) and self.is_between_steps()
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        self.save_within_epoch()
+        self.after_checkpoint()
+
+
+class LoadersOfProcesses:
+    """Mixin for SpeechBrain's ``Brain`` whose samplers know the process that they are for.
+
+    SpeechBrain gives each process its part of any sampler in another order than one process has, and repeats batches
+    until all processes have equally many.
+    """
+
+    train_sampler: Any
+
+    def _train_loader_specifics(self, dataset: Any, options: dict[str, Any]) -> dict[str, Any]:
+        return options
 
 
 def run_option_helps() -> dict[str, tuple[Any, str]]:
@@ -78,6 +117,14 @@ def run_option_helps() -> dict[str, tuple[Any, str]]:
 def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
     """Save the statistics of SpeechBrain's ``InputNormalization``, which are not in its ``state_dict``."""
     normalizer._save(path)
+
+
+def bucket_plan(max_batch_length: float, num_buckets: int, max_batch_ex: int | None) -> tuple[Any, list[int]]:
+    """The buckets of SpeechBrain's ``DynamicBatchSampler``: the longest example of each, and examples per batch."""
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
+    sampler = DynamicBatchSampler([0], max_batch_length, num_buckets, lengths_list=[1.0], max_batch_ex=max_batch_ex)
+    return sampler._bucket_boundaries, sampler._bucket_lens
 
 
 class BatchesOfEpoch:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from speechbrain_mamba.utils.files import write_json
+from speechbrain_mamba.utils.files import flush_disks, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,11 @@ class Stamp:
         write_json(self.path, {"settings": self.settings, "done": False})
 
     def finish(self, **facts: Any) -> None:
-        """Write that the preparation is done, with facts that the next call wants to know, as values for JSON."""
+        """Write that the preparation is done, with facts that the next call wants to know, as values for JSON.
+
+        Its files are on the disk before: a power cut does not leave a stamp that promises more than there is.
+        """
+        flush_disks()
         write_json(self.path, {"settings": self.settings, "done": True, **facts})
 
     def check_folder(self) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torchaudio.functional
 
+from speechbrain_mamba.codecs import token_shards
 from speechbrain_mamba.codecs import tokenize_speech as module
-from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
 from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.text.espeak import espeak_available, phonemes
@@ -55,7 +56,7 @@ def test_tokens_are_those_of_each_utterance_alone(manifests, codec, tmp_path):
     assert (facts.codec, facts.frame_rate) == ("small", 100.0)
     assert items["c"]["spk_id"] == "speaker c" and items["c"]["wrd"] == "one two"
     for name in "abc":
-        wav = module.read_audio(tmp_path / f"{name}.wav", 16000 if name == "b" else 8000)
+        wav = read_audio(tmp_path / f"{name}.wav", 16000 if name == "b" else 8000)
         wav = torchaudio.functional.resample(wav, 16000, 8000) if name == "b" else wav
         expected, _ = codec.encode(wav[None])
         first, frames = items[name]["first_frame"], items[name]["frames"]
@@ -63,7 +64,7 @@ def test_tokens_are_those_of_each_utterance_alone(manifests, codec, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_a_completed_one_is_found_done(manifests, codec, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 1)
+    monkeypatch.setattr(token_shards, "SHARD", 1)
     whole, folder = tmp_path / "whole", tmp_path / "tokens"
     module.tokenize_speech(manifests, whole, codec, "small", kind="characters")
     encoded, encode = [], codec.encode
@@ -79,9 +80,9 @@ def test_a_killed_run_goes_on_and_a_completed_one_is_found_done(manifests, codec
         module.tokenize_speech(manifests, folder, codec, "small", kind="characters")
     assert not (folder / "train.csv").exists()
     module.tokenize_speech(manifests, folder, codec, "small", kind="characters")
-    assert len(encoded) == 3 + 3  # two were kept, one is new, and the two of the test
+    assert len(encoded) == 3 + 5  # two were kept, one is new, and the four of the test
     module.tokenize_speech(manifests, folder, codec, "small", kind="characters")
-    assert len(encoded) == 6
+    assert len(encoded) == 8
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in folder.iterdir())
     for name in names:
@@ -91,7 +92,7 @@ def test_a_killed_run_goes_on_and_a_completed_one_is_found_done(manifests, codec
 def test_what_cannot_be_read_is_left_out(manifests, codec, tmp_path, caplog):
     (tmp_path / "b.wav").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"b\.wav"):
-        module.read_audio(tmp_path / "b.wav", 8000)
+        read_audio(tmp_path / "b.wav", 8000)
     counts = module.tokenize_speech(manifests, tmp_path / "tokens", codec, "small", kind="characters")
     assert counts == {"train": 2, "test": 1}
     assert "b is left out" in caplog.text
@@ -99,7 +100,7 @@ def test_what_cannot_be_read_is_left_out(manifests, codec, tmp_path, caplog):
 
 def test_a_file_that_is_missing_stops_it(manifests, codec, tmp_path):
     (tmp_path / "a.wav").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.wav"):
+    with pytest.raises(ValueError, match=r"train\.csv', line 2: 'a' cannot be used\. .*a\.wav' does not exist"):
         module.tokenize_speech(manifests, tmp_path / "tokens", codec, "small", kind="characters")
 
 
@@ -149,7 +150,7 @@ def tokenize(tmp_path, codec, name="loudness", kind="characters", **options):
 
 
 def test_batches_are_of_like_lengths_and_limited_with_their_padding(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_SECONDS", 1)
+    monkeypatch.setattr(token_shards, "_BATCH_SECONDS", 1)
     write_speech(tmp_path, UTTERANCES)
     codec = Loudness()
     assert tokenize(tmp_path, codec, device="cpu:0") == {"train": 6}
@@ -177,7 +178,7 @@ def test_batches_are_large_unless_they_are_told_not_to_be(tmp_path):
 
 
 def test_shards_are_parts_of_the_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 4)
+    monkeypatch.setattr(token_shards, "SHARD", 4)
     write_speech(tmp_path, UTTERANCES)
     codec = Loudness()
     tokenize(tmp_path, codec)
@@ -283,7 +284,7 @@ def test_any_other_setting_makes_the_tokens_anew(tmp_path, change):
 
 
 def test_a_killed_run_with_other_settings_leaves_no_codes_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 2)
+    monkeypatch.setattr(token_shards, "SHARD", 2)
     write_speech(tmp_path, UTTERANCES)
 
     class Dies(Loudness):
@@ -314,7 +315,7 @@ def test_a_run_that_was_killed_before_its_end_is_not_taken_for_done(tmp_path):
 
 def test_sounds_that_cannot_be_read_are_left_out_of_their_batches(tmp_path, caplog, monkeypatch):
     """One of two in the first batch, and all of the second."""
-    monkeypatch.setattr(module, "SHARD", 2)
+    monkeypatch.setattr(token_shards, "SHARD", 2)
     write_speech(tmp_path, UTTERANCES)
     for name in "bcd":
         (tmp_path / f"train-{name}.wav").write_bytes(b"nothing")
@@ -327,7 +328,98 @@ def test_sounds_that_cannot_be_read_are_left_out_of_their_batches(tmp_path, capl
         ("e", [50, 51, 52]),
         ("f", [60, 61, 62]),
     ]
-    assert [message[:13] for message in caplog.messages] == [f"{name} is left out" for name in "bdc"]
+    *messages, summary = caplog.messages
+    assert [message[:13] for message in messages] == [f"{name} is left out" for name in "bdc"]
+    assert summary == "3 of 6 utterances for train are left out, as their sound cannot be read: b, c, d."
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("parts", [1, 3, 9])
+def test_parts_are_merged_to_the_files_of_one_run(manifests, codec, tmp_path, monkeypatch, parts):
+    """Seven shards; of nine parts two have none."""
+    monkeypatch.setattr(token_shards, "SHARD", 1)
+    whole, merged = tmp_path / "whole", tmp_path / "merged"
+    counts = module.tokenize_speech(manifests, whole, codec, "small", kind="characters")
+    shards = [
+        module.tokenize_speech(manifests, merged, codec, "small", kind="characters", part=(part, parts))["shards"]
+        for part in reversed(range(1, parts + 1))
+    ]
+    assert sum(shards) == 7 and max(shards) - min(shards) <= 1
+    assert [path.name for path in merged.iterdir()] == [".parts"]
+    monkeypatch.setattr(codec, "encode", None)  # nothing is left to encode
+    assert module.tokenize_speech(manifests, merged, codec, "small", kind="characters", merge=True) == counts
+    assert files(merged) == files(whole)
+
+
+def test_a_part_resumes_and_is_not_done_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_shards, "SHARD", 1)
+    write_speech(tmp_path, UTTERANCES)
+
+    class Dies(Loudness):
+        def encode(self, wavs, lengths):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().encode(wavs, lengths)
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(tmp_path, Dies(), part=(1, 2))
+    first = Loudness()
+    for _ in range(2):
+        assert tokenize(tmp_path, first, part=(1, 2)) == {"shards": 3}
+        assert first.batches == [[4000]]  # e, the third of a, c and e
+    second = Loudness()
+    tokenize(tmp_path, second, part=(2, 3))
+    tokenize(tmp_path, second, part=(2, 2))
+    assert second.batches == [[1600], [2400], [2000]]  # b, and e is there; then d and f
+    assert tokenize(tmp_path, Loudness(offset=0), merge=True) == {"train": 6}
+
+
+def test_a_merge_names_what_is_missing_damaged_or_of_others(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(token_shards, "SHARD", 2)
+    write_speech(tmp_path, UTTERANCES)
+    tokenize(tmp_path, Loudness(), part=(1, 2))
+    with pytest.raises(ValueError, match=r"1 of 3 shards .* missing or damaged .*: train-00000002\. Give the commands"):
+        tokenize(tmp_path, Loudness(), merge=True)
+    tokenize(tmp_path, Loudness(), part=(2, 2))
+    shard = next((tmp_path / "tokens" / ".parts").glob("*/train-00000004.npz"))
+    for damaged in (shard.read_bytes()[:-40], b"", bytes(len(shard.read_bytes()))):
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"1 of 3 shards .* train-00000004\."):
+            tokenize(tmp_path, Loudness(), merge=True)
+        assert "npz' is damaged" in caplog.text
+    with pytest.raises(ValueError, match=r"3 of 3 shards .* Some were made with other settings"):
+        tokenize(tmp_path, Loudness(), "another codec", merge=True)
+    assert {path.name for path in (tmp_path / "tokens").iterdir()} == {".parts"}  # nothing half-written
+    codec = Loudness()
+    assert tokenize(tmp_path, codec) == {"train": 6}  # encodes the damaged one itself
+    assert codec.batches == [[2000, 4000]]
+
+
+@pytest.mark.parametrize("options", [{"part": (0, 2)}, {"part": (3, 2)}, {"part": (1, 2), "merge": True}])
+def test_a_part_that_is_none_is_named(tmp_path, options):
+    write_speech(tmp_path, UTTERANCES)
+    with pytest.raises(ValueError, match="cannot be encoded: give 1/N to N/N"):
+        tokenize(tmp_path, Loudness(), **options)
+
+
+@pytest.mark.parametrize("name", ["train.codes.bin", "train.csv", "train.json", "text.json"])
+def test_damaged_tokens_are_made_again(tmp_path, name):
+    write_speech(tmp_path, UTTERANCES)
+    tokenize(tmp_path, Loudness())
+    whole, path = files(tmp_path / "tokens"), tmp_path / "tokens" / name
+    path.write_bytes(whole[name][:-7] + b"1" + whole[name][-6:])
+    codec = Loudness()
+    assert tokenize(tmp_path, codec) == {"train": 6}
+    assert codec.batches and files(tmp_path / "tokens") == whole
+
+
+def test_ids_may_be_any_text(tmp_path):
+    write_speech(tmp_path, [(name, 0.2, "one", "") for name in ("file", "a.npy", "a", "0")])
+    assert tokenize(tmp_path, Loudness()) == {"train": 4}
+    assert list(read_tokens(tmp_path / "tokens", "train")[0]) == ["file", "a.npy", "a", "0"]
 
 
 def test_what_stands_done_is_said(tmp_path, caplog):

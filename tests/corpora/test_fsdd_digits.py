@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,9 +189,12 @@ def test_incomplete_data_is_named(fsdd, tmp_path):
     write_audio(fsdd / "recordings/3_anna_10.wav", torch.ones(80), sample_rate=16000)
     with pytest.raises(ValueError, match="16000 Hz, but 8000 Hz are wanted"):
         prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(20, 1, 1))
+    write_audio(fsdd / "recordings/3_anna_10.wav", torch.ones(80), sample_rate=8000)
     for take, split in ((0, "test"), (5, "valid"), (10, "train")):
         (fsdd / f"recordings/3_anna_{take}.wav").unlink()
-        with pytest.raises(ValueError, match=f"no recording of anna's digit 3 for {split}: give the complete FSDD"):
+        with pytest.raises(
+            ValueError, match=f"no usable recording of anna's digit 3 for {split}: give the complete FSDD"
+        ):
             prepare_fsdd_digits(fsdd, tmp_path / "out")
 
 
@@ -205,3 +209,47 @@ def test_splits_without_strings_are_refused(fsdd, tmp_path):
     for options in ({"counts": (3, 0, 2)}, {"counts": (-1, 1, 1)}, {"short": -1}):
         with pytest.raises(ValueError, match=r"counts are .* and short is .*, but must be 1 or more and 0 or more"):
             prepare_fsdd_digits(fsdd, tmp_path / "out", **options)
+
+
+def test_bad_recordings_are_left_out_and_listed(fsdd, tmp_path):
+    counts = (30, 2, 2)
+    good = prepare_fsdd_digits(fsdd, tmp_path / "good", counts=counts)
+    (fsdd / "recordings/3_anna_11.wav").write_bytes(b"")
+    (fsdd / "recordings/4_anna_12.wav").symlink_to("gone.wav")
+    files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=counts)
+    assert [row["wrd"] for row in read_rows(files["train"])] == [row["wrd"] for row in read_rows(good["train"])]
+    rows = read_rows(tmp_path / "out/skipped.csv")
+    assert [(row["path"].split("/")[-1], row["reason"]) for row in rows] == [
+        ("3_anna_11.wav", "empty file"), ("4_anna_12.wav", "dangling link")
+    ]  # fmt: skip
+
+
+def test_a_preparation_that_fails_leaves_the_former_one(fsdd, tmp_path, monkeypatch):
+    prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 1, 1))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    def no_space(path, *_):
+        if path.name == "test-00000.wav":
+            raise OSError("The disk is full.")
+        write_audio(path, *_)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk is full"):
+        patch.setattr("speechbrain_mamba.corpora.fsdd_digits.write_audio", no_space)
+        prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 1, 1), seed=9)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_audio_that_another_process_may_read_stays(fsdd, tmp_path):
+    def paths(**options):
+        files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 1, 1), **options)
+        return [Path(row["wav"]) for row in read_rows(files["train"])]
+
+    first = paths()
+    before = [path.read_bytes() for path in first]
+    second = paths(seed=9)
+    assert not set(first) & set(second) and all(path.is_file() for path in second)
+    assert [path.read_bytes() for path in first] == before
+    assert paths() == first
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        ["prepared.json", "train.csv", "valid.csv", "test.csv", first[0].parents[1].name, second[0].parents[1].name]
+    )

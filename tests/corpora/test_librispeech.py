@@ -37,6 +37,10 @@ def test_manifests_list_what_can_be_used_and_are_kept(tmp_path, caplog, write, p
     with caplog.at_level(logging.WARNING):
         files = prepare(tmp_path / "data", tmp_path / "lists", {"test": ["part"]}, 16000)
     assert "7-1-0001" in caplog.text and "names '7-1-0002', but there is no audio of it" in caplog.text
+    left_out = {row["path"]: row["reason"] for row in read_rows(tmp_path / "lists/skipped.csv")}
+    chapter = tmp_path / "data/part/7/1"
+    assert left_out == {str(chapter / "7-1-0001.wav"): "not audio", str(chapter / "7-1-0002"): "no audio"}
+    assert "2 files were skipped (1 no audio, 1 not audio)" in caplog.text
     rows = read_rows(files["test"])
     assert rows[0]["wav"] == str(next((tmp_path / "data/part/7/1").glob("7-1-0000.[fw]*")))
     assert [(row["ID"], row["wrd"], row["spk_id"], float(row["duration"])) for row in rows] == [
@@ -108,7 +112,7 @@ def test_a_list_that_was_not_finished_is_read_anew(data, tmp_path, monkeypatch):
 
     assert ids("two") == ["8-1-4"]
     with monkeypatch.context() as patch:
-        patch.setattr(Stamp, "finish", lambda _: 1 / 0)  # the manifest is there, and its stamp is not done
+        patch.setattr(Stamp, "finish", lambda *_, **__: 1 / 0)  # the manifest is there, and its stamp is not done
         with pytest.raises(ZeroDivisionError):
             ids("one")
     assert ids("two") == ["8-1-4"]
@@ -169,3 +173,61 @@ def test_hours_are_told(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         prepare_librispeech(tmp_path, tmp_path / "lists", {"test": ["one"]})
     assert "test.csv: 2 utterances, 0.03 hours" in caplog.text
+
+
+def test_what_is_left_out_is_listed_for_all_splits_also_those_that_are_kept(data, tmp_path):
+    (data / "one/9/1/9-1-1.flac").write_bytes(b"")
+    (data / "two/8/1/8-1-4.flac").unlink()
+    (data / "two/8/1/8-1-4.flac").symlink_to("gone.flac")
+    write_utterances(data / "two", u8_1_5="FIFTH")
+
+    def left_out(**splits):
+        prepare_librispeech(data, tmp_path / "lists", splits)
+        rows = read_rows(tmp_path / "lists/skipped.csv")
+        return [(row["path"].split("/")[-1], row["reason"]) for row in rows]
+
+    first, second = ("9-1-1.flac", "empty file"), ("8-1-4.flac", "dangling link")
+    assert left_out(train=["one"]) == [first]
+    assert left_out(train=["one"], test=["two"]) == [first, second]
+    (data / "two/8/1/8-1-4.flac").unlink()
+    write_utterances(data / "two", u8_1_4="FOURTH")
+    assert left_out(train=["one"], test=["two"]) == [first]
+    write_utterances(data / "one", u9_1_1="AGAIN")
+    (data / "one/9/1/9-1.trans.txt").write_text("9-1-1 AGAIN\n\n9-1-2 SECOND\n", encoding="utf-8-sig")
+    prepare_librispeech(data, tmp_path / "lists", {"train": ["one"], "test": ["two"]})
+    assert not (tmp_path / "lists/skipped.csv").exists()
+    assert [row["wrd"] for row in read_rows(tmp_path / "lists/train.csv")] == ["ÄH  SO", "AGAIN", "SECOND"]
+
+
+def test_a_preparation_that_fails_leaves_the_former_one(data, tmp_path):
+    splits = {"train": ["one"], "test": ["two"]}
+    prepare_librispeech(data, tmp_path / "lists", splits)
+    before = {path: path.read_bytes() for path in (tmp_path / "lists").iterdir()}
+    write_utterances(data / "one", u9_3_1="MORE")
+    write_utterances(data / "two", rate=8000, u8_2_1="SLOW")
+    with pytest.raises(ValueError, match="8000 Hz, but 16000 Hz are wanted"):
+        prepare_librispeech(data, tmp_path / "lists", splits)
+    assert {path: path.read_bytes() for path in (tmp_path / "lists").iterdir()} == before
+
+
+def test_transcripts_with_faults_are_named(data, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"one/10/2/10-2-3\.flac' and '.*three/.*\.flac' have the same id '10-2-3': rename one"
+    ):
+        shutil.copytree(data / "one", data / "three")
+        prepare_librispeech(data, tmp_path / "lists", {"test": ["one", "three"]})
+    (data / "one/9/1/9-1.trans.txt").write_text("9-1-1 GRÜN\n", encoding="latin-1")
+    with pytest.raises(
+        ValueError, match=r"The transcript '.*9-1\.trans\.txt' is not UTF-8 \(byte 8\): save it as UTF-8"
+    ):
+        prepare_librispeech(data, tmp_path / "lists", {"test": ["one"]})
+
+
+def test_chapters_may_be_links_and_texts_have_one_line(tmp_path):
+    place = tmp_path / "away/1"
+    write_audio(place / "7_1_0.wav", torch.zeros(2400), 24000)
+    (place / "7_1_0.normalized.txt").write_text("A fine\nday.\n")
+    (tmp_path / "tts/part").mkdir(parents=True)
+    (tmp_path / "tts/part/7").symlink_to(tmp_path / "away")
+    rows = read_rows(prepare_libritts(tmp_path / "tts", tmp_path / "lists", {"test": ["part"]})["test"])
+    assert [(row["ID"], row["wrd"], row["spk_id"]) for row in rows] == [("7_1_0", "A fine day.", "7")]

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
+from speechbrain_mamba.corpora import mixtures as module
 from speechbrain_mamba.corpora.mixtures import SPLITS, MixtureSettings, add_mixture_options, prepare_mixtures
 from speechbrain_mamba.dataio.audio import audio_info
 from speechbrain_mamba.dataio.utterances import Utterance, read_utterances, scan_speakers
@@ -57,7 +58,7 @@ def test_splits_of_the_same_speech_have_other_mixtures(prepare):
 
 
 def test_with_dynamic_mixing_the_speech_is_listed_and_not_read(prepare, tmp_path):
-    speech = [Utterance(f"away/{speaker}.wav", speaker, 8000) for speaker in ("anna", "ben")]
+    speech = [Utterance(f"/away/{speaker}.wav", speaker, 8000) for speaker in ("anna", "ben")]
     manifests, _ = prepare(replace(SMALL, dynamic_mixing=True), splits={**prepare.splits, "train": speech})
     assert manifests["train"] == tmp_path / "out" / "train_utterances.csv"
     assert read_utterances(manifests["train"], 8000) == speech
@@ -104,11 +105,27 @@ def test_what_is_missing_is_made_again(prepare, tmp_path, name):
     assert (tmp_path / "out" / name).exists()
 
 
-def test_an_interrupted_preparation_leaves_no_mark_of_an_earlier_one(prepare):
-    dynamic = replace(SMALL, dynamic_mixing=True)
-    prepare(dynamic)
+def test_a_preparation_that_fails_leaves_the_former_one(prepare, tmp_path):
+    prepare()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="The data for test cannot be mixed"):
         prepare(replace(SMALL, seed=20), splits={**prepare.splits, "test": []})
+    with pytest.raises(ValueError, match="valid_mixtures is 0, but must be at least 1"):
+        prepare(replace(SMALL, valid_mixtures=0))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert not prepare()[1]
+
+
+def no_space(*_):
+    raise OSError("The disk is full.")
+
+
+def test_an_interrupted_preparation_leaves_no_mark_of_an_earlier_one(prepare, monkeypatch):
+    dynamic = replace(SMALL, dynamic_mixing=True)
+    prepare(dynamic)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk is full"):
+        patch.setattr(module, "write_mixtures", no_space)
+        prepare(replace(SMALL, seed=20))
     manifests, made = prepare(dynamic)
     assert made
     assert json.loads((manifests["valid"].parent / "mixtures/valid/mixtures.json").read_text())["settings"]["seed"] == 8

@@ -9,6 +9,7 @@ from speechbrain_mamba.corpora import preparation as module
 from speechbrain_mamba.corpora.mini import prepare as mini
 from speechbrain_mamba.corpora.mixtures import SPLITS
 from speechbrain_mamba.corpora.preparation import prepare_recognition, prepare_separation, recognition_manifests
+from speechbrain_mamba.dataio.manifests import read_manifest
 from tests.corpora.conftest import write_noise, write_speakers
 
 
@@ -20,6 +21,11 @@ def calls(monkeypatch):
     def spy(place, name):
         monkeypatch.setattr(place, name, lambda *args, **kwargs: noted.append((name, *args, kwargs)) or name)
 
+    monkeypatch.setattr(
+        module,
+        "check_listed_audio",
+        lambda files, *args, **kwargs: noted.append(("check_listed_audio", list(files), *args, kwargs)),
+    )
     for name in ("prepare_folder", "prepare_fsdd_mixtures", "prepare_wsj0mix", "prepare_fsdd_digits"):
         spy(module, name)
     for place, name in ((module, "prepare_librispeech"), (module, "prepare_mini"), (module, "build_mini_corpus")):
@@ -100,6 +106,7 @@ RECOGNITION = {
 }  # fmt: skip
 PARTS = {"train": ["one", "two"], "valid": ["three"], "four": ["four"], "five": ["five"]}
 FOLDERS = {"data_folder": "data", "save_folder": "save"}
+MANIFESTS = [[Path("data") / name for name in names] for names in PARTS.values()]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,10 @@ FOLDERS = {"data_folder": "data", "save_folder": "save"}
         ("librispeech", [("prepare_librispeech", {**FOLDERS, "sample_rate": 8000, "splits": PARTS})]),
         ("mini", [("prepare_mini", {**FOLDERS, "sample_rate": 8000, "sentences": 3, "splits": PARTS})]),
         ("fsdd", [("prepare_fsdd_digits", {**FOLDERS, "sample_rate": 8000, "seed": 5})]),
-        ("manifest", []),
+        (
+            "manifest",
+            [("check_listed_audio", MANIFESTS, 8000, "data", {"memory": Path("save/checked_manifests.json")})],
+        ),
     ],
 )
 def test_manifests_are_made_of_the_corpus(calls, corpus, expected):
@@ -118,11 +128,23 @@ def test_manifests_are_made_of_the_corpus(calls, corpus, expected):
 
 
 def test_manifests_have_their_places():
-    places = {split: Path("save") / f"{split}.csv" for split in PARTS}
+    places = {split: [Path("save") / f"{split}.csv"] for split in PARTS}
     assert recognition_manifests({**RECOGNITION, "corpus": "librispeech"}) == places
-    assert recognition_manifests({**RECOGNITION, "corpus": "manifest"}) == {
-        split: Path("data") / parts[0] for split, parts in PARTS.items()
-    }
+    assert recognition_manifests({**RECOGNITION, "corpus": "manifest"}) == dict(zip(PARTS, MANIFESTS))
+
+
+def test_all_manifests_of_a_split_are_read_and_checked(tmp_path):
+    splits = {"train_splits": ["a.csv", "b.csv"], "valid_splits": ["c.csv"], "test_splits": ["d.csv"]}
+    hparams = {"corpus": "manifest", "data_folder": tmp_path, "save_folder": tmp_path / "save", "sample_rate": 8000}
+    for name in "abcd":
+        write_noise(tmp_path / "wavs" / f"{name}.wav")
+        (tmp_path / f"{name}.csv").write_text(f"ID,duration,wav,wrd\n{name},0.4,wavs/{name}.wav,A\n")
+    manifests = prepare_recognition({**hparams, **splits})
+    assert list(read_manifest(manifests["train"])) == ["a", "b"]
+    assert list(read_manifest(manifests["d.csv"])) == ["d"]
+    (tmp_path / "b.csv").write_text("ID,duration,wav,wrd\nb,400,wavs/b.wav,A\n")
+    with pytest.raises(ValueError, match=r"b\.csv', line 2: the duration of 'b' .* not in milliseconds"):
+        prepare_recognition({**hparams, **splits})
 
 
 def test_the_embedded_corpus_may_have_a_rate_of_its_own(monkeypatch):

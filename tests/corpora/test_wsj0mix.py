@@ -42,8 +42,11 @@ def test_a_mixture_with_a_bad_file_is_named_and_skipped(tmp_path, data, caplog):
     manifests = prepare_wsj0mix(data, tmp_path / "out")
     assert [row["ID"] for row in read_rows(manifests["train"])] == ["b"]
     assert [row["ID"] for row in read_rows(manifests["test"])] == ["a"]
-    assert "Skipped the mixture 'a'" in caplog.text
+    assert "Skipped: the mixture 'a'" in caplog.text
     assert "unequal lengths" in caplog.text
+    left_out = {row["path"]: row["reason"] for row in read_rows(tmp_path / "out" / "skipped.csv")}
+    assert left_out == {str(train / "mix/a.wav"): "not audio", str(test / "mix/b.wav"): "unequal lengths"}
+    assert "2 files were skipped (1 not audio, 1 unequal lengths)" in caplog.text
     (train / "mix" / "b.wav").write_bytes(b"broken")
     with pytest.raises(ValueError, match="None of the 2 mixtures"):
         prepare_wsj0mix(data, tmp_path / "other")
@@ -130,3 +133,34 @@ def test_bad_data_are_named(tmp_path, data):
     with pytest.raises(ValueError, match="mode is 'mean'"):
         prepare_wsj0mix(data, out, mode="mean")
     assert not out.exists()
+
+
+def test_mixtures_of_the_wrong_format_are_errors_together(tmp_path, data):
+    test = data / "2speakers/wav8k/min/tt"
+    for name in "ab":
+        write_noise(test / f"mix/{name}.wav", 0.1, 16000)
+    with pytest.raises(
+        ValueError, match=r"2 of 2 mixtures have the wrong format:\n.*mix/a\.wav' has a sample rate of 16000"
+    ):
+        prepare_wsj0mix(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_that_lead_nowhere_leave_their_mixture_out(tmp_path, data):
+    train, speech = data / "2speakers/wav8k/min/tr", tmp_path / "si_tr_s"
+    (train / "s1/a.wav").unlink()
+    (train / "s1/a.wav").symlink_to("gone.wav")
+    (train / "s2/b.wav").unlink()
+    write_noise(train / "mix/c.wav", 0.1)
+    write_noise(train / "s1/c.wav", 0.1)
+    write_noise(train / "s2/c.wav", 0.1)
+    for name in ("011a", "022a"):
+        write_noise(speech / f"{name}.wav")
+    (speech / "033a.wav").symlink_to("gone.wav")
+    prepare_wsj0mix(data, tmp_path / "out", base_folder_dm=speech)
+    assert [row["ID"] for row in read_rows(tmp_path / "out/train.csv")] == ["c"]
+    left_out = {row["path"]: row["reason"] for row in read_rows(tmp_path / "out/skipped.csv")}
+    assert left_out == {
+        str(train / "mix/a.wav"): "dangling link", str(train / "mix/b.wav"): "missing",
+        str(speech / "033a.wav"): "dangling link",
+    }  # fmt: skip

@@ -110,7 +110,7 @@ def bad_file(folder, kind):
         ("folder", "not a file", "is not a file"),
         ("pipe", "not a file", "is not a file"),
         ("nothing", "empty file", "is empty"),
-        ("text", "not audio", r"cannot be read \(Format not recognised"),
+        ("text", "not audio", r"cannot be read \(Format not"),
         ("empty", "no samples", "has no samples"),
         ("nan", "NaN or infinite", "NaN or infinite"),
         ("inf", "NaN or infinite", "NaN or infinite"),

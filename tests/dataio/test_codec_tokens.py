@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -121,6 +122,56 @@ def test_damaged_codes_are_named(utterances, tmp_path):
             read_tokens(tmp_path, "train")
 
 
+def rewrite_facts(folder, **changes):
+    """Change numbers in the file of facts; None removes one."""
+    path = folder / "train.json"
+    facts = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}))
+
+
+def test_damaged_tables_are_named(utterances, tmp_path):
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    path = tmp_path / "train.csv"
+    text = path.read_text()
+    for other in (text[:-1], text + text.splitlines()[-1] + "\n", text.replace("comma", "colon", 1), ""):
+        path.write_text(other)
+        with pytest.raises(ValueError, match=r"train\.csv' was cut off or changed .* checksum differs: prepare"):
+            read_tokens(tmp_path, "train")
+
+
+def test_tables_without_a_checksum_have_to_go_with_the_codes(utterances, tmp_path):
+    """As earlier versions wrote them."""
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    rewrite_facts(tmp_path, table_crc32=None, rows=None)
+    path = tmp_path / "train.csv"
+    text = path.read_text()
+    assert len(read_tokens(tmp_path, "train")[0]) == len(utterances)
+    lines = text.splitlines(keepends=True)
+    for other, words in (
+        ("".join(lines[:-1]), "lists 7 frames, but 107 were written"),
+        ("".join([*lines[:1], lines[-1], *lines[1:-1]]), "at frame 7, but the rows before it end at 0"),
+        (text.replace("first_frame", "frame"), "has a row that is not of an utterance"),
+        (text[:-4], "has a row that is not of an utterance"),
+    ):
+        path.write_text(other)
+        with pytest.raises(ValueError, match=words):
+            read_tokens(tmp_path, "train")
+
+
+def test_an_id_that_occurs_twice_is_named(utterances, tmp_path):
+    write_tokens(tmp_path, "train", [utterances[0], utterances[2], utterances[0]], FACTS)
+    with pytest.raises(ValueError, match=r"train\.csv' has ids that occur twice"):
+        read_tokens(tmp_path, "train")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"codec": "a"}', '{"frames": 1}'])
+def test_damaged_facts_are_named(utterances, tmp_path, text):
+    write_tokens(tmp_path, "train", utterances, FACTS)
+    (tmp_path / "train.json").write_text(text)
+    with pytest.raises(ValueError, match=r"train\.json' does not describe tokens .*: prepare the data again"):
+        read_tokens(tmp_path, "train")
+
+
 def test_codes_with_the_facts_of_others_are_named(utterances, tmp_path):
     write_tokens(tmp_path, "train", utterances, FACTS)
     write_tokens(tmp_path, "valid", utterances[:1], FACTS)
@@ -148,12 +199,12 @@ def test_a_killed_writer_leaves_no_table(utterances, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_tokens(tmp_path, "train", killed_while_encoding(), FACTS)
     assert list(tmp_path.iterdir()) == []
-    for _ in range(2):  # the second time over an earlier split
+    for function in ("file_crc32", "write_json") * 2:  # later times over an earlier split
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(module, "write_csv", killed)
+            patch.setattr(module, function, killed)
             write_tokens(tmp_path, "train", utterances, FACTS)
-        assert {path.name for path in tmp_path.iterdir()} == {"train.codes.bin", "train.json"}
-        with pytest.raises(FileNotFoundError, match=r"train\.csv"):
+        assert {path.name for path in tmp_path.iterdir()} <= {"train.codes.bin", "train.json"}
+        with pytest.raises(FileNotFoundError, match=r"train\.(csv|json)"):
             read_tokens(tmp_path, "train")
         write_tokens(tmp_path, "train", utterances[:1], FACTS)
     with pytest.raises(KeyboardInterrupt):

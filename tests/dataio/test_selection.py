@@ -20,20 +20,21 @@ def test_unusable_utterances_are_named(tokenizer, caplog):
         "empty": {"duration": 1.0, "wrd": " "},
         "strange": {"duration": 1.0, "wrd": "AÉ"},
         "short": {"duration": 0.1, "wrd": "AAA"},
-        "silent": {"duration": 0.0, "wrd": "AB"},
+        "tiny": {"duration": 0.019, "wrd": "A"},
     }
 
     def frames(item):
         return encoder_frames(item["duration"], 16000, 160)
 
     with caplog.at_level(logging.WARNING):
-        assert list(select_usable(items, tokenizer, "utterances", frames)) == ["good"]
+        assert list(select_usable(items, tokenizer, "utterances", frames, 0.02)) == ["good"]
     text = caplog.text
     assert "Left out 1 of 5 utterances with an empty transcript: empty." in text
     assert "with characters that the tokenizer does not know: strange." in text
     assert "with fewer frames than their transcript needs for CTC: short." in text
-    assert "with no audio: silent." in text
-    assert list(select_usable(items, tokenizer, "utterances")) == ["good", "strange", "short"]
+    assert "with less than the 20 ms of audio that are needed: tiny." in text
+    assert list(select_usable(items, tokenizer, "utterances", None, 0.02)) == ["good", "strange", "short"]
+    assert list(select_usable(items, tokenizer, "utterances")) == ["good", "strange", "short", "tiny"]
     with pytest.raises(ValueError, match="None of the 1 utterances can be used: 1 with an empty transcript"):
         select_usable({"empty": items["empty"]}, tokenizer, "utterances")
 
@@ -50,10 +51,12 @@ def test_training_needs_a_frame_per_token_and_one_between_equal_ones(tokenizer, 
 
 @pytest.mark.parametrize(("count", "ending"), [(10, "u8, u9."), (11, "u8, u9 and 1 more."), (14, "u8, u9 and 4 more.")])
 def test_no_more_than_ten_are_named(tokenizer, caplog, count, ending):
-    items = {f"u{i}": {"duration": 0.0, "wrd": "AB"} for i in range(count)}
-    select_usable({"good": {"duration": 0.1, "wrd": "AB"}, **items}, tokenizer, "readings")
+    items = {f"u{i}": {"duration": 0.01, "wrd": "AB"} for i in range(count)}
+    select_usable({"good": {"duration": 0.1, "wrd": "AB"}, **items}, tokenizer, "readings", None, 0.02)
     names = ", ".join(f"u{i}" for i in range(8))
-    assert caplog.messages == [f"Left out {count} of {count + 1} readings with no audio: {names}, {ending}"]
+    assert caplog.messages == [
+        f"Left out {count} of {count + 1} readings with less than the 20 ms of audio that are needed: {names}, {ending}"
+    ]
 
 
 def test_nothing_is_said_when_all_can_be_used(tokenizer, caplog):

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
-from speechbrain_mamba.dataio.codec_tokens import TokenFacts, read_tokens, token_dataset, write_tokens
-from speechbrain_mamba.dataio.token_splits import batch_sampler, load_tokenizer, make_dataset, read_split
+from speechbrain_mamba.dataio.codec_tokens import (
+    TokenFacts,
+    file_crc32,
+    read_tokens,
+    token_dataset,
+    token_sums,
+    write_tokens,
+)
+from speechbrain_mamba.dataio.token_splits import (
+    batch_sampler,
+    check_preparation,
+    load_tokenizer,
+    make_dataset,
+    read_split,
+)
+from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.hparams import load_hparams
+from speechbrain_mamba.utils.stamps import Stamp
 from tests.conftest import HPARAMS
 from tests.recipes.tts_spies import make_predictable_speech
 
@@ -138,3 +155,77 @@ def test_batches_follow_from_seed_and_epoch(tokens):
     assert batches(1, 5) == batches(1, 5) != batches(2, 5)
     assert sorted(map(sorted, batches(1, 5))) != sorted(map(sorted, batches(1, 6)))
     assert max(map(len, batches(1, 5))) == 3
+
+
+@pytest.fixture
+def prepared(tokens):
+    """The token folder with the stamp of a preparation that wrote it."""
+    stamp = Stamp(tokens / "prepared.json", {"codec": "made up", "weights": "5a"})
+    stamp.begin()
+    sums = {split: token_sums(tokens, split) for split in ("train", "valid", "test")}
+    stamp.finish(counts={}, sums=sums, inventory=file_crc32(tokens / "text.json"))
+    return tokens
+
+
+def test_the_files_of_one_preparation_belong_together(prepared, tmp_path):
+    assert check_preparation(prepared) == {"codec": "made up", "weights": "5a"}
+    items, codes, facts = read_tokens(prepared, "valid")
+    utterances = [
+        {**item, "ID": name, "codes": codes[item["first_frame"] :][: item["frames"]]} for name, item in items.items()
+    ]
+    for other in ("codes", "wrd"):  # of another preparation, which has another codec or other texts
+        utterances[0][other] = utterances[0]["codes"] * 0 if other == "codes" else "another"
+        write_tokens(prepared, "valid", utterances, facts)
+        assert read_tokens(prepared, "valid")
+        with pytest.raises(ValueError, match=r"The tokens for valid .* of another preparation than prepared\.json"):
+            check_preparation(prepared)
+
+
+def test_an_inventory_of_another_preparation_is_named(prepared):
+    TextTokenizer(list("abcdefghik"), "characters").save(prepared / "text.json")
+    with pytest.raises(ValueError, match=r"text\.json' was changed, or is of another preparation"):
+        check_preparation(prepared)
+
+
+def test_a_preparation_has_to_be_finished(prepared):
+    Stamp(prepared / "prepared.json", {"codec": "made up"}).begin()
+    with pytest.raises(ValueError, match=r"was not finished: give its command again"):
+        check_preparation(prepared)
+    for text in ("", "{", "[]", '{"settings": 3}'):
+        (prepared / "prepared.json").write_text(text)
+        with pytest.raises(ValueError, match=r"prepared\.json' is damaged .*: prepare the tokens again"):
+            check_preparation(prepared)
+
+
+def test_tokens_without_a_stamp_and_with_an_earlier_one_are_taken_as_they_are(tokens, tmp_path):
+    assert check_preparation(tokens) == {}
+    Stamp(tokens / "prepared.json", {"kind": "ipa"}).finish(counts={"train": 40})
+    assert check_preparation(tokens) == {"kind": "ipa"}
+    shutil.rmtree(tokens)
+    with pytest.raises(FileNotFoundError, match="There is no token folder"):
+        check_preparation(tokens)
+
+
+def test_phonemes_that_the_inventory_does_not_have_are_named(tokens):
+    hparams = load_hparams(HPARAMS / "tts" / "vallm.yaml", {**TINY, "token_folder": str(tokens)})
+    few = TextTokenizer(list("abcdef"), "characters")
+    with pytest.raises(ValueError, match=r"phonemes of '\w+' for train run from \d to \d, but text\.json .* 0 to 5"):
+        make_dataset(hparams, "train", few)
+
+
+def test_very_different_lengths_are_batched_within_their_limits(tmp_path):
+    facts = TokenFacts("made up", sample_rate=8000, frame_rate=50.0, n_codebooks=1, codebook_size=8)
+    frames = [2, 999, 3, 2, 500, 4, 1000, 2]
+    utterances = [
+        {"ID": f"u{i}", "spk_id": "s", "wrd": "", "phonemes": [1] * (1 + i % 2 * 300), "codes": [[3]] * count}
+        for i, count in enumerate(frames)
+    ]
+    write_tokens(tmp_path, "train", utterances, facts)
+    TextTokenizer(list("abc"), "characters").save(tmp_path / "text.json")
+    hparams = READING | {"token_folder": tmp_path, "n_phonemes": 3, "max_seconds": 100, "seed": 0}
+    hparams |= {"num_buckets": 9, "max_batch_frames": 600, "max_batch_ex": 99}
+    dataset, *_ = make_dataset(hparams, "train", load_tokenizer(hparams))
+    batches = list(batch_sampler(dataset, hparams, shuffle=False))
+    assert sorted(index for batch in batches for index in batch) == list(range(8))
+    for batch in batches:
+        assert len(batch) == 1 or max(frames[index] for index in batch) * len(batch) <= 600

@@ -194,6 +194,24 @@ def test_errors(modules):
         S2SMambaBeamSearcher(modules=[net, seq_lin], beam_size=2, scorer=scorer, **options)
 
 
+def test_searches_that_could_find_nothing_are_told(modules, memory):
+    options = dict(modules=list(modules[:2]), bos_index=1, eos_index=2, min_decode_ratio=0.0, max_decode_ratio=1.0)
+    for wrong, message in (
+        ({"beam_size": 0}, "beam_size is 0"),
+        ({"beam_size": 2, "temperature": 0}, "temperature is 0"),
+        ({"beam_size": 2, "topk": 0}, "topk is 0"),
+        ({"beam_size": 2, "min_decode_ratio": 1.2}, "min_decode_ratio is 1.2, above max_decode_ratio"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            S2SMambaBeamSearcher(**{**options, **wrong})
+    with pytest.raises(ValueError, match="max_decode_ratio is 0, but must be above 0"):
+        S2SMambaGreedySearcher(**{**options, "max_decode_ratio": 0})
+    few = {**options, "max_decode_ratio": 0.04}
+    for search in (S2SMambaBeamSearcher(**few, beam_size=2), S2SMambaGreedySearcher(**few)):
+        with pytest.raises(ValueError, match=r"max_decode_ratio is 0\.04, which leaves 0 steps to decode"):
+            search(*memory)
+
+
 @pytest.mark.parametrize(("limit", "steps"), [(None, (2, 90)), (30, (2, 30)), (300, (2, 90))])
 def test_a_search_takes_no_more_steps_than_the_decoder_has_positions(modules, monkeypatch, limit, steps):
     monkeypatch.setattr(type(modules[0]), "max_target_length", limit)

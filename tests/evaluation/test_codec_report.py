@@ -10,6 +10,7 @@ from torch import nn
 
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.evaluation.codec_report import CodecReport
+from speechbrain_mamba.utils.distributed import merge
 
 RATE = 8000
 
@@ -94,6 +95,17 @@ def test_losses_are_means_over_samples_and_the_perplexity_is_that_of_all_codes(t
     assert json.loads((tmp_path / "reconstruction.json").read_text()) == pytest.approx(expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reconstruction.json", "results.csv"]
     assert (tmp_path / "results.csv").read_text().split() == ["id,mel,time", "a,4.0,4.5"]
+
+
+def test_processes_put_their_losses_together(tmp_path):
+    whole, *parts = (CodecReport(tmp_path, Loud(), RATE) for _ in range(3))
+    for place, (mel, codes, samples) in enumerate([(1.0, [5, 7], 100), (4.0, [2], 300)]):
+        for report in (whole, parts[place]):
+            report.add_utterance_losses(f"u{place}", {"mel": mel, "time": 0.5}, torch.tensor(codes), samples)
+    merged = CodecReport(tmp_path, Loud(), RATE)
+    for name in CodecReport.collected:
+        setattr(merged, name, merge([getattr(part, name) for part in parts]))
+    assert merged.losses() == whole.losses() and merged.rows == whole.rows
 
 
 class Broken(Loud):

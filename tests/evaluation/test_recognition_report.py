@@ -33,9 +33,9 @@ def clean(text):
 
 @pytest.fixture
 def report(tmp_path):
-    report = RecognitionReport(tmp_path / "test")
+    report = RecognitionReport(tmp_path / "test", ["greedy"])
     for name, reference in REFERENCES.items():
-        report.add(name, HYPOTHESES[name], reference)
+        report.add(name, {"greedy": HYPOTHESES[name]}, reference)
     return report
 
 
@@ -43,8 +43,8 @@ def test_error_rates_are_those_of_all_words_and_characters(report):
     references, hypotheses = list(REFERENCES.values()), [clean(text) for text in HYPOTHESES.values()]
     expected = {
         "utterances": 5,
-        "wer": pytest.approx(100 * jiwer.wer(references, hypotheses)),
-        "cer": pytest.approx(100 * jiwer.cer(references, hypotheses)),
+        "greedy_wer": pytest.approx(100 * jiwer.wer(references, hypotheses)),
+        "greedy_cer": pytest.approx(100 * jiwer.cer(references, hypotheses)),
     }
     assert report.summarize() == expected
     assert report.write() == expected
@@ -53,7 +53,7 @@ def test_error_rates_are_those_of_all_words_and_characters(report):
 
 def test_insertions_deletions_and_substitutions_are_counted(report):
     report.write()
-    text = (report.folder / "wer.txt").read_text(encoding="utf-8")
+    text = (report.folder / "wer_greedy.txt").read_text(encoding="utf-8")
     counted = jiwer.process_words(list(REFERENCES.values()), [clean(text) for text in HYPOTHESES.values()])
     errors, words, insertions, deletions, substitutions = map(
         int, re.search(r"%WER [\d.]+ \[ (\d+) / (\d+), (\d+) ins, (\d+) del, (\d+) sub \]", text).groups()
@@ -73,30 +73,45 @@ def test_a_row_has_the_error_rates_and_texts_of_its_utterance(report):
     with open(report.folder / "results.csv", newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    assert reader.fieldnames == ["id", "wer", "cer", "hypothesis", "reference"]
+    assert reader.fieldnames == ["id", "greedy_wer", "greedy_cer", "greedy", "reference"]
     assert [row["id"] for row in rows] == list(REFERENCES)
     for row in rows:
         reference, hypothesis = REFERENCES[row["id"]], HYPOTHESES[row["id"]]
-        assert (row["reference"], row["hypothesis"]) == (reference, hypothesis)
-        assert float(row["wer"]) == pytest.approx(100 * jiwer.wer(reference, clean(hypothesis)))
-        assert float(row["cer"]) == pytest.approx(100 * jiwer.cer(reference, clean(hypothesis)))
+        assert (row["reference"], row["greedy"]) == (reference, hypothesis)
+        assert float(row["greedy_wer"]) == pytest.approx(100 * jiwer.wer(reference, clean(hypothesis)))
+        assert float(row["greedy_cer"]) == pytest.approx(100 * jiwer.cer(reference, clean(hypothesis)))
 
 
 def test_what_comes_after_a_look_at_the_error_rates_counts_too(report):
-    before = report.summarize()["wer"]
-    report.add("f", "ONE TWO", "ONE THREE TWO")
-    assert report.write()["wer"] == pytest.approx(100 * 9 / 18) != before
-    assert "9 / 18, 3 ins, 4 del, 2 sub" in (report.folder / "wer.txt").read_text(encoding="utf-8")
+    before = report.summarize()["greedy_wer"]
+    report.add("f", {"greedy": "ONE TWO"}, "ONE THREE TWO")
+    assert report.write()["greedy_wer"] == pytest.approx(100 * 9 / 18) != before
+    assert "9 / 18, 3 ins, 4 del, 2 sub" in (report.folder / "wer_greedy.txt").read_text(encoding="utf-8")
 
 
 def test_reports_do_not_share_their_counts(report, tmp_path):
-    other = RecognitionReport(tmp_path / "other")
-    other.add("x", "YES", "YES")
-    assert other.write() == {"utterances": 1, "wer": 0.0, "cer": 0.0}
+    other = RecognitionReport(tmp_path / "other", ["greedy"])
+    other.add("x", {"greedy": "YES"}, "YES")
+    assert other.write() == {"utterances": 1, "greedy_wer": 0.0, "greedy_cer": 0.0}
+
+
+def test_each_search_has_its_own_rates_and_texts(tmp_path):
+    report = RecognitionReport(tmp_path, ["greedy", "beam"])
+    for name, reference in REFERENCES.items():
+        report.add(name, {"beam": reference, "greedy": HYPOTHESES[name]}, reference)
+    summary = report.write()
+    assert list(summary) == ["utterances", "greedy_wer", "greedy_cer", "beam_wer", "beam_cer"]
+    assert summary["beam_wer"] == 0 < summary["greedy_wer"]
+    assert "%WER 0.00" in (tmp_path / "wer_beam.txt").read_text(encoding="utf-8")
+    assert "8 / 15" in (tmp_path / "wer_greedy.txt").read_text(encoding="utf-8")
+    with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
+        assert [(row["beam"], row["greedy"]) for row in csv.DictReader(file)] == [
+            (REFERENCES[name], HYPOTHESES[name]) for name in REFERENCES
+        ]
 
 
 def test_a_report_without_utterances_is_an_error(tmp_path):
     for method in ("summarize", "write"):
         with pytest.raises(ValueError, match="No utterance was tested: the test set is empty"):
-            getattr(RecognitionReport(tmp_path), method)()
+            getattr(RecognitionReport(tmp_path, ["greedy"]), method)()
     assert not list(tmp_path.iterdir())

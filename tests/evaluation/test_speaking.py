@@ -174,3 +174,20 @@ def test_the_prompt_of_an_utterance_is_the_same_one_each_time(tmp_path):
         texts.append([said for said, _, _ in model.calls[0]])
     assert texts[0] == texts[1]
     assert len({text[0] for text in texts[0]}) > 3
+
+
+def test_speech_that_is_not_finite_has_no_file_and_does_not_end_the_test(speak, tmp_path, monkeypatch):
+    speak()
+    decode = Codec.decode
+
+    def broken(codec, codes, lengths):
+        wavs, lengths = decode(codec, codes, lengths)
+        wavs[0, 5], wavs[1:, 900] = float("nan"), float("inf")  # within the first one, behind the end of others
+        return wavs, lengths
+
+    monkeypatch.setattr(Codec, "decode", broken)
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    rows = speak().rows
+    broken = {"c1", "c2", "b2"}  # the first of each batch
+    assert {name for name, row in rows.items() if not row["wav"]} == broken
+    assert {path.stem for path in (tmp_path / "wavs").iterdir()} == set(SAID) - broken

@@ -54,8 +54,8 @@ def embed(wav, rate):
 
 def test_speech_is_scored(folder):
     summary = judge_speech(folder, recognize, embed, n_examples=2)
-    assert summary["utterances"] == 3 and summary["finished"] == pytest.approx(200 / 3)
-    assert summary["wer"] == pytest.approx(100 * 2 / 5)  # "four" and "five" are missing
+    assert (summary["utterances"], summary["unscored"], summary["finished"]) == (3, 1, 50)
+    assert summary["wer"] == pytest.approx(100 * 1 / 4)  # "four" is missing
     assert summary["reference_wer"] == 100.0  # of the one recording, which the judge hears as "three"
     assert summary["right_speaker"] == 50.0
     assert summary["duration_error"] == pytest.approx(50)
@@ -81,7 +81,7 @@ def test_without_judges_what_can_be_measured_is(folder):
 def test_recordings_that_are_gone_are_named_and_left_out(folder, caplog):
     (folder / "low.wav").unlink()
     summary = judge_speech(folder, recognize, embed)
-    assert "reference_wer" not in summary and "similarity" not in summary and summary["wer"] == pytest.approx(40)
+    assert "reference_wer" not in summary and "similarity" not in summary and summary["wer"] == pytest.approx(25)
     assert "1 recordings to compare with are not there any more" in caplog.text
 
 
@@ -154,11 +154,11 @@ def test_a_row_has_the_scores_of_its_utterance(speech, drawn):
         rows = {row["ID"]: row for row in reader}
     assert reader.fieldnames == [
         "ID", "wer", "reference_wer", "similarity", "other_similarity", "mcd", "duration_error", "rtf", "wrd",
-        "hypothesis",
+        "hypothesis", "unscored",
     ]  # fmt: skip
     assert list(rows) == list(WORDS)
     expected = {
-        "wer": {"a": 25, "b": 100, "c": 100 / 3, "d": 0, "e": 100, "f": 100},
+        "wer": {"a": 25, "b": 100, "c": 100 / 3, "d": 0, "f": 100},
         "reference_wer": {"a": 25, "b": 0, "d": 200 / 3, "f": 100},
         "similarity": {"a": 1, "b": math.cos(0.9), "c": math.cos(0.3), "d": math.cos(0.3)},
         "other_similarity": {"a": math.cos(1), "b": math.cos(0.1), "c": math.cos(0.7)},
@@ -183,8 +183,8 @@ def test_the_summary_has_totals_of_words_and_means_of_what_is_there(speech, draw
     summary = judge_speech(speech, listen, voice)
     references = {name: normalize_words(text) for name, text in WORDS.items()}
     wer, reference_wer = (
-        100 * jiwer.wer([references[name] for name in names], [normalize_words(heard.get(name, "")) for name in names])
-        for names, heard in ((WORDS, HEARD), (HEARD_IN_REFERENCE, HEARD_IN_REFERENCE))
+        100 * jiwer.wer([references[name] for name in heard], [normalize_words(text) for text in heard.values()])
+        for heard in (HEARD, HEARD_IN_REFERENCE)
     )
     mcds = (
         mel_cepstral_distortion(*(read_audio(speech / f"{name}{end}.wav") for end in ("", "_ref")), RATE)
@@ -193,7 +193,8 @@ def test_the_summary_has_totals_of_words_and_means_of_what_is_there(speech, draw
     assert summary == pytest.approx(
         {
             "utterances": 6,
-            "finished": 100 * 4 / 6,
+            "unscored": 1,
+            "finished": 100 * 4 / 5,
             "wer": wer,
             "reference_wer": reference_wer,
             "right_speaker": 100 * 2 / 3,
@@ -212,8 +213,8 @@ def test_alignments_are_of_the_speech_and_its_normalized_text(speech, drawn):
     judge_speech(speech, listen, voice)
     text = (speech / "wer.txt").read_text(encoding="utf-8")
     counts = map(int, re.search(r"%WER [\d.]+ \[ (\d+) / (\d+), (\d+) ins, (\d+) del, (\d+) sub \]", text).groups())
-    assert list(counts) == [5, 13, 1, 2, 2]
-    assert re.findall(r"^(\w), %WER", text, re.MULTILINE) == list(WORDS)
+    assert list(counts) == [4, 12, 1, 1, 2]
+    assert re.findall(r"^(\w), %WER", text, re.MULTILINE) == list(HEARD)
 
 
 def test_a_folder_is_judged_again_as_if_for_the_first_time(speech, drawn):
@@ -258,3 +259,51 @@ def test_eight_utterances_are_drawn_unless_it_is_said_how_many(tmp_path, drawn):
     write_csv(tmp_path / TABLE, [{"ID": f"u{i}", **row} for i in range(10)], COLUMNS)
     judge_speech(tmp_path)
     assert set(drawn) == {f"u{i}.png" for i in range(8)}
+
+
+BROKEN = {
+    "speech": "the speech is silent",
+    "reference": "the recording is silent",
+    "prompt": "the prompt is silent",
+    "other_prompt": "the other prompt cannot be read: The audio file",
+    "voice": "similarity is nan, other_similarity is nan",
+    "": "the speech is not finite",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_silent_or_broken_is_named_and_counts_nowhere(speech, drawn, caplog, what):
+    """Utterance a, whose speech, recording, prompt or embedding is made useless; the means are those of the others."""
+    with open(speech / TABLE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    write_csv(speech / TABLE, rows[1:], COLUMNS)
+    expected = judge_speech(speech, listen, voice)
+    path = speech / "broken.wav"
+    if what == "other_prompt":
+        path.write_bytes(b"RIFF")
+    else:
+        write_audio(path, torch.zeros(12000), RATE)
+    column = {"speech": "wav", "": "wav"}.get(what, what)
+    if column in rows[0]:
+        rows[0][column] = path if what else ""
+    write_csv(speech / TABLE, rows, COLUMNS)
+
+    def sometimes(wav, rate):
+        broken = what == "voice" and len(wav) == SECONDS["a"] * RATE
+        return voice(wav, rate) * (float("nan") if broken else 1)
+
+    summary = judge_speech(speech, listen, sometimes)
+    assert summary == expected | {"utterances": 6, "unscored": 2}
+    with open(speech / "results.csv", newline="", encoding="utf-8") as file:
+        reasons = {row["ID"]: row["unscored"] for row in csv.DictReader(file)}
+    assert reasons["a"].startswith(BROKEN[what]) and reasons["e"] == "the speech is empty"
+    assert not any(reasons[name] for name in "bcdf")
+    assert "2 of 6 utterances have no usable score and are left out of the means: a (" in caplog.text
+
+
+def test_a_recognizer_is_given_no_sound_shorter_than_a_window(tmp_path, drawn):
+    wav, heard = tone(tmp_path / "a.wav", 500, 0.01), []
+    row = {"ID": "a", "wrd": "X", "finished": True, "duration": 0.01, "seconds": 1, "wav": wav, "reference": wav}
+    write_csv(tmp_path / TABLE, [row], COLUMNS)
+    judge_speech(tmp_path, lambda wav, rate: heard.append(len(wav)) or "x")
+    assert heard == [400, 400]

@@ -103,6 +103,17 @@ def test_bad_input_is_named(synthesizer, change, words):
         synthesizer.synthesize_batch(inputs["texts"], inputs["prompts"], prompt_texts=inputs["prompt_texts"])
 
 
+@pytest.mark.parametrize("broken", [0.0, float("nan"), float("inf")])
+def test_a_prompt_without_a_voice_is_named(synthesizer, broken):
+    prompts = torch.randn(2, 4000)
+    prompts[1, :3200] = broken
+    state = "silent" if broken == 0 else "not finite"
+    with pytest.raises(ValueError, match=f"Prompt 1 is {state}"):
+        synthesizer.synthesize_batch(["one"] * 2, prompts, torch.tensor([1.0, 0.8]), prompt_texts=["two"] * 2)
+    with pytest.raises(ValueError, match="There is no text to say"):
+        synthesizer.synthesize_batch([], prompts[:0], prompt_texts=[])
+
+
 def test_a_codec_that_does_not_fit_is_named(tmp_path):
     write_model(tmp_path / "model", "mini_vallm")
     save_codec(EnCodec(**{**CODEC, "codebook_size": 32}), tmp_path / "codec")

@@ -43,6 +43,15 @@ class Alphabet:
     def vocab_size(self):
         return N_TOKENS
 
+    def is_control(self, token):
+        return token in (BOS, EOS)
+
+    def is_unknown(self, token):
+        return token == BLANK
+
+    def is_unused(self, token):
+        return False
+
 
 def utterance(words, duration=1.0):
     """What a dataset gives for words, each of their letters followed by a blank in the audio."""

@@ -1,5 +1,6 @@
 """The recognition recipes from end to end, on a tiny corpus."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -11,6 +12,7 @@ import pytest
 import sentencepiece
 import speechbrain as sb
 import torch
+import yaml
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
@@ -22,6 +24,7 @@ from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.text.tokenizer import train_tokenizer
+from speechbrain_mamba.training.averaging import load_average
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
@@ -83,27 +86,32 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(DynamicBatchSampler, "set_epoch", lambda self, epoch: (epochs.append(epoch), told(self, epoch)))
     options = as_manifest(corpus, tmp_path / "lists")
     options["test_search"] = {"beam_size": 5}
+    for name, seconds in {"dumb": 1, "tiny": 0.015, "hasty": 0.05}.items():
+        write_audio(tmp_path / f"lists/{name}.wav", torch.zeros(round(16000 * seconds)), 16000)
     for name in ("train", "test"):
         with open(tmp_path / f"lists/{name}.csv", "a") as file:
-            file.write("dumb,1.0,none.wav,,x\nsilent,0.0,none.wav,GOOD,x\n")
-            file.write("hasty,0.05,none.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
+            file.write("dumb,1.0,dumb.wav,,x\ntiny,0.015,tiny.wav,GOOD,x\n")
+            file.write("hasty,0.05,hasty.wav,A FAR TOO LONG SENTENCE,x\n" if name == "train" else "")
     with caplog.at_level(logging.WARNING):
         out = run("train", "mini_conmamba_ctc", **options)
     for message in (
         "utterances of train with an empty transcript: dumb.",
-        "utterances of train with no audio: silent.",
+        "utterances of train with less than the 22 ms of audio that are needed: tiny.",
         "utterances of train with fewer frames than their transcript needs for CTC: hasty.",
-        "Left out 1 of 10 utterances of test.csv with no audio: silent.",
+        "Left out 1 of 10 utterances of test.csv with less than the 20 ms of audio that are needed: tiny.",
     ):
         assert message in caplog.text
     summary = json.loads((out / "test/test.csv/summary.json").read_text())
-    assert summary["utterances"] == 8 and summary["wer"] > 0 and summary["cer"] > 0
-    assert "%WER" in (out / "test/test.csv/wer.txt").read_text()
+    assert summary["utterances"] == 8 and summary["greedy_wer"] > 0 and summary["beam_cer"] > 0
+    assert all("%WER" in (out / f"test/test.csv/wer_{search}.txt").read_text() for search in ("greedy", "beam"))
     assert len((out / "test/test.csv/results.csv").read_text().splitlines()) == 9
     assert (out / "training.png").stat().st_size > 1000
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"test.csv WER {summary['wer']:.2f} % CER {summary['cer']:.2f} % 8 utterances" in shown
+    for search in ("greedy", "beam"):
+        rates = [f"{summary[f'{search}_{rate}']:.2f} %" for rate in ("wer", "cer")]
+        assert f"test.csv {search} WER {rates[0]} CER {rates[1]} 8 utterances" in shown
     assert f"summary: {out / 'test'} training curves: {out / 'training.png'}" in shown
+    assert f"recognizer with greedy search: {out / 'inference'}" in shown
     assert "d_model: 16\n" in (out / "hyperparams.yaml").read_text() and (out / "env.log").is_file()
 
     run("train", "mini_conmamba_ctc", **{**options, "number_of_epochs": 3})
@@ -138,8 +146,20 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
     assert json.loads((out / "test/test.csv/summary.json").read_text())["utterances"] == 8
     with open(out / "training.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert rows[0]["WER"] == "nan" and float(rows[1]["WER"]) > 0 and 0 < float(rows[1]["TER"]) < 100
+    assert rows[0]["beam_WER"] == "nan" and float(rows[1]["beam_WER"]) > 0 and 0 < float(rows[1]["TER"]) < 100
 
+    for option, value, message in (
+        (
+            "max_decode_ratio",
+            0.01,
+            r"max_decode_ratio is 0\.01, which leaves no step to decode 8 of 8 utt",
+        ),
+        ("test_beam_size", 0, "test_beam_size is 0, but must be an integer of at least 1"),
+    ):
+        again = {"number_of_epochs": 3, "output_folder": tmp_path / "again", "save_folder": tmp_path / "again/save"}
+        with pytest.raises(ValueError, match=message):
+            run("train", hparams.with_suffix(""), **{**options, **again, option: value})
+        assert not list((tmp_path / "again").rglob("CKPT*"))
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
     with pytest.raises(ValueError, match="it was trained with another vocabulary than the"):
@@ -162,15 +182,21 @@ def test_tokenizer_alone_and_given_to_another_run(run, corpus, tmp_path, monkeyp
         run("train", "mini_conmamba_ctc", **options)
 
 
+def load_talkative(checkpointer, checkpoints):
+    """Load the average of checkpoints of a recognizer that is hardly trained, and make it write something."""
+    load_average(checkpointer, checkpoints)
+    ctc_lin = checkpointer.recoverables["model"][2]
+    with torch.no_grad():
+        ctc_lin.w.weight.mul_(10)
+        ctc_lin.w.bias[:3] -= 10
+
+
 @pytest.mark.parametrize("kind, length", [("causal", {}), ("streaming", {"milliseconds": 150})])
 def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeypatch, capsys, kind, length):
     options = as_manifest(corpus, tmp_path / "lists") | {kind: True, "number_of_epochs": 1}
+    for module in ("training.brain", "inference.streaming"):
+        monkeypatch.setattr(f"speechbrain_mamba.{module}.load_average", load_talkative)
     out = run("train", "mini_conmamba_ctc", **options, test_search={"beam_size": 2})
-    for file in out.glob("save/CKPT*/model.ckpt"):  # hardly trained: make it write something
-        weights = torch.load(file, weights_only=True)
-        weights["2.w.bias"][0] -= 10
-        weights["2.w.weight"] *= 10
-        torch.save(weights, file)
     capsys.readouterr()
     wav = next((corpus / "test").rglob("*.wav"))
     sizes, forward, finish = [], StreamingFrontEnd.forward, StreamingFrontEnd.finish
@@ -186,6 +212,12 @@ def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeyp
     assert len(set(texts)) > 2 and verdict == "equal"
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert whole == f"{wav.name}, all at once: {texts[-1]}"
+    with open(out / "test/test.csv/results.csv", newline="") as file:
+        greedy = {row["id"]: row["greedy"] for row in csv.DictReader(file)}
+    assert greedy[wav.stem] == texts[-1]
+    recognizer = EncoderASR.from_hparams(str(out / "inference"), savedir=str(tmp_path / "cache"))
+    for path in (corpus / "test").rglob("*.wav"):
+        assert recognizer.transcribe_file(str(path)) == greedy[path.stem]
     monkeypatch.setattr("speechbrain_mamba.inference.streaming.ctc_greedy_decode", lambda *args: [[3]])
     run("stream", "mini_conmamba_ctc", **options, wav=wav)
     assert capsys.readouterr().out.endswith("DIFFERENT\n")
@@ -207,33 +239,53 @@ def rows_of(out):
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize(
-    "name, own",
-    [
-        ("mini_conmamba_ctc", {"test_search": {"beam_size": 2}}),
-        (
-            "mini_conmambamamba_s2s",
-            {"test_beam_size": 2, "valid_search_interval": 2, "num_decoder_layers": 1, "token_type": "char"},
-        ),
-    ],
-)
-def test_a_killed_run_resumes_as_if_it_had_not_been(run, lists, tmp_path, monkeypatch, name, own):
-    options = {**lists, "max_batch_ex": 1, "grad_accumulation_factor": 2, "number_of_epochs": 2, **own}
+class Killed(BaseException):
+    """Ends a run at once."""
+
+
+@contextlib.contextmanager
+def killed(monkeypatch, method, count):
+    """A context in which a run is killed when it calls a method of a Brain for the n-th time."""
+    original, calls = getattr(TrainingBrain, method), itertools.count(1)
+
+    def call(self, *args, **kwargs):
+        if next(calls) == count:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainingBrain, method, call)
+        yield
+
+
+def last_checkpoint(out):
+    """What the last checkpoint of a run has, save its own name and time."""
+    folders = {folder: yaml.safe_load((folder / "CKPT.yaml").read_text()) for folder in out.glob("save/CKPT*")}
+    last = max(folders, key=lambda folder: folders[folder]["unixtime"])
+    kept = {path.stem: torch.load(path, weights_only=True) for path in last.glob("*.ckpt") if path.stem in KEPT}
+    return kept | {"scores": {name: folders[last][name] for name in ("epoch", "loss")}}
+
+
+KEPT = ("model", "optimizer", "lr_scheduler", "normalizer")
+CHUNKS = {"streaming": True, "num_workers": 0, "test_search": {"beam_size": 2}}
+DECODER = {"num_workers": 0, "test_beam_size": 2, "valid_beam_size": 2, "num_decoder_layers": 1, "token_type": "char"}
+DECODER |= {"valid_search_interval": 2}
+
+
+@pytest.mark.parametrize("name, own", [("conmamba_ctc", CHUNKS), ("conmambamamba_small", DECODER)])
+def test_a_run_killed_again_and_again_equals_one_that_was_not(run, varied, tmp_path, monkeypatch, name, own):
+    """With all that is random in it: order and sizes of batches, speeds, drops, warps, dropout, sizes of chunks."""
+    options = {**varied, "precision": "fp32", "grad_accumulation_factor": 2, "ckpt_interval_steps": 1, **own}
+    options |= {"max_batch_length_train": 3, "num_buckets": 2, "cnn_channels": 4, "cnn_out_channels": 4}
     whole = run("train", name, **options)
     whole.rename(tmp_path / "whole")
-    fit_batch, fitted = TrainingBrain.fit_batch, []
-
-    def fit_and_die(self, batch):
-        fitted.append(batch)
-        if len(fitted) == 5:  # amid the second epoch
-            raise KeyboardInterrupt
-        return fit_batch(self, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingBrain, "fit_batch", fit_and_die)
-        run("train", name, **options)
+    for method, count in (("fit_batch", 4), ("_finish_epoch", 1), ("fit_batch", 3)):
+        with killed(monkeypatch, method, count):
+            run("train", name, **options)
     out = run("train", name, **options)
     assert rows_of(out) == rows_of(tmp_path / "whole")
+    ours, theirs = (last_checkpoint(folder) for folder in (out, tmp_path / "whole"))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     results = [(folder / "test/test.csv/results.csv").read_text() for folder in (out, tmp_path / "whole")]
     assert results[0] == results[1]
 
@@ -304,7 +356,7 @@ def test_parts_of_a_corpus_make_up_the_sets(load, corpus, tmp_path):
     with pytest.raises(ValueError, match="8000"):
         prepare_recognition(load(**options, sample_rate=8000))
     files = prepare_recognition(load(**options))
-    assert files == {name: tmp_path / f"out/save/{name}.csv" for name in ("train", "valid", "small", "clean")}
+    assert files == {name: [tmp_path / f"out/save/{name}.csv"] for name in ("train", "valid", "small", "clean")}
     sets = {name: set(read_manifest(path)) for name, path in files.items()}
     assert sets["train"] == parts["large"] | parts["small"] and sets["valid"] == sets["clean"] == parts["clean"]
     assert sets["small"] == parts["small"]
@@ -355,6 +407,24 @@ def test_a_tokenizer_of_the_hub_is_kept_with_the_run(recipe, load, monkeypatch, 
     tokenizer = get(load(output_neurons=6, tokenizer_folder="someone/tokenizer"), TEXTS)
     assert tokenizer.vocab_size() == 6
     assert set(asked) == {("tokenizer.ckpt", "someone/tokenizer", str(tmp_path / "out/save"))}
+
+
+@pytest.fixture
+def varied(tmp_path):
+    """Manifests of noise of various lengths."""
+    for name, count in (("train", 9), ("valid", 3), ("test", 1)):
+        rows = []
+        for i in range(count):
+            seconds = 0.4 + 0.15 * (i * i % 7)
+            write_audio(tmp_path / f"{name}{i}.wav", torch.randn(round(16000 * seconds)) / 10, sample_rate=16000)
+            words = ("AB" * 9)[: 1 + i % 5]
+            row = {"ID": f"{name}{i}", "duration": seconds, "wav": f"$data_root/{name}{i}.wav", "wrd": words}
+            rows.append({**row, "spk_id": "x"})
+        write_manifest(tmp_path / f"{name}.csv", rows)
+    return {
+        "corpus": "manifest", "data_folder": str(tmp_path), "train_splits": ["train.csv"],
+        "valid_splits": ["valid.csv"], "test_splits": ["test.csv"], "output_neurons": 6,
+    }  # fmt: skip
 
 
 @pytest.fixture

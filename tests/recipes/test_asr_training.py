@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,7 @@ from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 from tests.recipes.asr_spies import (
     BLANK,
+    BOS,
     EOS,
     FIRST,
     N_TOKENS,
@@ -288,18 +290,20 @@ def test_chunks_are_those_of_the_stage(make_reader, streaming):
     assert chunks == [f"chunks of {stage}" if streaming else None for stage in stages]
 
 
-def test_batches_of_each_epoch_hold_all_in_another_order(make_reader):
+def test_batches_of_each_epoch_hold_all_in_another_order(make_reader, tmp_path):
     texts = ["A", "B", "C", "D", "E", "F", "G", "H"]
 
     def orders(seed):
-        recognition, hparams, _ = make_reader(CTC, seed=seed, number_of_epochs=3)
-        hparams["epoch_counter"].current = 0
-        run(recognition, (spoken(*texts), *DATASETS[1:]))
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        recognition, *_ = make_reader(CTC, seed=seed, number_of_epochs=3)
+        run(recognition, (spoken(*texts), spoken(*texts), {"clean": spoken("A")}))
+        validations = [of_stage(recognition, VALID, epoch) for epoch in (1, 2, 3)]
+        assert validations[0] == validations[1] == validations[2] and len(validations[0]) == 8
         return [tuple(name for names in of_stage(recognition, TRAIN, epoch) for name in names) for epoch in (1, 2, 3)]
 
     first = orders(1)
     assert len(set(first)) == 3 and len({frozenset(order) for order in first}) == 1 and len(set(first[0])) == 8
-    assert not set(orders(2)) & set(first)
+    assert not set(orders(20)) & set(first)
 
 
 @pytest.mark.parametrize("train, valid", [(3, 16), (16, 5)])
@@ -329,6 +333,23 @@ def test_buckets_part_short_from_long(make_reader, buckets, mixed):
     run(recognition, (spoken(*texts, durations=durations), *DATASETS[1:]))
     lengths = [{durations[texts.index(name[-1])] for name in names} for names in of_stage(recognition, TRAIN)]
     assert (max(len(batch) for batch in lengths) == 2) == mixed
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("max_batch_length_train", 0, "max_batch_length_train is 0, but must be a number of seconds above 0"),
+        ("num_buckets", 0, "num_buckets is 0, but must be an integer of at least 1"),
+        ("max_batch_ex", 2.5, r"max_batch_ex is 2\.5, but must be an integer of at least 1"),
+        ("avg_checkpoints", 0, "avg_checkpoints is 0, but must be an integer of at least 1"),
+        ("avg_tolerance", -1, "avg_tolerance is -1, but must be at least 0"),
+        ("chunk_size", 0, "chunk_size is 0, but must be an integer of at least 1"),
+        ("n_mels", 30, "n_mels is 30, but must be a multiple of 4"),
+    ],
+)
+def test_settings_out_of_range_are_told_at_once(make, setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        make(CTC, **{setting: value})
 
 
 # ---------------------------------------------------------------- what it learns from
@@ -432,8 +453,8 @@ def test_the_mean_of_the_checkpoints_with_the_fewest_word_errors_is_tested(
         assert f"the checkpoints of these epochs: {', '.join(map(str, expected))}." in caplog.text
     assert recognition.tested == pytest.approx([sum(expected) / len(expected)] * 2)
     kept = {checkpoint.meta["epoch"] for checkpoint in hparams["checkpointer"].list_checkpoints()}
-    assert kept == set(expected) | set(range(6 - average, 6))  # and the latest, to resume
-    assert [row["WER"] for row in table(tmp_path)] == [5 * words for words in missed]
+    assert kept == set(expected) | set(range(6 - max(average, 2), 6))  # and the latest, to resume
+    assert [row["greedy_WER"] for row in table(tmp_path)] == [5 * words for words in missed]
 
 
 @pytest.mark.parametrize("average, expected", [(1, 2), (3, 7 / 3)])
@@ -447,7 +468,7 @@ def test_the_decoders_errors_choose_its_checkpoints(make_reader, tmp_path, monke
     assert recognition.tested == pytest.approx([expected] * 2)
     rows = table(tmp_path)
     assert [row["TER"] for row in rows] == pytest.approx([100 * missed[epoch] / 40 for epoch in range(1, 5)])
-    assert [row["WER"] for row in rows] == [50, 100, 0, 20]
+    assert [row["beam_WER"] for row in rows] == [50, 100, 0, 20]
 
 
 def test_the_decoders_errors_are_counted_without_padding(make_reader, tmp_path):
@@ -463,7 +484,7 @@ def test_validation_searches_every_few_epochs(make_reader, tmp_path, interval, s
     options = {"valid_search_interval": interval, "valid_beam_size": 2, "test_beam_size": 3, "number_of_epochs": 4}
     recognition, *_ = make_reader(S2S, **options)
     run(recognition, DATASETS)
-    rates = [row["WER"] for row in table(tmp_path)]
+    rates = [row["beam_WER"] for row in table(tmp_path)]
     assert [epoch for epoch, rate in enumerate(rates, start=1) if not math.isnan(rate)] == searched
     calls = {search.options["beam_size"]: search.calls for search in Search.made}
     assert len(calls[2]) == len(searched) and len(calls[3]) == 2  # the test searches whatever the epoch
@@ -480,7 +501,7 @@ def test_an_epoch_leaves_its_numbers(make_reader, monkeypatch, tmp_path, name):
     recognition, *_ = make_reader(name, {1: 2, 2: 4, 3: 6}, **options)
     run(recognition, DATASETS)
     rows, batches = table(tmp_path), recognition.batches
-    scores = ["WER", "CER"] if name == CTC else ["TER", "WER", "CER"]
+    scores = ["greedy_WER", "greedy_CER"] if name == CTC else ["TER", "beam_WER", "beam_CER"]
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "valid_loss", *scores, "skipped", "seconds"]
     for epoch, row in enumerate(rows, start=1):
         losses = {stage: [loss for s, e, _, loss in batches if (s, e) == (stage, epoch)] for stage in (TRAIN, VALID)}
@@ -502,7 +523,7 @@ def test_the_first_process_alone_writes(make_reader, monkeypatch, tmp_path):
     monkeypatch.setattr("speechbrain_mamba.training.brain.if_main_process", lambda: False)
     recognition, *_ = make_reader(CTC, number_of_epochs=1)
     scores = run(recognition, DATASETS)
-    assert scores["clean"]["WER"] == 0
+    assert scores["clean"]["greedy_WER"] == 0
     assert not {"training.csv", "test"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
@@ -527,28 +548,35 @@ def test_a_validation_loss_is_of_the_batches_that_have_one(make_reader, tmp_path
 @pytest.mark.parametrize("name", [CTC, S2S])
 def test_each_test_set_has_its_results(make_reader, tmp_path, name):
     recognition, *_ = make_reader(name, valid_search_interval=1) if name == S2S else make_reader(name)
+    searches = ["greedy", "beam"] if name == CTC else ["beam"]
     sets = {"clean": spoken("DAD", "AD A"), "other": spoken("B A C", "CAB", "A A")}
     scores = run(recognition, (*DATASETS[:2], sets))
     for test, texts in {"clean": ["DAD", "AD A"], "other": ["B A C", "CAB", "A A"]}.items():
         with open(tmp_path / f"out/test/{test}/results.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        assert [(row["id"], row["hypothesis"], row["reference"]) for row in rows] == [
-            (f"{i}{words}", words, words) for i, words in enumerate(texts)
-        ]
+        for search in searches:
+            assert [(row["id"], row[search], row["reference"]) for row in rows] == [
+                (f"{i}{words}", words, words) for i, words in enumerate(texts)
+            ]
         summary = json.loads((tmp_path / f"out/test/{test}/summary.json").read_text())
-        assert summary == {"utterances": len(texts), "wer": 0, "cer": 0}
-        assert (scores[test]["WER"], scores[test]["CER"]) == (0, 0)
+        rates = [f"{search}_{rate}" for search in searches for rate in ("wer", "cer")]
+        assert summary == {"utterances": len(texts), **dict.fromkeys(rates, 0)}
+        assert {key: rate for key, rate in scores[test].items() if "_" in key} == {
+            f"{search}_{rate}": 0 for search in searches for rate in ("WER", "CER")
+        }
     assert not (tmp_path / "out/test/valid").exists()
 
 
 def test_errors_of_a_test_are_counted_in_words_and_characters(make_reader, tmp_path):
     recognition, *_ = make_reader(CTC, {1: 1}, number_of_epochs=1)
     scores = run(recognition, (*DATASETS[:2], {"clean": spoken("DAD A", "AB C BAD CA")}))
-    assert scores["clean"]["WER"] == pytest.approx(100 * 2 / 6)
-    assert scores["clean"]["CER"] == pytest.approx(100 * 2 / 15, abs=3)
+    for search in ("greedy", "beam"):
+        assert scores["clean"][f"{search}_WER"] == pytest.approx(100 * 2 / 6)
+        assert scores["clean"][f"{search}_CER"] == pytest.approx(100 * 2 / 15, abs=3)
     loss = recognition.batches[-1][-1] / 2 + recognition.batches[-2][-1] / 2
-    shown = f"test loss: {loss:.2f}, test WER: 33.33, test CER: 12.50"
+    shown = f"test loss: {loss:.2f}, test greedy_WER: 33.33, test greedy_CER: 12.50"
     assert shown in (tmp_path / "out/train_log.txt").read_text().splitlines()[-1]
+    assert "test beam_WER: 33.33" in (tmp_path / "out/train_log.txt").read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -584,8 +612,8 @@ def test_validation_takes_the_likeliest_frames_and_the_test_searches_beams(make_
     probabilities[:2, BLANK], probabilities[:2, FIRST + 1], probabilities[2, BLANK] = 0.6, 0.4, 1.0
     recognition.modules["ctc_lin"] = Fixed(probabilities)
     scores = run(recognition, (spoken("A"), spoken("A"), {"clean": spoken("A")}))
-    assert table(tmp_path)[0]["WER"] == 100  # nothing, of 0.36
-    assert scores["clean"]["WER"] == rate  # A, of 0.64 in three ways
+    assert table(tmp_path)[0]["greedy_WER"] == scores["clean"]["greedy_WER"] == 100  # nothing, of 0.36
+    assert scores["clean"]["beam_WER"] == rate  # A, of 0.64 in three ways
 
 
 def test_validation_reads_no_padding(make_reader, tmp_path):
@@ -594,7 +622,19 @@ def test_validation_reads_no_padding(make_reader, tmp_path):
     recognition.modules["ctc_lin"] = Fixed(F.one_hot(spells, N_TOKENS) + 1e-6)
     run(recognition, (spoken("A"), spoken("A", "ABC"), {"clean": spoken("A")}))
     assert len(of_stage(recognition, VALID)) == 1
-    assert table(tmp_path)[0]["CER"] == 50  # AB and ABCD: a letter too many each
+    assert table(tmp_path)[0]["greedy_CER"] == 50  # AB and ABCD: a letter too many each
+
+
+def test_no_search_spells_tokens_without_a_text(make_reader):
+    """Neither where they are the likeliest of a frame nor where a beam could take them."""
+    recognition, *_ = make_reader(CTC, number_of_epochs=1, test_search={"blank_index": BLANK, "beam_size": 5})
+    probabilities = torch.full((5, N_TOKENS), 1e-6)
+    for frame, tokens in enumerate(([BOS, BLANK], [FIRST + 1, EOS], [EOS, FIRST + 1], [BOS, EOS], [FIRST + 2, BOS])):
+        probabilities[frame, tokens] = torch.tensor([0.6, 0.4])
+    recognition.modules["ctc_lin"] = Fixed(probabilities)
+    run(recognition, (spoken("A"), spoken("A"), {"clean": spoken("ABC")}))
+    row = recognition.report.rows[0]
+    assert (row["greedy"], row["beam"]) == ("AB", "AB")
 
 
 # ---------------------------------------------------------------- searches

@@ -50,3 +50,13 @@ class TestData:
         paths = {"data_folder": str(tmp_path), "save_folder": str(tmp_path / "out" / "save")}
         datasets = make_datasets(separation, {**settings, **paths, "num_spks": 2, "sample_rate": 16000})
         assert [len(dataset[0]["mix_sig"]) for dataset in datasets] == [2000] * 3
+
+    def test_manifests_that_were_not_made_here_are_checked(self, separation, settings, tmp_path):
+        write_set(tmp_path, fault="rate")
+        paths = {"data_folder": str(tmp_path), "save_folder": str(tmp_path / "out" / "save")}
+        with pytest.raises(ValueError, match=r"train\.csv', line 2: 'a' cannot be used\. .* 8000 Hz are wanted"):
+            make_datasets(separation, {**settings, **paths, "num_spks": 2, "sample_rate": 8000, "skip_prep": True})
+        rows = "ID,duration,wav,spk_id\na,1,gone.wav,a\n"
+        (tmp_path / "out/save/train_utterances.csv").write_text(rows)
+        with pytest.raises(ValueError, match=r"train_utterances\.csv', line 2: 'a' cannot be used\. .*gone\.wav'"):
+            make_datasets(separation, {**settings, **paths, "dynamic_mixing": True, "skip_prep": True})

@@ -291,21 +291,23 @@ class TestSteps:
         assert moves[::2] == [0] * 7
         assert moves[1::2] == pytest.approx([0.25, 0.5, *cosine, 0.1], abs=1e-6)
 
-    def test_what_is_random_depends_on_the_step_alone(self, scripted):
+    def test_what_is_random_depends_on_the_batch_alone(self, scripted, monkeypatch):
+        """On its place among the batches of all processes, so that their number makes no difference."""
         brain = scripted()
 
-        def drawn(seed=5, epoch=1, step=1, rank=0):
+        def drawn(seed=5, epoch=1, step=1, process=(0, 1)):
             torch.manual_seed(len(brain.heard))
-            brain.hparams.seed, brain.step, brain.rank = seed, step, rank
+            brain.hparams.seed, brain.step = seed, step
+            for name, value in zip(("process_rank", "count_processes"), process):
+                monkeypatch.setattr(f"speechbrain_mamba.training.steps.{name}", lambda value=value: value)
             brain.on_stage_start(Stage.TRAIN, epoch)
             brain.fit_batch(batch_of([1.0]))
             return brain.heard[-1]["drawn"]
 
         assert drawn() == drawn()
-        assert len({drawn(), drawn(seed=6), drawn(epoch=2), drawn(step=2), drawn(rank=1)}) == 5
-        del brain.rank  # as in a single process
-        brain.fit_batch(batch_of([1.0]))
-        assert brain.heard[-1]["drawn"] not in (drawn(rank=1), drawn(step=2))
+        assert len({drawn(), drawn(seed=6), drawn(epoch=2), drawn(step=2), drawn(step=3)}) == 5
+        assert drawn(step=2) == drawn(step=1, process=(1, 2))
+        assert drawn(step=5) == drawn(step=3, process=(0, 2)) == drawn(step=2, process=(1, 3))
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_precision_of_training_and_evaluation(self, scripted, precision):
@@ -521,7 +523,8 @@ def test_the_record_of_the_epochs(two_epochs, tmp_path, caplog):
         )  # fmt: skip
     assert all(0 <= float(row["seconds"]) < 100 for row in rows)
     assert "Epoch 2: 1 batches had no finite loss" in caplog.text
-    assert [(c.meta["epoch"], c.meta["si-snr"]) for c in brain.checkpointer.list_checkpoints()] == [(2, -1.75)]
+    kept = {c.meta["epoch"]: c.meta["si-snr"] for c in brain.checkpointer.list_checkpoints()}
+    assert kept.keys() == {1, 2} and kept[2] == -1.75
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])

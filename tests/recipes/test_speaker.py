@@ -72,13 +72,19 @@ def test_what_does_not_fit_is_named(train, manifests):
         train()
     for speakers in (("a", "a"), ("a", "b")):  # of one speaker, and all of different ones
         rows = [
-            {"ID": f"u{i}", "duration": 0.5, "wav": "x.wav", "wrd": "", "spk_id": s} for i, s in enumerate(speakers)
+            {"ID": f"u{i}", "duration": 0.5, "wav": "../wavs/test0.wav", "wrd": "", "spk_id": s}
+            for i, s in enumerate(speakers)
         ]
         write_manifest(manifests / "valid.csv", rows)
         with pytest.raises(
             ValueError, match=rf"valid has 2 utterances of {len(set(speakers))} speakers, but the equal"
         ):
             train()
+    (manifests.parent / "wavs" / "train3.wav").unlink()
+    with open(manifests / "train.csv", "a") as file:
+        file.write("\n")  # else it is known to be good
+    with pytest.raises(ValueError, match=r"train\.csv', line 5: 'train3' cannot be used\. .* does not exist"):
+        train()
     assert not list(manifests.parent.rglob("training.csv"))
 
 
@@ -179,6 +185,19 @@ def test_training_hears_pieces_and_the_others_whole_utterances(manifests, tmp_pa
     for split in ("valid", "test"):
         dataset, _ = script.make_dataset(hparams, split)
         assert {len(example["sig"]) for example in dataset} == {4000}
+
+
+def test_utterances_too_short_for_the_encoder_are_left_out(manifests, caplog):
+    script = load_script("speaker/train")
+    hparams = {"manifest_folder": manifests, "data_root": None, "sample_rate": 8000, "crop_seconds": 0.3}
+    text = (manifests / "valid.csv").read_text()
+    (manifests / "valid.csv").write_text(text.replace("valid0,0.5", "valid0,0.09").replace("valid3,0.5", "valid3,0.1"))
+    dataset, _ = script.make_dataset(hparams, "valid")
+    assert dataset.data_ids == ["valid1", "valid2", "valid3", "valid4", "valid5"]
+    assert "1 of 6 utterances for valid are left out, as they are shorter than 0.1 s: valid0." in caplog.text
+    (manifests / "train.csv").write_text((manifests / "train.csv").read_text().replace(",0.5,", ",0.05,"))
+    with pytest.raises(ValueError, match=r"The manifest for train has no utterance of at least 0\.1 s"):
+        script.make_dataset(hparams, "train")
 
 
 def test_the_encoder_with_the_fewest_errors_is_kept_tested_and_exported(train, monkeypatch):

@@ -15,8 +15,10 @@ from speechbrain_mamba.dataio.codec_tokens import read_tokens
 pytest.importorskip("encodec", reason="the package encodec is not installed")
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
+from speechbrain_mamba.codecs.tokenize_speech import codec_checksum
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
+from speechbrain_mamba.utils.stamps import Stamp
 from tests.recipes.tts_spies import assert_resumed, load_script, make_predictable_speech, make_trainer, run_script
 
 TINY = {
@@ -68,7 +70,9 @@ def trained(out):
     """The weights, the optimizer's averages and the schedule of the last checkpoint."""
     last = max(out.glob("save/CKPT*/CKPT.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
     kept = {name: torch.load(last / f"{name}.ckpt", weights_only=True) for name in ("ar", "nar", "optimizer")}
-    averages = {f"{i}.{key}": value for i, state in kept.pop("optimizer")["state"].items() for key, value in state.items()}
+    averages = {
+        f"{i}.{key}": value for i, state in kept.pop("optimizer")["state"].items() for key, value in state.items()
+    }
     return averages | {f"{part}.{name}": value for part, state in kept.items() for name, value in state.items()}
 
 
@@ -195,10 +199,23 @@ def test_draws_are_made_where_the_run_computes(brain):
         assert brain.prompt_shares(3, stage).is_meta
 
 
-def test_a_codec_is_needed_to_speak_alone():
-    needs = load_script("tts/train").CodecLanguageModelBrain.extra_needs
-    assert needs({"n_test_utterances": 3, "train_parts": ["ar", "nar"]}) == ("encodec",)
-    assert needs({"n_test_utterances": 3, "train_parts": ["ar"]}) == needs({"n_test_utterances": 0}) == ()
+def test_a_codec_of_other_weights_than_that_of_the_tokens_is_named(run, tokens, tmp_path):
+    sizes = {"n_codebooks": 3, "codebook_size": 16, "dimension": 4, "n_filters": 2, "lstm": 1}
+    codec = EnCodec(8000, (8, 5, 4), **sizes)
+    stamp = Stamp(tokens / "prepared.json", {"weights": codec_checksum(codec)})
+    stamp.finish(counts={})
+    save_codec(EnCodec(8000, (8, 5, 4), **sizes), tmp_path / "codec")
+    options = {"n_test_utterances": 1, "codec": tmp_path / "codec", "debug": None}
+    with pytest.raises(ValueError, match="has other weights than the one that made the tokens in"):
+        run("vallm", **options)
+    save_codec(codec, tmp_path / "codec")
+    run("vallm", **options)
+
+
+def test_tokens_of_an_unfinished_preparation_stop_the_training(run, tokens):
+    Stamp(tokens / "prepared.json", {}).begin()
+    with pytest.raises(ValueError, match="was not finished"):
+        run("vallm")
 
 
 def test_damaged_tokens_stop_the_training(run, tokens):

@@ -101,7 +101,7 @@ class Killed(Exception):
 
 
 def kill_at(epoch: int, step: int | None):
-    """Prepare a run that is killed in a batch, or with None in the validation after an epoch; for :func:`run_script`."""
+    """Prepare a run that is killed in a batch, or with None in the validation after it; for :func:`run_script`."""
 
     def prepare(module, patch):
         fit_batch, on_stage_start = TrainingBrain.fit_batch, module_brain(module).on_stage_start

@@ -18,6 +18,7 @@ output_folder: !PLACEHOLDER
 save_folder: !ref <output_folder>/save
 train_log: !ref <output_folder>/train_log.txt
 skip_prep: False
+data_prep_only: False
 tensorboard: False
 wandb: False
 corpus: none               # what is prepared

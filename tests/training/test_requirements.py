@@ -53,3 +53,7 @@ def test_loggers_and_corpora_need_their_packages_when_asked_for():
     assert setting_packages({"tensorboard": True, "wandb": {"project": "mine"}}) == ["tensorboard", "wandb"]
     assert setting_packages({"corpus": "mini"}) == ["espeakng_loader"]
     assert setting_packages({"corpus": "mini", "skip_prep": True}) == []
+    spoken = {"task": "tts", "n_test_utterances": 3, "train_parts": ["nar", "ar"]}
+    assert setting_packages(spoken) == ["encodec"]
+    for change in ({"n_test_utterances": 0}, {"train_parts": ["ar"]}, {"train_parts": None}, {"task": "codec"}):
+        assert setting_packages(spoken | change) == []

@@ -194,3 +194,11 @@ def test_mixed_precision(toy):
     toy("file", precision="bf16")
     toy("full", number_of_epochs=1)
     assert seen == [True] * 12 + [False] * 3
+
+
+def test_data_are_prepared_alone(toy):
+    """And once: the run that follows finds them."""
+    run = toy(data_prep_only=True)
+    assert run.calls == ["prepare_data", "make_datasets"]
+    assert not (run.folder / "finished.json").exists() and not list(run.folder.glob("save/CKPT*"))
+    assert "export" in toy(skip_prep=True).calls

@@ -4,6 +4,7 @@ import sys
 from typing import ClassVar
 
 import pytest
+import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -42,6 +43,26 @@ def test_the_batches_of_an_epoch_can_be_selected():
     assert sorted(plain) == [[0], [1], [2], [3], [4]]
 
 
+def test_samplers_of_a_brain_are_left_alone(monkeypatch):
+    """In several processes too, where SpeechBrain wraps them."""
+
+    class OwnBrain(_compat.LoadersOfProcesses, sb.Brain):
+        pass
+
+    batches = [[0, 1], [2]]
+    for brain_class, expected in ((OwnBrain, True), (sb.Brain, False)):
+        brain = brain_class(run_opts={"device": "cpu"}, hparams={})
+        brain.distributed_launch, brain.rank = True, 0
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+        loader = brain.make_dataloader([5, 6, 7], sb.Stage.TRAIN, ckpt_prefix=None, batch_sampler=batches)
+        assert (loader.batch_sampler is batches) is expected
+
+
+def test_the_buckets_of_batches_of_similar_length():
+    boundaries, sizes = _compat.bucket_plan(10, 3, max_batch_ex=2)
+    assert len(boundaries) == 3 and boundaries[-1] == pytest.approx(10) and sizes == [2, 1, 1, 1]
+
+
 def test_dual_path_models_cut_into_chunks_and_add_up():
     from speechbrain.lobes.models.dual_path import Dual_Path_Model
 
@@ -60,6 +81,9 @@ def test_speechbrain_asks_checkpointers_for_meta_files_and_folders(tmp_path):
     calls = []
 
     class Asked(_compat.CheckpointFolders, Checkpointer):
+        def folder_to_save(self, path):
+            return path.with_name(f"{path.name}~")
+
         def write_meta(self, path, meta, end_of_epoch):
             calls.append((path.name, dict(meta), end_of_epoch))
             return super().write_meta(path, meta, end_of_epoch)
@@ -68,29 +92,41 @@ def test_speechbrain_asks_checkpointers_for_meta_files_and_folders(tmp_path):
             return [folder for folder in super().list_folders() if "hidden" not in folder.name]
 
     checkpointer = Asked(tmp_path)
-    checkpointer.save_checkpoint(meta={"loss": 1.0}, end_of_epoch=False)
-    checkpointer.save_checkpoint(name="hidden")
+    first = checkpointer.save_checkpoint(meta={"loss": 1.0}, end_of_epoch=False)
+    second = checkpointer.save_checkpoint(name="hidden")
+    assert first.path.name.endswith("~"), _moved("Checkpointer._new_checkpoint_dirpath")
+    assert second.path.name == "CKPT+hidden~", _moved("Checkpointer._custom_checkpoint_dirpath")
     assert calls[0] == ("CKPT.yaml", {"loss": 1.0}, False), _moved("Checkpointer._save_checkpoint_metafile")
     assert len(checkpointer.list_checkpoints()) == 1, _moved("Checkpointer._list_checkpoint_dirs")
 
 
-@pytest.mark.parametrize("free", [True, False])
-def test_speechbrain_asks_a_brain_before_it_saves_within_an_epoch(tmp_path, free):
+@pytest.mark.parametrize("free, due, wanted", [(True, 1, False), (False, 1, True), (True, 0, True), (True, 0, False)])
+def test_speechbrain_asks_a_brain_before_it_saves_within_an_epoch(tmp_path, free, due, wanted):
     import speechbrain as sb
     from speechbrain.utils.checkpoints import Checkpointer
     from torch.utils.data import DataLoader
 
-    class Asked(_compat.CheckpointsBetweenSteps, sb.Brain):
+    class Asked(_compat.CheckpointsWithinEpochs, sb.Brain):
+        saved = 0
+
         def is_between_steps(self):
             return free
+
+        def is_checkpoint_wanted(self):
+            return wanted
+
+        def after_checkpoint(self):
+            self.saved += 1
 
         def fit_batch(self, batch):
             return torch.zeros(())
 
-    run_opts = {"ckpt_interval_steps": 1, "device": "cpu", "noprogressbar": True}
+    run_opts = {"ckpt_interval_steps": due, "ckpt_interval_minutes": 0, "device": "cpu", "noprogressbar": True}
     brain = Asked({"layer": torch.nn.Linear(1, 1)}, run_opts=run_opts, checkpointer=Checkpointer(tmp_path))
     brain.fit([1], DataLoader(["batch"] * 2, batch_size=None))
-    assert len(brain.checkpointer.list_checkpoints()) == free, _moved("Brain._should_save_intra_epoch_ckpt")
+    expected = free and (due or wanted)
+    assert len(brain.checkpointer.list_checkpoints()) == expected, _moved("Brain._should_save_intra_epoch_ckpt")
+    assert brain.saved == 2 * expected, _moved("Brain._save_intra_epoch_ckpt")
 
 
 def test_the_run_options_of_speechbrain_are_read_without_it():

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from speechbrain_mamba.utils.parallel import parallel_map
+from speechbrain_mamba.utils.parallel import parallel_iter, parallel_map
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -36,3 +36,12 @@ def test_after_an_error_nothing_more_is_begun():
     with pytest.raises(KeyError):
         parallel_map(work, list(range(500)), "Working", "item")
     assert len(begun) < 100
+
+
+def test_items_are_taken_only_as_results_are():
+    taken = []
+    results = parallel_iter(abs, (taken.append(item) or item for item in range(10000)), 10000, "Taking", "item")
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert len(taken) < 1000
+    results.close()
+    assert len(taken) < 1000

@@ -34,6 +34,7 @@ from speechbrain_mamba.text.espeak import espeak_version, phonemes, synthesize
 from speechbrain_mamba.text.espeak_engine import ESPEAK_RATE
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.stamps import Stamp
+from speechbrain_mamba.utils.waiting import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -181,30 +182,42 @@ def build_mini_corpus(
             raise ValueError(f"build_mini_corpus: {name} is {count}, but must be at least {least}.")
     parameters = {"version": _VERSION, "seed": seed, "speakers": list(speakers), **counts}
     stamp = Stamp(corpus / _STAMP, parameters)
+    if not _is_built(stamp):
+        with one_at_a_time(corpus):
+            if not _is_built(stamp):  # by the process that this one waited for
+                _build(stamp, processes)
+    return corpus
+
+
+def _is_built(stamp: Stamp) -> bool:
+    """Whether the corpus is there; ValueError if the folder holds something else."""
     stamp.check_folder()
-    if stamp.is_done():
-        return corpus
-    if stamp.path.is_file():
-        differences = ", ".join(stamp.differences())
+    if not stamp.is_done() and stamp.path.is_file():
         raise ValueError(
-            f"The mini corpus in '{corpus}' was built with other settings ({differences}): choose another folder, or "
-            "remove it."
+            f"The mini corpus in '{stamp.path.parent}' was built with other settings ({', '.join(stamp.differences())})"
+            ": choose another folder, or remove it."
         )
+    return stamp.path.is_file()
+
+
+def _build(stamp: Stamp, processes: int | None) -> None:
+    corpus, settings = stamp.path.parent, stamp.settings
     version = espeak_version()
-    rng = np.random.default_rng(seed)
-    cast = make_speakers(speakers, rng)
-    texts = list(_assign_texts(cast, sentences, digit_strings, distinct_sentences, rng))
+    rng = np.random.default_rng(settings["seed"])
+    cast = make_speakers(settings["speakers"], rng)
+    counts = {name: settings[name] for name in ("sentences", "digit_strings")}
+    texts = list(_assign_texts(cast, **counts, distinct=settings["distinct_sentences"], rng=rng))
     # espeak-ng carries state from text to text. Each speaker gets a new process, so that the files do not depend on
     # what a process spoke before.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     with atomic_path(corpus) as temporary:
-        tasks = [(temporary, speaker, chapters, sample_rate, seed) for speaker, chapters in zip(cast, texts)]
+        rate, seed = settings["sample_rate"], settings["seed"]
+        tasks = [(temporary, speaker, chapters, rate, seed) for speaker, chapters in zip(cast, texts)]
         with multiprocessing.get_context(method).Pool(processes, maxtasksperchild=1) as pool:
             results = pool.imap(_write_speaker, tasks, chunksize=1)
             seconds = list(tqdm(results, total=len(tasks), desc="Building the mini corpus", unit="speaker"))
         (temporary / "SPEAKERS.TXT").write_text(_speakers_table(cast, seconds), encoding="utf-8")
         hours = round(sum(seconds) / 3600, 3)
         facts = {"espeak-ng": version, "hours": hours, "speakers": [asdict(speaker) for speaker in cast]}
-        Stamp(temporary / _STAMP, parameters).finish(**facts)
+        Stamp(temporary / _STAMP, settings).finish(**facts)
     logger.info("Built the mini corpus in %s: %d speakers, %.0f minutes.", corpus, len(cast), sum(seconds) / 60)
-    return corpus

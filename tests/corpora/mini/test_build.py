@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -357,3 +359,18 @@ def test_the_default_corpus_of_this_version_is_the_one_that_was_measured(tmp_pat
     assert {tuple(map(len, both)) for both in chapters} == {(26, 4)}
     digest = hashlib.sha256(json.dumps([content["speakers"], chapters]).encode()).hexdigest()
     assert digest[:16] == "934eba8d707860d1"
+
+
+def test_two_processes_that_want_it_at_once_build_it_once(tmp_path, monkeypatch):
+    built = []
+
+    def build(stamp, processes):
+        built.append(processes)
+        time.sleep(0.2)
+        stamp.finish()
+
+    monkeypatch.setattr(module, "_build", build)
+    monkeypatch.setattr("speechbrain_mamba.utils.waiting._SECONDS", 0.01)
+    with ThreadPoolExecutor() as pool:
+        folders = list(pool.map(lambda _: build_mini_corpus(tmp_path / "mini", **TINY), range(2)))
+    assert folders == [tmp_path / "mini"] * 2 and len(built) == 1

@@ -188,3 +188,11 @@ def test_front_end_errors():
     flat = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"], conv_module=Conv1d)
     with pytest.raises(ValueError, match="Conv1d takes no lengths"):
         flat(torch.randn(1, 50, 80), torch.ones(1))
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_the_fewest_frames_are_those_that_a_front_end_takes(name):
+    frontend = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS[name]).eval()
+    assert frontend(torch.randn(1, frontend.min_frames, 80)).shape[1] > 0
+    with pytest.raises(ValueError, match="but needs more than"):
+        frontend(torch.randn(1, frontend.min_frames - 1, 80))

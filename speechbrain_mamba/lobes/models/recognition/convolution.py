@@ -166,6 +166,16 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             x, lengths = self._run_block(block, x, lengths)
         return mask_frames(x, lengths)
 
+    @property
+    def min_frames(self) -> int:
+        """The fewest feature frames that it takes: each convolution needs more than it reflects."""
+        frames = 1
+        for block in reversed(list(self.values())):
+            for layer in reversed(list(block.convs.values())):
+                if isinstance(layer, Conv2d):
+                    frames = max((frames - 1) * layer.stride[-1] + 1, layer.kernel_size[-1] // 2 + 1)
+        return frames
+
     def output_lens(self, wav_lens: Tensor | None, time: int) -> Any:
         """Compute the relative lengths of the output, which the encoder takes.
 

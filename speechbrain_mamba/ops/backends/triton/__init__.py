@@ -26,10 +26,11 @@ if importlib.util.find_spec("triton") is None:
     _problem = "the package triton, which comes with PyTorch for Linux, is not installed."
 else:
     try:
+        from speechbrain_mamba.ops.backends.triton.backward_launch import scan_backward
         from speechbrain_mamba.ops.backends.triton.conv_launch import conv_backward, conv_forward
         from speechbrain_mamba.ops.backends.triton.first_use import listen
         from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward, layer_kept
-        from speechbrain_mamba.ops.backends.triton.scan_launch import scan_backward, scan_forward, scan_kept
+        from speechbrain_mamba.ops.backends.triton.scan_launch import scan_forward, scan_kept
         from speechbrain_mamba.utils._compat import triton_interprets
 
         INTERPRETED = triton_interprets()
@@ -39,7 +40,7 @@ else:
     else:
         _kernels = Kernels(
             scan_forward, scan_backward, scan_kept, conv_forward, conv_backward, layer_forward, layer_backward,
-            layer_kept,
+            layer_kept, selective=True,
         )  # fmt: skip
         _backend = KernelBackend("triton", ("CUDA", "CPU"), _kernels)  # the interpreter takes CPU tensors only
         selective_scan = _backend.selective_scan

@@ -12,19 +12,20 @@ from speechbrain_mamba.ops.backends.triton.elementwise import sigmoid
 
 @triton.jit
 def _length(lengths, b, time):
+    """Valid frames of an example; lengths on a GPU are never checked, and must not reach other memory."""
     length = time.to(tl.int64)
     if lengths is not None:
-        length = tl.load(lengths + b)
+        length = tl.minimum(tl.maximum(tl.load(lengths + b), 0), length)
     return length
 
 
 @triton.jit
-def _inputs(x, initial, b, position, length, c, channels, x_batch, x_time, REVERSE: tl.constexpr,
+def _inputs(x, initial, b, position, length, c, channels, x_rows, x_time, REVERSE: tl.constexpr,
             WIDTH: tl.constexpr):  # fmt: skip
     """Inputs at positions, zero where there are none."""
     frame = length - 1 - position if REVERSE else position
     mask = ((position >= 0) & (position < length))[:, None] & (c < channels)[None, :]
-    tile = tl.load(x + b * x_batch + frame[:, None] * x_time + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    tile = tl.load(x + (b * x_rows + frame)[:, None] * x_time + c[None, :], mask=mask, other=0.0).to(tl.float32)
     if initial is not None:
         earlier = (position < 0) & (position > -WIDTH)
         state = initial + (b * channels + c[None, :]) * (WIDTH - 1) + (position + WIDTH - 1)[:, None]
@@ -46,33 +47,33 @@ def _bias(bias, c, channels):
 
 
 @triton.jit
-def _forward(x, weight, bias, initial, y, final, b, tile, length, time, c, channels, x_batch, x_time, y_batch, y_time,
+def _forward(x, weight, bias, initial, y, final, b, tile, length, time, c, channels, x_rows, x_time, y_rows, y_time,
              SILU: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
     position = tile.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     out = tl.zeros((BLOCK_T, c.shape[0]), tl.float32) + _bias(bias, c, channels)[None, :]
     for k in tl.static_range(WIDTH):
         earlier = position - (WIDTH - 1 - k)
         out += _tap(weight, k, c, channels, WIDTH) * _inputs(
-            x, initial, b, earlier, length, c, channels, x_batch, x_time, REVERSE, WIDTH
+            x, initial, b, earlier, length, c, channels, x_rows, x_time, REVERSE, WIDTH
         )
     if SILU:
         out *= sigmoid(out)
     out = tl.where((position < length)[:, None], out, 0.0)
     frame = tl.where(position < length, length - 1 - position, position) if REVERSE else position
     mask = (position < time)[:, None] & (c < channels)[None, :]
-    tl.store(y + b * y_batch + frame[:, None] * y_time + c[None, :], out.to(y.dtype.element_ty), mask=mask)
+    tl.store(y + (b * y_rows + frame)[:, None] * y_time + c[None, :], out.to(y.dtype.element_ty), mask=mask)
     if final is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if tile == 0:
             for k in tl.static_range(WIDTH - 1):
                 last = length - (WIDTH - 1) + k + tl.zeros((1,), tl.int64)
-                row = tl.sum(_inputs(x, initial, b, last, length, c, channels, x_batch, x_time, REVERSE, WIDTH), 0)
+                row = tl.sum(_inputs(x, initial, b, last, length, c, channels, x_rows, x_time, REVERSE, WIDTH), 0)
                 to = final + (b * channels + c) * (WIDTH - 1) + k
                 tl.store(to, row.to(final.dtype.element_ty), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["time", "tiles"])
+@triton.jit(do_not_specialize=["time", "tiles", "x_rows", "y_rows"])
 def conv_kernel(x, weight, bias, weight_b, bias_b, initial, lengths, y, y_b, final, time, channels, tiles,
-                x_batch, x_time, y_batch, y_time, SILU: tl.constexpr, DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr,
+                x_rows, x_time, y_rows, y_time, SILU: tl.constexpr, DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr,
                 WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     """Convolve x in one direction, or in both."""
     blocks = tl.cdiv(channels, BLOCK_C)
@@ -80,25 +81,25 @@ def conv_kernel(x, weight, bias, weight_b, bias_b, initial, lengths, y, y_b, fin
     c = (program % blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     tile, b = (program // blocks) % tiles, (program // blocks // tiles).to(tl.int64)
     length = _length(lengths, b, time)
-    _forward(x, weight, bias, initial, y, final, b, tile, length, time, c, channels, x_batch, x_time, y_batch, y_time,
+    _forward(x, weight, bias, initial, y, final, b, tile, length, time, c, channels, x_rows, x_time, y_rows, y_time,
              SILU, REVERSE, WIDTH, BLOCK_T)  # fmt: skip
     if DIRECTIONS == 2:
-        _forward(x, weight_b, bias_b, None, y_b, None, b, tile, length, time, c, channels, x_batch, x_time, y_batch,
+        _forward(x, weight_b, bias_b, None, y_b, None, b, tile, length, time, c, channels, x_rows, x_time, y_rows,
                  y_time, SILU, True, WIDTH, BLOCK_T)  # fmt: skip
 
 
 @triton.jit
-def _before_activation(x, weight, bias, initial, dy, b, position, length, c, channels, x_batch, x_time, y_batch,
+def _before_activation(x, weight, bias, initial, dy, b, position, length, c, channels, x_rows, x_time, y_rows,
                        y_time, SILU: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """The gradient of the convolution before its activation, at positions; zero where there is none."""
     frame = length - 1 - position if REVERSE else position
     mask = ((position >= 0) & (position < length))[:, None] & (c < channels)[None, :]
-    gradient = tl.load(dy + b * y_batch + frame[:, None] * y_time + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    gradient = tl.load(dy + (b * y_rows + frame)[:, None] * y_time + c[None, :], mask=mask, other=0.0).to(tl.float32)
     if SILU:
         out = tl.zeros((position.shape[0], c.shape[0]), tl.float32) + _bias(bias, c, channels)[None, :]
         for k in tl.static_range(WIDTH):
             out += _tap(weight, k, c, channels, WIDTH) * _inputs(
-                x, initial, b, position - (WIDTH - 1 - k), length, c, channels, x_batch, x_time, REVERSE, WIDTH
+                x, initial, b, position - (WIDTH - 1 - k), length, c, channels, x_rows, x_time, REVERSE, WIDTH
             )
         s = sigmoid(out)
         gradient *= s * (1 + out * (1 - s))
@@ -106,15 +107,16 @@ def _before_activation(x, weight, bias, initial, dy, b, position, length, c, cha
 
 
 @triton.jit
-def _backward(x, weight, bias, initial, dy, dfinal, dweight, dbias, dinitial, at, b, position, length, c, channels,
-              x_batch, x_time, y_batch, y_time, SILU: tl.constexpr, REVERSE: tl.constexpr,
+def _backward(x, weight, bias, initial, dy, dfinal, dinitial, dweight, dbias, b, position, length, c, channels,
+              x_rows, x_time, y_rows, y_time, SILU: tl.constexpr, REVERSE: tl.constexpr,
               WIDTH: tl.constexpr):  # fmt: skip
-    """The gradient of the input at positions; those of weight and bias, summed over the positions, are stored."""
+    """The gradient of the input at positions, and those of weight (tap, channel) and bias with these positions' share
+    added."""
     dx = tl.zeros((position.shape[0], c.shape[0]), tl.float32)
     own = tl.zeros((position.shape[0], c.shape[0]), tl.float32)
     for j in tl.static_range(WIDTH):
-        gradient = _before_activation(x, weight, bias, initial, dy, b, position + j, length, c, channels, x_batch,
-                                      x_time, y_batch, y_time, SILU, REVERSE, WIDTH)  # fmt: skip
+        gradient = _before_activation(x, weight, bias, initial, dy, b, position + j, length, c, channels, x_rows,
+                                      x_time, y_rows, y_time, SILU, REVERSE, WIDTH)  # fmt: skip
         dx += _tap(weight, WIDTH - 1 - j, c, channels, WIDTH) * gradient
         if j == 0:
             own = gradient
@@ -123,40 +125,66 @@ def _backward(x, weight, bias, initial, dy, dfinal, dweight, dbias, dinitial, at
         mask = ((k >= 0) & (k < WIDTH - 1))[:, None] & (c < channels)[None, :]
         state = dfinal + (b * channels + c[None, :]) * (WIDTH - 1) + k[:, None]
         dx += tl.load(state, mask=mask, other=0.0).to(tl.float32)
+    tap = tl.arange(0, dweight.shape[0])
     for k in tl.static_range(WIDTH):
-        taken = _inputs(x, initial, b, position - (WIDTH - 1 - k), length, c, channels, x_batch, x_time, REVERSE, WIDTH)
-        tl.store(dweight + (at * WIDTH + k) * channels + c, tl.sum(own * taken, 0), mask=c < channels)
-    tl.store(dbias + at * channels + c, tl.sum(own, 0), mask=c < channels)
+        taken = _inputs(x, initial, b, position - (WIDTH - 1 - k), length, c, channels, x_rows, x_time, REVERSE, WIDTH)
+        dweight += tl.where(tap[:, None] == k, tl.sum(own * taken, 0)[None, :], 0.0)
+    dbias += tl.sum(own, 0)
     if dinitial is not None:
         mask = ((position < 0) & (position > -WIDTH))[:, None] & (c < channels)[None, :]
         state = dinitial + (b * channels + c[None, :]) * (WIDTH - 1) + (position + WIDTH - 1)[:, None]
         tl.store(state, dx, mask=mask)
-    return dx
+    return dx, dweight, dbias
 
 
-@triton.jit(do_not_specialize=["time", "tiles", "begin"])
-def conv_backward_kernel(x, weight, bias, weight_b, bias_b, initial, lengths, dy, dy_b, dfinal, dx, dweight, dbias,
-                         dinitial, begin, time, channels, tiles, x_batch, x_time, y_batch, y_time, dx_batch, dx_time,
+@triton.jit
+def _store_sums(sums, at, dweight, dbias, c, channels, WIDTH: tl.constexpr):
+    """Store a direction's sums: [weight (channel, tap), bias (channel)]."""
+    sums += at.to(tl.int64) * channels * (WIDTH + 1)
+    tap = tl.arange(0, dweight.shape[0])
+    mask = c < channels
+    tl.store(sums + c[None, :] * WIDTH + tap[:, None], dweight, mask=(tap < WIDTH)[:, None] & mask[None, :])
+    tl.store(sums + channels * WIDTH + c, dbias, mask=mask)
+
+
+@triton.jit(do_not_specialize=["time", "tiles", "begin", "slots", "total", "x_rows", "y_rows", "dx_rows"])
+def conv_backward_kernel(x, weight, bias, weight_b, bias_b, initial, lengths, dy, dy_b, dfinal, dx, sums, dinitial,
+                         begin, time, channels, tiles, slots, total,
+                         x_rows, x_time, y_rows, y_time, dx_rows, dx_time,
                          SILU: tl.constexpr, DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, WIDTH: tl.constexpr,
-                         BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    """Gradients; those of weight (batch, tile, direction, width, channels) and bias are to be summed.
+                         BLOCK_W: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+    """Gradients. Of ``slots`` programs for a block of channels, each goes through every ``slots``-th of all ``total``
+    tiles, and stores what these contribute to the gradients of the parameters, (slot, direction, [weight, bias]).
 
-    The tiles begin at position ``begin``, below zero where the initial state has a gradient.
+    An example's tiles begin at position ``begin``, below zero where the initial state has a gradient.
     """
     blocks = tl.cdiv(channels, BLOCK_C)
     program = tl.program_id(0)
     c = (program % blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
-    tile, b = (program // blocks) % tiles, (program // blocks // tiles).to(tl.int64)
-    length = _length(lengths, b, time)
-    position = begin + tile.to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
-    at = (b * tiles + tile) * DIRECTIONS
-    d = _backward(x, weight, bias, initial, dy, dfinal, dweight, dbias, dinitial, at, b, position, length, c, channels,
-                  x_batch, x_time, y_batch, y_time, SILU, REVERSE, WIDTH)  # fmt: skip
-    frame = tl.where(position < length, length - 1 - position, position) if REVERSE else position
-    if DIRECTIONS == 2:
-        # The same frames are other positions of the reverse direction.
-        d += _backward(x, weight_b, bias_b, None, dy_b, None, dweight, dbias, None, at + 1, b, length - 1 - position,
-                       length, c, channels, x_batch, x_time, y_batch, y_time, SILU, True, WIDTH)  # fmt: skip
-    d = tl.where((position < length)[:, None], d, 0.0)
-    mask = ((position >= 0) & (position < time))[:, None] & (c < channels)[None, :]
-    tl.store(dx + b * dx_batch + frame[:, None] * dx_time + c[None, :], d.to(dx.dtype.element_ty), mask=mask)
+    slot = program // blocks
+    dweight = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
+    dbias = tl.zeros((BLOCK_C,), tl.float32)
+    dweight_b, dbias_b = dweight, dbias
+    for i in range(slot, total, slots):
+        b = (i // tiles).to(tl.int64)
+        length = _length(lengths, b, time)
+        position = begin + (i % tiles).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+        d, dweight, dbias = _backward(x, weight, bias, initial, dy, dfinal, dinitial, dweight, dbias, b, position,
+                                      length, c, channels, x_rows, x_time, y_rows, y_time, SILU, REVERSE,
+                                      WIDTH)  # fmt: skip
+        frame = tl.where(position < length, length - 1 - position, position) if REVERSE else position
+        if DIRECTIONS == 2:
+            # The same frames are other positions of the reverse direction.
+            d_b, dweight_b, dbias_b = _backward(x, weight_b, bias_b, None, dy_b, None, None, dweight_b, dbias_b, b,
+                                                length - 1 - position, length, c, channels, x_rows, x_time, y_rows,
+                                                y_time, SILU, True, WIDTH)  # fmt: skip
+            d += d_b
+        if dx is not None:
+            d = tl.where((position < length)[:, None], d, 0.0)
+            mask = ((position >= 0) & (position < time))[:, None] & (c < channels)[None, :]
+            to = dx + (b * dx_rows + frame)[:, None] * dx_time + c[None, :]
+            tl.store(to, d.to(dx.dtype.element_ty), mask=mask)
+    if sums is not None:
+        _store_sums(sums, slot * DIRECTIONS, dweight, dbias, c, channels, WIDTH)
+        if DIRECTIONS == 2:
+            _store_sums(sums, slot * DIRECTIONS + 1, dweight_b, dbias_b, c, channels, WIDTH)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
+from speechbrain_mamba.ops.backends.triton.backward_launch import sum_slots
 from speechbrain_mamba.ops.backends.triton.conv_kernels import conv_backward_kernel, conv_kernel
-from speechbrain_mamba.ops.backends.triton.strides import frames, on_device, parameter, strides
+from speechbrain_mamba.ops.backends.triton.launch import launch
+from speechbrain_mamba.ops.backends.triton.plan import BACKWARD_PROGRAMS_OF_A_PROCESSOR, power_of_2, processors_of
+from speechbrain_mamba.ops.backends.triton.strides import frames, layout, on_device, parameter, zeros_like
 from speechbrain_mamba.ops.directions import Filters
 from speechbrain_mamba.ops.kernel_backend import ConvGradients, ConvShared, conv_outputs
 
@@ -32,30 +34,72 @@ def _constants(directions: Sequence[Filters], silu: bool, reverse: bool, tile: t
     }  # fmt: skip
 
 
-def conv_forward(
+def run_conv(
     directions: Sequence[Filters],
     shared: ConvShared,
     silu: bool,
     reverse: bool,
-    final_state: bool,
-    ys: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs of one or two directions and the final state, empty where there is none; ``ys`` is memory for outputs."""
-    y, y_b, final = conv_outputs(directions, shared, silu, reverse, final_state)
-    y, y_b = ys or (y, y_b)
-    batch, time, channels = y.shape
-    if batch * channels == 0 or (time == 0 and not final_state):
-        return y, y_b, final
+    ys: Sequence[Tensor],
+    final: Tensor | None = None,
+) -> None:
+    """Compute the outputs of one or two directions, and a final state, into their memory."""
     (x,) = frames([shared.x])
-    tile = _TILE if time > 1 else (1, _TILE[1])
-    tiles = max(triton.cdiv(time, tile[0]), 1)
-    has_final = final_state and final.numel() > 0
-    with on_device(y):
-        conv_kernel[(triton.cdiv(channels, tile[1]) * tiles * batch,)](
-            *_tensors(directions, shared, x), y, y_b, final if has_final else None, time, channels, tiles,
-            *strides(x), *strides(y), **_constants(directions, silu, reverse, tile),
-        )  # fmt: skip
+    batch, time, channels = x.shape
+    tile = (1, _TILE[1]) if time <= 1 and len(directions) == 1 else _TILE
+    tiles = max(-(-time // tile[0]), 1)
+    launch(
+        conv_kernel, -(-channels // tile[1]) * tiles * batch,
+        *_tensors(directions, shared, x), ys[0], ys[-1], final, time, channels, tiles, *layout(x), *layout(ys[0]),
+        **_constants(directions, silu, reverse, tile),
+    )  # fmt: skip
+
+
+def conv_forward(
+    directions: Sequence[Filters], shared: ConvShared, silu: bool, reverse: bool, final_state: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of one or two directions and the final state, empty where there is none."""
+    y, y_b, final = conv_outputs(directions, shared, silu, reverse, final_state)
+    batch, time, channels = y.shape
+    if batch * channels and (time or final_state):
+        has_final = final_state and final.numel() > 0
+        with on_device(y):
+            run_conv(directions, shared, silu, reverse, (y, y_b), final if has_final else None)
     return y, y_b, final
+
+
+def run_conv_backward(
+    directions: Sequence[Filters],
+    shared: ConvShared,
+    dys: Sequence[Tensor],
+    dfinal: Tensor | None,
+    silu: bool,
+    reverse: bool,
+    dx: Tensor | None,
+    dinitial: Tensor | None,
+    with_sums: bool,
+) -> Tensor | None:
+    """Compute the gradients of input and initial state into their memory, where there is any.
+
+    Returns
+    -------
+    Tensor or None
+        With ``with_sums`` what each program contributes to the gradients of the parameters, to be summed over the
+        slots: (slot, direction, [weight (channel, tap), bias (channel)]).
+    """
+    (x,) = frames([shared.x])
+    (batch, time, channels), width, count = x.shape, directions[0].weight.shape[1], len(directions)
+    begin = 0 if dinitial is None else 1 - width
+    tiles = max(-(-(time - begin) // _BACKWARD_TILE[0]), 1)
+    total, blocks = tiles * batch, -(-channels // _BACKWARD_TILE[1])
+    slots = min(total, max(processors_of(x.device) * BACKWARD_PROGRAMS_OF_A_PROCESSOR // blocks, 1))
+    sums = x.new_empty((slots, count, channels * (width + 1)), dtype=torch.float32) if with_sums else None
+    launch(
+        conv_backward_kernel, blocks * slots,
+        *_tensors(directions, shared, x), dys[0], dys[-1], dfinal, dx, sums, dinitial, begin, time, channels, tiles,
+        slots, total, *layout(x), *layout(dys[0]), *layout(dx),
+        **_constants(directions, silu, reverse, _BACKWARD_TILE), BLOCK_W=power_of_2(width),
+    )  # fmt: skip
+    return sums
 
 
 def conv_backward(
@@ -66,26 +110,35 @@ def conv_backward(
     dfinal: Tensor | None,
     silu: bool,
     reverse: bool,
-    dx: Tensor | None = None,
+    *,
+    needs: tuple[Sequence[Filters], ConvShared],
 ) -> ConvGradients:
-    """Gradients, those of parameters in float32; ``dx`` is memory for that of x."""
-    (x,), initial = frames([shared.x]), shared.initial_state
-    (batch, time, channels), width, count = x.shape, directions[0].weight.shape[1], len(directions)
-    dx = x.new_empty(x.shape) if dx is None else dx
+    """Gradients, those of parameters in float32; where they are not needed, None."""
+    x, initial, count = shared.x, shared.initial_state, len(directions)
+    channels, width = directions[0].weight.shape
     dinitial = None if initial is None else initial.new_zeros(initial.shape, dtype=torch.float32)
-    begin = 0 if initial is None else 1 - width
-    tiles = max(triton.cdiv(time - begin, _BACKWARD_TILE[0]), 1)
-    dweights = x.new_zeros((batch, tiles, count, width, channels), dtype=torch.float32)
-    dbiases = x.new_zeros((batch, tiles, count, channels), dtype=torch.float32)
+    if x.shape[0] * channels == 0:
+        nothing = [zeros_like(d) for d in directions]
+        return nothing, ConvShared(torch.zeros_like(x), dinitial)
     like = next((d for d in (dy, dy_b) if d is not None), x)
-    dys = frames([torch.zeros_like(like) if d is None else d for d in (dy, dy_b)])
-    if batch * channels:
-        with on_device(x):
-            conv_backward_kernel[(triton.cdiv(channels, _BACKWARD_TILE[1]) * tiles * batch,)](
-                *_tensors(directions, shared, x), *dys, parameter(dfinal) if width > 1 else None, dx, dweights,
-                dbiases, dinitial if width > 1 else None, begin, time, channels, tiles, *strides(x), *strides(dys[0]),
-                *strides(dx), **_constants(directions, silu, reverse, _BACKWARD_TILE),
-            )  # fmt: skip
-    sums = zip(directions, dweights.sum((0, 1)).transpose(-1, -2), dbiases.sum((0, 1)))
-    gradients = [Filters(dweight, None if d.bias is None else dbias) for d, dweight, dbias in sums]
-    return gradients, ConvShared(dx, dinitial)
+    dys = frames([torch.zeros_like(like) if d is None else d for d in (dy, dy_b)[:count]])
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[1].x else None
+    with_sums = any(any(need) for need in needs[0])
+    taps = width > 1
+    with on_device(x):
+        partial = run_conv_backward(
+            directions, shared, dys, parameter(dfinal) if taps else None, silu, reverse, dx,
+            dinitial if taps else None, with_sums,
+        )  # fmt: skip
+        if partial is None:
+            return [Filters(None, None)] * count, ConvShared(dx, dinitial)  # type: ignore[arg-type]
+        sums, _ = sum_slots(partial.view(1, partial.shape[0], -1))
+    return split_filters(sums.view(count, -1), directions), ConvShared(dx, dinitial)  # type: ignore[arg-type]
+
+
+def split_filters(sums: Tensor, directions: Sequence[Filters]) -> list[Filters]:
+    """The gradients of weight and bias of each direction from their sums (direction, [weight, bias])."""
+    size = directions[0].weight.numel()
+    return [
+        Filters(s[:size].view(d.weight.shape), None if d.bias is None else s[size:]) for s, d in zip(sums, directions)
+    ]

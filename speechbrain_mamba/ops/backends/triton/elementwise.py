@@ -65,9 +65,34 @@ def store_tile(base, tile, n, c, stride_n, stride_c, size_n, mask_c, ROWS: tl.co
     """Store a (state, channel) tile, the counterpart of :func:`load_tile`."""
     if ROWS:
         for i in tl.static_range(n.shape[0]):
-            # Summed as integers, as the compiler leaves out additions of an integer zero only.
-            row = tl.sum(tl.where(n[:, None] == i, tile.to(tl.int32, bitcast=True), 0), 0).to(tl.float32, bitcast=True)
-            tl.store(base + i * stride_n + c * stride_c, row, mask=mask_c & (i < size_n) if PADDED else mask_c)
+            mask = mask_c & (i < size_n) if PADDED else mask_c
+            tl.store(base + i * stride_n + c * stride_c, _row_of(tile, n, i), mask=mask)
     else:
         mask = (n < size_n)[:, None] & mask_c[None, :]
         tl.store(base + n[:, None] * stride_n + c[None, :] * stride_c, tile, mask=mask)
+
+
+@triton.jit
+def store_tile_by_channels(base, tile, n, c, mask_c, ROWS: tl.constexpr):
+    """Store a (state, channel) tile with a channel's states side by side, padded to those of the tile.
+
+    A thread that has all states of a channel stores four at once.
+    """
+    size: tl.constexpr = tile.shape[0]
+    if ROWS and size >= 4:
+        for i in tl.static_range(0, size, 4):
+            quad = tl.join(
+                tl.join(_row_of(tile, n, i), _row_of(tile, n, i + 2)),
+                tl.join(_row_of(tile, n, i + 1), _row_of(tile, n, i + 3)),
+            )
+            four = tl.arange(0, 4)
+            to = base + c[:, None] * size + i + four[None, :]
+            tl.store(to, tl.reshape(quad, (c.shape[0], 4)), mask=mask_c[:, None])
+    else:
+        tl.store(base + c[None, :] * size + n[:, None], tile, mask=mask_c[None, :])
+
+
+@triton.jit
+def _row_of(tile, n, i: tl.constexpr):
+    """A row of a tile, summed as integers, as the compiler leaves out additions of an integer zero only."""
+    return tl.sum(tl.where(n[:, None] == i, tile.to(tl.int32, bitcast=True), 0), 0).to(tl.float32, bitcast=True)

@@ -1,7 +1,8 @@
 """A bidirectional Mamba layer after its input projection on the Triton kernels.
 
-Kept for its backward pass are its inputs and the states that come into the chunks of the scan. Convolutions and
-projections are computed again there; the steps are multiplied out of their low-rank factor inside the scan's kernels.
+Kept for its backward pass are its inputs and the projections' weights in their dtype. Convolutions and projections are
+computed again there; the steps are multiplied out of their low-rank factor inside the scan's kernels, or by a matrix
+product where the rank is high.
 """
 
 from __future__ import annotations
@@ -9,89 +10,106 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.triton.conv_launch import conv_backward, conv_forward
-from speechbrain_mamba.ops.backends.triton.scan_launch import kept_shape, scan_backward, scan_forward
-from speechbrain_mamba.ops.backends.triton.strides import ALIGNMENT, zeros_like
+from speechbrain_mamba.ops.backends.triton.conv_launch import run_conv
+from speechbrain_mamba.ops.backends.triton.layer_gradients import LayerBackward
+from speechbrain_mamba.ops.backends.triton.layer_products import Packed, product
+from speechbrain_mamba.ops.backends.triton.plan import LARGEST_RANK, Slab
+from speechbrain_mamba.ops.backends.triton.scan_launch import ScanLaunch, run_scan
+from speechbrain_mamba.ops.backends.triton.strides import on_device, pair, zeros_like
 from speechbrain_mamba.ops.directions import Direction, ScanInputs
 from speechbrain_mamba.ops.kernel_backend import ConvShared, LayerGradients, LayerShared, ScanShared
-from speechbrain_mamba.ops.lengths import mask_frames
 
 
 def layer_kept(directions: Sequence[Direction], shared: LayerShared) -> tuple[int, ...]:
-    """Shape of the states that are kept for the backward pass."""
-    xz, (channels, states) = shared.xz, directions[0].A.shape
-    return kept_shape(xz.device, xz.shape[0], xz.shape[1], channels, states, len(directions))
+    """Shape of what is kept for the backward pass: the weights, packed."""
+    return Packed(directions[0], shared.out_proj_weight, shared.xz.dtype).kept
 
 
-def _scan_inputs(directions: Sequence[Direction], shared: LayerShared) -> tuple[list[ScanInputs], Tensor]:
-    """Inputs of both scans, with factors in the place of steps, and the projections that these, B and C are slices of:
-    (direction, batch, time, features), in float32, as the scan takes them, with frames at aligned strides."""
-    xz, lengths = shared.xz, shared.lengths
-    batch, time, _ = xz.shape
-    size, channels = directions[0].x_proj_weight.shape
-    us = xz.new_empty((2, batch, time, channels))
-    filters, convolution = [d.filters for d in directions], ConvShared(xz.chunk(2, dim=-1)[0], lengths=lengths)
-    conv_forward(filters, convolution, True, False, False, (us[0], us[1]))
-    weights = torch.stack([d.x_proj_weight.to(xz.dtype) for d in directions])
-    projected = us.new_empty((2, batch, time, -(-size // ALIGNMENT) * ALIGNMENT), dtype=torch.float32)
-    projected[..., :size] = torch.bmm(us.flatten(1, 2), weights.transpose(1, 2)).unflatten(1, (batch, time))
-    inputs = []
-    for d, u, p in zip(directions, us, projected):
-        factor, B, C = d.split(p[..., :size])
-        inputs.append(ScanInputs(u, factor, d.A, B, C, d.D, d.delta_bias))
-    return inputs, projected
+class Layer:
+    """A layer's input up to its scan.
+
+    Arguments
+    ---------
+    directions : sequence of two Direction
+        Parameters.
+    shared : LayerShared
+        The other tensors.
+    packed, memory : Packed, Tensor
+        The projections' weights.
+    """
+
+    def __init__(self, directions: Sequence[Direction], shared: LayerShared, packed: Packed, memory: Tensor):
+        self.directions, self.lengths, self.packed = directions, shared.lengths, packed
+        xz = shared.xz
+        batch, time, _ = xz.shape
+        self.rows, channels = batch * time, packed.channels
+        self.to_features, self.of_factors, self.out = packed.split(memory)
+        self.x, self.z = xz.chunk(2, dim=-1)
+        self.us = pair(xz, self.rows, channels)
+        us = self.us.view(2, batch, time, channels)
+        run_conv([d.filters for d in directions], self.convolution, True, False, (us[0], us[1]))
+        self.projected = product(self.us, self.to_features.transpose(1, 2))
+        factor, B, C = packed.columns(self.projected.view(2, batch, time, packed.features))
+        self.factor: Tensor | None = None
+        """Factors in the dtype of the products, where these make the steps."""
+        weights = [d.dt_proj_weight for d in directions]
+        deltas = factor
+        if packed.ranks > LARGEST_RANK:
+            self.factor = factor.to(xz.dtype).view(2, self.rows, packed.block_r)
+            deltas, weights = us, []  # the steps come a slab at a time
+        inputs = [ScanInputs(us[i], deltas[i], d.A, B[i], C[i], d.D, d.delta_bias) for i, d in enumerate(directions)]
+        self.scan = ScanLaunch(inputs, ScanShared(self.z, lengths=shared.lengths), True, False, weights)
+
+    @property
+    def convolution(self) -> ConvShared:
+        """The convolution's tensors that belong to no direction."""
+        return ConvShared(self.x, lengths=self.lengths)
+
+    def steps(self, slab: Slab) -> Tensor:
+        """The steps of a slab by a matrix product, (direction, frame, channel)."""
+        assert self.factor is not None
+        return torch.bmm(self.factor[:, slab.begin : slab.end], self.of_factors.transpose(1, 2))
 
 
 def layer_forward(directions: Sequence[Direction], shared: LayerShared, keep: bool) -> tuple[Tensor, Tensor]:
-    """Output, and the states to keep."""
-    xz, weight, bias, lengths = shared
-    gates = ScanShared(xz.chunk(2, dim=-1)[1], lengths=lengths)
-    inputs, weights = _scan_inputs(directions, shared)[0], [d.dt_proj_weight for d in directions]
-    y, _, states = scan_forward(inputs, gates, True, False, False, keep, weights)
-    del inputs
-    return F.linear(y, weight.to(y.dtype), None if bias is None else bias.to(y.dtype)), states
-
-
-def _matrix_products(
-    direction: Direction, given: ScanInputs, gradients: ScanInputs, projected: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the projections to steps, B and C; that of their input is added to that of the scan's input."""
-    u, dsteps, du = (t.flatten(0, 1) for t in (given.u, gradients.delta, gradients.u))
-    ranks, dtype = direction.dt_proj_weight.shape[1], u.dtype
-    factor = projected.flatten(0, 1)[:, :ranks].to(dtype)
-    dprojected = u.new_empty(u.shape[0], direction.x_proj_weight.shape[0])
-    dprojected[:, :ranks] = dsteps @ direction.dt_proj_weight.to(dtype)
-    dprojected[:, ranks:] = torch.cat([gradients.B, gradients.C], -1).flatten(0, 1)
-    du.addmm_(dprojected, direction.x_proj_weight.to(dtype))  # the part of u that comes through the projection
-    return dprojected.T @ u, dsteps.T @ factor
+    """Output, and the weights to keep."""
+    xz, weight, bias, _ = shared
+    batch, time, _ = xz.shape
+    packed = Packed(directions[0], weight, xz.dtype)
+    nothing = xz.new_empty((0,), dtype=torch.float32)
+    if xz.numel() == 0:
+        output = xz.new_zeros(batch, time, packed.d_model)
+        return output, xz.new_zeros(packed.kept, dtype=torch.float32) if keep else nothing
+    with on_device(xz):
+        memory = packed.fill(directions, weight)
+        layer = Layer(directions, shared, packed, memory)
+        scan = layer.scan
+        if layer.factor is not None:
+            deltas = layer.steps(scan.plan.whole).view(2, batch, time, packed.channels)
+            scan.directions = [d._replace(delta=delta) for d, delta in zip(scan.directions, deltas)]
+        y = xz.new_empty(batch, time, packed.channels)
+        run_scan(scan, y, None)
+        out = layer.out
+        del layer, scan
+    rows = y.view(batch * time, packed.channels)
+    output = rows @ out.T if bias is None else torch.addmm(bias.to(y.dtype), rows, out.T)
+    return output.view(batch, time, packed.d_model), memory if keep else nothing
 
 
 def layer_backward(
-    directions: Sequence[Direction], shared: LayerShared, states: Tensor, doutput: Tensor
+    directions: Sequence[Direction],
+    shared: LayerShared,
+    kept: Tensor,
+    doutput: Tensor,
+    *,
+    needs: tuple[Sequence[Direction], LayerShared],
 ) -> LayerGradients:
-    """Gradients."""
-    xz, out_proj_weight, out_proj_bias, lengths = shared
+    """Gradients, of the parameters that need one."""
+    xz = shared.xz
     if xz.numel() == 0:
         return [zeros_like(d) for d in directions], zeros_like(shared._replace(lengths=None))
-    dxz = torch.empty_like(xz, memory_format=torch.contiguous_format)
-    (x, z), (dx, dz) = xz.chunk(2, dim=-1), dxz.chunk(2, dim=-1)
-    inputs, projected = _scan_inputs(directions, shared)
-    weights, gates = [d.dt_proj_weight for d in directions], ScanShared(z, lengths=lengths)
-    y = torch.empty_like(inputs[0].u)
-    dy = doutput @ out_proj_weight.to(doutput.dtype)
-    scans, _ = scan_backward(inputs, gates, states, dy, None, True, False, weights, dz, y)
-    del dy
-    doutput = mask_frames(doutput, lengths)  # its padding may hold anything
-    dout_proj_weight = doutput.flatten(0, 1).T @ y.flatten(0, 1)
-    dout_proj_bias = None if out_proj_bias is None else doutput.sum((0, 1))
-    dweights = [_matrix_products(*own) for own in zip(directions, inputs, scans, projected)]
-    filters, convolution = [d.filters for d in directions], ConvShared(x, lengths=lengths)
-    dfilters, _ = conv_backward(filters, convolution, scans[0].u, scans[1].u, None, True, False, dx)
-    gradients = [
-        Direction(f.weight, f.bias, dx_proj, ddt_proj, scan.delta_bias, scan.A, scan.D)  # type: ignore[arg-type]  # D and its bias are given
-        for f, (dx_proj, ddt_proj), scan in zip(dfilters, dweights, scans)
-    ]
-    return gradients, LayerShared(dxz, dout_proj_weight, dout_proj_bias)
+    packed = Packed(directions[0], shared.out_proj_weight, xz.dtype)
+    with on_device(xz):
+        return LayerBackward(Layer(directions, shared, packed, kept), shared, doutput, needs).run()

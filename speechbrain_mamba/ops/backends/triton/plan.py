@@ -1,24 +1,67 @@
-"""How a scan is cut: into blocks of channels for the threads, and chunks of frames that are scanned side by side."""
+"""How a scan is cut: into blocks of channels for the threads, and chunks of frames that are scanned side by side.
+
+Everything follows from sizes and the number of multiprocessors, so that equal shapes on equal GPUs are cut, and
+rounded, alike.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property, lru_cache
 
 import torch
-import triton
 
 WARP = 32
 STATES_OF_A_THREAD = 32
 """More are shared by several warps."""
+LARGEST_RANK = 32
+"""Steps of higher ranks are computed by matrix products, before the kernels."""
 SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
+LONGEST_BACKWARD_CHUNK = 128
+"""The states in between are stored, so that longer chunks make fewer programs in the same memory."""
 PROGRAMS_OF_A_PROCESSOR = 16
 """Programs of one warp each that keep a multiprocessor busy."""
+BACKWARD_PROGRAMS_OF_A_PROCESSOR = 8
+"""As many as fit with the registers that the walk back takes."""
 FORWARD_UNROLL = 2
-SUBCHUNK = 2
-"""Frames whose states the walk back holds in registers. With 4 it spills 8 bytes on compute capability 9.0."""
-BORDER_BYTES = 64 << 20
-"""Memory for the states at the borders of subchunks, about as much as stays in the cache of a large GPU."""
+SUBCHUNK = 4
+"""Frames whose states the walk back holds in registers."""
+SLAB_BYTES_OF_A_PROCESSOR = 1 << 19
+"""Memory for what a slab of the backward pass needs, for each multiprocessor: 66 MiB on an H100. What fits into twice
+as much is one slab."""
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple
+
+
+def power_of_2(size: int) -> int:
+    """The next power of two, of at least 1."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+@dataclass(frozen=True)
+class Slab:
+    """What the backward pass goes through at once: whole examples, or some chunks of one.
+
+    Arguments
+    ---------
+    example, examples : int
+        The first example, and their number.
+    chunk, chunks : int
+        The first chunk, and the number of chunks of each example.
+    begin, end : int
+        Its frames, counted through all examples.
+    """
+
+    example: int
+    examples: int
+    chunk: int
+    chunks: int
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -27,68 +70,173 @@ class Plan:
 
     Arguments
     ---------
+    batch, time, channels, directions : int
+        Sizes of the scan.
     block_n, block_r : int
-        States and ranks of a program, padded to powers of two.
+        States and ranks of a program, padded to powers of two; no ranks where steps are given.
     padded : bool
         Whether one of them really is.
     warps : int
         Warps of a program.
     chunk, chunks : int
-        Frames of a chunk, and chunks of the sequence.
-    slab : int
-        Chunks that the backward pass goes through at once.
+        Frames of a chunk of the forward pass, and chunks of the sequence.
+    backward_chunk, backward_chunks : int
+        The same of the backward pass.
+    slab_chunks : int
+        Chunks of all examples that the backward pass goes through at once, at most.
 
     Example
     -------
-    >>> plan(torch.device("cpu"), batch=1, time=4000, channels=64, states=16, ranks=5).block_r
+    >>> make_plan(132, batch=1, time=4000, channels=64, states=16, ranks=5).block_r
     8
     """
 
+    batch: int
+    time: int
+    channels: int
+    directions: int
     block_n: int
     block_r: int
     padded: bool
     warps: int
     chunk: int
     chunks: int
-    slab: int
+    backward_chunk: int
+    backward_chunks: int
+    slab_chunks: int
 
     @property
     def rows(self) -> bool:
         """Whether tiles of states are loaded row by row, which leaves all states of a channel to one thread."""
         return self.warps == 1
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels of the kernels that walk the way of the scan."""
+        return -(-self.channels // WARP)
+
+    @property
+    def backward_blocks(self) -> int:
+        """Blocks of channels of the kernel that walks back; half a warp of channels, as it holds several frames'
+        states."""
+        return -(-self.channels // (WARP // 2))
+
+    @cached_property
     def forward(self) -> dict:
         """Constants of the kernels that walk the way of the scan."""
-        return self._constants() | {"BLOCK_C": WARP, "UNROLL": FORWARD_UNROLL}
-
-    def backward(self) -> dict:
-        """Constants of the kernel that walks back; half a warp of channels, as it holds several frames' states."""
-        return self._constants() | {"BLOCK_C": WARP // 2, "SUBCHUNK": SUBCHUNK}
-
-    def _constants(self) -> dict:
         return {
-            "RANK": self.block_r, "BLOCK_N": self.block_n, "PADDED": self.padded, "ROWS": self.rows,
+            "RANK": self.block_r, "BLOCK_N": self.block_n, "BLOCK_C": WARP, "ROWS": self.rows, "PADDED": self.padded,
+            "UNROLL": FORWARD_UNROLL, "num_warps": self.warps,
+        }  # fmt: skip
+
+    @cached_property
+    def outputs(self) -> dict:
+        """Constants of the kernel of outputs, which reads a frame ahead instead of unrolling."""
+        return self.forward | {"UNROLL": 1}
+
+    @cached_property
+    def borders(self) -> dict:
+        """Constants of the kernel that stores the states at borders."""
+        constants = self.forward | {"SUBCHUNK": SUBCHUNK}
+        del constants["UNROLL"]
+        return constants
+
+    @cached_property
+    def backward(self) -> dict:
+        """Constants of the kernel that walks back."""
+        return {
+            "BLOCK_N": self.block_n, "BLOCK_C": WARP // 2, "ROWS": self.rows, "SUBCHUNK": SUBCHUNK,
             "num_warps": self.warps,
         }  # fmt: skip
 
+    @cached_property
+    def slabs(self) -> tuple[Slab, ...]:
+        """What the backward pass goes through, one after the other."""
+        return tuple(self._slabs())
 
-@cache
-def _processors(device: torch.device) -> int:
+    def _slabs(self) -> Iterator[Slab]:
+        chunks = self.backward_chunks
+        if self.slab_chunks >= chunks:
+            for examples in _steps(self.batch, self.slab_chunks // chunks):
+                first, last = examples.start, examples.stop
+                yield Slab(first, last - first, 0, chunks, first * self.time, last * self.time)
+            return
+        for example in range(self.batch):
+            for part in _steps(chunks, self.slab_chunks):
+                begin, size = example * self.time, self.backward_chunk
+                end = begin + min(part.stop * size, self.time)
+                yield Slab(example, 1, part.start, len(part), begin + part.start * size, end)
+
+    @property
+    def whole(self) -> Slab:
+        """Everything as one slab."""
+        return Slab(0, self.batch, 0, self.backward_chunks, 0, self.batch * self.time)
+
+
+def _steps(size: int, largest: int) -> Iterator[range]:
+    """Cut a size into the fewest parts, of about equal sizes."""
+    parts = -(-size // max(largest, 1))
+    step = -(-size // max(parts, 1))
+    for begin in range(0, size, max(step, 1)):
+        yield range(begin, min(begin + step, size))
+
+
+@lru_cache
+def processors_of(device: torch.device) -> int:
     """Multiprocessors of a GPU; those of an H100 if kernels are only compiled or interpreted."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
-def plan(device: torch.device, batch: int, time: int, channels: int, states: int, ranks: int) -> Plan:
-    """Sizes of the blocks of a scan; equal shapes on equal devices get equal plans, and equal rounding."""
-    block_n = triton.next_power_of_2(max(states, 1))
-    block_r = triton.next_power_of_2(ranks) if ranks else 0
+@lru_cache(maxsize=4096)
+def make_plan(
+    processors: int, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1
+) -> Plan:
+    """Sizes of the blocks of a scan.
+
+    Arguments
+    ---------
+    processors : int
+        Multiprocessors of the GPU.
+    batch, time, channels, states : int
+        Sizes of the scan.
+    ranks : int
+        Rank of the step's factor that the kernels multiply out, or 0.
+    directions : int
+        Directions of time.
+    """
+    block_n, block_r = power_of_2(states), power_of_2(ranks) if ranks else 0
     warps = min(max(1, max(block_n, block_r) // STATES_OF_A_THREAD), 8)
-    programs = max(triton.cdiv(channels, WARP) * batch, 1)
-    wanted = triton.cdiv(_processors(device) * PROGRAMS_OF_A_PROCESSOR, programs)
-    chunk = triton.next_power_of_2(max(time, 1)) // triton.next_power_of_2(wanted)
-    chunk = min(max(chunk, SHORTEST_CHUNK), LONGEST_CHUNK)
-    chunks = max(triton.cdiv(time, chunk), 1)
-    chunk_bytes = 2 * batch * channels * states * 4 * (chunk // SUBCHUNK)
-    slab = min(max(BORDER_BYTES // max(chunk_bytes, 1), 1), chunks)
+    programs = max(-(-channels // WARP) * batch, 1)
+    wanted = power_of_2(-(-processors * PROGRAMS_OF_A_PROCESSOR // programs))
+    chunk = min(max(power_of_2(time) // wanted, SHORTEST_CHUNK), LONGEST_CHUNK)
+    backward_blocks = -(-channels // (WARP // 2))
+    wanted = processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR
+    frames = batch * time * backward_blocks // wanted
+    backward_chunk = min(max(power_of_2(frames + 1) // 2, SHORTEST_CHUNK), LONGEST_BACKWARD_CHUNK)
+    chunks, backward_chunks = max(-(-time // chunk), 1), max(-(-time // backward_chunk), 1)
+    slab = processors * SLAB_BYTES_OF_A_PROCESSOR // (_bytes_of_a_frame(channels, block_n, directions) * backward_chunk)
+    slab = max(slab, 1)
+    everything = max(batch * backward_chunks, 1)
+    if everything <= 2 * slab:
+        slab = everything
     padded = (block_n, block_r) != (states, ranks)
-    return Plan(block_n, block_r, padded, warps, chunk, chunks, slab)
+    return Plan(
+        batch, time, channels, directions, block_n, block_r, padded, warps, chunk, chunks, backward_chunk,
+        backward_chunks, slab,
+    )  # fmt: skip
+
+
+def _bytes_of_a_frame(channels: int, block_n: int, directions: int) -> int:
+    """Memory that a frame takes in a slab: states at borders, shares in the gradients of B and C, and steps before
+    their softplus; and in half precision the gradients of u and of the steps, and the output."""
+    blocks = -(-channels // (WARP // 2))
+    maps = blocks * 2 * block_n * 4
+    borders = channels * block_n * 4 // SUBCHUNK
+    return max(directions * (borders + maps + channels * (4 + 2 + 2)) + 2 * channels, 1)
+
+
+def plan(
+    device: torch.device, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1
+) -> Plan:
+    """Sizes of the blocks of a scan on a device."""
+    return make_plan(processors_of(device), batch, time, channels, states, ranks, directions)

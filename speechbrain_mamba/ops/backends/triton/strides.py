@@ -15,9 +15,28 @@ ALIGNMENT = 16
 _Tensors = TypeVar("_Tensors", bound=Any)
 
 
+def layout(tensor: Tensor | None) -> tuple[int, int]:
+    """Frames from one example to the next, and elements from one frame to the next; (0, 0) for None.
+
+    A negative number of frames says that the tensor does not lie like that.
+    """
+    if tensor is None:
+        return 0, 0
+    batch, time, _ = tensor.shape
+    example, frame, feature = tensor.stride()
+    if feature != 1 and tensor.shape[2] > 1:
+        return -1, 0
+    if time == 1:
+        return 1, example
+    if batch == 1:
+        return time, frame
+    return (example // frame if frame > 0 and example % frame == 0 else -1), frame
+
+
 def frames(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Sequences (batch, time, features) with contiguous features and equal strides: the given ones, or copies."""
-    if len({t.stride()[:2] for t in tensors}) <= 1 and all(t.stride(-1) == 1 for t in tensors):
+    """Sequences (batch, time, features) that lie alike, frame by frame: the given ones, or copies."""
+    layouts = {layout(t) for t in tensors}
+    if len(layouts) == 1 and layouts.pop()[0] >= 0:
         return list(tensors)
     return [t.contiguous() for t in tensors]
 
@@ -26,14 +45,18 @@ def maps(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Sequences (batch, time, features) of what all channels of a frame share: in float32, to which every thread would
     convert it, and with aligned frames."""
     given = frames([t.to(torch.float32) for t in tensors])
-    if all(t.stride(1) % ALIGNMENT == 0 for t in given):
+    if all(layout(t)[1] % ALIGNMENT == 0 for t in given):
         return given
     return [t.contiguous() for t in given]
 
 
-def strides(tensor: Tensor | None) -> tuple[int, int]:
-    """Elements from one example to the next, and from one frame to the next."""
-    return (0, 0) if tensor is None else (tensor.stride(0), tensor.stride(1))
+def pair(tensor: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """New memory (2, *shape), of which the second half is aligned too."""
+    size = 1
+    for n in shape:
+        size *= n
+    padded = -(-size // 64) * 64
+    return tensor.new_empty((2, padded), dtype=dtype or tensor.dtype)[:, :size].view(2, *shape)
 
 
 @overload

@@ -15,16 +15,8 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.mark.slow
 def test_kernels_in_the_interpreter():
-    folder = "tests/ops/backends/triton"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--tb=short",
-        "-x",
-        f"{folder}/test_kernels.py",
-        f"{folder}/test_on_gpu.py",
-    ]
+    files = [f"tests/ops/backends/triton/test_{name}.py" for name in ("kernels", "lengths", "on_gpu")]
+    command = [sys.executable, "-m", "pytest", "--tb=short", "-x", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -13,6 +13,7 @@ from tests.ops.cases import (
     layer_inputs,
     lengths_of,
     mapped,
+    named_tensors,
     pick,
     scan_inputs,
     size,
@@ -34,7 +35,7 @@ def check(op, inputs: dict, **options) -> None:
 
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch):
-    shorten_chunks(monkeypatch)
+    yield from shorten_chunks(monkeypatch)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -105,6 +106,35 @@ def test_layer_in_half_precision_agrees_with_the_reference(dtype):
     inputs = layer_inputs(1, 14, 12, 16, 3)
     inputs["xz"] = inputs["xz"].to(dtype)
     check(ops.bidirectional_mamba_inner, inputs, roundings=4, lengths=torch.tensor([13]))
+
+
+@pytest.mark.parametrize("lengths", [None, [17, 11]])
+def test_steps_of_a_high_rank_agree_with_the_reference(lengths, monkeypatch):
+    """They come from matrix products instead of the kernels."""
+    monkeypatch.setattr("speechbrain_mamba.ops.backends.triton.layer_launch.LARGEST_RANK", 2)
+    torch.manual_seed(0)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    check(ops.bidirectional_mamba_inner, layer_inputs(2, 17, 5, 3, 3), lengths=lengths)
+
+
+@pytest.mark.parametrize("needed", [["xz"], ["forward.A", "reverse.dt_proj_weight"], ["out_proj_weight"]])
+def test_frozen_tensors_change_no_other_gradient(needed):
+    torch.manual_seed(0)
+    inputs = layer_inputs(1, 17, 4, 2, 3)
+    inputs = {name: mapped(lambda t: t.to(DEVICE), value) for name, value in inputs.items()}
+
+    def gradients(names):
+        leaves = {name: mapped(lambda t: t.detach().clone(), value) for name, value in inputs.items()}
+        wanted = {name: t for name, t in named_tensors(leaves) if name in names}
+        for tensor in wanted.values():
+            tensor.requires_grad_()
+        with ops.use_backend("triton"):
+            y = ops.bidirectional_mamba_inner(**leaves)
+        return dict(zip(wanted, torch.autograd.grad(y.square().sum(), list(wanted.values()))))
+
+    everything = gradients([name for name, _ in named_tensors(inputs)])
+    for name, gradient in gradients(needed).items():
+        torch.testing.assert_close(gradient, everything[name], rtol=0, atol=0)
 
 
 def test_nothing_leaks_out_of_the_padding():
