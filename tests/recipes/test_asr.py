@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import logging
+import re
 import runpy
 from types import SimpleNamespace
 
@@ -121,7 +122,15 @@ def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys
     assert epochs == [1, 2, 3]  # each has batches of its own
 
 
-def test_s2s_with_language_model(run, corpus, tmp_path, monkeypatch):
+@contextlib.contextmanager
+def told(capsys, message):
+    """A context in which a script ends with a sentence for its user."""
+    with pytest.raises(SystemExit) as error:
+        yield
+    assert error.value.code == 1 and re.search(f"^error: .*{message}", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_s2s_with_language_model(run, corpus, tmp_path, capsys):
     options = as_manifest(corpus, tmp_path / "lists")
     options |= {"num_decoder_layers": 1, "valid_search_interval": 2, "valid_beam_size": 2, "test_beam_size": 3}
     options |= {"token_type": "char", "max_decode_ratio": 0.3}
@@ -157,12 +166,12 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
         ("test_beam_size", 0, "test_beam_size is 0, but must be an integer of at least 1"),
     ):
         again = {"number_of_epochs": 3, "output_folder": tmp_path / "again", "save_folder": tmp_path / "again/save"}
-        with pytest.raises(ValueError, match=message):
+        with told(capsys, message):
             run("train", hparams.with_suffix(""), **{**options, **again, option: value})
         assert not list((tmp_path / "again").rglob("CKPT*"))
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
-    with pytest.raises(ValueError, match="it was trained with another vocabulary than the"):
+    with told(capsys, "it was trained with another vocabulary than the"):
         run("train", hparams.with_suffix(""), **{**options, "number_of_epochs": 3}, lm_folder=tmp_path / "lm")
 
 
@@ -178,7 +187,7 @@ def test_tokenizer_alone_and_given_to_another_run(run, corpus, tmp_path, monkeyp
     (tmp_path / "tokenizer").mkdir()
     (out / "save/tokenizer.ckpt").rename(tmp_path / "tokenizer/tokenizer.ckpt")
     options |= {"tokenizer_folder": tmp_path / "tokenizer", "output_neurons": 12}
-    with pytest.raises(ValueError, match="tokens, but output_neurons is 12"):
+    with told(capsys, "tokens, but output_neurons is 12"):
         run("train", "mini_conmamba_ctc", **options)
 
 
@@ -487,7 +496,7 @@ def test_a_script_trains_and_then_leaves_the_other_processes(recipe, monkeypatch
     monkeypatch.setattr(
         "speechbrain_mamba.training.run.run_recipe", lambda kind, rest: calls.append((kind.best_by, rest))
     )
-    monkeypatch.setattr("speechbrain_mamba.utils.distributed.leave_processes", lambda: calls.append("left"))
+    monkeypatch.setattr("speechbrain_mamba.training.script.leave_processes", lambda: calls.append("left"))
     monkeypatch.setattr("sys.argv", ["train.py", file, "--seed", "1"])
     runpy.run_path(str(RECIPE / "train.py"), run_name="__main__")
     assert calls == [("TER", [file, "--seed", "1"]), "left"]
