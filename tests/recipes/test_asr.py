@@ -157,18 +157,10 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
         rows = list(csv.DictReader(file))
     assert rows[0]["beam_WER"] == "nan" and float(rows[1]["beam_WER"]) > 0 and 0 < float(rows[1]["TER"]) < 100
 
-    for option, value, message in (
-        (
-            "max_decode_ratio",
-            0.01,
-            r"max_decode_ratio is 0\.01, which leaves no step to decode 8 of 8 utt",
-        ),
-        ("test_beam_size", 0, "test_beam_size is 0, but must be an integer of at least 1"),
-    ):
-        again = {"number_of_epochs": 3, "output_folder": tmp_path / "again", "save_folder": tmp_path / "again/save"}
-        with told(capsys, message):
-            run("train", hparams.with_suffix(""), **{**options, **again, option: value})
-        assert not list((tmp_path / "again").rglob("CKPT*"))
+    again = {"max_decode_ratio": 0.01, "output_folder": tmp_path / "again", "save_folder": tmp_path / "again/save"}
+    with told(capsys, r"max_decode_ratio is 0\.01, which leaves no step to decode 8 of 8 utterances of valid"):
+        run("train", hparams.with_suffix(""), **{**options, **again})
+    assert not list((tmp_path / "again").rglob("CKPT*"))
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
     with told(capsys, "it was trained with another vocabulary than the"):
@@ -281,7 +273,9 @@ DECODER = {"num_workers": 0, "test_beam_size": 2, "valid_beam_size": 2, "num_dec
 DECODER |= {"valid_search_interval": 2}
 
 
-@pytest.mark.parametrize("name, own", [("conmamba_ctc", CHUNKS), ("conmambamamba_small", DECODER)])
+@pytest.mark.parametrize(
+    "name, own", [("conmamba_ctc", CHUNKS), pytest.param("conmambamamba_small", DECODER, marks=pytest.mark.slow)]
+)
 def test_a_run_killed_again_and_again_equals_one_that_was_not(run, varied, tmp_path, monkeypatch, name, own):
     """With all that is random in it: order and sizes of batches, speeds, drops, warps, dropout, sizes of chunks."""
     options = {**varied, "precision": "fp32", "grad_accumulation_factor": 2, "ckpt_interval_steps": 1, **own}

@@ -351,6 +351,14 @@ def test_settings_out_of_range_are_told_at_once(make, setting, value, message):
         make(CTC, **{setting: value})
 
 
+def test_searches_that_could_find_nothing_are_told_at_once(make):
+    for setting in ("test_beam_size", "valid_beam_size", "valid_search_interval"):
+        with pytest.raises(ValueError, match=f"{setting} is 0, but must be an integer of at least 1"):
+            make(S2S, {"searcher": Search}, **{setting: 0})
+    with pytest.raises(ValueError, match="beam_size is 0, but must be an integer of at least 1"):
+        make(CTC, test_search={"beam_size": 0})
+
+
 # ---------------------------------------------------------------- what it learns from
 
 
