@@ -16,6 +16,7 @@ from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
+from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoader
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import has_epoch, record_epoch
@@ -171,6 +172,8 @@ class TrainingBrain(SteppingBrain):
     def make_train_loader(self, dataset: Dataset) -> DataLoader:
         """Make the loader of the training data for this process, and tell the schedule how long the run is."""
         options = dict(self.loader_options(sb.Stage.TRAIN, dataset))
+        if isinstance(dataset, ShardDataset):
+            return self._make_shard_loader(dataset, options)
         if not options.keys() & {"sampler", "batch_sampler"}:
             options["shuffle"] = True
         self.train_data = SeededDataset(dataset, self.seed)
@@ -179,6 +182,16 @@ class TrainingBrain(SteppingBrain):
         self.train_sampler = self.train_batches  # SpeechBrain tells it the epoch
         options = {"collate_fn": PaddedBatch, **options, "batch_sampler": self.train_batches}
         loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, ckpt_prefix=None, **options)
+        return self._register_train_loader(loader)
+
+    def _make_shard_loader(self, dataset: ShardDataset, options: dict[str, Any]) -> Any:
+        workers, batches = options.get("num_workers", 0), options.pop("batches_per_epoch")
+        self.train_batches = ShardBatches(dataset, batches, self.grad_accumulation_factor, workers)
+        self.train_sampler = self.train_batches
+        options = {"worker_init_fn": ignore_signals, **options}
+        return self._register_train_loader(ShardLoader(dataset, self.train_batches, **options))
+
+    def _register_train_loader(self, loader: Any) -> Any:
         self.checkpointer.add_recoverable("dataloader-TRAIN", self.train_batches)
         steps = count_steps(len(loader), self.grad_accumulation_factor, self.hparams.number_of_epochs)
         set_schedule_length(self.hparams.lr_scheduler, steps)

@@ -34,8 +34,8 @@ MAY_CHANGE = frozenset(
 )  # fmt: skip
 """Settings that a command may change in a run that is there: they are taken over and logged. Brains name others."""
 
-NAMES = frozenset({"output_folder", "save_folder", "train_log", "experiment_name", "task", "resume_with_changes"})
-"""Settings that say where a run is and what it is called: they are not compared."""
+NAMES = frozenset({"output_folder", "save_folder", "train_log", "experiment_name", "task", "data_prep_only"})
+"""Settings that say where a run is, what it is called and how far a command goes: they are not compared."""
 
 
 class Comparison(NamedTuple):

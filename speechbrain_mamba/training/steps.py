@@ -209,7 +209,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
 
     def keep_training(self, loss: float) -> None:
         """Keep what a checkpoint of an epoch's training needs while the epoch is validated: totals of all processes."""
-        totals = {name: deepcopy(get_total(self, name)) for name in self._totals()}
+        own = [name for name in self._totals() if name not in self._common_totals()]
+        totals = {name: deepcopy(get_total(self, name)) for name in own}
         totals |= {"avg_train_loss": loss, "n_losses": max(1, self.n_losses)}
         self._trained = {"step": self.step, "loss": loss, "totals": totals}
 
@@ -235,7 +236,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
 
     def _save_totals(self, _: Any, path: Path) -> None:
         if self._trained:  # by the main process alone
-            torch.save(_without_types(self._trained["totals"]), path)
+            common = {name: get_total(self, name) for name in self._common_totals()}
+            torch.save(_without_types({**self._trained["totals"], **common}), path)
             return
         within = self.step > 0  # not after an epoch
         parts = gather({name: get_total(self, name) for name in self._totals() if within})
