@@ -31,7 +31,7 @@ from speechbrain_mamba.evaluation.speaker_report import SpeakerReport
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -163,5 +163,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)
