@@ -19,8 +19,8 @@ from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBa
 from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoader
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
-from speechbrain_mamba.training.record import record_epoch
-from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
+from speechbrain_mamba.training.record import has_epoch, record_epoch
+from speechbrain_mamba.training.schedule import count_steps, set_schedule_length, step_by_loss
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
 from speechbrain_mamba.training.stopping import ignore_signals
@@ -211,8 +211,13 @@ class TrainingBrain(SteppingBrain):
         return self.make_dataloader(dataset, stage, ckpt_prefix=None, batch_sampler=batches, **options)
 
     def on_fit_start(self) -> None:
-        """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made."""
+        """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made. An
+        epoch whose checkpoint was saved right before the run was killed is recorded now."""
         super().on_fit_start()
+        last = self.checkpointer.find_checkpoint() if self.checkpointer is not None else None
+        row = None if last is None else last.meta.get("row")
+        if row and if_main_process() and not self.debug and not has_epoch(self.output_folder, row["epoch"]):
+            record_epoch(self.output_folder, row, self.panels(row))
         if self.train_batches is not None and self.train_batches.position:
             self.step = self.train_batches.position // count_processes()
 
@@ -259,24 +264,25 @@ class TrainingBrain(SteppingBrain):
                 self.end_after_training()
                 raise
         if stage == sb.Stage.VALID:
-            self._finish_epoch(self.stage_scores(stage, stage_loss))
+            lr = self.optimizer.param_groups[0]["lr"]
+            step_by_loss(self.hparams.lr_scheduler, self.optimizer, self.epoch, stage_loss)
+            self._finish_epoch(self.stage_scores(stage, stage_loss), lr)
         else:
             self._finish_test(self.stage_scores(stage, stage_loss))
 
-    def _finish_epoch(self, scores: dict[str, float]) -> None:
+    def _finish_epoch(self, scores: dict[str, float], lr: float) -> None:
         """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""
-        lr = self.optimizer.param_groups[0]["lr"]
         self.forget_training()
         self.check_lock()
+        row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
+        row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
         self.checkpointer.save_and_keep_only(
-            meta={**scores, "epoch": self.epoch}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
+            meta={**scores, "epoch": self.epoch, "row": row}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
         )
         facts = {"epoch": self.epoch, "lr": lr, "steps": self.optimizer_step}
         for train_logger in self.loggers:
             train_logger.log_stats(facts, train_stats=self.train_scores, valid_stats=scores)
         if if_main_process() and not self.debug:
-            row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
-            row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
             record_epoch(self.output_folder, row, self.panels(row))
         if any_process(self.stop.is_requested(), self.device):
             self.end_run()
