@@ -28,13 +28,16 @@ from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.codecs.tokenize_speech import codec_checksum
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
+from speechbrain_mamba.dataio.shards import ShardDataset
 from speechbrain_mamba.dataio.token_splits import (
     batch_sampler,
     check_preparation,
     load_tokenizer,
     make_dataset,
     read_split,
+    shard_dataset,
 )
+from speechbrain_mamba.dataio.voice_prompts import VoicePrompts
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
@@ -46,6 +49,7 @@ from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.requirements import speaks_test
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.training.script import run_script
+from speechbrain_mamba.training.seeding import seeded
 from speechbrain_mamba.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -74,7 +78,7 @@ class CodecLanguageModelBrain(TrainingBrain):
     def set_up(self):
         """Check the tokens, and load the codec and the judges of the test, before a training that would be in vain."""
         hparams, self.codec = vars(self.hparams), None
-        prepared = check_preparation(hparams["token_folder"])
+        prepared = check_preparation(hparams["token_folder"], ["train"] if hparams.get("train_shards") else [])
         if speaks_test(hparams):
             _, _, facts = read_tokens(hparams["token_folder"], "test")
             source = hparams["codec"] or facts.codec
@@ -90,9 +94,13 @@ class CodecLanguageModelBrain(TrainingBrain):
     def make_datasets(self, hparams):
         """Read the tokens of the three splits."""
         self.tokenizer = load_tokenizer(hparams)
-        (train, self.prompts, self.frame_rate), (valid, *_), (test, *_) = (
-            make_dataset(hparams, split, self.tokenizer) for split in ("train", "valid", "test")
+        (valid, _, self.frame_rate), (test, *_) = (
+            make_dataset(hparams, split, self.tokenizer) for split in ("valid", "test")
         )
+        if hparams.get("train_shards"):
+            train, self.prompts = shard_dataset(hparams, self.frame_rate, seeded), VoicePrompts({})
+        else:
+            train, self.prompts, _ = make_dataset(hparams, "train", self.tokenizer)
         return Datasets(train, valid, {"test": test})
 
     def loader_options(self, stage, dataset):
@@ -101,6 +109,8 @@ class CodecLanguageModelBrain(TrainingBrain):
         if stage != sb.Stage.TRAIN:
             self.places = {name: place for place, name in enumerate(dataset.data_ids)}
             return options | {"batch_sampler": batch_sampler(dataset, hparams, shuffle=False)}
+        if isinstance(dataset, ShardDataset):
+            return {"batches_per_epoch": hparams["shard_batches"], "num_workers": hparams["num_workers"]}
         first, epochs = hparams["first_seconds"] * self.frame_rate, hparams["curriculum_epochs"]
         sampler = batch_sampler(dataset, hparams, first_length=first, curriculum_epochs=epochs)
         return options | {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
