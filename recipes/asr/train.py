@@ -25,7 +25,7 @@ from recognition_brain import RecognitionBrain
 
 from speechbrain_mamba.training.command_line import read_comments
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.hparams import read_hparams
 
 BRAINS: dict[str, type[RecognitionBrain]] = {"ctc": CTCBrain, "ctc_attention": S2SBrain}
@@ -48,5 +48,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

@@ -45,7 +45,7 @@ from speechbrain_mamba.lobes.models.synthesis.targets import IGNORED, end_at, ma
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.requirements import speaks_test
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -261,5 +261,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

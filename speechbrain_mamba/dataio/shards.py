@@ -92,7 +92,7 @@ class ShardDataset(IterableDataset):
         """Batches of each worker of this process that are trained on already in this epoch."""
         self.next_worker = 0
 
-    def __iter__(self) -> Iterator[tuple[int, Any, dict[str, int]]]:
+    def __iter__(self) -> Iterator[tuple[tuple[int, int], Any, dict[str, int]]]:
         """Batches of a worker, each with the worker's number and how many it has used, and what was left out so far."""
         info = get_worker_info()
         workers = 1 if info is None else info.num_workers
@@ -128,7 +128,7 @@ class ShardDataset(IterableDataset):
         )
 
     def _samples(self, part: int, parts: int) -> Iterator[dict[str, Any]]:
-        """The examples of a worker's shards, again and again: in each round the shards are dealt out anew."""
+        """The examples of a worker's shards, again and again: each round shuffles and deals them out again."""
         turn = 0
         while True:
             shards = list(self.shards)
@@ -216,13 +216,15 @@ def read_shard(shard: str) -> Iterator[dict[str, Any]]:
     sound: tuple[str, bytes] | None = None
     stem = None
     try:
-        with webdataset.gopen(shard) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        with webdataset.gopen(shard) as source:
+            stream: Any = _Stream(source)
+            tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  # the stream is closed, which is all there is
             for member in tar:
                 if not member.isfile():
                     continue
                 name, _, suffix = member.name.rpartition(".")
                 data = tar.extractfile(member).read()  # type: ignore[union-attr]  # it is a file
-                tar.members = []  # type: ignore[assignment]  # they would all be kept
+                tar.members = []  # type: ignore[attr-defined]  # they would all be kept
                 if name != stem:
                     if stem is not None:
                         yield _example(shard, stem, facts, sound)
@@ -233,12 +235,30 @@ def read_shard(shard: str) -> Iterator[dict[str, Any]]:
                     sound = f".{suffix}", data
             if stem is not None:
                 yield _example(shard, stem, facts, sound)
-            while stream.read(2**20):  # a command whose output is not read to the end fails
-                pass
+            stream.finish()
     except (tarfile.TarError, OSError, EOFError, json.JSONDecodeError) as error:
         raise ValueError(
             f"The shard '{shard}' cannot be read to its end ({error}): write or download it again."
         ) from error
+
+
+class _Stream:
+    """A stream that knows its last bytes: those of a whole tar file are zero, and tarfile takes a cut one for whole."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.last = source, b""
+
+    def read(self, size: int) -> bytes:
+        data = self.source.read(size)
+        self.last = (self.last + data[-1024:])[-1024:]
+        return data
+
+    def finish(self) -> None:
+        """Read what is left, since a command whose output is not read to the end fails, and check the end."""
+        while self.read(2**20):
+            pass
+        if self.last != bytes(1024):
+            raise tarfile.ReadError("its end is missing")
 
 
 def _example(shard: str, stem: str, facts: Any, sound: tuple[str, bytes] | None) -> dict[str, Any]:

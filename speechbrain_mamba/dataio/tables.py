@@ -141,7 +141,7 @@ class ManifestTable(Mapping[str, ParsedRow]):
 
     def _find(self, name: str) -> int | None:
         """The row of an id in the files, None if this table does not have it."""
-        wanted = _hash(name)
+        wanted = np.uint64(_hash(name))  # another type would copy all hashes
         for place in range(int(np.searchsorted(self._hashes, wanted)), len(self._hashes)):
             if self._hashes[place] != wanted:
                 return None

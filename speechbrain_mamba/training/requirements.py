@@ -12,6 +12,7 @@ _INSTALLED_BY = {
     "tensorboard": "speechbrain_mamba[recipes]",
     "encodec": "speechbrain_mamba[tts]",
     "espeakng_loader": "speechbrain_mamba[tts]",
+    "webdataset": "speechbrain_mamba[shards]",
 }
 """What pip is told to install, by the name of the module; another module is installed by its own name."""
 

@@ -286,9 +286,10 @@ def _begin(run: RunFolder, brain: TrainingBrain, command: Command, comparison: C
     removed = remove_temporaries(run.folder)
     if removed:
         logger.info("Removed what a killed run left: %s.", ", ".join(map(str, removed)))
-    for kind, differences in (("New", comparison.refused + comparison.allowed), ("Unknown to one", comparison.unknown)):
+    new, unknown = comparison.refused + comparison.allowed, comparison.unknown
+    for kind, differences in (("New settings in this run", new), ("Unknown to one of both versions", unknown)):
         if differences:
-            logger.warning("%s settings in this run: %s.", kind, "; ".join(map(str, differences)))
+            logger.warning("%s: %s.", kind, "; ".join(map(str, differences)))
     if not run.has_run():
         _save_settings(run, brain)
     elif not run.last_epoch() and not brain.debug and not any(run.save_folder.glob("*CKPT*")):

@@ -513,3 +513,8 @@ def test_a_trained_recognizer_is_exported_as_it_is(recipe, load, make, tmp_path,
         log_probs, *_ = recognition.compute_forward(batch, sb.Stage.TEST)
         torch.testing.assert_close(recognizer.encode_batch(wavs, lens), log_probs, atol=1e-4, rtol=1e-4)
     assert recognizer.tokenizer.decode([3, 4]) == tokenizer.decode([3, 4])
+    for likely in ([3, 4], [1, 2]):  # letters, and control pieces, which are never spelled
+        with torch.no_grad():
+            recognizer.mods.encoder.ctc_lin.w.bias.fill_(-100).index_fill_(0, torch.tensor(likely), 100)
+        (text,), _ = recognizer.transcribe_batch(wavs, lens)
+        assert bool(text) == (likely == [3, 4]) and "s>" not in text and "⁇" not in text

@@ -62,7 +62,9 @@ class LayerBackward:
         p, channels = scan.plan, self.packed.channels
         dxz = torch.empty(xz.shape, dtype=xz.dtype, device=xz.device)
         dx, dz = dxz.chunk(2, dim=-1)
-        dy = (self.doutput @ layer.out).view(scan.batch, scan.time, channels)
+        # The memory of x's gradient, which comes last, is lent to that of the scan's output.
+        dy = dx if self.need.xz else xz.new_empty(scan.batch, scan.time, channels)
+        torch.mm(self.doutput, layer.out, out=dy.view(layer.rows, channels))
         with_sums = bool(self.needed & {"A", "D", "delta_bias"})
         backward = ScanBackward(scan, dy, None, with_sums, layer.steps if layer.factor is not None else None)
         dus = pair(xz, backward.rows, channels)

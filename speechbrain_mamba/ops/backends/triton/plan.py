@@ -23,13 +23,13 @@ LONGEST_BACKWARD_CHUNK = 128
 PROGRAMS_OF_A_PROCESSOR = 16
 """Programs of one warp each that keep a multiprocessor busy."""
 BACKWARD_PROGRAMS_OF_A_PROCESSOR = 8
-"""As many as fit with the registers that the walk back takes."""
+"""As many as there is room for with the registers that the walk back takes."""
 FORWARD_UNROLL = 2
 SUBCHUNK = 4
 """Frames whose states the walk back holds in registers."""
-SLAB_BYTES_OF_A_PROCESSOR = 1 << 19
-"""Memory for what a slab of the backward pass needs, for each multiprocessor: 66 MiB on an H100. What fits into twice
-as much is one slab."""
+SLAB_BYTES_OF_A_PROCESSOR = 3 << 18
+"""Memory for what a slab of the backward pass needs, for each multiprocessor: 99 MiB on an H100, with programs for most
+of the room that it has. What fits into three times as much is one slab, for the sake of few launches."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -187,7 +187,6 @@ def processors_of(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
-@lru_cache(maxsize=4096)
 def make_plan(
     processors: int, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1
 ) -> Plan:
@@ -209,16 +208,12 @@ def make_plan(
     programs = max(-(-channels // WARP) * batch, 1)
     wanted = power_of_2(-(-processors * PROGRAMS_OF_A_PROCESSOR // programs))
     chunk = min(max(power_of_2(time) // wanted, SHORTEST_CHUNK), LONGEST_CHUNK)
-    backward_blocks = -(-channels // (WARP // 2))
-    wanted = processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR
-    frames = batch * time * backward_blocks // wanted
-    backward_chunk = min(max(power_of_2(frames + 1) // 2, SHORTEST_CHUNK), LONGEST_BACKWARD_CHUNK)
+    budget, frame = processors * SLAB_BYTES_OF_A_PROCESSOR, _bytes_of_a_frame(channels, block_n, directions)
+    at_once = batch * time * frame <= 3 * budget
+    # Shorter chunks make more programs, and the states that pass between them more memory.
+    backward_chunk = SHORTEST_CHUNK if at_once else LONGEST_BACKWARD_CHUNK
     chunks, backward_chunks = max(-(-time // chunk), 1), max(-(-time // backward_chunk), 1)
-    slab = processors * SLAB_BYTES_OF_A_PROCESSOR // (_bytes_of_a_frame(channels, block_n, directions) * backward_chunk)
-    slab = max(slab, 1)
-    everything = max(batch * backward_chunks, 1)
-    if everything <= 2 * slab:
-        slab = everything
+    slab = max(batch * backward_chunks if at_once else budget // (frame * backward_chunk), 1)
     padded = (block_n, block_r) != (states, ranks)
     return Plan(
         batch, time, channels, directions, block_n, block_r, padded, warps, chunk, chunks, backward_chunk,
@@ -235,8 +230,16 @@ def _bytes_of_a_frame(channels: int, block_n: int, directions: int) -> int:
     return max(directions * (borders + maps + channels * (4 + 2 + 2)) + 2 * channels, 1)
 
 
+@lru_cache(maxsize=4096)
+def _plan(limits: tuple[int, ...], *sizes: int) -> Plan:
+    return make_plan(*sizes)
+
+
 def plan(
     device: torch.device, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1
 ) -> Plan:
-    """Sizes of the blocks of a scan on a device."""
-    return make_plan(processors_of(device), batch, time, channels, states, ranks, directions)
+    """Sizes of the blocks of a scan on a device; kept for the next call, as long as the limits above stay the same."""
+    limits = (
+        SHORTEST_CHUNK, LONGEST_CHUNK, LONGEST_BACKWARD_CHUNK, PROGRAMS_OF_A_PROCESSOR, SLAB_BYTES_OF_A_PROCESSOR
+    )  # fmt: skip
+    return _plan(limits, processors_of(device), batch, time, channels, states, ranks, directions)

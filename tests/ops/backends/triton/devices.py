@@ -5,8 +5,6 @@ There the sequences, and the chunks that they are cut into, are short.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from speechbrain_mamba.ops.backends.triton import INTERPRETED, conv_launch, plan
@@ -20,14 +18,11 @@ if INTERPRETED:
     repair()
 
 
-def shorten_chunks(monkeypatch) -> Iterator[None]:
+def shorten_chunks(monkeypatch) -> None:
     """Several chunks, slabs of chunks and tiles for a few frames."""
     if INTERPRETED:
         monkeypatch.setattr(plan, "SHORTEST_CHUNK", 8)
         monkeypatch.setattr(plan, "PROGRAMS_OF_A_PROCESSOR", 64)
         monkeypatch.setattr(plan, "SLAB_BYTES_OF_A_PROCESSOR", 1)
-        plan.make_plan.cache_clear()
         monkeypatch.setattr(conv_launch, "_TILE", (8, 16))
         monkeypatch.setattr(conv_launch, "_BACKWARD_TILE", (8, 16))
-    yield
-    plan.make_plan.cache_clear()

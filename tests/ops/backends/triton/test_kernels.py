@@ -35,7 +35,7 @@ def check(op, inputs: dict, **options) -> None:
 
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch):
-    yield from shorten_chunks(monkeypatch)
+    shorten_chunks(monkeypatch)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -23,7 +23,7 @@ LENGTHS, CLAMPED = [13, -5, 6], [9, 0, 6]
 
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch):
-    yield from shorten_chunks(monkeypatch)
+    shorten_chunks(monkeypatch)
 
 
 def scan(reverse):

@@ -1,0 +1,116 @@
+"""Memory and launches of a layer on the Triton backend, by account: no GPU is needed.
+
+Tensors without memory go through the operations of a bidirectional layer, whose kernels are not launched. What is
+allocated at the same time is added up, as PyTorch's allocator would hold it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from triton.runtime.jit import JITFunction
+
+from speechbrain_mamba.ops import Direction
+from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
+from speechbrain_mamba.ops.kernel_backend import LayerShared
+
+
+class AllocatedMemory(TorchDispatchMode):
+    """Adds up the memory of tensors that operations make while this is active, and keeps the peak.
+
+    It also lists what would be launched: kernels, and operations that neither make views nor only allocate.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.launched: list[str] = []
+        self.active = False
+        self._known = weakref.WeakSet()
+
+    def ignore(self, *tensors: torch.Tensor | None) -> None:
+        """Leave out tensors that were there before."""
+        for tensor in tensors:
+            if tensor is not None:
+                self._known.add(tensor.untyped_storage())
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+    def _count(self, schema) -> None:
+        """List an operation that launches something."""
+        views = any(r.alias_info and not r.alias_info.is_write for r in schema.returns)
+        allocates = schema.name.startswith(("prim::", "aten::empty", "aten::new_empty", "aten::_unsafe_view"))
+        # On a GPU a product of half-precision factors comes out in float32.
+        converts = schema.name == "aten::_to_copy" and self.launched[-1:] == ["aten::bmm"]
+        if not (views or allocates or converts):
+            self.launched.append(schema.name)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self._count(function._schema)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                size = -(-storage.nbytes() // 512) * 512
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._free, size)
+        return out
+
+
+class Account(NamedTuple):
+    """What a layer's forward and backward pass allocate and launch, bytes of its input and of what it keeps."""
+
+    forward: AllocatedMemory
+    backward: AllocatedMemory
+    input: int
+    kept: int
+
+
+def account_layer(
+    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True,
+    frozen: bool = False,
+) -> Account:  # fmt: skip
+    """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
+    rank, d_model = channels // 32, channels // 2
+
+    def direction() -> Direction:
+        sizes = (
+            (channels, 4), (channels,), (rank + 2 * states, channels), (channels, rank), (channels,),
+            (channels, states), (channels,),
+        )  # fmt: skip
+        return Direction(*(torch.empty(size) for size in sizes))
+
+    passes = AllocatedMemory(), AllocatedMemory()
+    forward, backward = passes
+
+    def count(kernel, *arguments, **options):
+        passes[backward.active].launched.append(kernel.fn.__name__)
+
+    run, JITFunction.run = JITFunction.run, count
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            directions = [direction(), direction()]
+            shared = LayerShared(
+                torch.empty(batch, time, 2 * channels, dtype=dtype), torch.empty(d_model, channels), None,
+                torch.empty(batch, dtype=torch.long) if lengths else None,
+            )  # fmt: skip
+            trained = not frozen
+            needs = [Direction(*(trained,) * 7)] * 2, LayerShared(True, trained, False, False)  # type: ignore[arg-type]
+            with forward:
+                output, kept = layer_forward(directions, shared, True)
+            doutput = torch.empty_like(output)
+            with backward:
+                backward.active = True
+                backward.ignore(doutput, kept, *shared, *(t for d in directions for t in d))
+                gradients = layer_backward(directions, shared, kept, doutput, needs=needs)
+            del gradients
+    finally:
+        JITFunction.run = run
+    return Account(forward, backward, batch * time * 2 * channels * dtype.itemsize, kept.numel() * 4)
