@@ -468,7 +468,7 @@ def test_the_training_set_alone_is_perturbed(make, load, lists):
     [
         ("conmamba_ctc", [], "CTCBrain"),
         ("mini_conmambamamba_s2s", [], "S2SBrain"),
-        ("mini_conmamba_ctc", ["--objective", "ctc_attention"], "S2SBrain"),
+        ("mini_conmamba_ctc", ["--objective", "ctc_attention", "--resume_with_changes"], "S2SBrain"),
     ],
 )
 def test_the_objective_chooses_what_is_trained(recipe, monkeypatch, name, given, expected):
@@ -487,7 +487,7 @@ def test_a_script_trains_and_then_leaves_the_other_processes(recipe, monkeypatch
     monkeypatch.setattr(
         "speechbrain_mamba.training.run.run_recipe", lambda kind, rest: calls.append((kind.best_by, rest))
     )
-    monkeypatch.setattr("speechbrain_mamba.utils.distributed.leave_processes", lambda: calls.append("left"))
+    monkeypatch.setattr("speechbrain_mamba.training.script.leave_processes", lambda: calls.append("left"))
     monkeypatch.setattr("sys.argv", ["train.py", file, "--seed", "1"])
     runpy.run_path(str(RECIPE / "train.py"), run_name="__main__")
     assert calls == [("TER", [file, "--seed", "1"]), "left"]
