@@ -28,7 +28,8 @@ is trained, tested and exported, a note of its epochs."""
 MAY_CHANGE = frozenset(
     {
         "number_of_epochs", "lr", "lr_final_ratio", "n_warmup_steps", "n_total_steps",
-        "num_workers", "skip_prep", "data_prep_only", "ckpt_interval_minutes",
+        "grad_accumulation_factor",  # with the number of processes: checkpoints know the product of both, and warn
+        "num_workers", "skip_prep", "ckpt_interval_minutes",
         "tensorboard", "wandb", "train_logger", "n_examples", "avg_checkpoints", "avg_tolerance",
     }
 )  # fmt: skip

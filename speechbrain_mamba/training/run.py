@@ -130,9 +130,7 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
         When a setting is missing that has no default.
     """
     keep_freed_memory()
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    options = parse_yaml(overrides, "The text of the options") or CommentedMap()
-    changes = CHANGES_OPTION in options and options.pop(CHANGES_OPTION) is not False
+    hparams_file, run_opts, options, changes = parse_arguments(arguments)
     text = read_hparams(hparams_file, options)
     settings = {key: value for key, (value, _) in read_comments(text).items()}
     # SpeechBrain takes its own options for itself: those that the file has too are written down as they are
@@ -148,6 +146,32 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
     check_agreement(text)
     given = frozenset(str(key).partition(".")[0] for key in (*options, *own))
     return Command(text, run_opts, given, changes)
+
+
+def parse_arguments(arguments: list[str]) -> tuple[str, Any, CommentedMap, bool]:
+    """Take a command line apart.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The command line without the program's name.
+
+    Returns
+    -------
+    str, RunOptions, CommentedMap, bool
+        The hyper-parameter file, SpeechBrain's options, the hyper-parameters that stand on the command line, and
+        whether a run goes on although other settings were asked for.
+
+    Example
+    -------
+    >>> file, _, options, resume_with_changes = parse_arguments(["toy.yaml", "--lr", "0.1", "--resume_with_changes"])
+    >>> file, dict(options), resume_with_changes
+    ('toy.yaml', {'lr': 0.1}, True)
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    options = parse_yaml(overrides, "The text of the options") or CommentedMap()
+    changes = CHANGES_OPTION in options and options.pop(CHANGES_OPTION) is not False
+    return hparams_file, run_opts, options, changes
 
 
 @contextmanager

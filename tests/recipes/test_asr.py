@@ -471,7 +471,7 @@ def test_the_training_set_alone_is_perturbed(make, load, lists):
     [
         ("conmamba_ctc", [], "CTCBrain"),
         ("mini_conmambamamba_s2s", [], "S2SBrain"),
-        ("mini_conmamba_ctc", ["--objective", "ctc_attention"], "S2SBrain"),
+        ("mini_conmamba_ctc", ["--objective", "ctc_attention", "--resume_with_changes"], "S2SBrain"),
     ],
 )
 def test_the_objective_chooses_what_is_trained(recipe, monkeypatch, name, given, expected):
