@@ -262,7 +262,7 @@ def open_table(
     paths = [Path(file) for file in files]
     parse = partial(parse_row, data_root=data_root, needed=tuple(needed))
     stats = [path.stat() for path in paths]
-    facts = {
+    facts: dict[str, Any] = {
         "version": _VERSION,
         "files": [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats)],
         "needed": list(needed),
