@@ -317,8 +317,12 @@ class ShardBatches(TrainingBatches):
 
     @mark_as_saver
     def save(self, path: Path) -> None:
-        """Save the place in the epoch: the batches that each worker of each process has used."""
-        parts = gather(self.dataset.consumed)
+        """Save the place in the epoch: the batches that each worker of each process has used.
+
+        All processes have to call it, except after the last batch, when what the others have used is of no use.
+        """
+        is_over = self.position >= len(self.batches)
+        parts = [self.dataset.consumed] * count_processes() if is_over else gather(self.dataset.consumed)
         if process_rank() == 0:
             facts = {"batches": self.position, "processes": count_processes(), "accumulation": self.accumulation}
             Path(path).write_text(yaml.safe_dump({**facts, "consumed": parts}), encoding="utf-8")

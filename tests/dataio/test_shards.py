@@ -110,6 +110,17 @@ def test_another_number_of_processes_waits_for_the_end_of_an_epoch(make, tmp_pat
     Checkpointer(tmp_path / "whole", {"place": make(count=2, workers=2)[1]}).recover_if_possible()
 
 
+def test_the_main_process_saves_alone_after_the_last_batch(make, tmp_path, monkeypatch):
+    """As it does when it is told to end while it validates."""
+    monkeypatch.setattr(shards, "gather", lambda value: pytest.fail("the others are not there"))
+    made = make(count=2, batches=3)
+    train(made)
+    Checkpointer(tmp_path, {"place": made[1]}).save_checkpoint(end_of_epoch=False)
+    made = make(count=2, batches=3)
+    Checkpointer(tmp_path, {"place": made[1]}).recover_if_possible()
+    assert train(made) == [] and len(train(made, epoch=2)) == 3
+
+
 def test_what_is_left_out_is_named_and_counted(make, caplog):
     train(make(batches=30))
     assert "Left out 'utt13' of the shard" in caplog.text and "an unlucky number" in caplog.text
