@@ -2,7 +2,7 @@
 
     python benchmarks/compile_kernels.py --csv results/kernels.csv
 
-Shapes are those of the hparams: layers of 256 to 1024 channels with 16 states in bfloat16 and float32, trained and
+Shapes are those of the hparams: layers of 256 to 2048 channels with 16 states in bfloat16 and float32, trained and
 used, in both directions (one operation for the layer) and in one (decoders).
 """
 
@@ -65,7 +65,7 @@ CASES: dict[str, Callable] = {"layer": layer, "causal": causal}
 def main() -> None:
     """Compile and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--channels", type=int, nargs="+", default=[256, 288, 512, 1024, 2048])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))

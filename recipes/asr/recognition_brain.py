@@ -34,11 +34,6 @@ class RecognitionBrain(TrainingBrain):
     special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
     """Hyper-parameters that name tokens without a text."""
 
-    @classmethod
-    def extra_needs(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The package that opens shards."""
-        return ("webdataset",) if settings.get("train_shards") else ()
-
     def set_up(self) -> None:
         """Check settings that would end the run later."""
         check_settings(vars(self.hparams))

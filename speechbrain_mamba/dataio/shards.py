@@ -7,6 +7,7 @@ on the seed, the epoch, the worker and nothing else.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from speechbrain.dataio.batch import PaddedBatch
@@ -45,18 +47,20 @@ class ShardDataset(IterableDataset):
     shards : str or sequence of str
         Paths, URLs (``https://...``) or commands (``pipe:aws s3 cp s3://... -``) of tar files, as the package
         ``webdataset`` opens them; ``{000..127}`` stands for numbers. Their members are ``NAME.json``, with ``id`` and
-        ``duration`` in seconds, and ``NAME.wav`` or ``NAME.flac``.
+        a length, and ``NAME.wav``, ``NAME.flac`` or ``NAME.npy``.
     decode : callable
-        From the mapping in the JSON file and the sound, a function of no arguments that reads it, to an example. It
-        raises :class:`UnusableExampleError` for one to leave out.
+        From the mapping in the JSON file, and a function of no arguments that reads the other file as a tensor, to an
+        example. It raises :class:`UnusableExampleError` for one to leave out.
     max_batch_length : float
-        Seconds of a batch, with its padding.
+        The length of a batch, with its padding, in the unit of ``length_key``.
     max_batch_ex : int, optional
         Examples in a batch.
     buffer_size : int
         Examples, not decoded, that a worker holds to choose similar lengths from.
-    sample_rate : int
+    sample_rate : int, optional
         The rate in Hz that all sounds must have.
+    length_key : str
+        The length of an example in the JSON file: ``duration`` in seconds, or another number.
     seed : int
         Seed of the run.
     collate : callable
@@ -77,17 +81,18 @@ class ShardDataset(IterableDataset):
         shards: str | Sequence[str],
         decode: Callable[[dict[str, Any], Callable[[], torch.Tensor]], dict[str, Any]],
         max_batch_length: float,
-        sample_rate: int,
+        sample_rate: int | None = None,
         max_batch_ex: int | None = None,
         buffer_size: int = 1000,
         seed: int = 0,
         collate: Callable[[list[dict[str, Any]]], Any] = PaddedBatch,
         seeding: Callable[..., Any] | None = None,
+        length_key: str = "duration",
     ) -> None:
         self.shards = list_shards(shards)
         self.decode, self.collate, self.sample_rate = decode, collate, sample_rate
         self.max_batch_length, self.max_batch_ex = max_batch_length, max_batch_ex
-        self.buffer_size, self.seed, self.seeding = buffer_size, seed, seeding
+        self.buffer_size, self.seed, self.seeding, self.length_key = buffer_size, seed, seeding, length_key
         self.epoch, self.consumed = 0, [0]
         """Batches of each worker of this process that are trained on already in this epoch."""
         self.next_worker = 0
@@ -124,7 +129,7 @@ class ShardDataset(IterableDataset):
         )
         samples = self._samples(part, parts)
         return dynamic_bucketed_batch(
-            samples, "duration", None, buffersize=self.buffer_size, collate_fn=list, sampler_fn=choose
+            samples, "length", None, buffersize=self.buffer_size, collate_fn=list, sampler_fn=choose
         )
 
     def _samples(self, part: int, parts: int) -> Iterator[dict[str, Any]]:
@@ -137,7 +142,11 @@ class ShardDataset(IterableDataset):
             for shard in shards[part::parts]:
                 for sample in read_shard(shard):
                     found += 1
-                    yield sample
+                    length = sample["facts"].get(self.length_key)
+                    if not isinstance(length, (int, float)):
+                        name = sample["facts"]["id"]
+                        raise ValueError(f"The example '{name}' of the shard '{shard}' has no '{self.length_key}'.")
+                    yield {**sample, "length": length}
             if not found:
                 raise ValueError(f"The shards {', '.join(shards[part::parts][:3])} have no examples.")
             turn += 1
@@ -157,8 +166,10 @@ class ShardDataset(IterableDataset):
             return None
 
     def _read(self, raw: dict[str, Any]) -> torch.Tensor:
+        if raw["suffix"] == ".npy":
+            return torch.from_numpy(np.load(io.BytesIO(raw["data"]), allow_pickle=False).astype(np.int64))
         with tempfile.NamedTemporaryFile(suffix=raw["suffix"]) as file:  # audio files are checked as files
-            file.write(raw["sound"])
+            file.write(raw["data"])
             file.flush()
             try:
                 return read_audio(file.name, self.sample_rate)
@@ -203,7 +214,8 @@ def _is_remote(name: str) -> bool:
 
 
 def read_shard(shard: str) -> Iterator[dict[str, Any]]:
-    """The examples of a shard as they are: ``facts`` from the JSON file, ``sound`` (bytes), its ``suffix``, ``shard``.
+    """The examples of a shard as they are: ``facts`` from the JSON file, the ``data`` and ``suffix`` of the other file,
+    and the ``shard``.
 
     Raises
     ------
@@ -262,12 +274,12 @@ class _Stream:
 
 
 def _example(shard: str, stem: str, facts: Any, sound: tuple[str, bytes] | None) -> dict[str, Any]:
-    if not isinstance(facts, Mapping) or not {"id", "duration"} <= set(facts) or sound is None:
+    if not isinstance(facts, Mapping) or "id" not in facts or sound is None:
         raise ValueError(
-            f"The example '{stem}' of the shard '{shard}' must have a .json file with id and duration, and a .wav or "
-            ".flac file: write the shards with prepare_shards.py."
+            f"The example '{stem}' of the shard '{shard}' must have a .json file with its id, and a .wav, .flac or .npy"
+            " file: write the shards with prepare_shards.py."
         )
-    return {"facts": dict(facts), "duration": facts["duration"], "sound": sound[1], "suffix": sound[0], "shard": shard}
+    return {"facts": dict(facts), "data": sound[1], "suffix": sound[0], "shard": shard}
 
 
 @register_checkpoint_hooks

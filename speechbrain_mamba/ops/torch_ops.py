@@ -6,6 +6,7 @@ up: more than the kernels take on short inputs.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -139,6 +140,8 @@ class Operations:
                 outputs = operator(*arguments)
             return tuple(outputs) if isinstance(outputs, list) else outputs
 
+        # Autograd asks for it in every call, and it takes longer to find out than a kernel on a short input.
+        without_autograd.__signature__ = inspect.signature(without_autograd)  # type: ignore[attr-defined]
         methods = {"forward": without_autograd, "setup_context": setup_context, "backward": backward}
         function: Any = type(
             f"{name}_function",

@@ -16,6 +16,7 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_mamba.training.agreement import check_agreement
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.command_line import read_comments
 from speechbrain_mamba.training.record import Comparison, RunFolder
@@ -144,6 +145,7 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
     if missing:
         options_to_give = " ".join(f"--{key} VALUE" for key in missing)
         raise ValueError(f"'{hparams_file}' has no value for {', '.join(missing)}: give {options_to_give}.")
+    check_agreement(text)
     given = frozenset(str(key).partition(".")[0] for key in (*options, *own))
     return Command(text, run_opts, given, changes)
 

@@ -122,7 +122,7 @@ class Victim:
             for stream in (1, 2):
                 os.dup2(log, stream)
             sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
-            torch.set_num_threads(1)  # anew, before there are other threads: the pool of the parent is of no use here
+            torch.set_num_threads(1)  # again, while there is one thread: the pool of the parent is of no use here
             # A process of its own would not draw what its parent would draw next.
             random.seed()
             torch.seed()

@@ -7,6 +7,7 @@ from speechbrain_mamba.ops import (
     available_backends,
     causal_conv1d,
     causal_conv1d_update,
+    checks,
     selective_scan,
     selective_state_update,
     use_backend,
@@ -68,3 +69,17 @@ def test_every_available_backend_serves_a_call():
     for name in available_backends():
         with use_backend(name):
             assert torch.equal(scan(u=torch.ones(2, 5, 3)), expected)
+
+
+class _OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+
+def test_lengths_on_a_gpu_are_checked_in_debug_mode_only(monkeypatch):
+    lengths, cpu = torch.tensor([9, 2]).as_subclass(_OnGpu), torch.device("cpu")
+    assert checks.check_lengths("scan", lengths, 2, 5, cpu).tolist() == [9, 2]
+    monkeypatch.setattr(checks, "DEBUG", True)
+    with pytest.raises(ValueError, match="scan: lengths run from 2 to 9, but must lie in 0 to 5, the frames given"):
+        checks.check_lengths("scan", lengths, 2, 5, cpu)

@@ -55,7 +55,6 @@ def stopped(toy):
         ("2:3", signal.SIGINT, 1, "2:3"),
         ("1:3", signal.SIGTERM, 2, "1:4"),  # a step has two batches
         ("2:5", signal.SIGTERM, 2, "2:5"),  # the epoch ends before the step
-        ("1:VALID:1", signal.SIGTERM, 1, "1:5"),
         ("2:VALID:2", signal.SIGINT, 1, "2:5"),
     ],
 )
@@ -88,7 +87,7 @@ def test_at_the_end_of_an_epoch_its_checkpoint_is_the_last(toy, stopped, monkeyp
     assert trained(toy("broken").calls) == ["2:1", "2:2", "2:3"]
 
 
-@pytest.mark.parametrize("place", ["set_up", "prepare_data", "make_datasets", "write_results", "export"])
+@pytest.mark.parametrize("place", ["prepare_data", "make_datasets", "write_results"])
 def test_elsewhere_the_run_ends_at_once(toy, stopped, monkeypatch, place, capfd):
     done = []
     with monkeypatch.context() as patch:

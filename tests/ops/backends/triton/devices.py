@@ -22,6 +22,7 @@ def shorten_chunks(monkeypatch) -> None:
     """Several chunks, slabs of chunks and tiles for a few frames."""
     if INTERPRETED:
         monkeypatch.setattr(plan, "SHORTEST_CHUNK", 8)
+        monkeypatch.setattr(plan, "LONGEST_BACKWARD_CHUNK", 8)
         monkeypatch.setattr(plan, "PROGRAMS_OF_A_PROCESSOR", 64)
         monkeypatch.setattr(plan, "SLAB_BYTES_OF_A_PROCESSOR", 1)
         monkeypatch.setattr(conv_launch, "_TILE", (8, 16))

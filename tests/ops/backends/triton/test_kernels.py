@@ -100,6 +100,12 @@ def test_layer_agrees_with_the_reference(seed):
     check(ops.bidirectional_mamba_inner, inputs, lengths=lengths_of(batch, time))
 
 
+def test_layer_in_one_slab_of_several_chunks_agrees_with_the_reference(monkeypatch):
+    monkeypatch.setattr("speechbrain_mamba.ops.backends.triton.plan.SLAB_BYTES_OF_A_PROCESSOR", 1 << 20)
+    torch.manual_seed(0)
+    check(ops.bidirectional_mamba_inner, layer_inputs(2, 18, 5, 3, 2), lengths=torch.tensor([18, 13]))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_layer_in_half_precision_agrees_with_the_reference(dtype):
     torch.manual_seed(0)
