@@ -8,10 +8,9 @@ import torch
 pytest.importorskip("triton")
 
 from speechbrain_mamba.ops.backends import triton as backend
-from speechbrain_mamba.ops.directions import Filters, ScanInputs
 from tests.ops.backends.triton.devices import DEVICE, RUNS, shorten_chunks
 from tests.ops.backends.triton.guards import GuardedMemory
-from tests.ops.cases import bidirectional_scan_inputs, layer_inputs, mapped, scan_inputs
+from tests.ops.cases import layer_inputs, mapped, named_tensors, scan_inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,13 +35,6 @@ def scan(reverse):
     return call, scan_inputs(3, TIME, 5, 3)
 
 
-def both_scans():
-    def call(lengths, forward, reverse, z):
-        return (backend.bidirectional_selective_scan(forward, reverse, z, True, lengths),)
-
-    return call, bidirectional_scan_inputs(3, TIME, 5, 3)
-
-
 def conv(reverse):
     def call(lengths, **inputs):
         return backend.causal_conv1d(
@@ -53,17 +45,6 @@ def conv(reverse):
     return call, inputs
 
 
-def both_convs():
-    def call(lengths, x, forward, reverse):
-        return backend.bidirectional_causal_conv1d(x, forward, reverse, "silu", lengths)
-
-    return call, {"x": torch.randn(3, TIME, 5), "forward": filters(), "reverse": filters()}
-
-
-def filters():
-    return Filters(torch.randn(5, 4), torch.randn(5))
-
-
 def layer():
     def call(lengths, xz, forward, reverse, out_proj_weight, out_proj_bias):
         return (backend.bidirectional_mamba_inner(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths),)
@@ -72,9 +53,9 @@ def layer():
 
 
 CASES = {
-    "scan": lambda: scan(False), "reverse scan": lambda: scan(True), "both scans": both_scans,
-    "convolution": lambda: conv(False), "reverse convolution": lambda: conv(True), "both convolutions": both_convs,
-    "layer": layer,
+    "scan": lambda: scan(False), "reverse scan": lambda: scan(True),
+    "convolution": lambda: conv(False), "reverse convolution": lambda: conv(True),
+    "layer": layer,  # both directions of both
 }  # fmt: skip
 
 
@@ -84,9 +65,7 @@ def results(call, inputs, lengths):
     }
     outputs = call(torch.tensor(lengths, device=DEVICE), **leaves)
     sum(y.square().sum() for y in outputs).backward()
-    flat = [t for value in leaves.values() for t in (value if isinstance(value, (Filters, ScanInputs)) else [value])]
-    flat = [t for value in flat for t in (value if isinstance(value, tuple) else [value])]
-    return [*(y.detach() for y in outputs), *(t.grad for t in flat if t is not None)]
+    return [*(y.detach() for y in outputs), *(t.grad for _, t in named_tensors(leaves))]
 
 
 @pytest.mark.parametrize("case", CASES)
