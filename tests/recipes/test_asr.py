@@ -226,11 +226,11 @@ def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeyp
         run("stream", "mini_conmamba_ctc", **options)
     assert "the following arguments are required: --wav" in capsys.readouterr().err
     write_audio(tmp_path / "fast.wav", torch.rand(4000), 24000)
-    with pytest.raises(ValueError, match="has a sample rate of 24000 Hz, but 16000 Hz are wanted"):
+    with told(capsys, "has a sample rate of 24000 Hz, but 16000 Hz are wanted"):
         run("stream", "mini_conmamba_ctc", **options, wav=tmp_path / "fast.wav")
-    with pytest.raises(ValueError, match="The recognizer needs the whole utterance"):
+    with told(capsys, "The recognizer needs the whole utterance"):
         run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
-    with pytest.raises(ValueError, match="encoder_module is 'conformer', which has no state of constant size"):
+    with told(capsys, "encoder_module is 'conformer', which has no state of constant size"):
         run("stream", "mini_conformer_ctc", **options, wav=wav)
 
 
