@@ -22,6 +22,7 @@ UNFINISHED = f".{METAFNAME}"
 """The name of the meta file of a checkpoint that is being saved."""
 
 _BLOCK = 1 << 22
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # meta files are read often
 _SEAL = "# crc32 of the lines above: "
 
 
@@ -116,7 +117,7 @@ def _read_meta(path: Path) -> dict[str, Any] | str:
     data = path.read_bytes()
     try:
         text = data.decode()
-        meta = yaml.safe_load(text)
+        meta = yaml.load(text, Loader=_LOADER)
     except (UnicodeDecodeError, yaml.YAMLError):
         return f"{path.name} is not YAML"
     if not data.strip():

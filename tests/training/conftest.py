@@ -114,6 +114,7 @@ def toy(tmp_path, monkeypatch, figures):
     monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
     monkeypatch.setattr("sys.excepthook", lambda *_: None)
     monkeypatch.setattr("speechbrain.utils.logger.get_environment_description", str)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # tests of checkpoints and files have it
     path = tmp_path / "toy.yaml"
     path.write_text(HPARAMS)
 
