@@ -87,6 +87,7 @@ def graph_ms(function: Function, device: torch.device, rounds: int) -> float:
 def peak_mb(function: Function, device: torch.device) -> float:
     """Peak MB that a run allocates beyond what was there; NaN on a CPU."""
     if device.type != "cuda":
+        function()
         return float("nan")
     synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import speechbrain as sb
@@ -14,13 +15,15 @@ from torch import Tensor
 from speechbrain_mamba.corpora.preparation import prepare_recognition, recognition_manifests
 from speechbrain_mamba.dataio.length_batches import length_sampler
 from speechbrain_mamba.dataio.manifests import read_manifest
-from speechbrain_mamba.dataio.selection import encoder_frames, select_usable
-from speechbrain_mamba.dataio.speech_datasets import recognition_dataset
+from speechbrain_mamba.dataio.selection import encoder_frames, reason_against, select_usable
+from speechbrain_mamba.dataio.shards import ShardDataset, list_shards, read_shard
+from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recognition_example
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.text.tokenizer import check_special_tokens, load_or_train_tokenizer, spell
 from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.seeding import seeded
 
 
 class RecognitionBrain(TrainingBrain):
@@ -43,26 +46,46 @@ class RecognitionBrain(TrainingBrain):
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
-        self.tokenizer = get_tokenizer(hparams, (item["wrd"] for item in items["train"].values()))
+        shards = list_shards(hparams["train_shards"]) if hparams.get("train_shards") else []
+        train = (raw["facts"] for shard in shards for raw in read_shard(shard)) if shards else items["train"].values()
+        self.tokenizer = get_tokenizer(hparams, (item["wrd"] for item in train))
         check_special_tokens(self.tokenizer, **{name: hparams[name] for name in self.special_tokens})
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
-        datasets: dict[str, DynamicItemDataset] = {}
+        perturb, datasets = hparams["speed_perturb"], dict[str, Any]()
+        fastest = max(getattr(perturb, "speeds", [100])) / 100
+        least = (hparams["CNN"].min_frames - 1) * hop / rate
 
         def frames_of(item: Mapping[str, Any]) -> int:
             return encoder_frames(item["duration"], rate, hop)
 
         for name, part in items.items():
             is_train = name == "train"
-            perturb = hparams["speed_perturb"] if is_train else None
-            fastest = max(getattr(perturb, "speeds", [100])) / 100
-            least = (hparams["CNN"].min_frames - 1) * hop / rate * fastest
-            usable = select_usable(
-                part, self.tokenizer, f"utterances of {name}", frames_of if is_train else None, least
-            )
+            limits = (frames_of, least * fastest) if is_train else (None, least)
+            usable = select_usable(part, self.tokenizer, f"utterances of {name}", *limits)
             if not is_train:
                 self.check_lengths(name, {utterance: frames_of(item) for utterance, item in usable.items()})
             datasets[name] = recognition_dataset(
-                usable, self.tokenizer, rate, hparams["bos_index"], hparams["eos_index"], speed_perturb=perturb
+                usable,
+                self.tokenizer,
+                rate,
+                hparams["bos_index"],
+                hparams["eos_index"],
+                speed_perturb=perturb if is_train else None,
+            )
+        if shards:
+            reason = partial(reason_against, tokenizer=self.tokenizer, frames=frames_of, least_seconds=least * fastest)
+            decode = partial(
+                recognition_example, self.tokenizer, hparams["bos_index"], hparams["eos_index"], perturb, reason
+            )
+            datasets["train"] = ShardDataset(
+                shards,
+                decode,
+                hparams["max_batch_length_train"],
+                rate,
+                hparams["max_batch_ex"],
+                hparams["shard_buffer"],
+                hparams["seed"],
+                seeding=seeded,
             )
         return Datasets(datasets.pop("train"), datasets.pop("valid"), datasets)
 
@@ -78,6 +101,8 @@ class RecognitionBrain(TrainingBrain):
         if stage == sb.Stage.TEST:
             return {"batch_size": 1}
         is_train = stage == sb.Stage.TRAIN
+        if isinstance(dataset, ShardDataset):
+            return {"batches_per_epoch": self.hparams.shard_batches, "num_workers": self.hparams.num_workers}
         longest = self.hparams.max_batch_length_train if is_train else self.hparams.max_batch_length_valid
         options = {key: getattr(self.hparams, key) for key in ("num_buckets", "max_batch_ex", "seed")}
         sampler = length_sampler(dataset, longest, shuffle=is_train, **options)

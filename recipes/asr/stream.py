@@ -19,6 +19,7 @@ import speechbrain as sb
 
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.inference.streaming import StreamingRecognizer
+from speechbrain_mamba.training.script import run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,4 +45,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,13 +19,12 @@ if __name__ == "__main__":
 
 import sys
 
-import speechbrain as sb
 from objectives import CTCBrain, S2SBrain
 from recognition_brain import RecognitionBrain
 
 from speechbrain_mamba.training.command_line import read_comments
-from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.run import parse_arguments, run_recipe
+from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.hparams import read_hparams
 
 BRAINS: dict[str, type[RecognitionBrain]] = {"ctc": CTCBrain, "ctc_attention": S2SBrain}
@@ -34,7 +33,7 @@ BRAINS: dict[str, type[RecognitionBrain]] = {"ctc": CTCBrain, "ctc_attention": S
 
 def choose_brain(arguments: list[str]) -> type[RecognitionBrain]:
     """Choose the Brain that the hyper-parameters of a command line ask for."""
-    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams_file, _, overrides, _ = parse_arguments(arguments)
     objective, _ = read_comments(read_hparams(hparams_file, overrides)).get("objective", (None, ""))
     if objective not in BRAINS:
         raise ValueError(f"objective is {objective!r} in '{hparams_file}', but must be one of {', '.join(BRAINS)}.")
@@ -48,5 +47,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

@@ -32,7 +32,8 @@ from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import any_process, leave_processes
+from speechbrain_mamba.training.script import run_script
+from speechbrain_mamba.utils.distributed import any_process
 
 logger = logging.getLogger(__name__)
 
@@ -221,5 +222,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

@@ -16,6 +16,8 @@ if __name__ == "__main__":
     check_command_line(__file__)  # before the imports that take seconds
 
 import json
+import logging
+import math
 from pathlib import Path
 
 import speechbrain as sb
@@ -24,17 +26,21 @@ from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_mamba.corpora.preparation import check_mixtures, prepare_separation
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.level_laws import find_level_law
 from speechbrain_mamba.dataio.mixture_dataset import separation_dataset
-from speechbrain_mamba.evaluation.report import format_summary
+from speechbrain_mamba.evaluation.report import format_summary, mean
 from speechbrain_mamba.evaluation.separation_report import SeparationReport
+from speechbrain_mamba.evaluation.separation_scores import find_fault
 from speechbrain_mamba.inference.separation import export_separator
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.init import reset_parameters
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.main_process import do_on_main
+
+logger = logging.getLogger(__name__)
 
 
 class SeparationBrain(TrainingBrain):
@@ -42,10 +48,11 @@ class SeparationBrain(TrainingBrain):
 
     needs = ("matplotlib", "fast_bss_eval")
     best_by = "si-snr"  # negative, in dB
-    evaluation_totals = ("improvements", "report")
+    evaluation_totals = ("improvements", "unscored", "report")
 
     def set_up(self):
-        """Give each copy of a block its own weights at first."""
+        """Check the name of the law, and give each copy of a block its own weights at first."""
+        find_level_law(self.hparams.level_law, self.hparams.corpus)
         for module in self.hparams.modules.values():
             reset_parameters(module)
 
@@ -64,7 +71,8 @@ class SeparationBrain(TrainingBrain):
             for split in (["valid", "test"] if dynamic else ["train", "valid", "test"])
         }
         if dynamic:
-            options |= {"seconds": hparams["mixture_seconds"], "seed": hparams["seed"]}
+            law = find_level_law(hparams["level_law"], hparams["corpus"])
+            options |= {"seconds": hparams["mixture_seconds"], "seed": hparams["seed"], "law": law}
             train = dynamic_mixtures(folder / "train_utterances.csv", hparams["mixtures_per_epoch"], **options)
         else:
             train = fixed["train"]
@@ -150,33 +158,46 @@ class SeparationBrain(TrainingBrain):
         losses = self.compute_objectives(predictions, batch, stage)
         estimate, sources, mix, lengths = predictions
         baseline = self.example_losses(sources, mix[..., None].expand_as(sources), lengths)
-        self.improvements += (baseline - losses).tolist()
-        if stage == sb.Stage.TEST:
-            for i, (name, length) in enumerate(zip(batch.id, lengths.tolist())):
-                self.report.add(name, mix[i, :length], sources[i, :length], estimate[i, :length].float())
-        return losses.mean().cpu()
+        defined = torch.ones_like(losses, dtype=torch.bool)
+        for i, (name, length) in enumerate(zip(batch.id, lengths.tolist())):
+            signals = sources[i, :length], estimate[i, :length].float()
+            fault = find_fault(*signals) or ("" if losses[i].isfinite() else "loss not finite")
+            if fault:
+                defined[i] = False
+                self.unscored.setdefault(fault, []).append(name)
+            if stage == sb.Stage.TEST:
+                self.report.add(name, mix[i, :length], *signals)
+        self.improvements += (baseline - losses)[defined].tolist()
+        return losses[defined].mean().cpu()  # NaN, which has no part in the mean, if no mixture has a loss
 
     def on_stage_start(self, stage, epoch=None):
         """Get the scores of a stage ready."""
         super().on_stage_start(stage, epoch)
-        self.improvements = []
+        self.improvements, self.unscored = [], {}
         if stage != sb.Stage.TRAIN:
             n_examples = max(0, self.hparams.n_examples - self.first_example)  # the first ones of all processes
             self.report = SeparationReport(self.output_folder / "test", self.hparams.sample_rate, n_examples)
 
     def stage_scores(self, stage, loss):
-        """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test."""
+        """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test. Mixtures that have
+        no scores are counted."""
         if stage == sb.Stage.TRAIN:
             return {"si-snr": loss}
         if stage == sb.Stage.VALID:
-            return {"si-snr": loss, "si-snr_i": sum(self.improvements) / max(1, len(self.improvements))}
+            for fault, names in self.unscored.items():
+                more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+                logger.warning("Mixtures without scores, %s: %s%s.", fault, ", ".join(names[:10]), more)
+            improvement, unscored = mean(self.improvements), sum(map(len, self.unscored.values()))
+            improvement = math.nan if improvement is None else improvement
+            return {"si-snr": loss, "si-snr_i": improvement, "unscored": unscored}
         summary = self.report.write() if if_main_process() else {}
         return {key: value for key, value in summary.items() if value is not None}
 
     def table_row(self, train, valid):
         """SI-SNR with the sign that reports give it."""
         return {
-            "train_si_snr": -train["si-snr"], "valid_si_snr": -valid["si-snr"], "valid_si_snr_i": valid["si-snr_i"]
+            "train_si_snr": -train["si-snr"], "valid_si_snr": -valid["si-snr"], "valid_si_snr_i": valid["si-snr_i"],
+            "valid_unscored": valid["unscored"],
         }  # fmt: skip
 
     def panels(self, row):
@@ -209,5 +230,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

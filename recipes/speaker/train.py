@@ -21,6 +21,7 @@ from collections import Counter
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import main_process_only
 
 from speechbrain_mamba.corpora.preparation import check_manifests
 from speechbrain_mamba.dataio.manifests import find_manifests, read_manifest
@@ -30,7 +31,8 @@ from speechbrain_mamba.evaluation.speaker_report import SpeakerReport
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
+from speechbrain_mamba.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,23 @@ class SpeakerBrain(TrainingBrain):
                 "higher."
             )
         self.labels = {speaker: index for index, speaker in enumerate(speakers)}
+        hooks = self.check_speakers, main_process_only(self.save_speakers)
+        self.checkpointer.add_recoverable("speakers", self, *hooks, optional_load=True)
         return Datasets(train, valid, {"test": test})
+
+    def save_speakers(self, _, path):
+        """Write the speakers of the classifier's outputs, for :meth:`check_speakers`."""
+        write_json(path, list(self.labels))
+
+    def check_speakers(self, _, path, end_of_epoch):
+        """Refuse to resume with other speakers: the classifier's outputs would be given to others."""
+        before, now = json.loads(path.read_text(encoding="utf-8")), list(self.labels)
+        if before != now:
+            changed = ", ".join(sorted(set(before).symmetric_difference(now))[:5])
+            raise ValueError(
+                f"The run in '{self.output_folder}' was trained for {len(before)} speakers, but train.csv has "
+                f"{len(now)} (not in both: {changed}): give its manifests, or another --output_folder."
+            )
 
     def compute_forward(self, batch, stage):
         """Embeddings (batch, 1, channels)."""
@@ -145,5 +163,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

@@ -13,6 +13,7 @@ import argparse
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
+from speechbrain_mamba.training.script import run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,4 +29,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

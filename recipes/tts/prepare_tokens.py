@@ -64,8 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
     add_token_options(parser)
     parser.add_argument("--data_root", help="what $data_root stands for in the manifests")
     options = parser.parse_args(arguments)
-    codec = load_codec(options.codec, options.n_codebooks)
-    make_tokens(find_manifests(options.manifest_folder), codec, options, options.data_root)
+    try:
+        manifests = find_manifests(options.manifest_folder)
+        make_tokens(manifests, load_codec(options.codec, options.n_codebooks), options, options.data_root)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -28,13 +28,16 @@ from speechbrain_mamba.codecs import load_codec
 from speechbrain_mamba.codecs.tokenize_speech import codec_checksum
 from speechbrain_mamba.dataio.codec_tokens import read_tokens, token_dataset
 from speechbrain_mamba.dataio.prompted_batch import Padded, PromptedBatch, Utterances
+from speechbrain_mamba.dataio.shards import ShardDataset
 from speechbrain_mamba.dataio.token_splits import (
     batch_sampler,
     check_preparation,
     load_tokenizer,
     make_dataset,
     read_split,
+    shard_dataset,
 )
+from speechbrain_mamba.dataio.voice_prompts import VoicePrompts
 from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.speaking import speak_test_set
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
@@ -45,7 +48,8 @@ from speechbrain_mamba.lobes.models.synthesis.targets import IGNORED, end_at, ma
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.requirements import speaks_test
 from speechbrain_mamba.training.run import run_recipe
-from speechbrain_mamba.utils.distributed import leave_processes
+from speechbrain_mamba.training.script import run_script
+from speechbrain_mamba.training.seeding import seeded
 from speechbrain_mamba.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -61,7 +65,7 @@ class CodecLanguageModelBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     best_by = "loss"
-    evaluation_totals = ("counts",)
+    evaluation_totals = ("counts", "broken")
     epoch_totals = ("counts",)
     may_change = frozenset(
         {"n_test_utterances", "test_batch_size", "codec", "recognizer", "speaker_encoder", "sampler"}
@@ -74,7 +78,7 @@ class CodecLanguageModelBrain(TrainingBrain):
     def set_up(self):
         """Check the tokens, and load the codec and the judges of the test, before a training that would be in vain."""
         hparams, self.codec = vars(self.hparams), None
-        prepared = check_preparation(hparams["token_folder"])
+        prepared = check_preparation(hparams["token_folder"], ["train"] if hparams.get("train_shards") else [])
         if speaks_test(hparams):
             _, _, facts = read_tokens(hparams["token_folder"], "test")
             source = hparams["codec"] or facts.codec
@@ -90,9 +94,13 @@ class CodecLanguageModelBrain(TrainingBrain):
     def make_datasets(self, hparams):
         """Read the tokens of the three splits."""
         self.tokenizer = load_tokenizer(hparams)
-        (train, self.prompts, self.frame_rate), (valid, *_), (test, *_) = (
-            make_dataset(hparams, split, self.tokenizer) for split in ("train", "valid", "test")
+        (valid, _, self.frame_rate), (test, *_) = (
+            make_dataset(hparams, split, self.tokenizer) for split in ("valid", "test")
         )
+        if hparams.get("train_shards"):
+            train, self.prompts = shard_dataset(hparams, self.frame_rate, seeded), VoicePrompts({})
+        else:
+            train, self.prompts, _ = make_dataset(hparams, "train", self.tokenizer)
         return Datasets(train, valid, {"test": test})
 
     def loader_options(self, stage, dataset):
@@ -101,6 +109,8 @@ class CodecLanguageModelBrain(TrainingBrain):
         if stage != sb.Stage.TRAIN:
             self.places = {name: place for place, name in enumerate(dataset.data_ids)}
             return options | {"batch_sampler": batch_sampler(dataset, hparams, shuffle=False)}
+        if isinstance(dataset, ShardDataset):
+            return {"batches_per_epoch": hparams["shard_batches"], "num_workers": hparams["num_workers"]}
         first, epochs = hparams["first_seconds"] * self.frame_rate, hparams["curriculum_epochs"]
         sampler = batch_sampler(dataset, hparams, first_length=first, curriculum_epochs=epochs)
         return options | {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
@@ -166,31 +176,47 @@ class CodecLanguageModelBrain(TrainingBrain):
         return torch.tensor([self.places[name] % (books - 1) + 1 for name in names], device=self.device)
 
     def compute_objectives(self, outputs, batch, stage):
-        """The sum of the parts' cross-entropies; right tokens are counted."""
+        """The sum of the parts' cross-entropies; right tokens are counted.
+
+        Out of training, utterances whose loss is not finite are named and left out; in training the batch is skipped.
+        """
         losses = []
         for part, (logits, targets) in outputs.items():
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-            losses.append(loss)
             valid = targets != IGNORED
+            each = F.cross_entropy(
+                logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+            ).view_as(targets)
+            loss = each.sum() / valid.sum()
+            if stage != sb.Stage.TRAIN:
+                broken = ~each.isfinite().all(1)
+                self.broken += [name for name, wrong in zip(batch.id, broken.tolist()) if wrong]
+                valid, each = valid & ~broken[:, None], each.masked_fill(broken[:, None], 0)
+            losses.append(loss)
             right = (logits.argmax(-1) == targets) & valid
             count = self.counts.setdefault(part, torch.zeros(3, dtype=torch.double))
-            if loss.isfinite():  # others are not trained on
-                count += torch.stack([right.sum(), valid.sum() * loss.detach(), valid.sum()]).double().cpu()
+            if loss.isfinite() or stage != sb.Stage.TRAIN:  # others are not trained on
+                count += torch.stack([right.sum(), each.detach().sum(), valid.sum()]).double().cpu()
         return sum(losses)
 
     def on_stage_start(self, stage, epoch=None):
         """Get the counters of a stage ready, and the fraction of utterances with a prompt."""
         super().on_stage_start(stage, epoch)
-        self.counts = {}
+        self.counts, self.broken = {}, []
         if stage == sb.Stage.TRAIN:
             self.prompts.share = self.hparams.prompt_share if epoch > self.hparams.epochs_alone else 0.0
 
     def stage_scores(self, stage, loss):
         """Cross-entropy in nats and right tokens in percent, of each part; in validation the sum to choose by.
 
-        They are means over tokens, whatever the batches.
+        They are means over tokens, whatever the batches. A test has the number of utterances without a finite loss.
         """
-        scores = {}
+        broken = list(dict.fromkeys(self.broken))
+        if broken:
+            named = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+            logger.warning("%d utterances have no finite loss and are left out of the scores: %s", len(broken), named)
+            if stage == sb.Stage.VALID and not all(count for _, _, count in self.counts.values()):
+                raise RuntimeError("No utterance of the validation has a finite loss: the training has diverged.")
+        scores = {"unscored": len(broken)} if broken and stage == sb.Stage.TEST else {}
         for part, (right, total, count) in self.counts.items():
             scores |= {f"{part}_loss": float(total / count), f"{part}_accuracy": float(100 * right / count)}
         losses = [scores[f"{part}_loss"] for part in self.counts]
@@ -261,5 +287,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    leave_processes()
+    run_script(main)

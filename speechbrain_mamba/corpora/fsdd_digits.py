@@ -22,7 +22,7 @@ from speechbrain_mamba.corpora.mini.sentences import DIGITS
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.audio_files import SkippedFiles, scan_audio
 from speechbrain_mamba.dataio.manifests import SPLITS, write_manifest
-from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.files import atomic_path, remove_temporaries
 from speechbrain_mamba.utils.parallel import parallel_map
 from speechbrain_mamba.utils.stamps import Stamp
 from speechbrain_mamba.utils.waiting import one_at_a_time
@@ -164,6 +164,8 @@ def prepare_fsdd_digits(
         return manifests
     with one_at_a_time(root):
         if not stamp.is_done(manifests.values()):  # by a process that this one waited for
+            if root.exists():
+                remove_temporaries(root)  # of a process that was killed
             _prepare(stamp, manifests, recordings)
     return manifests
 

@@ -16,6 +16,7 @@ from speechbrain_mamba.dataio.mixing import MixtureSampler
 from speechbrain_mamba.dataio.mixture_files import manifest_files, write_mixtures
 from speechbrain_mamba.dataio.utterances import Utterance, write_utterances
 from speechbrain_mamba.utils.stamps import Stamp
+from speechbrain_mamba.utils.waiting import one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,35 @@ def prepare_mixtures(
     folder = Path(save_folder).absolute()
     manifests = manifest_paths(folder, settings.dynamic_mixing)
     stamp = Stamp(folder / "prepared.json", {**source, **asdict(settings)})
-    written = {split: path for split, path in manifests.items() if not (split == "train" and settings.dynamic_mixing)}
-    if stamp.is_done(itertools.chain(manifests.values(), *map(manifest_files, written.values()))):
-        return manifests
-    utterances = find_splits()
+    written = [path for split, path in manifests.items() if not (split == "train" and settings.dynamic_mixing)]
+
+    def is_done() -> bool:
+        return stamp.is_done(itertools.chain(manifests.values(), *map(manifest_files, written)))
+
+    if not is_done():
+        with one_at_a_time(folder):
+            if not is_done():  # by a process that this one waited for
+                _make(folder, settings, stamp, manifests, find_splits(), SkippedFiles() if skipped is None else skipped)
+    return manifests
+
+
+def _make(
+    folder: Path,
+    settings: MixtureSettings,
+    stamp: Stamp,
+    manifests: Mapping[str, Path],
+    utterances: Mapping[str, list[Utterance]],
+    skipped: SkippedFiles,
+) -> None:
+    """Make mixtures and manifests. What can fail because of the data fails before anything is replaced."""
+    written = [split for split in SPLITS if not (split == "train" and settings.dynamic_mixing)]
     counts = dict(zip(SPLITS, (settings.train_mixtures, settings.valid_mixtures, settings.test_mixtures)))
 
     def make_sampler(split: str, cache_bytes: int = 2**29) -> MixtureSampler:
         speakers, rate, seed = settings.num_spks, settings.sample_rate, settings.seed + SPLITS.index(split)
         return MixtureSampler(utterances[split], speakers, rate, settings.seconds, seed, cache_bytes=cache_bytes)
 
-    for split in SPLITS:  # before anything is replaced
+    for split in SPLITS:
         try:
             make_sampler(split, cache_bytes=0)
         except ValueError as error:
@@ -125,10 +144,8 @@ def prepare_mixtures(
             write_mixtures(make_sampler(split), counts[split], folder / "mixtures" / split, manifests[split])
         else:
             write_utterances(manifests[split], utterances[split], settings.sample_rate)
-    if skipped is not None:
-        skipped.write(folder / "skipped.csv")
+    skipped.write(folder / "skipped.csv")
     stamp.finish()
-    return manifests
 
 
 def add_mixture_options(parser: argparse.ArgumentParser) -> None:

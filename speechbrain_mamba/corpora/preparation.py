@@ -59,6 +59,8 @@ def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
 def _recognition_splits(hparams: Mapping[str, Any]) -> dict[str, list[str]]:
     """The parts of the corpus that each manifest lists."""
     splits = {"train": hparams["train_splits"], "valid": hparams["valid_splits"]}
+    if hparams.get("train_shards"):
+        del splits["train"]  # trained on instead
     return splits | {name: [name] for name in hparams["test_splits"]}
 
 

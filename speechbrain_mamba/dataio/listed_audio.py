@@ -129,7 +129,12 @@ def _problem(name: str, item: Mapping[str, Any], sample_rate: int | None, skip_u
     if "mix_wav" in lengths and len(set(lengths.values())) > 1:
         return f"the files of '{name}' have unequal lengths, in samples {lengths}."
     whole = found.get("wav") or found.get("mix_wav")
-    return None if whole is None else _contradiction(name, item.get("duration"), whole)
+    if whole is None:
+        return None
+    problem = _contradiction(name, item.get("duration"), whole)
+    if problem and ("start" in item or "stop" in item):
+        return f"{problem} Columns 'start' and 'stop' are not read: cut the files."
+    return problem
 
 
 def _contradiction(name: str, duration: float | None, info: AudioInfo) -> str | None:

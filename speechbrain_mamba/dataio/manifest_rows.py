@@ -17,7 +17,7 @@ MAX_ID = 200
 """Bytes of an id, since files of results are called after it."""
 
 _TEXTS = ("wrd", "spk_id", "language")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # line breaks and others, but not the tab
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # line breaks and others, but not the tab
 
 
 def fault(file: str | os.PathLike, text: str, line: int | None = None, column: str | None = None) -> ValueError:
@@ -84,7 +84,7 @@ def parse_row(
         if item.get(column) is None:
             raise fault(file, f"'{name}' has no value for it: needed are {', '.join(needed)}.", line, column)
     for column, value in item.items():
-        if isinstance(value, str) and _CONTROL.search(value):
+        if isinstance(value, str) and not value.isprintable() and _CONTROL.search(value):
             raise fault(file, f"the value of '{name}' {_describe_control(value)}: remove that.", line, column)
         if value is None:
             continue
@@ -105,17 +105,17 @@ def _shown(value: Any) -> str:
 def _describe_control(value: str) -> str:
     if "\n" in value or "\r" in value:
         return "has a line break (is a quotation mark not closed?)"
-    return "has a control character"
+    return "has half a character" if any("\ud800" <= char <= "\udfff" for char in value) else "has a control character"
 
 
 def _problem_of_id(name: Any) -> str | None:
     if not isinstance(name, str) or not name.strip():
         return "the id is empty: give each row an id of its own."
-    if _CONTROL.search(name) or "\t" in name:
+    if not name.isprintable() and (_CONTROL.search(name) or "\t" in name):
         return f"the id {_shown(name)} {_describe_control(name)}: remove that."
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_ID:
+    if len(name) * 4 > MAX_ID and len(name.encode()) > MAX_ID:
         return f"the id {_shown(name)} has more than {MAX_ID} bytes, but files are called after it: shorten it."
-    if name.startswith("/") or ".." in name.split("/"):
+    if name.startswith("/") or (".." in name and ".." in name.split("/")):
         return f"the id '{name}' must not begin with '/' or contain '..', since files are called after it."
     return None
 
@@ -162,6 +162,8 @@ def csv_rows(file: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict
                 if values and not columns:
                     columns = _check_header([value.strip() for value in values], needed, line, file)
                 elif values:
+                    if reader.line_num > line:
+                        _refuse_line_break(values, columns, line, file)
                     yield line, _named(values, columns, line, file)
                 line = reader.line_num + 1
         except csv.Error as error:  # a field as long as a file
@@ -198,9 +200,6 @@ def _check_header(columns: list[str], needed: Sequence[str], line: int, file: Pa
 
 def _named(values: list[str], columns: list[str], line: int, file: Path) -> dict[str, str]:
     row = dict(zip(columns, values))
-    for column, value in row.items():
-        if "\n" in value or "\r" in value:  # before the count of values: what follows is in disorder
-            raise fault(file, f"the value {_shown(value)} {_describe_control(value)}: remove that.", line, column)
     if len(values) > len(columns):
         text = f"'{row['ID']}' has more values ({len(values)}) than there are columns ({len(columns)})"
         raise fault(file, f"{text}: put texts with commas in quotation marks.", line)
@@ -210,6 +209,12 @@ def _named(values: list[str], columns: list[str], line: int, file: Path) -> dict
         raise fault(file, text, line, missing)
     row["ID"] = row["ID"].strip()
     return row
+
+
+def _refuse_line_break(values: list[str], columns: list[str], line: int, file: Path) -> None:
+    for column, value in zip(columns, values):
+        if "\n" in value or "\r" in value:
+            raise fault(file, f"the value {_shown(value)} {_describe_control(value)}: remove that.", line, column)
 
 
 def _encoding_fault(file: Path) -> ValueError:
@@ -246,7 +251,9 @@ def json_rows(file: Path) -> Iterator[dict[str, Any]]:
         items = json.loads(text, object_pairs_hook=_Pairs)
     except UnicodeDecodeError as error:
         raise _encoding_fault(file) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise fault(file, "it is not valid JSON: it is nested too deeply.", 1) from error
+    except ValueError as error:  # also of a number with thousands of digits
         raise fault(file, f"it is not valid JSON: {error}.", getattr(error, "lineno", None)) from error
     if not isinstance(items, _Pairs):
         raise fault(file, "it must map each id to a mapping from column to value.", 1)

@@ -138,10 +138,13 @@ def _rows(file: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int | None, 
         raise FileNotFoundError(f"The manifest '{file}' does not exist: prepare the data first.")
     if file.suffix.lower() not in (".csv", ".json"):
         raise ValueError(f"The manifest '{file}' must be a .csv or .json file.")
-    if file.suffix.lower() == ".csv":
-        yield from csv_rows(file, needed)
-    else:
-        yield from ((None, row) for row in json_rows(file))
+    try:
+        if file.suffix.lower() == ".csv":
+            yield from csv_rows(file, needed)
+        else:
+            yield from ((None, row) for row in json_rows(file))
+    except OSError as error:
+        raise fault(file, f"it cannot be read ({error.strerror}).") from error
 
 
 def find_line(path: str | os.PathLike, name: str) -> int | None:

@@ -1,7 +1,8 @@
 """Mixtures of speakers for separation, drawn at random.
 
 A mixture is drawn as in WSJ0-2mix (Hershey et al., "Deep clustering", 2016): distinct speakers at a random relative
-level, cut to a common length ("min"), scaled together. It is a pure function of (seed, epoch, index).
+level (:mod:`~speechbrain_mamba.dataio.level_laws`), cut to a common length ("min"). It is a pure function of (seed,
+epoch, index).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.level_laws import LevelLaw, Wsj0MixLaw
 from speechbrain_mamba.dataio.utterances import Utterance
 from speechbrain_mamba.utils.parallel import parallel_map
 
-_PEAK = 0.9  # of the loudest of a mixture and its sources, as in WSJ0-2mix
 _QUIETEST = 1e-4  # RMS; what is below is silence, which has no level
 _ATTEMPTS = 20
 _VERSION = 1  # raised whenever the same parameters draw other mixtures
@@ -37,8 +38,7 @@ class MixtureSampler:
     """Draws mixtures of distinct speakers.
 
     Each source is the speech of one speaker: a random part of a long utterance, or several utterances one after the
-    other. The sources have the same RMS except for a random relative level: the first is louder than the second by
-    0 to ``level_db``, half of it up and half of it down; others stay in between.
+    other. A law says how speakers and levels are drawn.
 
     Arguments
     ---------
@@ -52,8 +52,8 @@ class MixtureSampler:
         Shortest and longest mixture; None makes a mixture as long as the shortest of one utterance of each speaker.
     seed : int
         The seed of all draws.
-    level_db : float
-        Largest level difference of the first two sources in dB.
+    law : LevelLaw
+        How often a speaker is drawn, and how loud each source is.
     cache_bytes : int
         If all speech fits into this many bytes, it is kept in memory, where the workers of a DataLoader share it.
 
@@ -82,10 +82,10 @@ class MixtureSampler:
         sample_rate: int,
         seconds: tuple[float, float] | None = (2.0, 4.0),
         seed: int = 0,
-        level_db: float = 5.0,
+        law: LevelLaw = Wsj0MixLaw(),  # noqa: B008  # it never changes
         cache_bytes: int = 2**29,
     ) -> None:
-        self.num_spks, self.sample_rate, self.seed, self.level_db = num_spks, sample_rate, seed, level_db
+        self.num_spks, self.sample_rate, self.seed, self.law = num_spks, sample_rate, seed, law
         self.seconds = None if seconds is None else (float(seconds[0]), float(seconds[1]))
         if self.seconds is not None and not 0 < self.seconds[0] <= self.seconds[1]:
             raise ValueError(f"seconds are {self.seconds}, but must be the shortest and the longest mixture, above 0.")
@@ -118,7 +118,7 @@ class MixtureSampler:
             "sample_rate": self.sample_rate,
             "seconds": self.seconds and list(self.seconds),
             "seed": self.seed,
-            "level_db": self.level_db,
+            **self.law.parameters(),
             "utterances": hashlib.sha256(listing.encode()).hexdigest(),
         }
 
@@ -143,19 +143,18 @@ class MixtureSampler:
         return torch.cat(pieces)
 
     def _draw_source(self, utterances: list[Utterance], samples: int, rng: np.random.Generator) -> Tensor:
-        """Speech at an RMS of 1, (samples,). Silence, which has no level, is drawn again."""
+        """Speech at a level of 0 dB, (samples,). Silence, which has no level, is drawn again."""
         for _ in range(_ATTEMPTS):
             signal = self._draw_speech(utterances, samples, rng)
-            rms = signal.square().mean().sqrt()
-            if rms > _QUIETEST:
-                return signal / rms
+            if signal.square().mean().sqrt() > _QUIETEST:
+                return signal / self.law.amplitude(signal)
         if self.seconds is None:
             raise ValueError(f"The utterance '{utterances[0].path}' is silent: remove it from the data.")
         name = utterances[0].speaker
         raise ValueError(f"The speech of speaker '{name}' is silent: remove the speaker from the data.")
 
     def _draw_sources(self, speakers: list[str], rng: np.random.Generator) -> Tensor:
-        """Speech of each speaker at an RMS of 1, (speakers, samples)."""
+        """Speech of each speaker at a level of 0 dB, (speakers, samples)."""
         speech = [self.speakers[name] for name in speakers]
         if self.seconds is None:
             speech = [[utterances[rng.integers(len(utterances))]] for utterances in speech]
@@ -174,10 +173,11 @@ class MixtureSampler:
         """
         rng = np.random.default_rng((self.seed, epoch, index))
         names = list(self.speakers)
-        speakers = [names[choice] for choice in rng.choice(len(names), size=self.num_spks, replace=False)]
-        half = rng.uniform(0, self.level_db) / 2
-        levels = torch.tensor([half, -half] + [0.0] * self.num_spks)[: self.num_spks]
+        weights = self.law.speaker_weights([len(speech) for speech in self.speakers.values()])
+        choices = rng.choice(len(names), size=self.num_spks, replace=False, p=weights)
+        speakers = [names[choice] for choice in choices]
+        levels = self.law.draw_levels(self.num_spks, rng)
         sources = self._draw_sources(speakers, rng) * (10 ** (levels / 20))[:, None]
         loudest = max(sources.abs().max(), sources.sum(0).abs().max())
-        sources = sources * (_PEAK / loudest)
+        sources = sources * self.law.common_gain(loudest)
         return Mixture(sources.sum(0), sources, tuple(speakers))

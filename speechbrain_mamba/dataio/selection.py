@@ -34,13 +34,13 @@ def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[in
     return frames
 
 
-def _reason_against(
+def reason_against(
     item: dict[str, Any],
     tokenizer: SentencePieceProcessor,
     frames: Callable[[dict[str, Any]], int] | None,
     least_seconds: float,
 ) -> str | None:
-    """Why an utterance cannot be used; None if it can."""
+    """Why an utterance cannot be used, None if it can: for the arguments of :func:`select_usable`."""
     if item["duration"] < least_seconds:
         return f"less than the {1000 * least_seconds:.0f} ms of audio that are needed"
     if not item["wrd"].strip():
@@ -102,7 +102,7 @@ def select_usable(
     left_out: dict[str, list[str]] = {}
 
     def is_usable(utterance: str, item: dict[str, Any]) -> bool:
-        reason = _reason_against(item, tokenizer, frames, least_seconds)
+        reason = reason_against(item, tokenizer, frames, least_seconds)
         if reason is not None:
             left_out.setdefault(reason, []).append(utterance)
         return reason is None

@@ -8,10 +8,11 @@ import logging
 import os
 import random
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from speechbrain_mamba.dataio.audio import UnreadableAudioError, check_audio
@@ -20,6 +21,9 @@ from speechbrain_mamba.utils.files import atomic_path, write_json
 logger = logging.getLogger(__name__)
 
 SUMMARY = "shards.json"
+
+Example = tuple[dict[str, Any], str, bytes]
+"""What the JSON file of an example says, the suffix of its other file, and what that holds."""
 
 
 def write_shards(
@@ -33,7 +37,7 @@ def write_shards(
 
     Each utterance is two members of a tar file, ``NUMBER.json`` with its id and columns and ``NUMBER.wav`` or
     ``NUMBER.flac``. The order is random, since a training shuffles shards, and within a shard only as far as its buffer
-    goes. Shards that an interrupted call has written are kept.
+    goes.
 
     Arguments
     ---------
@@ -69,39 +73,76 @@ def write_shards(
     >>> write_shards(items, folder / "shards", sample_rate=8000)
     {'shards': 1, 'examples': 1, 'seconds': 1.0, 'skipped': 0}
     """
+
+    def read(name: str) -> Example | None:
+        item = items[name]
+        path = Path(item["wav"])
+        try:
+            seconds = check_audio(path, sample_rate).samples / sample_rate
+        except UnreadableAudioError as error:
+            logger.warning("Skipped: %s", error)
+            return None
+        columns = {column: value for column, value in item.items() if column != "wav"}
+        return {**columns, "duration": seconds}, path.suffix.lower(), path.read_bytes()
+
+    return _write(list(items), read, Path(folder), per_shard, seed)
+
+
+def write_token_shards(
+    items: Mapping[str, Mapping[str, Any]],
+    codes: np.ndarray,
+    folder: str | os.PathLike,
+    per_shard: int = 20000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write codec tokens as shards: ``NUMBER.json`` with id and columns, ``NUMBER.npy`` with codes (frames, codebooks).
+
+    Arguments
+    ---------
+    items, codes
+        As returned by :func:`~speechbrain_mamba.dataio.codec_tokens.read_tokens`.
+    folder, per_shard, seed
+        As for :func:`write_shards`, whose results are returned.
+    """
+
+    def read(name: str) -> Example:
+        item, file = items[name], io.BytesIO()
+        np.save(file, codes[item["first_frame"] : item["first_frame"] + item["frames"]])
+        return {key: value for key, value in item.items() if key not in ("first_frame", "wav")}, ".npy", file.getvalue()
+
+    return _write(list(items), read, Path(folder), per_shard, seed)
+
+
+def _write(
+    names: list[str], read: Callable[[str], Example | None], folder: Path, per_shard: int, seed: int
+) -> dict[str, Any]:
     if per_shard < 1:
         raise ValueError(f"per_shard is {per_shard}, but must be at least 1 utterance.")
-    target = Path(folder)
-    names = list(items)
     random.Random(seed).shuffle(names)
     totals: dict[str, Any] = {"shards": 0, "examples": 0, "seconds": 0.0, "skipped": 0}
-    with tqdm(total=len(names), desc=f"Writing {target.name}", unit="file", dynamic_ncols=True) as bar:
+    with tqdm(total=len(names), desc=f"Writing {folder.name}", unit="file", dynamic_ncols=True) as bar:
         for number, first in enumerate(range(0, len(names), per_shard)):
-            path = target / f"shard-{number:06d}.tar"
+            path = folder / f"shard-{number:06d}.tar"
             with atomic_path(path) as temporary, tarfile.open(temporary, "w") as tar:
                 for place, name in enumerate(names[first : first + per_shard], first):
                     bar.update()
-                    seconds = _add(tar, f"{place:09d}", name, items[name], sample_rate)
-                    totals["examples"] += seconds is not None
-                    totals["skipped"] += seconds is None
-                    totals["seconds"] += seconds or 0.0
+                    example = read(name)
+                    if example is None:
+                        totals["skipped"] += 1
+                        continue
+                    facts, suffix, data = example
+                    _add(tar, f"{place:09d}.json", json.dumps({"id": name, **facts}).encode("utf-8"))
+                    _add(tar, f"{place:09d}{suffix}", data)
+                    totals["examples"] += 1
+                    totals["seconds"] += facts["duration"]
             totals["shards"] += 1
     if not totals["examples"]:
-        raise ValueError(f"None of the {len(names)} utterances can be used: no shard in '{target}' has one.")
-    write_json(target / SUMMARY, totals)
+        raise ValueError(f"None of the {len(names)} utterances can be used: no shard in '{folder}' has one.")
+    write_json(folder / SUMMARY, totals)
     return totals
 
 
-def _add(tar: tarfile.TarFile, key: str, name: str, item: Mapping[str, Any], sample_rate: int) -> float | None:
-    path = Path(item["wav"])
-    try:
-        seconds = check_audio(path, sample_rate).samples / sample_rate
-    except UnreadableAudioError as error:
-        logger.warning("Skipped: %s", error)
-        return None
-    facts = {"id": name, **{column: value for column, value in item.items() if column != "wav"}, "duration": seconds}
-    for suffix, data in ((".json", json.dumps(facts).encode("utf-8")), (path.suffix.lower(), path.read_bytes())):
-        member = tarfile.TarInfo(key + suffix)
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-    return seconds
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

@@ -7,6 +7,7 @@ on the seed, the epoch, the worker and nothing else.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from speechbrain.dataio.batch import PaddedBatch
@@ -45,18 +47,20 @@ class ShardDataset(IterableDataset):
     shards : str or sequence of str
         Paths, URLs (``https://...``) or commands (``pipe:aws s3 cp s3://... -``) of tar files, as the package
         ``webdataset`` opens them; ``{000..127}`` stands for numbers. Their members are ``NAME.json``, with ``id`` and
-        ``duration`` in seconds, and ``NAME.wav`` or ``NAME.flac``.
+        a length, and ``NAME.wav``, ``NAME.flac`` or ``NAME.npy``.
     decode : callable
-        From the mapping in the JSON file and the sound, a function of no arguments that reads it, to an example. It
-        raises :class:`UnusableExampleError` for one to leave out.
+        From the mapping in the JSON file, and a function of no arguments that reads the other file as a tensor, to an
+        example. It raises :class:`UnusableExampleError` for one to leave out.
     max_batch_length : float
-        Seconds of a batch, with its padding.
+        The length of a batch, with its padding, in the unit of ``length_key``.
     max_batch_ex : int, optional
         Examples in a batch.
     buffer_size : int
         Examples, not decoded, that a worker holds to choose similar lengths from.
-    sample_rate : int
+    sample_rate : int, optional
         The rate in Hz that all sounds must have.
+    length_key : str
+        The length of an example in the JSON file: ``duration`` in seconds, or another number.
     seed : int
         Seed of the run.
     collate : callable
@@ -77,22 +81,23 @@ class ShardDataset(IterableDataset):
         shards: str | Sequence[str],
         decode: Callable[[dict[str, Any], Callable[[], torch.Tensor]], dict[str, Any]],
         max_batch_length: float,
-        sample_rate: int,
+        sample_rate: int | None = None,
         max_batch_ex: int | None = None,
         buffer_size: int = 1000,
         seed: int = 0,
         collate: Callable[[list[dict[str, Any]]], Any] = PaddedBatch,
         seeding: Callable[..., Any] | None = None,
+        length_key: str = "duration",
     ) -> None:
         self.shards = list_shards(shards)
         self.decode, self.collate, self.sample_rate = decode, collate, sample_rate
         self.max_batch_length, self.max_batch_ex = max_batch_length, max_batch_ex
-        self.buffer_size, self.seed, self.seeding = buffer_size, seed, seeding
+        self.buffer_size, self.seed, self.seeding, self.length_key = buffer_size, seed, seeding, length_key
         self.epoch, self.consumed = 0, [0]
         """Batches of each worker of this process that are trained on already in this epoch."""
         self.next_worker = 0
 
-    def __iter__(self) -> Iterator[tuple[int, Any, dict[str, int]]]:
+    def __iter__(self) -> Iterator[tuple[tuple[int, int], Any, dict[str, int]]]:
         """Batches of a worker, each with the worker's number and how many it has used, and what was left out so far."""
         info = get_worker_info()
         workers = 1 if info is None else info.num_workers
@@ -124,11 +129,11 @@ class ShardDataset(IterableDataset):
         )
         samples = self._samples(part, parts)
         return dynamic_bucketed_batch(
-            samples, "duration", None, buffersize=self.buffer_size, collate_fn=list, sampler_fn=choose
+            samples, "length", None, buffersize=self.buffer_size, collate_fn=list, sampler_fn=choose
         )
 
     def _samples(self, part: int, parts: int) -> Iterator[dict[str, Any]]:
-        """The examples of a worker's shards, again and again: in each round the shards are dealt out anew."""
+        """The examples of a worker's shards, again and again: each round shuffles and deals them out again."""
         turn = 0
         while True:
             shards = list(self.shards)
@@ -137,7 +142,11 @@ class ShardDataset(IterableDataset):
             for shard in shards[part::parts]:
                 for sample in read_shard(shard):
                     found += 1
-                    yield sample
+                    length = sample["facts"].get(self.length_key)
+                    if not isinstance(length, (int, float)):
+                        name = sample["facts"]["id"]
+                        raise ValueError(f"The example '{name}' of the shard '{shard}' has no '{self.length_key}'.")
+                    yield {**sample, "length": length}
             if not found:
                 raise ValueError(f"The shards {', '.join(shards[part::parts][:3])} have no examples.")
             turn += 1
@@ -157,8 +166,10 @@ class ShardDataset(IterableDataset):
             return None
 
     def _read(self, raw: dict[str, Any]) -> torch.Tensor:
+        if raw["suffix"] == ".npy":
+            return torch.from_numpy(np.load(io.BytesIO(raw["data"]), allow_pickle=False).astype(np.int64))
         with tempfile.NamedTemporaryFile(suffix=raw["suffix"]) as file:  # audio files are checked as files
-            file.write(raw["sound"])
+            file.write(raw["data"])
             file.flush()
             try:
                 return read_audio(file.name, self.sample_rate)
@@ -203,7 +214,8 @@ def _is_remote(name: str) -> bool:
 
 
 def read_shard(shard: str) -> Iterator[dict[str, Any]]:
-    """The examples of a shard as they are: ``facts`` from the JSON file, ``sound`` (bytes), its ``suffix``, ``shard``.
+    """The examples of a shard as they are: ``facts`` from the JSON file, the ``data`` and ``suffix`` of the other file,
+    and the ``shard``.
 
     Raises
     ------
@@ -216,13 +228,15 @@ def read_shard(shard: str) -> Iterator[dict[str, Any]]:
     sound: tuple[str, bytes] | None = None
     stem = None
     try:
-        with webdataset.gopen(shard) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        with webdataset.gopen(shard) as source:
+            stream: Any = _Stream(source)
+            tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  # the stream is closed, which is all there is
             for member in tar:
                 if not member.isfile():
                     continue
                 name, _, suffix = member.name.rpartition(".")
                 data = tar.extractfile(member).read()  # type: ignore[union-attr]  # it is a file
-                tar.members = []  # type: ignore[assignment]  # they would all be kept
+                tar.members = []  # type: ignore[attr-defined]  # they would all be kept
                 if name != stem:
                     if stem is not None:
                         yield _example(shard, stem, facts, sound)
@@ -233,21 +247,39 @@ def read_shard(shard: str) -> Iterator[dict[str, Any]]:
                     sound = f".{suffix}", data
             if stem is not None:
                 yield _example(shard, stem, facts, sound)
-            while stream.read(2**20):  # a command whose output is not read to the end fails
-                pass
+            stream.finish()
     except (tarfile.TarError, OSError, EOFError, json.JSONDecodeError) as error:
         raise ValueError(
             f"The shard '{shard}' cannot be read to its end ({error}): write or download it again."
         ) from error
 
 
+class _Stream:
+    """A stream that knows its last bytes: those of a whole tar file are zero, and tarfile takes a cut one for whole."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.last = source, b""
+
+    def read(self, size: int) -> bytes:
+        data = self.source.read(size)
+        self.last = (self.last + data[-1024:])[-1024:]
+        return data
+
+    def finish(self) -> None:
+        """Read what is left, since a command whose output is not read to the end fails, and check the end."""
+        while self.read(2**20):
+            pass
+        if self.last != bytes(1024):
+            raise tarfile.ReadError("its end is missing")
+
+
 def _example(shard: str, stem: str, facts: Any, sound: tuple[str, bytes] | None) -> dict[str, Any]:
-    if not isinstance(facts, Mapping) or not {"id", "duration"} <= set(facts) or sound is None:
+    if not isinstance(facts, Mapping) or "id" not in facts or sound is None:
         raise ValueError(
-            f"The example '{stem}' of the shard '{shard}' must have a .json file with id and duration, and a .wav or "
-            ".flac file: write the shards with prepare_shards.py."
+            f"The example '{stem}' of the shard '{shard}' must have a .json file with its id, and a .wav, .flac or .npy"
+            " file: write the shards with prepare_shards.py."
         )
-    return {"facts": dict(facts), "duration": facts["duration"], "sound": sound[1], "suffix": sound[0], "shard": shard}
+    return {"facts": dict(facts), "data": sound[1], "suffix": sound[0], "shard": shard}
 
 
 @register_checkpoint_hooks
@@ -285,8 +317,12 @@ class ShardBatches(TrainingBatches):
 
     @mark_as_saver
     def save(self, path: Path) -> None:
-        """Save the place in the epoch: the batches that each worker of each process has used."""
-        parts = gather(self.dataset.consumed)
+        """Save the place in the epoch: the batches that each worker of each process has used.
+
+        All processes have to call it, except after the last batch, when what the others have used is of no use.
+        """
+        is_over = self.position >= len(self.batches)
+        parts = [self.dataset.consumed] * count_processes() if is_over else gather(self.dataset.consumed)
         if process_rank() == 0:
             facts = {"batches": self.position, "processes": count_processes(), "accumulation": self.accumulation}
             Path(path).write_text(yaml.safe_dump({**facts, "consumed": parts}), encoding="utf-8")

@@ -11,6 +11,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.shards import UnusableExampleError
 from speechbrain_mamba.dataio.tables import item_dataset
 
 if TYPE_CHECKING:
@@ -67,6 +68,35 @@ def _tokens(tokenizer: SentencePieceProcessor, bos_index: int, eos_index: int, w
     yield torch.LongTensor(tokens)
     yield torch.LongTensor([bos_index, *tokens])
     yield torch.LongTensor([*tokens, eos_index])
+
+
+def recognition_example(
+    tokenizer: SentencePieceProcessor,
+    bos_index: int,
+    eos_index: int,
+    speed_perturb: Callable[[Tensor], Tensor] | None,
+    reason_against: Callable[[dict[str, Any]], str | None],
+    facts: dict[str, Any],
+    read: Callable[[], Tensor],
+) -> dict[str, Any]:
+    """An example of :func:`recognition_dataset` from what a shard holds; ``decode`` of a
+    :class:`~speechbrain_mamba.dataio.shards.ShardDataset`, with all but the last two arguments bound.
+
+    Raises an :class:`~speechbrain_mamba.dataio.shards.UnusableExampleError` when ``reason_against`` gives a reason.
+    """
+    if "wrd" not in facts:
+        raise ValueError(f"The example '{facts['id']}' has no 'wrd', its transcript: write the shards with it.")
+    reason = reason_against(facts)
+    if reason is not None:
+        raise UnusableExampleError(reason)
+    signal = read()
+    names = ("tokens", "tokens_bos", "tokens_eos")
+    return {
+        "id": facts["id"],
+        "sig": signal if speed_perturb is None else speed_perturb(signal[None])[0],
+        "wrd": facts["wrd"],
+        **dict(zip(names, _tokens(tokenizer, bos_index, eos_index, facts["wrd"]))),
+    }
 
 
 def recognition_dataset(

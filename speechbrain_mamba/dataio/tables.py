@@ -15,6 +15,7 @@ import json
 import logging
 import mmap
 import os
+import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -141,7 +142,7 @@ class ManifestTable(Mapping[str, ParsedRow]):
 
     def _find(self, name: str) -> int | None:
         """The row of an id in the files, None if this table does not have it."""
-        wanted = _hash(name)
+        wanted = np.uint64(_hash(name))  # another type would copy all hashes
         for place in range(int(np.searchsorted(self._hashes, wanted)), len(self._hashes)):
             if self._hashes[place] != wanted:
                 return None
@@ -261,7 +262,7 @@ def open_table(
     paths = [Path(file) for file in files]
     parse = partial(parse_row, data_root=data_root, needed=tuple(needed))
     stats = [path.stat() for path in paths]
-    facts = {
+    facts: dict[str, Any] = {
         "version": _VERSION,
         "files": [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats)],
         "needed": list(needed),
@@ -277,6 +278,7 @@ def open_table(
             if not (index / "facts.json").is_file():
                 logger.info("Indexing %d rows or more of %s, once.", sum(s.st_size for s in stats) // 300, paths[0])
                 _write_index(index, paths, facts, parse)
+                _remove_stale(index, facts["files"])
     return ManifestTable(paths, index, parse)
 
 
@@ -320,6 +322,16 @@ def _write_index(index: Path, paths: Sequence[Path], facts: dict[str, Any], pars
         np.save(temporary / "order.npy", order)
         (temporary / "facts.json").write_text(json.dumps({**facts, "columns": columns}), encoding="utf-8")
         _check_unique(ManifestTable(paths, temporary, parse), ordered, order)
+
+
+def _remove_stale(index: Path, files: list[list[Any]]) -> None:
+    """Remove the indexes of earlier states of these files; a process that has mapped one keeps it until it ends."""
+    names = [name for name, *_ in files]
+    for facts in index.parent.glob("*/facts.json"):
+        old = json.loads(facts.read_text(encoding="utf-8"))["files"]
+        if [name for name, *_ in old] == names and old != files:
+            shutil.rmtree(facts.parent, ignore_errors=True)
+            facts.parent.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _check_unique(table: ManifestTable, ordered: np.ndarray, order: np.ndarray) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from torch import Tensor
 
 from speechbrain_mamba.dataio.codec_tokens import TokenFacts, file_crc32, read_tokens, token_sums
 from speechbrain_mamba.dataio.curriculum import LengthCurriculumSampler
+from speechbrain_mamba.dataio.prompted_batch import PromptedBatch
+from speechbrain_mamba.dataio.shards import ShardDataset, UnusableExampleError
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts, prompted_dataset
 from speechbrain_mamba.text.phonemes import TextTokenizer
 
@@ -22,13 +27,15 @@ logger = logging.getLogger(__name__)
 STAMP, INVENTORY = "prepared.json", "text.json"
 
 
-def check_preparation(folder: str | os.PathLike) -> dict[str, Any]:
+def check_preparation(folder: str | os.PathLike, without: Collection[str] = ()) -> dict[str, Any]:
     """Check that the files of a token folder are those that one preparation wrote, to its end.
 
     Arguments
     ---------
     folder : str or Path
         The token folder. One without ``prepared.json``, whose tokens were not written by ``tokenize_speech``, passes.
+    without : collection of str
+        Splits that may be missing.
 
     Returns
     -------
@@ -54,7 +61,7 @@ def check_preparation(folder: str | os.PathLike) -> dict[str, Any]:
     if not done:
         raise ValueError(f"The preparation of '{path}' was not finished: give its command again, which resumes.")
     for split, sums in stamp.get("sums", {}).items():  # earlier versions wrote none
-        if token_sums(path, split) != sums:
+        if split not in without and token_sums(path, split) != sums:
             raise ValueError(
                 f"The tokens for {split} in '{path}' are of another preparation than {STAMP}: prepare them again."
             )
@@ -132,6 +139,59 @@ def read_split(hparams: Mapping[str, Any], split: str) -> tuple[dict[str, dict],
     if not usable:
         raise ValueError(f"None of the {len(items)} utterances for {split} in '{folder}' can be used: they {reasons}.")
     return usable, prompts, codes, facts
+
+
+def shard_dataset(hparams: Mapping[str, Any], frame_rate: float, seeding: Callable[..., Any]) -> ShardDataset:
+    """Make the training data of ``train_shards``, tar files that
+    :func:`~speechbrain_mamba.dataio.shard_writer.write_token_shards` writes: batches of ``max_batch_frames``, chosen
+    from ``shard_buffer`` utterances, without prompts.
+
+    Utterances that :func:`read_split` would leave out are left out. A ValueError for settings that need more than a
+    stream: prompts that are other utterances, or a curriculum.
+    """
+    for name, needed in (("prompts", "utterance"), ("curriculum_epochs", 0)):
+        if hparams[name] != needed:
+            raise ValueError(
+                f"{name} is {hparams[name]!r}, but must be {needed!r} with train_shards, in which an utterance is not "
+                "found again: change it, or train on the token folder."
+            )
+    longest = hparams["max_seconds"] * frame_rate
+    return ShardDataset(
+        hparams["train_shards"],
+        partial(_decode, hparams["n_codebooks"], hparams["codebook_size"], longest),
+        hparams["max_batch_frames"],
+        max_batch_ex=hparams["max_batch_ex"],
+        buffer_size=hparams["shard_buffer"],
+        seed=hparams["seed"],
+        collate=PromptedBatch.collate,
+        seeding=seeding,
+        length_key="frames",
+    )
+
+
+def _decode(
+    n_codebooks: int,
+    codebook_size: int,
+    longest: float,
+    facts: dict[str, Any],
+    read: Callable[[], Tensor],
+) -> dict[str, Any]:
+    if not 2 <= facts["frames"] <= longest or not facts.get("phonemes"):
+        raise UnusableExampleError("fewer than 2 frames, more than max_seconds, or no text")
+    codes = read()
+    if codes.shape != (facts["frames"], n_codebooks) or int(codes.max()) >= codebook_size:
+        raise ValueError(
+            f"The codes of '{facts['id']}' in train_shards have shape {tuple(codes.shape)} and go up to "
+            f"{int(codes.max())}, but n_codebooks is {n_codebooks} and codebook_size {codebook_size}: use shards of "
+            "the codec of token_folder."
+        )
+    return {
+        "id": facts["id"],
+        "phonemes": torch.LongTensor(facts["phonemes"]),
+        "codes": codes,
+        "prompt_phonemes": torch.zeros(0, dtype=torch.long),
+        "prompt_codes": torch.zeros(0, n_codebooks, dtype=torch.long),
+    }
 
 
 def load_tokenizer(hparams: Mapping[str, Any]) -> TextTokenizer:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.evaluation.report import Report, mean
-from speechbrain_mamba.evaluation.separation_scores import SeparationScores, score_separation
+from speechbrain_mamba.evaluation.separation_scores import NOT_FINITE, SeparationScores, score_separation
 from speechbrain_mamba.utils.plots import plot_spectrograms
 
-SCORES = [field.name for field in fields(SeparationScores)]
+SCORES = [field.name for field in fields(SeparationScores) if field.name != "fault"]
 
 
 class SeparationReport(Report):
@@ -22,6 +22,8 @@ class SeparationReport(Report):
     The folder gets ``results.csv`` with a row per mixture, ``summary.json`` with the means, and in ``examples/`` for
     each of the first mixtures the waveforms of mixture, sources and estimates, and a picture. The estimates are in the
     order of the sources and at their levels; the signals of an example are scaled together, so that none is clipped.
+    A mixture that has no scores, such as one with a silent source, has one of ``separation_scores.FAULTS`` in the
+    column ``unscored``.
 
     Arguments
     ---------
@@ -53,9 +55,12 @@ class SeparationReport(Report):
         """Score a mixture with :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`, and keep it if
         it is among the first ones."""
         scores, aligned = score_separation(mix, sources, estimates)
-        if len(self.rows) < self.n_examples:
+        if len(self.rows) < self.n_examples and scores.fault != NOT_FINITE:  # there are no files of such signals
             self._write_example(name, mix.detach().cpu(), sources.detach().cpu(), aligned, scores)
-        self.rows.append({"id": name, **asdict(scores)})
+        if scores.fault:
+            self.add_unscored(name, scores.fault)
+        else:
+            self.rows.append({"id": name, **{score: getattr(scores, score) for score in SCORES}})
         return scores
 
     def _write_example(
@@ -70,8 +75,8 @@ class SeparationReport(Report):
         stem = self.folder / "examples" / name
         for key, signal in signals.items():
             write_audio(f"{stem}_{key}.wav", signal, self.sample_rate)
-        title = f"{name}: SI-SNRi {scores.si_snr_i:.1f} dB, SDRi {scores.sdr_i:.1f} dB; mix"
-        plot_spectrograms(f"{stem}.png", {title: signals.pop("mix"), **signals}, self.sample_rate)
+        found = scores.fault or f"SI-SNRi {scores.si_snr_i:.1f} dB, SDRi {scores.sdr_i:.1f} dB"
+        plot_spectrograms(f"{stem}.png", {f"{name}: {found}; mix": signals.pop("mix"), **signals}, self.sample_rate)
 
     def scores(self) -> dict[str, Any]:
         """Means in dB over the mixtures whose scores are all defined; None without any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +15,49 @@ class SeparationScores:
     """Scores of one mixture, means over its speakers, in dB.
 
     ``si_snr`` and ``sdr`` are those of the estimates, ``si_snr_i`` and ``sdr_i`` the improvements over the mixture.
-    SDR is that of BSS Eval (Vincent et al., 2006) with a distortion filter of 512 taps. A score that is not defined,
-    such as that of a silent source, is NaN.
+    SDR is that of BSS Eval (Vincent et al., 2006) with a distortion filter of 512 taps. If :func:`find_fault` names
+    why a mixture has no scores, all of them are NaN.
     """
 
     si_snr: float
     si_snr_i: float
     sdr: float
     sdr_i: float
+    fault: str = ""
+
+
+SILENT_SOURCE, SILENT_ESTIMATE, NOT_FINITE = "silent source", "silent estimate", "estimate not finite"
+FAULTS = (SILENT_SOURCE, SILENT_ESTIMATE, NOT_FINITE)
+"""Why a mixture has no scores. Both scores go by energies without the mean: a constant signal is silent."""
+
+
+def find_fault(sources: Tensor, estimates: Tensor) -> str:
+    """Find out why a mixture has no scores.
+
+    Arguments
+    ---------
+    sources, estimates : Tensor
+        True and estimated speakers (samples, speakers).
+
+    Returns
+    -------
+    str
+        One of ``FAULTS``; empty if there are scores.
+
+    Example
+    -------
+    >>> find_fault(torch.zeros(8, 2), torch.randn(8, 2)), find_fault(torch.randn(8, 2), torch.randn(8, 2))
+    ('silent source', '')
+    """
+    if _any_silent(sources):
+        return SILENT_SOURCE
+    if not bool(torch.isfinite(estimates).all()):
+        return NOT_FINITE
+    return SILENT_ESTIMATE if _any_silent(estimates) else ""
+
+
+def _any_silent(signals: Tensor) -> bool:
+    return bool((signals == signals[:1]).all(0).any())
 
 
 def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[SeparationScores, Tensor]:
@@ -39,7 +75,8 @@ def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[S
     scores : SeparationScores
         Those of the order of speakers with the best SI-SNR.
     aligned : Tensor
-        The estimates (samples, speakers) in that order, each scaled to its source by least squares.
+        The estimates (samples, speakers) in that order, each scaled to its source by least squares; as they are if
+        they have no scores.
 
     Raises
     ------
@@ -60,15 +97,16 @@ def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[S
             f"The mixture has shape {tuple(mix.shape)}, the sources {tuple(sources.shape)} and the estimates "
             f"{tuple(estimates.shape)}, but they must be (samples,), (samples, speakers) and (samples, speakers)."
         )
+    fault = find_fault(sources, estimates)
+    if fault:
+        return SeparationScores(math.nan, math.nan, math.nan, math.nan, fault), estimates.detach().cpu().float()
     mix, sources, estimates = (t.detach().double().cpu() for t in (mix, sources, estimates))
     mixtures = mix[:, None].expand_as(sources)
     si_snr_loss = PitWrapper(cal_si_snr)
     loss, (source_of_estimate,) = si_snr_loss(sources[None], estimates[None])
     baseline, _ = si_snr_loss(sources[None], mixtures[None])
     aligned = estimates[:, torch.tensor(source_of_estimate).argsort()]
-    gain = (aligned * sources).sum(0) / aligned.square().sum(0).clamp(min=1e-20)
-    if not sources.any(0).all():
-        loss = torch.full_like(loss, torch.nan)  # the loss of silence is arbitrary
+    gain = (aligned * sources).sum(0) / aligned.square().sum(0)
     sdr, mix_sdr = _sdr(sources, aligned), _sdr(sources, mixtures)
     scores = SeparationScores(-loss.item(), (baseline - loss).item(), sdr, sdr - mix_sdr)
     return scores, (gain * aligned).float()
@@ -81,6 +119,4 @@ def _sdr(sources: Tensor, estimates: Tensor) -> float:
         raise ImportError(
             'SDR is computed by fast-bss-eval, which is not installed: pip install "speechbrain_mamba[recipes]".'
         ) from error
-    if not (sources.any(0).all() and estimates.any(0).all()):
-        return float("nan")
     return -sdr_loss(estimates.T, sources.T).mean().item()  # in the given order: fast_bss_eval.sdr permutes

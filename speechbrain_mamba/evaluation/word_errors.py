@@ -39,9 +39,6 @@ class WordErrors:
     33.3
     """
 
-    collected = ("stats.ids", "stats.scores")
-    """What :meth:`add` fills, which several processes put together."""
-
     def __init__(self, characters: bool = False) -> None:
         self.stats = ErrorRateStats(split_tokens=characters)
 

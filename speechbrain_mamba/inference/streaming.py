@@ -81,6 +81,7 @@ class StreamingRecognizer:
                 f"encoder_module is '{hparams['encoder_module']}', which has no state of constant size: use conmamba."
             )
         checkpointer = hparams["checkpointer"]
+        checkpointer.check_all()
         checkpoints = best_checkpoints(checkpointer, "greedy_WER", hparams["avg_checkpoints"], hparams["avg_tolerance"])
         if not checkpoints:
             raise FileNotFoundError(

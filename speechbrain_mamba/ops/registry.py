@@ -120,16 +120,23 @@ def _may_serve(name: str, device_type: str, device_index: int | None, traced: bo
     if key not in _passed:
         if traced or (device_type == "cuda" and torch.cuda.is_current_stream_capturing()):
             return True
-        _passed[key] = _passes(name, torch.device(device_type, device_index or 0), *case)
+        passes = _passes(name, torch.device(device_type, device_index or 0), *case)
+        if passes is None:
+            return True
+        _passed[key] = passes
     return _passed[key]
 
 
-def _passes(name: str, device: torch.device, *case: Any) -> bool:
+def _passes(name: str, device: torch.device, *case: Any) -> bool | None:
+    """Whether a backend passes its self-check, None if there is no memory for it now."""
     from speechbrain_mamba.ops.sample_calls import Case
-    from speechbrain_mamba.ops.self_check import check
+    from speechbrain_mamba.ops.self_check import Inconclusive, check
 
     checked = Case(*case)
-    failure = check(name, load_backend(name), checked, device)
+    try:
+        failure = check(name, load_backend(name), checked, device)
+    except Inconclusive:
+        return None
     if failure is not None and f"{name} failed" not in _warned:
         _warned.add(f"{name} failed")
         logger.warning(

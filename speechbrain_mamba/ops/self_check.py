@@ -34,6 +34,13 @@ ALLOWED_SUMS = 3
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d")
 
 
+OUT_OF_MEMORY = "there is not enough memory for the check."
+
+
+class Inconclusive(Exception):
+    """A check that could not be done now, and says nothing about the backend."""
+
+
 class Outcome(NamedTuple):
     """What a check found."""
 
@@ -70,7 +77,9 @@ def compare(backend: ModuleType, case: Case, device: torch.device) -> Outcome:
     def run() -> None:
         try:
             found.append(_compare(backend, case, device))
-        except Exception as error:  # of any kind: compiling, launching, out of memory
+        except torch.OutOfMemoryError:
+            found.append(Outcome(OUT_OF_MEMORY, float("nan"), float("nan"), float("nan")))
+        except Exception as error:  # of any kind: compiling, launching
             lines = f"{type(error).__name__}: {error}".splitlines()
             found.append(Outcome(lines[0][:300], float("nan"), float("nan"), float("nan")))
 
@@ -179,6 +188,11 @@ def check(name: str, backend: ModuleType, case: Case, device: torch.device) -> s
     -------
     str or None
         A sentence on what is wrong, None if nothing is.
+
+    Raises
+    ------
+    Inconclusive
+        If there is no memory for it.
     """
     path: Path | None = None
     try:
@@ -188,6 +202,8 @@ def check(name: str, backend: ModuleType, case: Case, device: torch.device) -> s
     except (OSError, RuntimeError):  # no home folder, or one that may not be read
         pass
     outcome = compare(backend, case, device)
+    if outcome.failure == OUT_OF_MEMORY:
+        raise Inconclusive(OUT_OF_MEMORY)
     if outcome.failure is None and path is not None:
         with contextlib.suppress(OSError):
             write_json(path, {"case": str(case), "device": str(device), **outcome._asdict()})

@@ -16,10 +16,11 @@ from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
+from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoader
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
-from speechbrain_mamba.training.record import record_epoch
-from speechbrain_mamba.training.schedule import count_steps, set_schedule_length
+from speechbrain_mamba.training.record import has_epoch, record_epoch
+from speechbrain_mamba.training.schedule import count_steps, set_schedule_length, step_by_loss
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
 from speechbrain_mamba.training.stopping import ignore_signals
@@ -171,6 +172,8 @@ class TrainingBrain(SteppingBrain):
     def make_train_loader(self, dataset: Dataset) -> DataLoader:
         """Make the loader of the training data for this process, and tell the schedule how long the run is."""
         options = dict(self.loader_options(sb.Stage.TRAIN, dataset))
+        if isinstance(dataset, ShardDataset):
+            return self._make_shard_loader(dataset, options)
         if not options.keys() & {"sampler", "batch_sampler"}:
             options["shuffle"] = True
         self.train_data = SeededDataset(dataset, self.seed)
@@ -179,6 +182,16 @@ class TrainingBrain(SteppingBrain):
         self.train_sampler = self.train_batches  # SpeechBrain tells it the epoch
         options = {"collate_fn": PaddedBatch, **options, "batch_sampler": self.train_batches}
         loader = self.make_dataloader(self.train_data, sb.Stage.TRAIN, ckpt_prefix=None, **options)
+        return self._register_train_loader(loader)
+
+    def _make_shard_loader(self, dataset: ShardDataset, options: dict[str, Any]) -> Any:
+        workers, batches = options.get("num_workers", 0), options.pop("batches_per_epoch")
+        self.train_batches = ShardBatches(dataset, batches, self.grad_accumulation_factor, workers)
+        self.train_sampler = self.train_batches
+        options = {"worker_init_fn": ignore_signals, **options}
+        return self._register_train_loader(ShardLoader(dataset, self.train_batches, **options))
+
+    def _register_train_loader(self, loader: Any) -> Any:
         self.checkpointer.add_recoverable("dataloader-TRAIN", self.train_batches)
         steps = count_steps(len(loader), self.grad_accumulation_factor, self.hparams.number_of_epochs)
         set_schedule_length(self.hparams.lr_scheduler, steps)
@@ -198,8 +211,13 @@ class TrainingBrain(SteppingBrain):
         return self.make_dataloader(dataset, stage, ckpt_prefix=None, batch_sampler=batches, **options)
 
     def on_fit_start(self) -> None:
-        """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made."""
+        """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made. An
+        epoch whose checkpoint was saved right before the run was killed is recorded now."""
         super().on_fit_start()
+        last = self.checkpointer.find_checkpoint() if self.checkpointer is not None else None
+        row = None if last is None else last.meta.get("row")
+        if row and if_main_process() and not self.debug and not has_epoch(self.output_folder, row["epoch"]):
+            record_epoch(self.output_folder, row, self.panels(row))
         if self.train_batches is not None and self.train_batches.position:
             self.step = self.train_batches.position // count_processes()
 
@@ -246,24 +264,25 @@ class TrainingBrain(SteppingBrain):
                 self.end_after_training()
                 raise
         if stage == sb.Stage.VALID:
-            self._finish_epoch(self.stage_scores(stage, stage_loss))
+            lr = self.optimizer.param_groups[0]["lr"]
+            step_by_loss(self.hparams.lr_scheduler, self.optimizer, self.epoch, stage_loss)
+            self._finish_epoch(self.stage_scores(stage, stage_loss), lr)
         else:
             self._finish_test(self.stage_scores(stage, stage_loss))
 
-    def _finish_epoch(self, scores: dict[str, float]) -> None:
+    def _finish_epoch(self, scores: dict[str, float], lr: float) -> None:
         """Save a checkpoint first, then log and draw: an epoch is not lost when a picture fails."""
-        lr = self.optimizer.param_groups[0]["lr"]
         self.forget_training()
         self.check_lock()
+        row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
+        row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
         self.checkpointer.save_and_keep_only(
-            meta={**scores, "epoch": self.epoch}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
+            meta={**scores, "epoch": self.epoch, "row": row}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
         )
         facts = {"epoch": self.epoch, "lr": lr, "steps": self.optimizer_step}
         for train_logger in self.loggers:
             train_logger.log_stats(facts, train_stats=self.train_scores, valid_stats=scores)
         if if_main_process() and not self.debug:
-            row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
-            row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
             record_epoch(self.output_folder, row, self.panels(row))
         if any_process(self.stop.is_requested(), self.device):
             self.end_run()

@@ -28,14 +28,15 @@ is trained, tested and exported, a note of its epochs."""
 MAY_CHANGE = frozenset(
     {
         "number_of_epochs", "lr", "lr_final_ratio", "n_warmup_steps", "n_total_steps",
-        "num_workers", "skip_prep", "data_prep_only", "ckpt_interval_minutes",
+        "grad_accumulation_factor",  # with the number of processes: checkpoints know the product of both, and warn
+        "num_workers", "skip_prep", "ckpt_interval_minutes",
         "tensorboard", "wandb", "train_logger", "n_examples", "avg_checkpoints", "avg_tolerance",
     }
 )  # fmt: skip
 """Settings that a command may change in a run that is there: they are taken over and logged. Brains name others."""
 
-NAMES = frozenset({"output_folder", "save_folder", "train_log", "experiment_name", "task", "resume_with_changes"})
-"""Settings that say where a run is and what it is called: they are not compared."""
+NAMES = frozenset({"output_folder", "save_folder", "train_log", "experiment_name", "task", "data_prep_only"})
+"""Settings that say where a run is, what it is called and how far a command goes: they are not compared."""
 
 
 class Comparison(NamedTuple):
@@ -199,16 +200,34 @@ def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[st
     >>> (folder / "training.csv").read_text().split()
     ['epoch,loss', '1,0.5', '2,0.5']
     """
-    path, rows = Path(folder) / "training.csv", []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as table:
-            rows = [{key: _number(value) for key, value in old.items()} for old in csv.DictReader(table)]
-    rows = [old for old in rows if old["epoch"] < row["epoch"]] + [row]
-    write_csv(path, rows, list(row))
+    rows = [old for old in _read_epochs(folder) if old["epoch"] < row["epoch"]] + [row]
+    columns = dict.fromkeys(key for one in [row, *rows] for key in one)  # an earlier version may have had others
+    write_csv(Path(folder) / "training.csv", rows, list(columns))
     try:
         plot_curves(Path(folder) / "training.png", rows, "epoch", panels)
     except Exception as error:  # whatever it is: the training goes on
         logger.warning("training.png could not be drawn: %s", error)
+
+
+def has_epoch(folder: str | os.PathLike, epoch: int) -> bool:
+    """Whether ``training.csv`` in the run's output folder has an epoch.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> record_epoch(folder, {"epoch": 1, "loss": 0.5}, {"loss": ["loss"]})
+    >>> has_epoch(folder, 1), has_epoch(folder, 2)
+    (True, False)
+    """
+    return any(row["epoch"] == epoch for row in _read_epochs(folder))
+
+
+def _read_epochs(folder: str | os.PathLike) -> list[dict[str, float]]:
+    path = Path(folder) / "training.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as table:
+        return [{key: _number(value) for key, value in old.items()} for old in csv.DictReader(table)]
 
 
 def _number(text: str) -> float:

@@ -16,6 +16,7 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_mamba.training.agreement import check_agreement
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.command_line import read_comments
 from speechbrain_mamba.training.record import Comparison, RunFolder
@@ -129,9 +130,7 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
         When a setting is missing that has no default.
     """
     keep_freed_memory()
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    options = parse_yaml(overrides, "The text of the options") or CommentedMap()
-    changes = CHANGES_OPTION in options and options.pop(CHANGES_OPTION) is not False
+    hparams_file, run_opts, options, changes = parse_arguments(arguments)
     text = read_hparams(hparams_file, options)
     settings = {key: value for key, (value, _) in read_comments(text).items()}
     # SpeechBrain takes its own options for itself: those that the file has too are written down as they are
@@ -144,8 +143,35 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
     if missing:
         options_to_give = " ".join(f"--{key} VALUE" for key in missing)
         raise ValueError(f"'{hparams_file}' has no value for {', '.join(missing)}: give {options_to_give}.")
+    check_agreement(text)
     given = frozenset(str(key).partition(".")[0] for key in (*options, *own))
     return Command(text, run_opts, given, changes)
+
+
+def parse_arguments(arguments: list[str]) -> tuple[str, Any, CommentedMap, bool]:
+    """Take a command line apart.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The command line without the program's name.
+
+    Returns
+    -------
+    str, RunOptions, CommentedMap, bool
+        The hyper-parameter file, SpeechBrain's options, the hyper-parameters that stand on the command line, and
+        whether a run goes on although other settings were asked for.
+
+    Example
+    -------
+    >>> file, _, options, resume_with_changes = parse_arguments(["toy.yaml", "--lr", "0.1", "--resume_with_changes"])
+    >>> file, dict(options), resume_with_changes
+    ('toy.yaml', {'lr': 0.1}, True)
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    options = parse_yaml(overrides, "The text of the options") or CommentedMap()
+    changes = CHANGES_OPTION in options and options.pop(CHANGES_OPTION) is not False
+    return hparams_file, run_opts, options, changes
 
 
 @contextmanager
@@ -286,9 +312,10 @@ def _begin(run: RunFolder, brain: TrainingBrain, command: Command, comparison: C
     removed = remove_temporaries(run.folder)
     if removed:
         logger.info("Removed what a killed run left: %s.", ", ".join(map(str, removed)))
-    for kind, differences in (("New", comparison.refused + comparison.allowed), ("Unknown to one", comparison.unknown)):
+    new, unknown = comparison.refused + comparison.allowed, comparison.unknown
+    for kind, differences in (("New settings in this run", new), ("Unknown to one of both versions", unknown)):
         if differences:
-            logger.warning("%s settings in this run: %s.", kind, "; ".join(map(str, differences)))
+            logger.warning("%s: %s.", kind, "; ".join(map(str, differences)))
     if not run.has_run():
         _save_settings(run, brain)
     elif not run.last_epoch() and not brain.debug and not any(run.save_folder.glob("*CKPT*")):

@@ -1,8 +1,11 @@
-"""The number of optimizer steps of a run, for schedules that have to know it."""
+"""Schedules of the learning rate: how long a run is, and when they are stepped."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+from speechbrain.nnet.schedulers import NewBobScheduler, ReduceLROnPlateau, update_learning_rate
 
 _LENGTHS = {"n_total_steps": "n_warmup_steps", "num_training_steps": "num_warmup_steps"}
 """Names of a schedule's length, and of its warm-up: here, and in SpeechBrain."""
@@ -67,3 +70,47 @@ def set_schedule_length(scheduler: Any, steps: int) -> None:
     for length, warmup in _LENGTHS.items():
         if getattr(scheduler, length, steps) is None:
             setattr(scheduler, length, max(getattr(scheduler, warmup), steps))
+
+
+def goes_by_loss(scheduler: Any) -> bool:
+    """Whether a schedule is stepped once an epoch, by the loss of the validation, and not before each optimizer step.
+
+    Example
+    -------
+    >>> goes_by_loss(ReduceLROnPlateau())
+    True
+    """
+    return isinstance(scheduler, (ReduceLROnPlateau, NewBobScheduler))
+
+
+def step_by_loss(scheduler: Any, optimizer: torch.optim.Optimizer, epoch: int, loss: float) -> None:
+    """Set the learning rate of the next epoch, if the schedule goes by the loss. Checkpoints hold both the schedule
+    and the optimizer's learning rate.
+
+    Arguments
+    ---------
+    scheduler : object
+        A scheduler of SpeechBrain.
+    optimizer : torch.optim.Optimizer
+        The optimizer.
+    epoch : int
+        The epoch that has ended.
+    loss : float
+        Its loss in validation, the same in all processes.
+
+    Example
+    -------
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> scheduler = ReduceLROnPlateau(patience=0, dont_halve_until_epoch=1)
+    >>> for epoch, loss in enumerate((2.0, 3.0), start=1):
+    ...     step_by_loss(scheduler, optimizer, epoch, loss)
+    >>> optimizer.param_groups[0]["lr"]
+    0.5
+    """
+    if not goes_by_loss(scheduler):
+        return
+    if isinstance(scheduler, ReduceLROnPlateau):
+        _, lr = scheduler([optimizer], epoch, loss)
+    else:
+        _, lr = scheduler(loss)
+    update_learning_rate(optimizer, lr)

@@ -13,6 +13,7 @@ import torch
 from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from torch import Tensor
 
+from speechbrain_mamba.training.schedule import goes_by_loss
 from speechbrain_mamba.training.seeding import seed_step
 from speechbrain_mamba.training.stopping import Stop
 from speechbrain_mamba.utils._compat import CheckpointsWithinEpochs, LoadersOfProcesses
@@ -35,10 +36,10 @@ logger = logging.getLogger(__name__)
 class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
     """SpeechBrain's ``Brain`` with steps that are the same for all recipes.
 
-    Run options set precision, accumulation and clipping of gradients. The learning rate is set right before each step.
-    Batches without a finite loss or gradient are skipped and counted; an epoch without others is an error. Checkpoints
-    within an epoch are saved only between steps, and random numbers depend only on the place in the run: a run that is
-    killed and started again equals an uninterrupted one.
+    Run options set precision, accumulation and clipping of gradients. The learning rate is set right before each step,
+    or after each epoch by schedules that go by its loss. Batches without a finite loss or gradient are skipped and
+    counted; an epoch without others is an error. Checkpoints within an epoch are saved only between steps, and random
+    numbers depend only on the place in the run: a run that is killed and started again equals an uninterrupted one.
 
     Arguments
     ---------
@@ -103,7 +104,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
             self.scaler.scale(loss / self.grad_accumulation_factor).backward()
         self.n_accumulated += 1
         if should_step:
-            self.hparams.lr_scheduler(self.optimizer)
+            if not goes_by_loss(self.hparams.lr_scheduler):
+                self.hparams.lr_scheduler(self.optimizer)
             self.optimizers_step()
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         return loss.detach().cpu() if usable else torch.tensor(float("nan"))
@@ -207,7 +209,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
 
     def keep_training(self, loss: float) -> None:
         """Keep what a checkpoint of an epoch's training needs while the epoch is validated: totals of all processes."""
-        totals = {name: deepcopy(get_total(self, name)) for name in self._totals()}
+        own = [name for name in self._totals() if name not in self._common_totals()]
+        totals = {name: deepcopy(get_total(self, name)) for name in own}
         totals |= {"avg_train_loss": loss, "n_losses": max(1, self.n_losses)}
         self._trained = {"step": self.step, "loss": loss, "totals": totals}
 
@@ -233,7 +236,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
 
     def _save_totals(self, _: Any, path: Path) -> None:
         if self._trained:  # by the main process alone
-            torch.save(_without_types(self._trained["totals"]), path)
+            common = {name: get_total(self, name) for name in self._common_totals()}
+            torch.save(_without_types({**self._trained["totals"], **common}), path)
             return
         within = self.step > 0  # not after an epoch
         parts = gather({name: get_total(self, name) for name in self._totals() if within})

@@ -194,8 +194,21 @@ class AtomicCheckpointer(CheckpointFolders, Checkpointer):
         if chosen is None:
             logger.info("There is no checkpoint to load in '%s' yet.", self.checkpoints_dir)
         else:
-            self.load_checkpoint(chosen)
+            super().load_checkpoint(chosen)
         return chosen
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint, unless it is damaged.
+
+        Raises
+        ------
+        ValueError
+            When a file differs from its checksum; the message names it.
+        """
+        fault = find_fault(checkpoint.path, thorough=True)
+        if fault:
+            raise ValueError(f"The checkpoint '{checkpoint.path}' is damaged: {fault}. Load another one.")
+        super().load_checkpoint(checkpoint)
 
     def check_all(self) -> None:
         """Compare all checkpoints with their checksums, and set aside those that are damaged, in the main process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
     """Hold a lock on a shared folder while it is made; other processes that want to make it wait.
 
     The lock is a hidden folder beside it, so that the folder itself may be missing or be replaced. It is taken from
-    processes that were killed.
+    processes that were killed; what these left of the folder, under its temporary names, is removed.
 
     Arguments
     ---------
@@ -50,6 +51,9 @@ def one_at_a_time(folder: str | os.PathLike) -> Iterator[None]:
             pass
         time.sleep(_SECONDS)
     try:
+        for leftover in place.parent.iterdir():
+            if leftover.name.startswith(f".{place.stem}.tmp-"):
+                shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         lock.release()

@@ -137,6 +137,7 @@ MANIFESTS = [
     _json("number", "5", ", line 1: it must map each id to a mapping from column to value."),
     _json("cut", '{\n"a": {', ", line 2: it is not valid JSON: Expecting property name enclosed in double quotes: "
           "line 2 column 7 (char 8)."),
+    _json("nested too deeply", "[" * 100000, ", line 1: it is not valid JSON: it is nested too deeply."),
     _json("rows that are no mappings", '{\n"a": 1}', ", line 2: 1 for 'a' must be a mapping from column to value."),
     _json("id twice", '{"a": {"duration": 1.5, "wav": "good.wav", "wrd": "A"},\n"a": {}}',
           ", line 2, column 'ID': the id 'a' occurs twice."),
@@ -156,6 +157,9 @@ MANIFESTS = [
     _item("number of a speaker", ", column 'spk_id': 19 for 'a' must be text: put it in quotation marks.", spk_id=19),
     _item("number as path", ", column 'wav': 3 must be the path of an audio file.", wav=3),
     _item("line break", f", column 'wrd': the value of 'a' {LINE_BREAK}", wrd="A\nB"),
+    _item("half a character", ", column 'wrd': the value of 'a' has half a character: remove that.", wrd="A\ud83c"),
+    _item("half a character in id", ", column 'ID': the id 'a\\ud83c' has half a character: remove that.",
+          key="a\ud83c"),
     _item("NUL", ", column 'wav': the value of 'a' has a control character: remove that.", wav="a\0.wav"),
     _item("empty id", ", column 'ID': the id is empty: give each row an id of its own.", key=""),
     # the audio

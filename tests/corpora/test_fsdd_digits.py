@@ -244,6 +244,7 @@ def test_audio_that_another_process_may_read_stays(fsdd, tmp_path):
         files = prepare_fsdd_digits(fsdd, tmp_path / "out", counts=(3, 1, 1), **options)
         return [Path(row["wav"]) for row in read_rows(files["train"])]
 
+    (tmp_path / "out/.strings-1.tmp-0123456789ab/train").mkdir(parents=True)  # of a process that was killed
     first = paths()
     before = [path.read_bytes() for path in first]
     second = paths(seed=9)

@@ -50,6 +50,14 @@ def test_a_duration_that_contradicts_the_file_is_named(tmp_path, written, shown,
     )
 
 
+def test_segments_are_not_read(tmp_path):
+    path = write_rows(tmp_path / "a.csv", a=1.5)
+    path.write_text("ID,duration,wav,wrd,start,stop\na,0.5,a.wav,A,0,4000\n")
+    assert message([path], 8000).endswith(
+        "has 1.5 s: correct it. Columns 'start' and 'stop' are not read: cut the files."
+    )
+
+
 def test_the_first_ten_of_many_bad_files_are_named_and_all_counted(tmp_path):
     path = write_rows(tmp_path / "a.csv", good=0.1, **{f"u{index:02d}": 0.1 for index in range(14)})
     for index in range(1, 14):

@@ -85,6 +85,19 @@ def test_another_kind_of_file_is_refused(tmp_path):
         read_manifest(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_a_manifest_that_must_not_be_read_is_named(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_text("{}")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("io.open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ValueError, match=rf"{name}': it cannot be read \(Permission denied\)"):
+        read_manifest(tmp_path / name)
+
+
 def test_a_manifest_has_the_columns_that_are_asked_for(tmp_path):
     row = {"duration": 1.5, "mix_wav": "$data_root/mix.wav", "s1_wav": "{data_root}/s1.wav", "note": "$data_root"}
     write_manifest(tmp_path / "a.csv", [{"ID": "a", **row}])

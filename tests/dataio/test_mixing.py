@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.level_laws import PublishedLaw, Wsj0MixLaw
 from speechbrain_mamba.dataio.mixing import MixtureSampler
 from speechbrain_mamba.dataio.utterances import Utterance
 from tests.dataio.conftest import VOICES, add_speech
@@ -53,7 +54,7 @@ def test_lengths_are_drawn_evenly_from_the_range(voices):
 
 @pytest.mark.parametrize("largest", [12.0, 1.0])
 def test_levels_are_drawn_evenly_from_the_range(voices, largest):
-    sampler = MixtureSampler(voices, 4, 8000, (0.01, 0.01), level_db=largest)
+    sampler = MixtureSampler(voices, 4, 8000, (0.01, 0.01), law=Wsj0MixLaw(largest))
     levels = [level_db(sampler.draw(index).sources) for index in range(400)]
     for first, second, third, fourth in levels:
         assert first == pytest.approx(-second, abs=1e-4)
@@ -66,7 +67,7 @@ def test_levels_are_drawn_evenly_from_the_range(voices, largest):
 
 def test_without_a_level_difference_all_are_equally_loud(voices):
     for index in range(5):
-        levels = level_db(MixtureSampler(voices, 3, 8000, (0.01, 0.01), level_db=0.0).draw(index).sources)
+        levels = level_db(MixtureSampler(voices, 3, 8000, (0.01, 0.01), law=Wsj0MixLaw(0.0)).draw(index).sources)
         assert levels == pytest.approx([0, 0, 0], abs=1e-4)
 
 
@@ -74,7 +75,7 @@ def test_without_a_level_difference_all_are_equally_loud(voices):
 def test_the_loudest_of_sources_and_mixture_has_the_peak(tmp_path, sign, mix, source):
     ramp = torch.linspace(0.1, 0.3, 400)
     speech = [add_speech(tmp_path, "anna", ramp), add_speech(tmp_path, "ben", sign * ramp)]
-    mixture = MixtureSampler(speech, 2, 8000, (0.05, 0.05), level_db=0).draw(0)
+    mixture = MixtureSampler(speech, 2, 8000, (0.05, 0.05), law=Wsj0MixLaw(0)).draw(0)
     assert mixture.mix.abs().max().item() == pytest.approx(mix, abs=1e-3)
     assert mixture.sources.abs().amax(1).tolist() == pytest.approx([source, source], abs=1e-3)
 
@@ -232,17 +233,24 @@ def test_the_same_version_draws_the_same_mixtures(voices):
     assert starts == [11, 4, 9]
 
 
-DIFFERENT = {"num_spks": 3, "sample_rate": 8001, "seconds": (0.5, 0.6), "seed": 2, "level_db": 4.0}
+DIFFERENT = {"num_spks": 3, "sample_rate": 8001, "seconds": (0.5, 0.6), "seed": 2, "law": Wsj0MixLaw(4.0)}
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_parameters_tell_samplers_apart(voices, name):
-    same = {"num_spks": 2, "sample_rate": 8000, "seconds": (0.5, 0.5), "seed": 1, "level_db": 5.0, "cache_bytes": 0}
+    same = {"num_spks": 2, "sample_rate": 8000, "seconds": (0.5, 0.5), "seed": 1, "law": Wsj0MixLaw(), "cache_bytes": 0}
     parameters = MixtureSampler(voices, **same).parameters()
     assert json.loads(json.dumps(parameters)) == parameters
     assert MixtureSampler(voices[::-1], **{**same, "cache_bytes": 1}).parameters() == parameters
     assert MixtureSampler(voices, **{**same, name: DIFFERENT[name]}).parameters() != parameters
     assert MixtureSampler(voices, **{**same, "seconds": None}).parameters()["seconds"] is None
+
+
+def test_parameters_tell_laws_apart(voices):
+    laws = [Wsj0MixLaw(), Wsj0MixLaw(4.0), PublishedLaw(), PublishedLaw(first_db=(-20.0, 1.0))]
+    known = [MixtureSampler(voices, 2, 8000, cache_bytes=0, law=law).parameters() for law in laws]
+    assert json.loads(json.dumps(known)) == known
+    assert all(known.count(parameters) == 1 for parameters in known)
 
 
 def test_parameters_tell_speech_apart(voices):

@@ -68,6 +68,7 @@ def test_an_index_is_used_until_a_file_changes(write, large, monkeypatch):
     assert len(written) == 1
     write(count=21)
     assert len(read_manifest(path, "speech")) == 21 and len(written) == 2
+    assert len(list((path.parent / ".manifest_index").glob("*/facts.json"))) == 1  # that of the old file is removed
 
 
 def test_an_index_goes_to_the_cache_if_the_folder_is_not_writable(write, large, monkeypatch, tmp_path):

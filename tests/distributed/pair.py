@@ -13,7 +13,7 @@ def _work(rank, folder, function):
 
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    limit = datetime.timedelta(seconds=30)  # a process that waits for ever is an error
+    limit = datetime.timedelta(seconds=90)  # a process that waits for ever is an error
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'group'}", rank=rank, world_size=2, timeout=limit
     )
@@ -36,7 +36,7 @@ def run_pair(folder, function):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         if process.is_alive():
             process.kill()
             raise AssertionError("a process waits for ever")

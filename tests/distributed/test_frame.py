@@ -81,7 +81,7 @@ def run(folder, name, brain_class=CountingBrain, killed_at=None, **options):
     hparams.write_text(HPARAMS)
     pairs = {"output_folder": folder / name, **OPTIONS, **options}
     arguments = [part for key, value in pairs.items() for part in (f"--{key}", str(value))]
-    flags = ["--noprogressbar", "--device", "cpu", "--distributed_backend", "gloo"]
+    flags = ["--noprogressbar", "--device", "cpu", "--distributed_backend", "gloo", "--resume_with_changes"]
     try:
         run_recipe(Brain, [str(hparams), *arguments, *flags])
     except InterruptedError:

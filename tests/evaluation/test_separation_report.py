@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 
 import mir_eval
 import pytest
@@ -65,19 +66,29 @@ def test_a_row_has_the_scores_of_its_mixture(tmp_path):
     assert [float(second[name]) for name in SCORES] == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_summary_has_the_means_of_the_scores_that_are_defined(tmp_path):
-    report = SeparationReport(tmp_path, 8000, n_examples=0)
+def test_the_summary_has_the_means_of_the_scores_that_are_defined(tmp_path, pictures):
+    report = SeparationReport(tmp_path, 8000, n_examples=9)
     scores = [report.add(f"m{i}", *mixture(noise)) for i, noise in enumerate((0.1, 0.2, 3.0))]
     mix, sources, estimates = mixture(0.1)
-    report.add("mute", mix, sources, estimates * torch.tensor([1.0, 0.0, 1.0]))  # has no SDR
+    report.add("mute", mix, sources, estimates * torch.tensor([1.0, 0.0, 1.0]))
+    report.add("broken", mix, sources, estimates * torch.tensor([1.0, math.nan, 1.0]))
+    report.add("nobody", mix, sources * torch.tensor([1.0, 0.0, 1.0]), estimates)
+    report.add("burst", mix, sources, estimates * torch.tensor([1.0, 1.0, math.inf]))
     summary = report.write()
     assert list(summary) == ["mixtures", "unscored", *SCORES]
-    assert summary["mixtures"] == 4 and summary["unscored"] == 1
+    assert summary["mixtures"] == 7 and summary["unscored"] == 4
     for name in SCORES:
         assert summary[name] == pytest.approx(sum(getattr(score, name) for score in scores) / 3)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    reasons = {row["id"]: row["unscored"] for row in table(tmp_path / "results.csv")}
-    assert reasons == {"m0": "", "m1": "", "m2": "", "mute": "sdr is nan, sdr_i is nan"}
+    rows = {row["id"]: row for row in table(tmp_path / "results.csv")}
+    assert {name: row["unscored"] for name, row in rows.items()} == {
+        "m0": "", "m1": "", "m2": "", "mute": "silent estimate", "broken": "estimate not finite",
+        "nobody": "silent source", "burst": "estimate not finite",
+    }  # fmt: skip
+    assert not any(rows[name][score] for name in ("mute", "broken", "nobody", "burst") for score in SCORES)
+    examples = {path.stem.partition("_")[0] for path in (tmp_path / "examples").glob("*.wav")}
+    assert examples == {"m0", "m1", "m2", "mute", "nobody"}
+    assert "mute: silent estimate; mix" in pictures[str(tmp_path / "examples" / "mute.png")][0]
 
 
 def test_where_no_mixture_has_a_score_there_is_no_mean(tmp_path, pictures):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import astuple
 
 import mir_eval
 import numpy as np
@@ -15,7 +15,7 @@ from torchmetrics.functional.audio import (
     scale_invariant_signal_noise_ratio,
 )
 
-from speechbrain_mamba.evaluation.separation_scores import SeparationScores, score_separation
+from speechbrain_mamba.evaluation.separation_scores import SeparationScores, find_fault, score_separation
 
 ORDERS = [(1, 0), (0, 1), (1, 2, 0), (2, 3, 1, 0)]
 """Which source each estimate is of. With three and four speakers no order is its own inverse."""
@@ -93,25 +93,43 @@ def test_inputs_stay_as_they_are():
     assert not aligned.requires_grad
 
 
-@pytest.mark.parametrize("speaker", [0, 2])
-def test_there_are_no_scores_of_a_silent_source(speaker):
-    sources = voices(3)
-    estimates = separated(sources, (0, 1, 2))
-    sources[:, speaker] = 0
-    scores, aligned = score_separation(sources.sum(1), sources, estimates)
-    assert all(np.isnan(score) for score in astuple(scores))
-    assert not aligned[:, speaker].any() and aligned.any(0).sum() == 2
+FAULTS = {
+    "silent source": lambda sources, estimates, i: sources[:, i].fill_(0.0),
+    "silent estimate": lambda sources, estimates, i: estimates[:, i].fill_(0.25),  # a constant has no energy either
+    "estimate not finite": lambda sources, estimates, i: estimates[7:9, i].copy_(torch.tensor([math.nan, 1.0])),
+}
 
 
 @pytest.mark.parametrize("speaker", [0, 2])
-def test_a_silent_estimate_has_no_sdr_but_a_bad_si_snr(speaker):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_mixture_without_scores_has_a_reason(fault, speaker):
     sources = voices(3)
     estimates = separated(sources, (0, 1, 2))
-    estimates[:, speaker] = 0
+    FAULTS[fault](sources, estimates, speaker)
     scores, aligned = score_separation(sources.sum(1), sources, estimates)
-    assert np.isnan(scores.sdr) and np.isnan(scores.sdr_i)
-    assert scores.si_snr < -15 and scores.si_snr_i < -10
-    assert not aligned[:, speaker].any() and aligned.any(0).sum() == 2
+    assert scores.fault == find_fault(sources, estimates) == fault
+    assert all(math.isnan(getattr(scores, name)) for name in ("si_snr", "si_snr_i", "sdr", "sdr_i"))
+    torch.testing.assert_close(aligned, estimates, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_one_sample_that_is_not_finite_is_enough(value):
+    sources = voices(2)
+    estimates = separated(sources, (0, 1))
+    assert find_fault(sources, estimates) == ""
+    estimates[-1, 1] = value
+    assert find_fault(sources, estimates) == "estimate not finite"
+
+
+def test_very_quiet_and_very_loud_estimates_have_their_scores():
+    sources = voices(2)
+    estimates = separated(sources, (0, 1))
+    expected, _ = score_separation(sources.sum(1), sources, estimates)
+    for gain in (1e-3, 1e25):
+        scores, aligned = score_separation(sources.sum(1), sources, gain * estimates)
+        assert scores.si_snr == pytest.approx(expected.si_snr, abs=0.01)
+        assert scores.sdr == pytest.approx(expected.sdr, abs=0.01)
+        assert torch.isfinite(aligned).all() and scores.fault == ""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 import csv
 import io
+import re
 
 from ruamel.yaml import YAML
 
@@ -52,6 +53,9 @@ def value_of(settings, key):
         return [value_of(settings, f"{key}.{i}") for i in range(int(text[1:-1]))]
     if text.startswith("!ref <") and text.endswith(">"):
         return value_of(settings, text[len("!ref <") : -1])
+    half = re.fullmatch(r"!ref <(\w+)> // (\d+)", text)
+    if half:
+        return value_of(settings, half[1]) // int(half[2])
     return YAML(typ="safe").load(text)
 
 

@@ -24,6 +24,20 @@ def test_separation_models_are_built(path, tmp_path):
     assert hparams["experiment_name"] == path.stem
 
 
+@pytest.mark.parametrize("name", ["mambatasnet_XS", "mini_sepformer"])
+def test_a_kernel_size_alone_gives_whole_estimates(name):
+    """With weights that make each frame worth as much as the others: no sample of the estimate is zero."""
+    sizes = {"kernel_size": 32, "N_encoder_out": 8, "out_channels": 8, "data_folder": "unused"}
+    hparams = load_hparams(HPARAMS / "separation" / f"{name}.yaml", sizes)
+    encoder, decoder = hparams["Encoder"], hparams["Decoder"]
+    assert encoder.conv1d.stride == decoder.stride == (16,)
+    with torch.no_grad():
+        encoder.conv1d.weight.fill_(1.0)
+        decoder.weight.fill_(1.0)
+        estimate = separate(encoder, lambda mix_w, lengths: torch.ones_like(mix_w)[None], decoder, torch.ones(1, 1600))
+    assert (estimate > 0).all()
+
+
 @pytest.mark.parametrize("path", RECOGNITION, ids=lambda path: path.stem)
 def test_recognition_models_are_built(path, tmp_path):
     small = {"d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1}

@@ -7,7 +7,7 @@ import re
 import pytest
 from ruamel.yaml import YAML
 
-from speechbrain_mamba.utils.hparams import read_hparams
+from speechbrain_mamba.utils.hparams import merge_files, read_hparams
 from speechbrain_mamba.utils.overrides import RENAMED
 from tests.conftest import GOLDEN, HPARAMS
 from tests.hparams.settings import TASKS, files_of, read_settings, table_path, value_of, write_table
@@ -65,27 +65,33 @@ KEYS = {
     "max_grad_norm": ["max_grad_norm"],
 }
 
-# SpeechBrain's value where a file does not state one.
-DEFAULTS = {"time_warp.warp_window": 5, "time_warp.warp_mode": "bicubic", "fea_augment.concat_original": False}
+# What holds where a file does not state it: SpeechBrain's values; and CTC is searched in each validation.
+DEFAULTS = {
+    "time_warp.warp_window": 5, "time_warp.warp_mode": "bicubic", "fea_augment.concat_original": False,
+    "valid_search_interval": 1,
+}  # fmt: skip
 
 # Published, but not a setting here: what we do instead is the same.
 NOT_SETTINGS = {
-    "batch_ordering",  # the recipe always shuffles
-    "cosine_schedule",  # the scheduler has no other
-    "wave_drop",  # the recipe does not drop
-    "random_shift",  # the recipe does not shift
-    "n_mamba_dp",  # a layer as intra and one as inter model: see intra_model.n_mamba
-    "skip_n_block",  # no such connections
+    "batch_ordering": "random",  # the recipe always shuffles
+    "wave_drop": False,  # the recipe does not drop
+    "random_shift": False,  # the recipe does not shift
+    "skip_n_block": 0,  # no such connections
 }
 
 
-CTC = ["conformer_ctc", "conmamba_ctc"]
+DELIBERATE: list[tuple[list[str], str, object]] = []
+"""Differences from the published settings: files, key, our value. The YAML has the reason, in a comment at the key that
+says "published"; where the file has no such key, in one that says "no KEY"."""
 
-# Where our files differ from the published ones today: files, key, our value.
-DIFFERENCES = [
-    (CTC, "valid_search_interval", None),  # no key: every validation searches, as published
-    (["sepformer"], "lr_scheduler", "LinearWarmupCosineScheduler"),
-]
+
+PLATEAU = ("factor", "patience", "dont_halve_until_epoch")
+
+
+def our_key(settings, key):
+    """Our key of a published setting."""
+    keys = KEYS.get(key, [key])
+    return next((k for k in keys if k in settings), keys[0])
 
 
 def ours_of(settings, task, name, key):
@@ -94,13 +100,18 @@ def ours_of(settings, task, name, key):
     if key == "optimizer":
         return settings["optimizer"].rpartition(".")[2], published
     if key == "lr_scheduler":
-        return settings["lr_scheduler"].rpartition(".")[2], published.partition("(")[0]
+        ours, form = settings["lr_scheduler"].rpartition(".")[2], "{}(factor {}, patience {}, not before epoch {}), "
+        options = [value_of(settings, f"lr_scheduler.{name}") for name in PLATEAU]
+        return form.format(ours, *options) + ("a" if "n_warmup_steps" in settings else "no") + " warm-up", published
+    if key == "cosine_schedule":
+        return settings["lr_scheduler"].endswith("LinearWarmupCosineScheduler"), published
+    if key == "n_mamba_dp":
+        return value_of(settings, "intra_model.n_mamba") + value_of(settings, "inter_model.n_mamba"), published
     if key == "augmentations":
         return settings.get("fea_augment.augmentations"), "[3]" if "time_warp_mode" in PUBLISHED[task][name] else "[2]"
     if key == "bidirectional" and task == "recognition":
         return settings["mamba_config.bidirectional.0"] == "!ref <causal>" and not value_of(settings, "causal"), True
-    keys = KEYS.get(key, [key])
-    found = next((k for k in keys if k in settings), keys[0])
+    found = our_key(settings, key)
     return (value_of(settings, found) if found in settings else DEFAULTS.get(found)), published
 
 
@@ -115,11 +126,69 @@ def test_settings_are_those_of_the_table(task):
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task in FOLDERS for name in PUBLISHED[task]])
 def test_settings_are_the_published_ones_but_for_known_differences(task, name):
     settings, found = read_settings(files_of(FOLDERS[task])[name]), {}
-    for key in PUBLISHED[task][name].keys() - NOT_SETTINGS:
+    for key, published in PUBLISHED[task][name].items():
+        if key in NOT_SETTINGS:
+            assert published == NOT_SETTINGS[key]
+            continue
         ours, published = ours_of(settings, task, name, key)
         if ours != published:
             found[key] = ours
-    assert found == {key: value for names, key, value in DIFFERENCES if name in names}
+    assert found == {key: value for names, key, value in DELIBERATE if name in names}
+
+
+def reason_of(path, key):
+    """The comment at a key of a file, or of the file that it has the key from: before it, or on its line."""
+    _, sources = merge_files(path)
+    top, _, inner = key.partition(".")
+    lines = sources[top][-1].read_text(encoding="utf-8").splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith(f"{top}:"))
+    if inner:
+        place = next(i for i, line in enumerate(lines) if i > place and line.strip().startswith(f"{inner}:"))
+    before = place
+    while before and lines[before - 1].lstrip().startswith("#"):
+        before -= 1
+    return " ".join([*lines[before:place], lines[place].partition("#")[2]])
+
+
+def without_reason(path, keys):
+    """Those keys of a file that differ from what is published without a comment that says why."""
+    settings, text = read_settings(path), read_hparams(path)
+    places = {key: our_key(settings, key) for key in keys}
+    return [
+        key
+        for key, place in places.items()
+        if not ("published" in reason_of(path, place) if place in settings else f"no {key}" in text)
+    ]
+
+
+def test_the_yaml_says_why_it_differs_from_what_is_published():
+    for folder in FOLDERS.values():
+        for name, path in files_of(folder).items():
+            assert without_reason(path, [key for names, key, _ in DELIBERATE if name in names]) == []
+
+
+def test_a_difference_without_a_reason_is_found(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "# first\n\n# published: 3,\n# but 2 is better\nd_model: 2  # of all\nseed: 1\n"
+    )
+    (tmp_path / "top.yaml").write_text(
+        "!include:base.yaml\nlr_scheduler:\n  patience: 1  # published: 2\n# no epochs\n"
+    )
+    path = tmp_path / "top.yaml"
+    assert reason_of(path, "d_model") == "# published: 3, # but 2 is better  of all"
+    assert reason_of(path, "lr_scheduler.patience").strip() == "published: 2"
+    keys = ["d_model", "seed", "epochs", "lr_scheduler.patience", "precision"]
+    assert without_reason(path, keys) == ["seed", "precision"]
+
+
+def test_what_is_in_no_setting_is_published_for_the_baseline():
+    """SepFormer was trained on the fixed mixtures, all others on mixtures drawn in training."""
+    for name in PUBLISHED["separation"]:
+        settings = read_settings(files_of("separation")[name])
+        assert value_of(settings, "dynamic_mixing") is (name != "sepformer")
+        assert value_of(settings, "level_law") is None and settings["corpus"] == "wsj0mix"
+    with_our_schedule = read_settings(files_of("separation")["sepformer_cosine"])
+    assert with_our_schedule["lr_scheduler"].endswith("LinearWarmupCosineScheduler")
 
 
 def test_every_published_file_is_ours_too():
@@ -129,7 +198,7 @@ def test_every_published_file_is_ours_too():
 
 FILES = [(task, name) for task in TASKS for name in files_of(task)]
 SAME = {"task", "seed", "precision", "number_of_epochs", "grad_accumulation_factor", "max_grad_norm", "tensorboard"}
-SAME |= {"wandb", "ckpt_interval_minutes", "lr", "weight_decay", "n_warmup_steps", "num_workers", "checkpointer"}
+SAME |= {"wandb", "ckpt_interval_minutes", "lr", "weight_decay", "num_workers", "checkpointer"}
 KEPT = {"bidirectional", "speed_changes"}
 """Keys of separation that the published recognizers name in another place."""
 
@@ -139,6 +208,7 @@ def test_the_same_thing_has_the_same_key_in_all_tasks(task, name):
     settings = read_settings(files_of(task)[name])
     common = read_settings(HPARAMS / "common.yaml")
     assert settings.keys() >= SAME | common.keys()
+    assert ("n_warmup_steps" in settings) is not settings["lr_scheduler"].endswith("ReduceLROnPlateau")
     assert (settings["task"], settings["experiment_name"]) == (task, name)
     assert not settings.keys() & RENAMED.keys() - KEPT
     assert [key for key, value in settings.items() if "results/" in value] == ["output_folder"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechbrain_mamba.inference.streaming import StreamingRecognizer
-from speechbrain_mamba.text.tokenizer import train_tokenizer
+from speechbrain_mamba.text.tokenizer import train_sentencepiece, train_tokenizer
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 
@@ -110,6 +110,21 @@ def test_repeated_tokens_of_a_stream_are_one_unless_a_blank_parts_them(load, mon
     recognizer = StreamingRecognizer(hparams, Spelling())
     texts = [recognizer.add(piece) for piece in torch.randn(1, 16000).split(5120, 1)]
     assert texts[:2] == [[1, other, other, 1], [1, other, other, 1, 1, other]] and texts[-1] == texts[1]
+
+
+def test_a_stream_spells_no_control_pieces(load, monkeypatch):
+    hparams = load(output_neurons=6, data_folder="unused", causal=True)
+    hparams["normalize"]._load_statistics_dict({"count": 1, "glob_mean": torch.zeros(40), "glob_std": torch.ones(40)})
+    tokenizer = train_sentencepiece(["ABBA", "ABAB"], 6, token_type="char")
+    a, b = tokenizer.piece_to_id(["A", "B"])
+    tokens = torch.tensor([1, a, 2, b, 0, 1, *[2] * 20])
+    monkeypatch.setattr(
+        hparams["ctc_lin"], "forward",
+        lambda x: torch.nn.functional.one_hot(tokens[:x.shape[1]][None], 6).float(),
+    )  # fmt: skip
+    recognizer = StreamingRecognizer(hparams, tokenizer)
+    wav = torch.randn(1, 16000)
+    assert recognizer.recognize(wav) == recognizer.add(wav) == "AB"
 
 
 @pytest.mark.parametrize("options, size", [({"streaming": True, "chunk_size": 5}, 5), ({"causal": True}, None)])

@@ -106,6 +106,18 @@ def test_a_backend_that_fails_is_left_out_with_one_warning(backend, fault, caplo
     assert "bidirectional_causal_conv1d" in backend.calls  # which is right
 
 
+def test_too_little_memory_for_the_check_says_nothing_about_the_backend(backend, caplog):
+    def no_memory(y):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    break_convolution(backend, no_memory)
+    with pytest.raises(torch.OutOfMemoryError):  # of the call itself: the backend still serves
+        convolve()
+    break_convolution(backend, lambda y: y)
+    convolve()
+    assert list(registry._passed.values()) == [True] and not caplog.records
+
+
 def test_the_check_can_be_turned_off(backend, monkeypatch):
     monkeypatch.setenv(registry.SELF_CHECK_VARIABLE, "0")
     convolve()

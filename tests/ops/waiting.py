@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -42,4 +43,8 @@ class Transfers(TorchDispatchMode):
 def gpu_of_shapes() -> Iterator[torch.device]:
     """A GPU whose tensors have no values; there, the reference backend serves."""
     with FakeTensorMode(allow_non_fake_inputs=True), ops.use_backend("reference"):
+        try:
+            torch.empty(1, device="cuda")[:1]
+        except RuntimeError as error:  # torch 2.8 starts CUDA even for them
+            pytest.skip(f"this torch cannot make tensors without values for a GPU that is not there: {error}")
         yield torch.device("cuda")

@@ -2,7 +2,6 @@
 
 import csv
 import inspect
-import itertools
 import json
 import logging
 import math
@@ -352,6 +351,14 @@ def test_settings_out_of_range_are_told_at_once(make, setting, value, message):
         make(CTC, **{setting: value})
 
 
+def test_searches_that_could_find_nothing_are_told_at_once(make):
+    for setting in ("test_beam_size", "valid_beam_size", "valid_search_interval"):
+        with pytest.raises(ValueError, match=f"{setting} is 0, but must be an integer of at least 1"):
+            make(S2S, {"searcher": Search}, **{setting: 0})
+    with pytest.raises(ValueError, match="beam_size is 0, but must be an integer of at least 1"):
+        make(CTC, test_search={"beam_size": 0})
+
+
 # ---------------------------------------------------------------- what it learns from
 
 
@@ -494,11 +501,11 @@ def test_validation_searches_every_few_epochs(make_reader, tmp_path, interval, s
 
 @pytest.mark.parametrize("name", [CTC, S2S])
 def test_an_epoch_leaves_its_numbers(make_reader, monkeypatch, tmp_path, name):
-    clock = itertools.count(5, 1.234)  # looked at when an epoch begins and ends
-    monkeypatch.setattr("speechbrain_mamba.training.brain.time", SimpleNamespace(monotonic=lambda: next(clock)))
     options = {"number_of_epochs": 3, "n_warmup_steps": 2, "lr": 0.5}
     options |= {"valid_search_interval": 1} if name == S2S else {}
     recognition, *_ = make_reader(name, {1: 2, 2: 4, 3: 6}, **options)
+    clock = SimpleNamespace(monotonic=lambda: 5 + 0.411 * len(of_stage(recognition, TRAIN)))  # seconds of a batch
+    monkeypatch.setattr("speechbrain_mamba.training.brain.time", clock)
     run(recognition, DATASETS)
     rows, batches = table(tmp_path), recognition.batches
     scores = ["greedy_WER", "greedy_CER"] if name == CTC else ["TER", "beam_WER", "beam_CER"]
@@ -635,6 +642,14 @@ def test_no_search_spells_tokens_without_a_text(make_reader):
     run(recognition, (spoken("A"), spoken("A"), {"clean": spoken("ABC")}))
     row = recognition.report.rows[0]
     assert (row["greedy"], row["beam"]) == ("AB", "AB")
+
+
+def test_a_decoders_texts_have_no_tokens_without_a_text(make_reader, monkeypatch):
+    recognition, *_ = make_reader(S2S, number_of_epochs=1)
+    found = [[BOS, FIRST + 1, BLANK, EOS, FIRST + 2, EOS]]
+    monkeypatch.setattr(Search, "__call__", lambda self, encoder_out, lens: (found, None, None, None))
+    run(recognition, (spoken("A"), spoken("A"), {"clean": spoken("AB")}))
+    assert recognition.report.rows[0]["beam"] == "AB"
 
 
 # ---------------------------------------------------------------- searches

@@ -8,6 +8,7 @@ import torch
 from speechbrain_mamba.corpora.preparation import prepare_separation
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
+from speechbrain_mamba.dataio.level_laws import PublishedLaw, Wsj0MixLaw
 from tests.recipes.conftest import RATE, SPEAKERS, table, write_set
 
 
@@ -25,10 +26,11 @@ class TestData:
             "data_folder": str(corpus), "save_folder": str(tmp_path / "save"), "num_spks": SPEAKERS,
             "sample_rate": RATE, "dynamic_mixing": False, "train_mixtures": 2, "valid_mixtures": 3, "test_mixtures": 4,
             "seed": 77, "mixture_seconds": [0.2, 0.25], "mixtures_per_epoch": 5, "base_folder_dm": None,
+            "corpus": "folder", "level_law": None,
         }  # fmt: skip
 
     def test_mixtures_on_disk(self, separation, settings):
-        prepare_separation({**settings, "corpus": "folder"})
+        prepare_separation(settings)
         datasets = make_datasets(separation, settings)
         for dataset, split in zip(datasets, ("train", "valid", "test"), strict=True):
             rows = table(Path(settings["save_folder"]) / f"{split}.csv")
@@ -36,11 +38,20 @@ class TestData:
             assert torch.equal(dataset[1]["s3_sig"], read_audio(rows[1]["s3_wav"], RATE))
             assert not hasattr(dataset, "set_epoch")
 
-    def test_mixtures_on_the_fly(self, separation, settings):
-        prepare_separation({**settings, "corpus": "folder", "dynamic_mixing": True})
-        train, *others = make_datasets(separation, {**settings, "dynamic_mixing": True})
+    @pytest.mark.parametrize(
+        ("options", "law"),
+        [
+            ({}, Wsj0MixLaw()),
+            ({"level_law": "published"}, PublishedLaw()),
+            ({"corpus": "wsj0mix"}, PublishedLaw()),
+            ({"corpus": "wsj0mix", "level_law": "wsj0mix"}, Wsj0MixLaw()),
+        ],
+    )
+    def test_mixtures_on_the_fly(self, separation, settings, options, law):
+        prepare_separation({**settings, "dynamic_mixing": True})
+        train, *others = make_datasets(separation, {**settings, "dynamic_mixing": True, **options})
         listing = Path(settings["save_folder"]) / "train_utterances.csv"
-        expected = dynamic_mixtures(listing, 5, SPEAKERS, RATE, (0.2, 0.25), seed=77)
+        expected = dynamic_mixtures(listing, 5, SPEAKERS, RATE, (0.2, 0.25), seed=77, law=law)
         assert len(train) == 5
         assert all(torch.equal(train[i]["s3_sig"], expected[i]["s3_sig"]) for i in range(5))
         assert [len(dataset) for dataset in others] == [3, 4]

@@ -210,6 +210,7 @@ def test_the_loss_of_an_example_is_over_its_own_samples(brain):
 def batch_of(losses, slopes=(0, 0), **fields):
     """A batch for the Brain by script: the loss of each example, and its gradient by each weight."""
     losses, slopes = torch.tensor(losses), torch.tensor(slopes, dtype=torch.float)
+    fields = {"id": [f"mixture{i}" for i in range(len(losses))], **fields}
     return SimpleNamespace(losses=losses, slopes=slopes.expand(len(losses), 2), **fields)
 
 
@@ -412,9 +413,9 @@ def others(monkeypatch, tmp_path):
     """Set whether another process has a usable loss."""
     answer = SimpleNamespace(usable=False)
 
-    def all_reduce(flag, operation):
+    def all_reduce(flags, operation):
         assert operation == torch.distributed.ReduceOp.MAX
-        flag.fill_(max(float(flag), float(answer.usable)))
+        flags[0] = max(float(flags[0]), float(answer.usable))
 
     with process_group(tmp_path):
         monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
@@ -499,7 +500,7 @@ def two_epochs(scripted):
 
         brain.compute_objectives = compute_objectives
         train = [SimpleNamespace(number=i) for i in range(4)]
-        valid = [SimpleNamespace(number=i, predictions=output) for i, output in enumerate(outputs)]
+        valid = [SimpleNamespace(number=i, predictions=output, id="ab") for i, output in enumerate(outputs)]
         return brain, train, valid
 
     improved = {epoch: [gains(*both) for both in zip(losses, outputs)] for epoch, losses in validation.items()}
@@ -517,7 +518,7 @@ def test_the_record_of_the_epochs(two_epochs, tmp_path, caplog):
         assert row == pytest.approx(
             {
                 "epoch": epoch, "lr": lr, "train_si_snr": train_si_snr, "valid_si_snr": valid_si_snr,
-                "valid_si_snr_i": two_epochs.improvements[epoch], "skipped": 1,
+                "valid_si_snr_i": two_epochs.improvements[epoch], "valid_unscored": 0, "skipped": 1,
             },
             abs=1e-3,
         )  # fmt: skip
@@ -549,7 +550,8 @@ def test_the_improvement_over_one_mixture_or_none(scripted, tmp_path, mixtures):
     brain, output = scripted(epoch_counter=EpochCounter(1)), predictions(200)
     fit(brain, [batch_of([1.0])], [batch_of([4.0], predictions=output)] * mixtures)
     (row,) = table(tmp_path / "training.csv")
-    assert float(row["valid_si_snr_i"]) == pytest.approx(gains([4.0], output)[0] * mixtures, abs=1e-3)
+    expected = gains([4.0], output)[0] if mixtures else math.nan
+    assert float(row["valid_si_snr_i"]) == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
 def test_every_logger_has_the_epochs(two_epochs):
@@ -564,18 +566,25 @@ def test_every_logger_has_the_epochs(two_epochs):
         for call, (epoch, lr, train_loss, valid_loss) in zip(
             calls, [(1, 0.15, 3, 2.5), (2, 0.3, -0.5, -1.75)], strict=True
         ):
-            valid_stats = {"si-snr": valid_loss, "si-snr_i": two_epochs.improvements[epoch]}
+            valid_stats = {"si-snr": valid_loss, "si-snr_i": two_epochs.improvements[epoch], "unscored": 0}
             assert call.pop("train_stats") == pytest.approx({"si-snr": train_loss})
             assert call.pop("valid_stats") == pytest.approx(valid_stats, abs=1e-3)
             assert call == pytest.approx({"epoch": epoch, "lr": lr, "steps": 3 * epoch})
 
 
 def test_seconds_of_an_epoch(two_epochs, tmp_path, monkeypatch):
+    """Each of its four batches and two of the validation takes a second and a quarter."""
     brain, train, valid = two_epochs()
-    clock = iter([100.0, 107.25, 200.0, 231.125])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    clock, compute = [100.0], brain.compute_objectives
+
+    def compute_objectives(*inputs):
+        clock[0] += 1.25
+        return compute(*inputs)
+
+    brain.compute_objectives = compute_objectives
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     fit(brain, train, valid)
-    assert [float(row["seconds"]) for row in table(tmp_path / "training.csv")] == [7.2, 31.1]
+    assert [float(row["seconds"]) for row in table(tmp_path / "training.csv")] == [7.5, 7.5]
 
 
 def test_debugging_leaves_no_record(two_epochs, tmp_path):
@@ -594,6 +603,46 @@ def test_another_process_leaves_no_record(two_epochs, tmp_path, monkeypatch):
         fit(brain, train, valid)
     assert brain.optimizer_step == 6
     assert not (tmp_path / "training.csv").exists()
+
+
+def spoilt(output, fault, example):
+    """Estimates and sources, one of which has a fault."""
+    estimate, sources, mix, lengths = output
+    if fault == "silent source":
+        sources[example, :, 1] = 0
+    elif fault == "silent estimate":
+        estimate[example, :, 2] = 0
+    else:
+        estimate[example, 50, 0] = math.nan
+    return estimate, sources, mix, lengths
+
+
+@pytest.mark.parametrize("fault", ["silent source", "silent estimate", "estimate not finite"])
+def test_a_mixture_without_scores_is_in_no_mean_of_the_validation(scripted, tmp_path, caplog, fault):
+    whole, broken = predictions(300, 250), predictions(200)
+    brain = scripted(epoch_counter=EpochCounter(1))
+    losses = [[3.0, 99.0], [-50.0]]
+    valid = [
+        batch_of(losses[0], predictions=spoilt(whole, fault, 1), id=["a", "b"]),
+        batch_of(losses[1], predictions=spoilt(broken, fault, 0), id=["c"]),
+    ]
+    fit(brain, [batch_of([1.0])], valid)
+    (row,) = table(tmp_path / "training.csv")
+    assert (float(row["valid_si_snr"]), row["valid_unscored"]) == (-3.0, "2")
+    first = (value[:1] for value in whole)
+    assert float(row["valid_si_snr_i"]) == pytest.approx(gains([3.0], tuple(first))[0], abs=1e-3)
+    assert f"Mixtures without scores, {fault}: b, c." in caplog.text
+
+
+def test_a_validation_without_any_score_is_the_worst(scripted, tmp_path, caplog):
+    brain = scripted()
+    names = [f"m{i}" for i in range(12)]
+    valid = [batch_of([math.nan], predictions=predictions(200), id=[name]) for name in names]
+    fit(brain, [batch_of([1.0])], valid)
+    rows = table(tmp_path / "training.csv")
+    assert [float(row["valid_si_snr"]) for row in rows] == [-math.inf] * 2
+    assert [row["valid_unscored"] for row in rows] == ["12"] * 2
+    assert f"loss not finite: {', '.join(names[:10])} and 2 more." in caplog.text
 
 
 @pytest.fixture

@@ -260,6 +260,17 @@ def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, workers):
     assert_resumed(train, tmp_path, weights, num_workers=workers)
 
 
+def test_a_run_is_not_resumed_with_other_speakers(train, manifests):
+    out = train(number_of_epochs=1)
+    kept, text = sorted(out.rglob("CKPT*")), (manifests / "train.csv").read_text()
+    (manifests / "train.csv").write_text(text.replace(",b\n", ",anna\n", 3))
+    with pytest.raises(ValueError, match=r"was trained for 2 speakers, but train\.csv has 3 \(not in both: anna\)"):
+        train(number_of_epochs=2)
+    assert sorted(out.rglob("CKPT*")) == kept
+    (manifests / "train.csv").write_text(text)
+    train(number_of_epochs=2)
+
+
 def test_a_finished_run_shows_its_results(train, capsys):
     out = train(number_of_epochs=1)
     before, shown = (out / "test" / "verification.json").stat().st_mtime_ns, capsys.readouterr().out

@@ -90,10 +90,10 @@ def test_killed_and_resumed_equals_uninterrupted(tokens, tmp_path, workers):
 
 @pytest.mark.parametrize("batches", [{"max_batch_ex": 1}, {"max_batch_frames": 30}])
 def test_scores_of_the_validation_do_not_depend_on_batches(run, tmp_path, batches):
-    options = {"number_of_epochs": 1, "train_parts": ["nar"], "lr": 0.0}
+    options = {"number_of_epochs": 1, "lr": 0.0}
     whole, other = (table(run("vallm", output_folder=tmp_path / name, **options, **sizes)) for name, sizes in
                     {"whole": {}, "other": batches}.items())  # fmt: skip
-    for name in ("valid_loss", "valid_nar_loss", "valid_nar_accuracy"):
+    for name in ("valid_loss", "valid_ar_loss", "valid_ar_accuracy", "valid_nar_loss", "valid_nar_accuracy"):
         assert other[0][name] == pytest.approx(whole[0][name], rel=1e-5)
 
 
@@ -179,7 +179,7 @@ def brain():
     """The recipe's Brain as far as its draws need it, which computes nowhere."""
     module = load_script("tts/train")
     brain = SimpleNamespace(device="meta", hparams=SimpleNamespace(n_codebooks=4), places={"a": 0, "b": 1, "c": 2})
-    draws = ("prompt_shares", "target_stage")
+    draws = ("prompt_shares", "target_stage", "compute_objectives", "stage_scores")
     return SimpleNamespace(
         base=brain, **{name: partial(getattr(module.CodecLanguageModelBrain, name), brain) for name in draws}
     )
@@ -191,6 +191,30 @@ def test_the_prompt_is_an_eighth_to_a_half_in_training_and_a_quarter_otherwise(b
     assert 0.125 <= drawn.min() < 0.13 and 0.49 < drawn.max() <= 0.5
     assert drawn.median().item() == pytest.approx(0.3125, abs=0.02)
     assert brain.prompt_shares(2, sb.Stage.VALID).tolist() == [0.25, 0.25]
+
+
+def test_losses_that_are_not_finite_are_named_and_count_nowhere(brain, caplog):
+    torch.manual_seed(0)
+    base, targets = brain.base, torch.tensor([[1, 2, 0], [3, -1, -1], [2, 2, -1]])
+    logits, batch = torch.randn(3, 3, 4), SimpleNamespace(id=["a", "b", "c"])
+    logits[1, 0, 2] = float("nan")
+    base.counts, base.broken = {}, []
+    right, losses = 0, []
+    for row, count in ((0, 3), (2, 2)):
+        losses += [torch.nn.functional.cross_entropy(logits[row, :count], targets[row, :count], reduction="none")]
+        right += int((logits[row, :count].argmax(1) == targets[row, :count]).sum())
+    brain.compute_objectives({"ar": (logits, targets)}, batch, sb.Stage.VALID)
+    scores = {"ar_loss": float(torch.cat(losses).mean()), "ar_accuracy": 100 * right / 5}
+    assert brain.stage_scores(sb.Stage.TEST, 0.0) == pytest.approx({"unscored": 1, **scores})
+    assert brain.stage_scores(sb.Stage.VALID, 0.0) == pytest.approx({**scores, "loss": scores["ar_loss"]})
+    assert "1 utterances have no finite loss and are left out of the scores: b" in caplog.text
+    base.counts, base.broken = {}, []
+    brain.compute_objectives({"ar": (logits * float("nan"), targets)}, batch, sb.Stage.VALID)
+    with pytest.raises(RuntimeError, match="the training has diverged"):
+        brain.stage_scores(sb.Stage.VALID, 0.0)
+    base.counts = {}
+    loss = brain.compute_objectives({"ar": (logits, targets)}, batch, sb.Stage.TRAIN)
+    assert not loss.isfinite() and base.counts["ar"].tolist() == [0, 0, 0]  # a batch that is skipped
 
 
 def test_draws_are_made_where_the_run_computes(brain):

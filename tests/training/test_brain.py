@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from speechbrain_mamba.training.brain import TrainingBrain
+from speechbrain_mamba.training.record import record_epoch
 from tests.training.test_run import table, trained
 
 
@@ -24,6 +25,22 @@ class TestTheRecordOfAnEpoch:
         (meta,) = toy.brain.output_folder.glob("save/CKPT*/CKPT.yaml")
         assert yaml.safe_load(meta.read_text())["epoch"] == 1
         monkeypatch.undo()
+
+    @pytest.mark.parametrize("lost", [1, 2])
+    def test_a_run_killed_between_the_checkpoint_and_the_table_records_the_epoch(self, toy, monkeypatch, lost):
+        record, whole = record_epoch, table(toy("whole").folder)
+
+        def kill(folder, row, panels):
+            if row["epoch"] == lost:
+                raise KeyboardInterrupt
+            record(folder, row, panels)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("speechbrain_mamba.training.brain.record_epoch", kill)
+            with pytest.raises(KeyboardInterrupt):
+                toy()
+        rows = table(toy().folder)
+        assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole]
 
     def test_checkpoints_have_the_scores_of_the_validation(self, toy):
         run = toy(avg_checkpoints=2)

@@ -57,6 +57,12 @@ def test_a_value_that_is_not_known_stays_unknown(tmp_path):
     assert lines(tmp_path)[1:] == ["1,2.0,nan,0.5", "2,nan,3.0,0.5", "3,2.0,3.0,0.5"]
 
 
+def test_rows_of_an_earlier_version_keep_their_columns(tmp_path):
+    (tmp_path / "training.csv").write_text("epoch,train,gone\n1,2.0,4.0\n")
+    record_epoch(tmp_path, epoch(2), PANELS)
+    assert lines(tmp_path) == ["epoch,train,valid,lr,gone", "1,2.0,,,4.0", "2,2.0,3.0,0.5,"]
+
+
 def test_the_picture_shows_the_epochs_so_far(tmp_path, figures):
     for number in (1, 2, 3, 2):
         record_epoch(tmp_path, epoch(number, train=1.5 * number, lr=1 / number), PANELS)

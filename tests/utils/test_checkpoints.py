@@ -264,6 +264,16 @@ def test_without_a_whole_one_the_run_stops_each_time(two, name, damage):
     assert checkpointer.recover_if_possible() is None
 
 
+def test_a_damaged_one_is_not_loaded_on_demand_either(two):
+    checkpointer, counter, _, newer = two
+    (checkpoint,) = checkpointer.find_checkpoints(min_key="loss", max_num_checkpoints=1)
+    checkpointer.load_checkpoint(checkpoint)
+    assert counter.value == 2
+    flip(newer / "counter.ckpt")
+    with pytest.raises(ValueError, match=r"is damaged: counter.ckpt was changed: its checksum differs\. Load another"):
+        checkpointer.load_checkpoint(checkpoint)
+
+
 def test_all_checkpoints_can_be_compared(two):
     checkpointer, _, older, _ = two
     flip(older / "counter.ckpt")

@@ -32,6 +32,16 @@ def test_another_one_waits_until_the_first_is_done(tmp_path, monkeypatch, caplog
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    for name in (".corpus.tmp-0123456789ab/a.wav", ".corpus_16k.tmp-0123456789ab/a.wav", ".corpus.mine/a.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with one_at_a_time(tmp_path / "corpus"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            ".corpus.making", ".corpus.mine", ".corpus_16k.tmp-0123456789ab"
+        ]  # fmt: skip
+
+
 def test_an_error_gives_the_lock_back(tmp_path):
     with pytest.raises(KeyError), one_at_a_time(tmp_path / "corpus"):
         raise KeyError

@@ -67,7 +67,7 @@ def unavailable() -> str | None:
     except Exception as error:  # these packages import much of what they do not need for this
         return (
             f"mamba-ssm and causal-conv1d cannot be imported ({type(error).__name__}: {error}): install "
-            "'speechbrain_mamba[cuda]' with --no-build-isolation; docs/backends.md says how."
+            "'speechbrain_mamba[cuda]' with --no-build-isolation; docs/gpu.md says how."
         )
     for reason in reasons:
         if reason is not None:

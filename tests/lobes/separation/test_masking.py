@@ -181,3 +181,16 @@ def test_mixture_shorter_than_the_kernel():
     masknet = MASKNETS["mambatasnet"]()
     with pytest.raises(ValueError, match="has 15 samples, but the encoder's kernel needs at least 16"):
         separate(Encoder(16, 16), masknet, Decoder(16, 1, 16, stride=8, bias=False), torch.randn(1, 15))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "words"),
+    [
+        (32, 8, "a stride of 16, but the decoder has 32 and 8"),
+        (16, 16, "a stride of 16, but the decoder has 16 and 16"),
+    ],
+)
+def test_frames_that_differ_are_refused(kernel, stride, words):
+    decoder = Decoder(16, 1, kernel, stride=stride, bias=False)
+    with pytest.raises(ValueError, match=f"The encoder has a kernel of 32 samples and {words}"):
+        separate(Encoder(32, 16), MASKNETS["mambatasnet"](), decoder, torch.randn(1, 640))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends import mamba_ssm
+from speechbrain_mamba.ops.sample_calls import OPERATIONS, Case
+from speechbrain_mamba.ops.self_check import compare
 from tests.ops.backends.public_kernels import SERVED, installed
 from tests.ops.cases import check, layer_inputs, lengths_of, pick, scan_inputs, size
 
@@ -69,6 +71,12 @@ def test_convolution_of_one_frame(channels):
     """Of any number of channels: the layout of one frame must not look like channels-last to causal-conv1d."""
     inputs = {"x": torch.randn(2, 1, channels), "weight": torch.randn(channels, 4), "bias": torch.randn(channels)}
     check(ops.causal_conv1d, inputs, "mamba_ssm", "cpu", activation="silu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_every_operation_passes_its_self_check(op, dtype):
+    assert compare(mamba_ssm, Case(op, dtype), torch.device("cpu")).failure is None
 
 
 @pytest.mark.parametrize("lengths", [None, [9, 0, 4]])

@@ -10,6 +10,33 @@ from torch import Tensor, nn
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 
 
+def check_frames(encoder: Any, decoder: Any) -> None:
+    """Check that an encoder and a decoder have the same frames; arguments as for :func:`separate`.
+
+    Raises
+    ------
+    ValueError
+        When their kernels or strides differ: the estimates would be as a recording that is played too fast or slowly.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.dual_path import Decoder, Encoder
+    >>> check_frames(Encoder(32, 16), Decoder(16, 1, 32, stride=16, bias=False))
+    """
+    conv, deconv = _unwrap(encoder).conv1d, _unwrap(decoder)
+    ours, theirs = (layer.kernel_size + layer.stride for layer in (conv, deconv))
+    if ours != theirs:
+        raise ValueError(
+            f"The encoder has a kernel of {ours[0]} samples and a stride of {ours[1]}, but the decoder has {theirs[0]} "
+            f"and {theirs[1]}: they must be the same. SpeechBrain's encoder has a stride of half its kernel: leave "
+            "kernel_stride at kernel_size // 2."
+        )
+
+
+def _unwrap(module: Any) -> Any:
+    return getattr(module, "module", module)  # DistributedDataParallel wraps it
+
+
 def separate(
     encoder: nn.Module, masknet: nn.Module, decoder: nn.Module, mix: Tensor, mix_lens: Tensor | None = None
 ) -> Tensor:
@@ -34,7 +61,7 @@ def separate(
     Raises
     ------
     ValueError
-        When the mixtures are shorter than the encoder's kernel.
+        When the mixtures are shorter than the encoder's kernel, or encoder and decoder differ in kernel or stride.
 
     Example
     -------
@@ -47,9 +74,9 @@ def separate(
     >>> separate(encoder, masknet, decoder, torch.randn(3, 800), torch.tensor([1.0, 0.5, 0.2])).shape
     torch.Size([3, 800, 2])
     """
-    samples = mix.shape[1]
-    plain: Any = getattr(encoder, "module", encoder)  # DistributedDataParallel wraps it
-    kernel, stride = plain.conv1d.kernel_size[0], plain.conv1d.stride[0]
+    check_frames(encoder, decoder)
+    samples, conv = mix.shape[1], _unwrap(encoder).conv1d
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
     if samples < kernel:
         raise ValueError(f"The mixture has {samples} samples, but the encoder's kernel needs at least {kernel}.")
     lengths = absolute_lengths(mix_lens, samples, mix.device)
