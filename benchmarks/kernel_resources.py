@@ -42,6 +42,8 @@ class Launch:
         Positions of pointers and integers that 16 divides.
     warps : int
         Warps of a program.
+    registers : int or None
+        Most registers of a thread that the launch allows.
     """
 
     kernel: JITFunction
@@ -49,6 +51,7 @@ class Launch:
     constants: tuple
     aligned: tuple[int, ...]
     warps: int
+    registers: int | None = None
 
     @property
     def name(self) -> str:
@@ -79,7 +82,8 @@ def _launch(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
             signature.append((parameter.name, "i32" if -(2**31) <= value < 2**31 else "i64"))
             if value % 16 == 0 and special:
                 aligned.append(i)
-    return Launch(kernel, tuple(signature), tuple(constants), tuple(aligned), kwargs.get("num_warps", 4))
+    options = kwargs.get("num_warps", 4), kwargs.get("maxnreg")
+    return Launch(kernel, tuple(signature), tuple(constants), tuple(aligned), *options)
 
 
 @contextlib.contextmanager
@@ -124,7 +128,7 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
         longest inner loop ``loop_instructions`` and, among them, ``loop_exponentials`` and others of the same slow
         unit, ``loop_shuffles`` and ``loop_barriers``.
     """
-    target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps}
+    target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps, "maxnreg": launch.registers}
     compiled = triton.compile(launch.source(), target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")

@@ -10,24 +10,21 @@ import weakref
 from typing import NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from triton.runtime.jit import JITFunction
 
 from speechbrain_mamba.ops import Direction
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
 from speechbrain_mamba.ops.kernel_backend import LayerShared
+from speechbrain_mamba.utils._compat import fake_tensors, watch_operations
 
 
-class AllocatedMemory(TorchDispatchMode):
-    """Adds up the memory of tensors that operations make while this is active, and keeps the peak.
+class AllocatedMemory:
+    """Adds up the memory of tensors that the operations that it sees make, and keeps the peak.
 
     It also lists what would be launched: kernels, and operations that neither make views nor only allocate.
     """
 
     def __init__(self):
-        super().__init__()
         self.now = self.peak = 0
         self.launched: list[str] = []
         self.active = False
@@ -51,17 +48,16 @@ class AllocatedMemory(TorchDispatchMode):
         if not (views or allocates or converts):
             self.launched.append(schema.name)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        self._count(function._schema)
-        for tensor in tree_leaves(out):
+    def see(self, schema, returned) -> None:
+        """Take account of an operation."""
+        self._count(schema)
+        for tensor in returned if isinstance(returned, (tuple, list)) else [returned]:
             if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known:
                 self._known.add(storage)
                 size = -(-storage.nbytes() // 512) * 512
                 self.now += size
                 self.peak = max(self.peak, self.now)
                 weakref.finalize(storage, self._free, size)
-        return out
 
 
 class Account(NamedTuple):
@@ -95,7 +91,7 @@ def account_layer(
 
     run, JITFunction.run = JITFunction.run, count
     try:
-        with FakeTensorMode(), torch.no_grad():
+        with fake_tensors(), torch.no_grad():
             directions = [direction(), direction()]
             shared = LayerShared(
                 torch.empty(batch, time, 2 * channels, dtype=dtype), torch.empty(d_model, channels), None,
@@ -103,10 +99,10 @@ def account_layer(
             )  # fmt: skip
             trained = not frozen
             needs = [Direction(*(trained,) * 7)] * 2, LayerShared(True, trained, False, False)  # type: ignore[arg-type]
-            with forward:
+            with watch_operations(forward.see):
                 output, kept = layer_forward(directions, shared, True)
             doutput = torch.empty_like(output)
-            with backward:
+            with watch_operations(backward.see):
                 backward.active = True
                 backward.ignore(doutput, kept, *shared, *(t for d in directions for t in d))
                 gradients = layer_backward(directions, shared, kept, doutput, needs=needs)

@@ -177,6 +177,26 @@ def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def fake_tensors() -> AbstractContextManager:
+    """A context in which new tensors have a shape, but no memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode()
+
+
+def watch_operations(watcher: Callable[[Any, Any], None]) -> AbstractContextManager:
+    """A context in which ``watcher`` is called with the schema of every operation, and what this returned."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            returned = function(*args, **(kwargs or {}))
+            watcher(function._schema, returned)
+            return returned
+
+    return Watch()
+
+
 def reset_function(module: nn.Module) -> Callable[[], None] | None:
     """The method that draws a module's own parameters, None if there is none.
 

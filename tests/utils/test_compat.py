@@ -240,3 +240,16 @@ def test_a_missing_encodec_is_named_with_what_installs_it(monkeypatch):
     for call in (lambda: make_encodec({}, 1, 1), encodec_24khz):
         with pytest.raises(ModuleNotFoundError, match=r"pip install \"speechbrain_mamba\[tts\]\""):
             call()
+
+
+def test_fake_tensors_have_a_shape_and_operations_are_watched():
+    import torch
+
+    seen = []
+    with _compat.fake_tensors(), _compat.watch_operations(lambda schema, returned: seen.append((schema, returned))):
+        y = torch.empty(2**40).view(2**20, 2**20)
+    names = [schema.name for schema, _ in seen]
+    assert names.index("aten::empty") < names.index("aten::view"), _moved("torch.utils._python_dispatch")
+    assert y.shape == (2**20, 2**20), _moved("torch._subclasses.fake_tensor")
+    [(schema, returned)] = [both for both in seen if both[0].name == "aten::view"]
+    assert returned is y and schema.returns[0].alias_info is not None, _moved("schema.returns")

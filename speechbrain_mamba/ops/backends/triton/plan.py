@@ -143,10 +143,13 @@ class Plan:
 
     @cached_property
     def backward(self) -> dict:
-        """Constants of the kernel that walks back."""
+        """Constants of the kernel that walks back.
+
+        Left alone, the compiler spills some registers in order to take no more than 168.
+        """
         return {
             "BLOCK_N": self.block_n, "BLOCK_C": WARP // 2, "ROWS": self.rows, "SUBCHUNK": SUBCHUNK,
-            "num_warps": self.warps,
+            "num_warps": self.warps, "maxnreg": 255,
         }  # fmt: skip
 
     @cached_property
