@@ -14,15 +14,17 @@ from speechbrain_mamba.ops.backends.triton.strides import ALIGNMENT
 from speechbrain_mamba.ops.directions import Direction
 
 _BLOCK = 1024
+_WIDENS = hasattr(torch.ops.aten.bmm, "dtype")
+"""Whether this version of PyTorch has products of another dtype than their factors; only CUDA computes them."""
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Batched matrix product in float32, of half-precision factors without a rounding in between."""
+    """Batched matrix product in float32; on CUDA half-precision factors are not rounded in between."""
     if a.dtype == torch.float32:
         return torch.bmm(a, b)
-    if a.is_cuda:
+    if a.is_cuda and _WIDENS:
         return torch.bmm(a, b, out_dtype=torch.float32)
-    return torch.bmm(a, b).float()  # only CUDA has the other
+    return torch.bmm(a, b).float()
 
 
 class Packed:
