@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -84,6 +84,9 @@ class TrainingBrain(SteppingBrain):
         """Number of examples of a validation or test that are not for this process but for those before it."""
         self.test_set = "test"
         self.test_scores: dict[str, dict[str, float]] = {}
+        self.when_resumed: Callable[[], None] = lambda: None
+        """Called when the training has loaded the last checkpoint, or found that there is none, before its first step.
+        """
         self._epoch_start = time.monotonic()
 
     # ----------------------------------------------------------------------------------------- what recipes define
@@ -214,6 +217,7 @@ class TrainingBrain(SteppingBrain):
         """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made. An
         epoch whose checkpoint was saved right before the run was killed is recorded now."""
         super().on_fit_start()
+        self.when_resumed()
         last = self.checkpointer.find_checkpoint() if self.checkpointer is not None else None
         row = None if last is None else last.meta.get("row")
         if row and if_main_process() and not self.debug and not has_epoch(self.output_folder, row["epoch"]):

@@ -210,7 +210,7 @@ def record_epoch(folder: str | os.PathLike, row: dict, panels: dict[str, list[st
 
 
 def has_epoch(folder: str | os.PathLike, epoch: int) -> bool:
-    """Whether ``training.csv`` in the run's output folder has an epoch.
+    """Whether ``training.csv`` in the run's output folder has an epoch, and ``training.png`` is no older.
 
     Example
     -------
@@ -219,7 +219,9 @@ def has_epoch(folder: str | os.PathLike, epoch: int) -> bool:
     >>> has_epoch(folder, 1), has_epoch(folder, 2)
     (True, False)
     """
-    return any(row["epoch"] == epoch for row in _read_epochs(folder))
+    table, picture = (Path(folder) / name for name in ("training.csv", "training.png"))
+    drawn = picture.exists() and picture.stat().st_mtime_ns >= table.stat().st_mtime_ns
+    return drawn and any(row["epoch"] == epoch for row in _read_epochs(folder))
 
 
 def _read_epochs(folder: str | os.PathLike) -> list[dict[str, float]]:

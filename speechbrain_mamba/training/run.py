@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,10 @@ def _work(brain: TrainingBrain, command: Command, comparison: Comparison) -> boo
     if only_prepare:
         logger.info("The data are prepared: the same command without data_prep_only trains.")
         return False
-    do_on_main(_take_over, run, brain, comparison)
+    if brain.test_only:
+        do_on_main(_take_over, run, brain, comparison)
+    else:  # when the checkpoint fits, not before
+        brain.when_resumed = partial(do_on_main, _take_over, run, brain, comparison)
     brain.fit_and_test(datasets)
     do_on_main(_export, brain)
     if not brain.debug:

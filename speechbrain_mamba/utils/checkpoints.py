@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 DAMAGED = "DAMAGED+"
 """Begins the names of the folders of checkpoints that were set aside."""
 
+_OTHER_MODEL = ("Error(s) in loading state_dict", "loaded state dict ")
+"""How PyTorch begins to say that saved parameters, or the state of an optimizer, are of another model."""
+
 _SAVING, _DELETING = ".saving+", ".deleting+"
 
 
@@ -194,7 +197,7 @@ class AtomicCheckpointer(CheckpointFolders, Checkpointer):
         if chosen is None:
             logger.info("There is no checkpoint to load in '%s' yet.", self.checkpoints_dir)
         else:
-            super().load_checkpoint(chosen)
+            self._load(chosen)
         return chosen
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -203,12 +206,26 @@ class AtomicCheckpointer(CheckpointFolders, Checkpointer):
         Raises
         ------
         ValueError
-            When a file differs from its checksum; the message names it.
+            When a file differs from its checksum, which the message names, or the checkpoint is of another model.
         """
         fault = find_fault(checkpoint.path, thorough=True)
         if fault:
             raise ValueError(f"The checkpoint '{checkpoint.path}' is damaged: {fault}. Load another one.")
-        super().load_checkpoint(checkpoint)
+        self._load(checkpoint)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        try:
+            super().load_checkpoint(checkpoint)
+        except (RuntimeError, ValueError) as error:
+            if not str(error).startswith(_OTHER_MODEL):
+                raise
+            lines = str(error).splitlines()
+            problem = lines[1].strip() if len(lines) > 1 else lines[0]
+            problem = problem if len(problem) <= 200 else f"{problem[:200]}..."
+            raise ValueError(
+                f"The checkpoint '{checkpoint.path}' does not fit the model or the optimizer of these settings "
+                f"({problem.rstrip('. ')}): give the settings that it was trained with, or another --output_folder."
+            ) from error
 
     def check_all(self) -> None:
         """Compare all checkpoints with their checksums, and set aside those that are damaged, in the main process."""

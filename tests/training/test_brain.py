@@ -26,6 +26,18 @@ class TestTheRecordOfAnEpoch:
         assert yaml.safe_load(meta.read_text())["epoch"] == 1
         monkeypatch.undo()
 
+    def test_a_run_killed_between_the_table_and_the_picture_draws_it(self, toy, monkeypatch):
+        def kill(path, *_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("speechbrain_mamba.training.record.plot_curves", kill)
+            with pytest.raises(KeyboardInterrupt):
+                toy(number_of_epochs=1)
+        assert not (toy.brain.output_folder / "training.png").exists()
+        run = toy(number_of_epochs=1)
+        assert (run.folder / "training.png").exists() and len(table(run.folder)) == 1
+
     @pytest.mark.parametrize("lost", [1, 2])
     def test_a_run_killed_between_the_checkpoint_and_the_table_records_the_epoch(self, toy, monkeypatch, lost):
         record, whole = record_epoch, table(toy("whole").folder)

@@ -118,6 +118,16 @@ class TestSettingsThatMayChange:
         assert {path.name for path in before if before[path] != after[path]} <= {"log.txt", "env.log", "run.py"}
         assert after.keys() == before.keys()
 
+    def test_a_model_that_does_not_fit_the_checkpoint_leaves_the_record(self, toy):
+        before = content(toy().folder)
+        fault = r"CKPT.* does not fit the model .*\(size mismatch for weight.*\): give the settings that it was"
+        with pytest.raises(ValueError, match=fault):
+            toy(flags=["--resume_with_changes"], number_of_epochs=3, **{"layer.out_features": 2})
+        after = content(toy.brain.output_folder)
+        assert {path.name for path in before if before[path] != after[path]} <= {"log.txt", "env.log", "run.py"}
+        assert after.keys() == before.keys()
+        assert toy().calls == []  # it is still finished
+
 
 class TestRecordsOfAnotherVersion:
     """Settings that only one of both versions knows are logged, unless the command gives them."""
