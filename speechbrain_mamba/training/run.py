@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +171,10 @@ def parse_arguments(arguments: list[str]) -> tuple[str, Any, CommentedMap, bool]
     ('toy.yaml', {'lr': 0.1}, True)
     """
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    names = Counter(part[2:].partition("=")[0] for part in arguments if part.startswith("--"))
+    twice = [f"--{name}" for name, count in names.items() if count > 1 and name not in run_opts.overridden_args]
+    if twice:
+        raise ValueError(f"Give {', '.join(twice)} once: it stands on the command line more often.")
     options = parse_yaml(overrides, "The text of the options") or CommentedMap()
     changes = CHANGES_OPTION in options and options.pop(CHANGES_OPTION) is not False
     return hparams_file, run_opts, options, changes

@@ -220,11 +220,11 @@ class AtomicCheckpointer(CheckpointFolders, Checkpointer):
             if not str(error).startswith(_OTHER_MODEL):
                 raise
             lines = str(error).splitlines()
-            problem = lines[1].strip() if len(lines) > 1 else lines[0]
+            problem = (lines[1] if len(lines) > 1 else lines[0]).strip(" \t.")
             problem = problem if len(problem) <= 200 else f"{problem[:200]}..."
             raise ValueError(
                 f"The checkpoint '{checkpoint.path}' does not fit the model or the optimizer of these settings "
-                f"({problem.rstrip('. ')}): give the settings that it was trained with, or another --output_folder."
+                f"({problem}): give the settings that it was trained with, or another --output_folder."
             ) from error
 
     def check_all(self) -> None:

@@ -79,7 +79,8 @@ def read_overrides(tree: CommentedMap, overrides: Overrides, path: str | os.Path
     Raises
     ------
     ValueError
-        If the overrides are not a mapping, or one names a key that does not exist.
+        If the overrides are not a mapping, one names a key that does not exist, or gives text for a number or for
+        True or False.
 
     Example
     -------
@@ -99,12 +100,22 @@ def read_overrides(tree: CommentedMap, overrides: Overrides, path: str | os.Path
             near = difflib.get_close_matches(str(key), tree, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(f"{path} has no hyper-parameter '{key}' to override.{hint}")
+        if isinstance(value, str) and not inner:
+            _refuse_text(str(key), value, tree[outer])
         if key in RENAMED and name != key:
             logger.warning("%s is called %s here.", key, name)
         for part in reversed(inner):
             value = {part: value}
         found.append({outer: value})
     return found
+
+
+def _refuse_text(key: str, value: str, before: Any) -> None:
+    """Text in place of a flag would count as True, even ``no``; in place of a number it would fail much later."""
+    if isinstance(before, bool):
+        raise ValueError(f"{key} is '{value}', but must be True or False.")
+    if isinstance(before, (int, float)):
+        raise ValueError(f"{key} is '{value}', but must be a number, such as {before}.")
 
 
 def update_tree(tree: CommentedMap, override: Mapping[str, Any]) -> None:

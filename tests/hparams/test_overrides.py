@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from speechbrain_mamba.utils.overrides import RENAMED
@@ -141,3 +142,21 @@ def test_notices_are_warnings(path, caplog):
         path.write_text("number_of_epochs: 3")
         assert load_hparams(path, {"N_epochs": 4}) == {"number_of_epochs": 4}
     assert caplog.records[0].levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    "override, fault",
+    [
+        ("n: five", r"^n is 'five', but must be a number, such as 5\.$"),
+        ("rate: 1..5", r"^rate is '1\.\.5', but must be a number, such as 0\.5\.$"),
+        ("flag: no", r"^flag is 'no', but must be True or False\.$"),
+        ({"flag": "off"}, r"^flag is 'off', but must be True or False\.$"),
+    ],
+)
+def test_text_is_no_number_and_no_flag(tmp_path, override, fault):
+    path = tmp_path / "settings.yaml"
+    path.write_text("n: 5\nrate: 0.5\nflag: False\nname: a")
+    with pytest.raises(ValueError, match=fault):
+        read_hparams(path, override)
+    kept = load_hyperpyyaml(read_hparams(path, "{n: 1e-3, rate: !ref <n>, flag: {a: b}, name: no}"))
+    assert kept == {"n": 0.001, "rate": 0.001, "flag": {"a": "b"}, "name": "no"}

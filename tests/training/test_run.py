@@ -6,6 +6,8 @@ import shutil
 import pytest
 import torch
 
+from speechbrain_mamba.training.run import parse_arguments
+
 
 def table(folder):
     with open(folder / "training.csv", newline="") as file:
@@ -128,6 +130,11 @@ def test_what_is_missing_is_said_before_anything_is_made(toy, monkeypatch, tmp_p
         toy(**options)
     assert str(error.value).endswith(f"pip install {command}")
     assert toy.Brain.calls == [] and not (tmp_path / "out").exists()
+
+
+def test_an_option_is_given_once():
+    with pytest.raises(ValueError, match=r"^Give --lr once: it stands on the command line more often\.$"):
+        parse_arguments(["toy.yaml", "--lr", "1", "--debug", "--size=3", "--debug", "--lr=2"])
 
 
 def test_a_package_that_the_file_names_is_needed(toy, tmp_path):
