@@ -53,7 +53,27 @@ def _heads(name: str, size: int, nhead: int) -> str | None:
     return None
 
 
-RULES: tuple[Callable[..., str | None], ...] = (_stride, _window, _front_end, _recognizer_heads, _separator_heads)
+def _epochs(number_of_epochs: int) -> str | None:
+    return _whole("number_of_epochs", number_of_epochs, 0)
+
+
+def _batch(batch_size: int) -> str | None:
+    return _whole("batch_size", batch_size, 1)
+
+
+def _accumulation(grad_accumulation_factor: int) -> str | None:
+    return _whole("grad_accumulation_factor", grad_accumulation_factor, 1)
+
+
+def _whole(name: str, value: Any, least: int) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        return f"{name} is {value}, but must be a whole number of at least {least}."
+    return None
+
+
+RULES: tuple[Callable[..., str | None], ...] = (
+    _stride, _window, _front_end, _recognizer_heads, _separator_heads, _epochs, _batch, _accumulation
+)  # fmt: skip
 """Each takes settings by their names, and returns what is wrong. It applies to files that have all these settings."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.distributed import if_main_process
@@ -129,7 +130,7 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
     ModuleNotFoundError
         When a package is missing that the recipe needs.
     ValueError
-        When a setting is missing that has no default.
+        When a setting is missing that has no default, settings do not agree, or the device is not there.
     """
     keep_freed_memory()
     hparams_file, run_opts, options, changes = parse_arguments(arguments)
@@ -146,6 +147,11 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
         options_to_give = " ".join(f"--{key} VALUE" for key in missing)
         raise ValueError(f"'{hparams_file}' has no value for {', '.join(missing)}: give {options_to_give}.")
     check_agreement(text)
+    if str(run_opts.device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"The device is {run_opts.device}, but PyTorch sees no GPU: give --device cpu, or find out why with "
+            "'python -m speechbrain_mamba doctor'."
+        )
     given = frozenset(str(key).partition(".")[0] for key in (*options, *own))
     return Command(text, run_opts, given, changes)
 

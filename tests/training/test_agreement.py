@@ -24,6 +24,9 @@ def test_the_settings_of_each_file_agree(path):
     ("file", "options", "words"),
     [
         ("separation/mambatasnet_M", {"kernel_stride": 4}, "kernel_stride is 4 and kernel_size 16"),
+        ("codec/mini_codec", {"batch_size": 0}, "batch_size is 0, but must be a whole number of at least 1."),
+        ("asr/mini_conmamba_ctc", {"number_of_epochs": 1.5}, "number_of_epochs is 1.5, but must be a whole number"),
+        ("speaker/mini_speaker", {"grad_accumulation_factor": 0}, "grad_accumulation_factor is 0, but must be a whole"),
         ("separation/mini_mambatasnet", {"kernel_size": 1}, "kernel_stride is 0 and kernel_size 1"),
         ("separation/sepformer", {"out_channels": 250}, "out_channels is 250, but must be a multiple of nhead, 8"),
         (

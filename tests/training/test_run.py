@@ -137,6 +137,13 @@ def test_an_option_is_given_once():
         parse_arguments(["toy.yaml", "--lr", "1", "--debug", "--size=3", "--debug", "--lr=2"])
 
 
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(toy, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^The device is cuda:1, but PyTorch sees no GPU: give --device cpu"):
+        toy(flags=["--device=cuda:1"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_package_that_the_file_names_is_needed(toy, tmp_path):
     path = tmp_path / "toy.yaml"
     path.write_text(path.read_text().replace("!name:torch.optim.SGD", "!name:no_such_package.SGD"))
