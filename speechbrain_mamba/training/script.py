@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import linecache
 import logging
 import os
@@ -45,7 +46,8 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         logger.debug("%s", error, exc_info=True)
         rank = os.environ.get("RANK", "0")
-        sys.stderr.write(f"error: {error}\n" if rank == "0" else f"error in process {rank}: {error}\n")
+        advice = ": free some space, and give the same command again." if is_full(error) else ""
+        sys.stderr.write(f"error{'' if rank == '0' else f' in process {rank}'}: {error}{advice}\n")
         raise SystemExit(1) from None
     leave_processes()
 
@@ -64,9 +66,9 @@ def is_mistake(error: BaseException, *folders: Path) -> bool:
     -------
     bool
         Whether the statement that raised it is a ``raise`` of the package or in one of the folders. A file that is not
-        there, cannot be read or does not fit on the disk is a mistake whoever names it.
+        there or cannot be read is a mistake whoever names it, and so is a full disk.
     """
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename is not None or is_full(error)):
         return True
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not str(error):
@@ -74,3 +76,14 @@ def is_mistake(error: BaseException, *folders: Path) -> bool:
     path, line = Path(frames[-1].filename).resolve(), frames[-1].lineno or 0
     known = any(path.is_relative_to(folder) for folder in (PACKAGE, *folders))
     return known and linecache.getline(str(path), line).lstrip().startswith("raise ")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or the share of it that a user has, is full.
+
+    Example
+    -------
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

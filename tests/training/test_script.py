@@ -1,7 +1,10 @@
 """How the scripts of recipes end."""
 
+import errno
 import logging
+import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,15 @@ MISTAKES = {
 }
 
 
+def _write(number):
+    raise OSError(number, os.strerror(number))
+
+
+for _number in (errno.ENOSPC, errno.EDQUOT):
+    _shown = f"error: [Errno {_number}] {os.strerror(_number)}: free some space, and give the same command again."
+    MISTAKES[errno.errorcode[_number]] = (partial(_write, _number), _shown)
+
+
 @pytest.mark.parametrize("main, text", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_sentence(main, text, capsys, caplog):
     caplog.set_level(logging.DEBUG)
@@ -63,6 +75,7 @@ UNEXPECTED = {
     "ModuleNotFoundError": "import no_such_module",
     "RuntimeError": "import torch; torch.zeros(2) @ torch.zeros(3)",
     "KeyError": "raise KeyError('a')",
+    "BlockingIOError": "import errno; raise BlockingIOError(errno.EAGAIN, 'again')",
     "AssertionError": "raise AssertionError('a')",
 }
 
