@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.seeding import seeded
 
+logger = logging.getLogger(__name__)
+
 
 class RecognitionBrain(TrainingBrain):
     """A recognizer up to its encoder: data, features, word errors. Subclasses add losses and searches."""
@@ -45,6 +48,8 @@ class RecognitionBrain(TrainingBrain):
     def make_datasets(self, hparams: Mapping[str, Any]) -> Datasets:
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
+        if not hparams["test_splits"]:
+            logger.warning("test_splits is empty: the recognizer is exported without a test.")
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
         shards = list_shards(hparams["train_shards"]) if hparams.get("train_shards") else []
         train = (raw["facts"] for shard in shards for raw in read_shard(shard)) if shards else items["train"].values()
@@ -55,12 +60,14 @@ class RecognitionBrain(TrainingBrain):
         fastest = max(getattr(perturb, "speeds", [100])) / 100
         least = (hparams["CNN"].min_frames - 1) * hop / rate
 
-        def frames_of(item: Mapping[str, Any]) -> int:
-            return encoder_frames(item["duration"], rate, hop)
+        def frames_of(item: Mapping[str, Any], speed: float = 1.0) -> int:
+            return encoder_frames(item["duration"] / speed, rate, hop)
 
+        # CTC gives no error for a transcript that is too long, but a loss of zero: the highest speed has to leave room
+        fewest_frames_of = partial(frames_of, speed=fastest)
         for name, part in items.items():
             is_train = name == "train"
-            limits = (frames_of, least * fastest) if is_train else (None, least)
+            limits = (fewest_frames_of, least * fastest) if is_train else (None, least)
             usable = select_usable(part, self.tokenizer, f"utterances of {name}", *limits)
             if not is_train:
                 self.check_lengths(name, {utterance: frames_of(item) for utterance, item in usable.items()})
@@ -73,7 +80,9 @@ class RecognitionBrain(TrainingBrain):
                 speed_perturb=perturb if is_train else None,
             )
         if shards:
-            reason = partial(reason_against, tokenizer=self.tokenizer, frames=frames_of, least_seconds=least * fastest)
+            reason = partial(
+                reason_against, tokenizer=self.tokenizer, frames=fewest_frames_of, least_seconds=least * fastest
+            )
             decode = partial(
                 recognition_example, self.tokenizer, hparams["bos_index"], hparams["eos_index"], perturb, reason
             )
@@ -189,7 +198,8 @@ class RecognitionBrain(TrainingBrain):
             for search in self.searches(sb.Stage.TEST):
                 rates = f"WER {summary[f'{search}_wer']:6.2f} %   CER {summary[f'{search}_cer']:6.2f} %"
                 lines.append(f"{name:12s} {search:6s} {rates}   {summary['utterances']} utterances")
-        lines += ["", f"alignments, table and summary: {folder}"]
+        if lines:
+            lines += ["", f"alignments, table and summary: {folder}"]
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 

@@ -14,6 +14,7 @@ import sentencepiece
 import speechbrain as sb
 import torch
 import yaml
+from speechbrain.augment.time_domain import SpeedPerturb
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
@@ -445,13 +446,25 @@ def lists(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("sample_rate, hop, usable", [(16000, 400, 2), (16000, 360, 3), (16000, 440, 1)])
-def test_the_training_set_has_frames_for_its_transcripts(make, load, lists, sample_rate, hop, usable):
-    """A second has 41 frames of 400 samples and so 11 of the encoder: room for a space and 10 letters."""
+@pytest.mark.parametrize(
+    "speeds, hop, usable",
+    [([100], 400, 2), ([100], 360, 3), ([100], 440, 1), ([90, 100, 110], 400, 1), ([90], 400, 3), (None, 400, 2)],
+)
+def test_the_training_set_has_frames_for_its_transcripts(make, load, lists, speeds, hop, usable):
+    """A second has 41 frames of 400 samples and so 11 of the encoder: room for a space and 10 letters. At the highest
+    speed it has 37 and 10, else CTC would hide that it has no loss for the second one."""
     hparams = load(**lists)
     hparams["compute_features"] = SimpleNamespace(compute_STFT=SimpleNamespace(hop_length=hop))
+    hparams["speed_perturb"] = speeds and SpeedPerturb(16000, speeds)
     train, valid, tests = make(hparams).make_datasets(hparams)
     assert len(train) == usable and len(valid) == 2 and len(tests["test.csv"]) == 1
+
+
+def test_a_recognizer_without_a_test_says_so(make, load, lists, caplog):
+    hparams = load(**{**lists, "test_splits": []})
+    brain = make(hparams)
+    assert brain.make_datasets(hparams).tests == {} and "test_splits is empty" in caplog.text
+    assert brain.results().startswith("training curves:")
 
 
 def test_the_training_set_alone_is_perturbed(make, load, lists):
