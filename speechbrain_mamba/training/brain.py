@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import speechbrain as sb
+import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
@@ -20,7 +21,13 @@ from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoa
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import has_epoch, record_epoch
-from speechbrain_mamba.training.schedule import count_steps, set_schedule_length, step_by_loss
+from speechbrain_mamba.training.schedule import (
+    count_steps,
+    goes_by_loss,
+    set_schedule_length,
+    step_by_loss,
+    take_over_rate,
+)
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
 from speechbrain_mamba.training.stopping import ignore_signals
@@ -212,8 +219,13 @@ class TrainingBrain(SteppingBrain):
 
     def on_fit_start(self) -> None:
         """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made. An
-        epoch whose checkpoint was saved right before the run was killed is recorded now."""
+        epoch whose checkpoint was saved right before the run was killed is recorded now. Another learning rate than
+        before is taken over."""
         super().on_fit_start()
+        if goes_by_loss(self.hparams.lr_scheduler):
+            # the optimizer has the rate of the checkpoint; a new one has that of the command
+            asked = self.opt_class([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
+            take_over_rate(self.hparams.lr_scheduler, self.optimizer, asked)
         last = self.checkpointer.find_checkpoint() if self.checkpointer is not None else None
         row = None if last is None else last.meta.get("row")
         if row and if_main_process() and not self.debug and not has_epoch(self.output_folder, row["epoch"]):
