@@ -127,7 +127,7 @@ def take_over_rate(scheduler: Any, optimizer: torch.optim.Optimizer, asked: floa
 
     The optimizer has the rate of the checkpoint, which such a schedule may have lowered. It stays if the command asks
     for the same initial rate as the one that saved the checkpoint; another one is set, with a warning, and the schedule
-    goes on from there.
+    lowers that.
 
     Arguments
     ---------
@@ -154,7 +154,7 @@ def take_over_rate(scheduler: Any, optimizer: torch.optim.Optimizer, asked: floa
         return
     logger.warning(
         "The learning rate is %g from now on: the command asks for it, instead of %s. It was %g in the "
-        "checkpoint; the schedule goes on from the new one.",
+        "checkpoint; the schedule lowers the new one when it is time.",
         asked,
         " and ".join(f"{rate:g}" for rate in sorted(before)),
         optimizer.param_groups[0]["lr"],
