@@ -16,7 +16,7 @@ from torch import Tensor
 from speechbrain_mamba.corpora.preparation import prepare_recognition, recognition_manifests
 from speechbrain_mamba.dataio.length_batches import length_sampler
 from speechbrain_mamba.dataio.manifests import read_manifest
-from speechbrain_mamba.dataio.selection import encoder_frames, reason_against, select_usable
+from speechbrain_mamba.dataio.selection import encoder_frames, has_room, reason_against, select_usable
 from speechbrain_mamba.dataio.shards import ShardDataset, list_shards, read_shard
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recognition_example
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
@@ -60,14 +60,13 @@ class RecognitionBrain(TrainingBrain):
         fastest = max(getattr(perturb, "speeds", [100])) / 100
         least = (hparams["CNN"].min_frames - 1) * hop / rate
 
-        def frames_of(item: Mapping[str, Any], speed: float = 1.0) -> int:
-            return encoder_frames(item["duration"] / speed, rate, hop)
+        def frames_of(item: Mapping[str, Any]) -> int:
+            return encoder_frames(item["duration"], rate, hop)
 
-        # CTC gives no error for a transcript that is too long, but a loss of zero: the highest speed has to leave room
-        fewest_frames_of = partial(frames_of, speed=fastest)
+        room = partial(has_room, sample_rate=rate, hop=hop)
         for name, part in items.items():
             is_train = name == "train"
-            limits = (fewest_frames_of, least * fastest) if is_train else (None, least)
+            limits = (frames_of, least * fastest) if is_train else (None, least)
             usable = select_usable(part, self.tokenizer, f"utterances of {name}", *limits)
             if not is_train:
                 self.check_lengths(name, {utterance: frames_of(item) for utterance, item in usable.items()})
@@ -78,13 +77,18 @@ class RecognitionBrain(TrainingBrain):
                 hparams["bos_index"],
                 hparams["eos_index"],
                 speed_perturb=perturb if is_train else None,
+                has_room=room,
             )
         if shards:
-            reason = partial(
-                reason_against, tokenizer=self.tokenizer, frames=fewest_frames_of, least_seconds=least * fastest
-            )
+            reason = partial(reason_against, tokenizer=self.tokenizer, frames=frames_of, least_seconds=least * fastest)
             decode = partial(
-                recognition_example, self.tokenizer, hparams["bos_index"], hparams["eos_index"], perturb, reason
+                recognition_example,
+                self.tokenizer,
+                hparams["bos_index"],
+                hparams["eos_index"],
+                perturb,
+                reason,
+                has_room=room,
             )
             datasets["train"] = ShardDataset(
                 shards,

@@ -446,18 +446,23 @@ def lists(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "speeds, hop, usable",
-    [([100], 400, 2), ([100], 360, 3), ([100], 440, 1), ([90, 100, 110], 400, 1), ([90], 400, 3), (None, 400, 2)],
-)
-def test_the_training_set_has_frames_for_its_transcripts(make, load, lists, speeds, hop, usable):
-    """A second has 41 frames of 400 samples and so 11 of the encoder: room for a space and 10 letters. At the highest
-    speed it has 37 and 10, else CTC would hide that it has no loss for the second one."""
+@pytest.mark.parametrize("sample_rate, hop, usable", [(16000, 400, 2), (16000, 360, 3), (16000, 440, 1)])
+def test_the_training_set_has_frames_for_its_transcripts(make, load, lists, sample_rate, hop, usable):
+    """A second has 41 frames of 400 samples and so 11 of the encoder: room for a space and 10 letters."""
     hparams = load(**lists)
     hparams["compute_features"] = SimpleNamespace(compute_STFT=SimpleNamespace(hop_length=hop))
-    hparams["speed_perturb"] = speeds and SpeedPerturb(16000, speeds)
     train, valid, tests = make(hparams).make_datasets(hparams)
     assert len(train) == usable and len(valid) == 2 and len(tests["test.csv"]) == 1
+
+
+@pytest.mark.parametrize(("speed", "samples"), [(110, [14546, 16000]), (90, [17778, 17778])])
+def test_no_speed_leaves_too_few_frames_for_a_transcript(make, load, lists, speed, samples):
+    """At 110 % of the speed 10 frames of the encoder are left: CTC would hide that the second one has no loss."""
+    hparams = load(**lists)
+    hparams["compute_features"] = SimpleNamespace(compute_STFT=SimpleNamespace(hop_length=400))
+    hparams["speed_perturb"] = SpeedPerturb(16000, [speed])
+    train, *_ = make(hparams).make_datasets(hparams)
+    assert [len(example["sig"]) for example in train] == samples
 
 
 def test_a_recognizer_without_a_test_says_so(make, load, lists, caplog):
@@ -469,11 +474,11 @@ def test_a_recognizer_without_a_test_says_so(make, load, lists, caplog):
 
 def test_the_training_set_alone_is_perturbed(make, load, lists):
     hparams = load(**lists, bos_index=2, eos_index=1)
-    hparams["speed_perturb"] = lambda wavs: wavs[:, ::4]
+    hparams["speed_perturb"] = lambda wavs: wavs[:, ::2]
     brain = make(hparams)
     train, valid, tests = brain.make_datasets(hparams)
     assert list(tests) == ["test.csv"]
-    for dataset, samples in ((train, 4000), (valid, 16000), (tests["test.csv"], 16000)):
+    for dataset, samples in ((train, 8000), (valid, 16000), (tests["test.csv"], 16000)):
         example = dataset[0]
         assert example["sig"].shape == (samples,) and example["tokens_bos"][0] == 2 and example["tokens_eos"][-1] == 1
         assert example["tokens"].tolist() == brain.tokenizer.encode(example["wrd"])
