@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from torch import Tensor
 from speechbrain_mamba.corpora.preparation import prepare_recognition, recognition_manifests
 from speechbrain_mamba.dataio.length_batches import length_sampler
 from speechbrain_mamba.dataio.manifests import read_manifest
-from speechbrain_mamba.dataio.selection import encoder_frames, reason_against, select_usable
+from speechbrain_mamba.dataio.selection import encoder_frames, has_room, reason_against, select_usable
 from speechbrain_mamba.dataio.shards import ShardDataset, list_shards, read_shard
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recognition_example
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
@@ -24,6 +25,8 @@ from speechbrain_mamba.text.tokenizer import check_special_tokens, load_or_train
 from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
 from speechbrain_mamba.training.seeding import seeded
+
+logger = logging.getLogger(__name__)
 
 
 class RecognitionBrain(TrainingBrain):
@@ -45,6 +48,8 @@ class RecognitionBrain(TrainingBrain):
     def make_datasets(self, hparams: Mapping[str, Any]) -> Datasets:
         """Get the tokenizer, and the usable utterances for training, validation and each test set."""
         manifests = recognition_manifests(hparams)
+        if not hparams["test_splits"]:
+            logger.warning("test_splits is empty: the recognizer is exported without a test.")
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
         shards = list_shards(hparams["train_shards"]) if hparams.get("train_shards") else []
         train = (raw["facts"] for shard in shards for raw in read_shard(shard)) if shards else items["train"].values()
@@ -58,6 +63,7 @@ class RecognitionBrain(TrainingBrain):
         def frames_of(item: Mapping[str, Any]) -> int:
             return encoder_frames(item["duration"], rate, hop)
 
+        room = partial(has_room, sample_rate=rate, hop=hop)
         for name, part in items.items():
             is_train = name == "train"
             limits = (frames_of, least * fastest) if is_train else (None, least)
@@ -71,11 +77,18 @@ class RecognitionBrain(TrainingBrain):
                 hparams["bos_index"],
                 hparams["eos_index"],
                 speed_perturb=perturb if is_train else None,
+                has_room=room,
             )
         if shards:
             reason = partial(reason_against, tokenizer=self.tokenizer, frames=frames_of, least_seconds=least * fastest)
             decode = partial(
-                recognition_example, self.tokenizer, hparams["bos_index"], hparams["eos_index"], perturb, reason
+                recognition_example,
+                self.tokenizer,
+                hparams["bos_index"],
+                hparams["eos_index"],
+                perturb,
+                reason,
+                has_room=room,
             )
             datasets["train"] = ShardDataset(
                 shards,
@@ -189,7 +202,8 @@ class RecognitionBrain(TrainingBrain):
             for search in self.searches(sb.Stage.TEST):
                 rates = f"WER {summary[f'{search}_wer']:6.2f} %   CER {summary[f'{search}_cer']:6.2f} %"
                 lines.append(f"{name:12s} {search:6s} {rates}   {summary['utterances']} utterances")
-        lines += ["", f"alignments, table and summary: {folder}"]
+        if lines:
+            lines += ["", f"alignments, table and summary: {folder}"]
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 

@@ -14,6 +14,7 @@ from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.evaluation.synthesis_report import judge_speech
 from speechbrain_mamba.inference.judges import load_judges
 from speechbrain_mamba.training.script import run_script
+from speechbrain_mamba.utils.locks import alone_in_run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,8 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--speaker_encoder", help="Hub id or folder; without one voices are not compared")
     parser.add_argument("--device", default="cpu", help="where the judges compute")
     options = parser.parse_args(arguments)
-    judges = load_judges(options.recognizer, options.speaker_encoder, options.device)
-    print(format_summary(judge_speech(options.folder, **judges)))
+    with alone_in_run(options.folder):
+        judges = load_judges(options.recognizer, options.speaker_encoder, options.device)
+        print(format_summary(judge_speech(options.folder, **judges)))
 
 
 if __name__ == "__main__":

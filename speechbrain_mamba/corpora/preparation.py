@@ -57,7 +57,22 @@ def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _recognition_splits(hparams: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The parts of the corpus that each manifest lists."""
+    """The parts of the corpus that each manifest lists; a ValueError names a key without any."""
+    needed = ("valid_splits",) if hparams.get("train_shards") else ("train_splits", "valid_splits")
+    for key in (*needed, "test_splits"):
+        parts = hparams[key]
+        if not isinstance(parts, (list, tuple)) or not (parts or key == "test_splits"):
+            least = "a list, empty for no test," if key == "test_splits" else "a list of at least one part"
+            raise ValueError(
+                f"{key} is {parts!r}, but must be {least} of the corpus, or of manifests with corpus manifest: "
+                f"--{key} '[NAME]'."
+            )
+    taken = {"train", "valid"}.intersection(hparams["test_splits"])
+    if taken:
+        raise ValueError(
+            f"test_splits names {' and '.join(sorted(taken))}, but the manifests of training and validation have these "
+            "names: give the part of the corpus, or the manifest, another one."
+        )
     splits = {"train": hparams["train_splits"], "valid": hparams["valid_splits"]}
     if hparams.get("train_shards"):
         del splits["train"]  # trained on instead
@@ -107,7 +122,7 @@ def prepare_recognition(hparams: Mapping[str, Any]) -> dict[str, list[Path]]:
     Raises
     ------
     FileNotFoundError, ValueError
-        When the corpus is unknown, or the data or a setting are wrong.
+        When the corpus is unknown, a split for training or validation is empty, or the data or a setting are wrong.
     """
     corpus, splits = hparams["corpus"], _recognition_splits(hparams)
     options = {key: hparams[key] for key in ("data_folder", "save_folder", "sample_rate")}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from speechbrain_mamba.utils.locks import FolderInUseError, alone_in_run
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,8 @@ def preparation_parser(description: str | None, data_folder: str, save_folder: s
 def run_preparation(
     parser: argparse.ArgumentParser, prepare: Callable[..., Mapping[str, Any]], arguments: list[str] | None = None
 ) -> None:
-    """Run a preparation as a script: an error in the data is printed in one line, and the results are listed.
+    """Run a preparation as a script: an error in the data is printed in one line, and the results are listed. It does
+    not write into the folder of a run while another command works there.
 
     The options of the parser are the arguments of ``prepare``, which returns the result of each split. The command line
     is that of the process by default.
@@ -34,8 +38,9 @@ def run_preparation(
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        results = prepare(**options)
-    except (ValueError, FileNotFoundError) as error:
+        with alone_in_run(options["save_folder"]) if "save_folder" in options else contextlib.nullcontext():
+            results = prepare(**options)
+    except (ValueError, FileNotFoundError, FolderInUseError) as error:
         parser.exit(1, f"{error}\n")
     for split, result in results.items():
         logger.info("%s: %s", split, result)

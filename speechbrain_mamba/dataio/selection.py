@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from speechbrain_mamba.dataio.tables import keep_items
@@ -34,6 +34,29 @@ def encoder_frames(seconds: float, sample_rate: int, hop: int, strides: tuple[in
     return frames
 
 
+def frames_for_ctc(tokens: Sequence[int]) -> int:
+    """Number of frames that CTC needs for some tokens: one per token, and one between equal neighbors.
+
+    Example
+    -------
+    >>> frames_for_ctc([3, 4, 4, 5])
+    5
+    """
+    return len(tokens) + sum(first == second for first, second in itertools.pairwise(tokens))
+
+
+def has_room(samples: int, tokens: Sequence[int], sample_rate: int, hop: int) -> bool:
+    """Whether an encoder makes enough frames of N samples for CTC to learn some tokens. If not, CTC hides it by a
+    loss of zero (``zero_infinity``).
+
+    Example
+    -------
+    >>> has_room(3200, [3, 4, 4, 5, 6], sample_rate=16000, hop=160), has_room(3040, [3, 4, 4, 5, 6], 16000, 160)
+    (True, False)
+    """
+    return encoder_frames(samples / sample_rate, sample_rate, hop) >= frames_for_ctc(tokens)
+
+
 def reason_against(
     item: dict[str, Any],
     tokenizer: SentencePieceProcessor,
@@ -50,8 +73,7 @@ def reason_against(
     tokens = tokenizer.encode(item["wrd"])
     if tokenizer.unk_id() in tokens:
         return "characters that the tokenizer does not know"
-    repeats = sum(first == second for first, second in itertools.pairwise(tokens))
-    if frames(item) < len(tokens) + repeats:
+    if frames(item) < frames_for_ctc(tokens):
         return "fewer frames than their transcript needs for CTC"
     return None
 

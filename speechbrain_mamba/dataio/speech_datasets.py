@@ -58,9 +58,28 @@ def piece_dataset(
     return dataset
 
 
-def _signal(sample_rate: int, speed_perturb: Callable[[Tensor], Tensor] | None, wav: str) -> Tensor:
-    signal = read_audio(wav, sample_rate)
-    return signal if speed_perturb is None else speed_perturb(signal[None])[0]
+class _SpeedChange:
+    """Changes the speed of a signal (samples,), unless its transcript then had no room."""
+
+    def __init__(
+        self,
+        tokenizer: SentencePieceProcessor,
+        speed_perturb: Callable[[Tensor], Tensor] | None,
+        has_room: Callable[[int, list[int]], bool] | None,
+    ) -> None:
+        self.tokenizer, self.speed_perturb, self.has_room = tokenizer, speed_perturb, has_room
+
+    def __call__(self, signal: Tensor, wrd: str) -> Tensor:
+        if self.speed_perturb is None:
+            return signal
+        changed = self.speed_perturb(signal[None])[0]
+        if len(changed) < len(signal) and self.has_room is not None:
+            return changed if self.has_room(len(changed), self.tokenizer.encode(wrd)) else signal
+        return changed
+
+
+def _signal(sample_rate: int, change: _SpeedChange, wav: str, wrd: str) -> Tensor:
+    return change(read_audio(wav, sample_rate), wrd)
 
 
 def _tokens(tokenizer: SentencePieceProcessor, bos_index: int, eos_index: int, wrd: str) -> Iterator[Tensor]:
@@ -78,9 +97,10 @@ def recognition_example(
     reason_against: Callable[[dict[str, Any]], str | None],
     facts: dict[str, Any],
     read: Callable[[], Tensor],
+    has_room: Callable[[int, list[int]], bool] | None = None,
 ) -> dict[str, Any]:
     """An example of :func:`recognition_dataset` from what a shard holds; ``decode`` of a
-    :class:`~speechbrain_mamba.dataio.shards.ShardDataset`, with all but the last two arguments bound.
+    :class:`~speechbrain_mamba.dataio.shards.ShardDataset`, with all arguments but ``facts`` and ``read`` bound.
 
     Raises an :class:`~speechbrain_mamba.dataio.shards.UnusableExampleError` when ``reason_against`` gives a reason.
     """
@@ -89,11 +109,11 @@ def recognition_example(
     reason = reason_against(facts)
     if reason is not None:
         raise UnusableExampleError(reason)
-    signal = read()
+    change = _SpeedChange(tokenizer, speed_perturb, has_room)
     names = ("tokens", "tokens_bos", "tokens_eos")
     return {
         "id": facts["id"],
-        "sig": signal if speed_perturb is None else speed_perturb(signal[None])[0],
+        "sig": change(read(), facts["wrd"]),
         "wrd": facts["wrd"],
         **dict(zip(names, _tokens(tokenizer, bos_index, eos_index, facts["wrd"]))),
     }
@@ -106,6 +126,7 @@ def recognition_dataset(
     bos_index: int = 1,
     eos_index: int = 2,
     speed_perturb: Callable[[Tensor], Tensor] | None = None,
+    has_room: Callable[[int, list[int]], bool] | None = None,
 ) -> DynamicItemDataset:
     """The dataset of transcribed utterances.
 
@@ -119,6 +140,9 @@ def recognition_dataset(
         Tokens at the beginning of a decoder's input and at the end of its target.
     speed_perturb : callable, optional
         Applied to each signal, (1, samples), by the worker of the loader that reads it.
+    has_room : callable, optional
+        Whether a recognizer can learn some tokens from a number of samples. A signal that ``speed_perturb`` makes too
+        short for its transcript stays as it is.
 
     Returns
     -------
@@ -137,7 +161,8 @@ def recognition_dataset(
     5
     """
     dataset = item_dataset(items)
-    dataset.add_dynamic_item(functools.partial(_signal, sample_rate, speed_perturb), takes=["wav"], provides=["sig"])
+    change = _SpeedChange(tokenizer, speed_perturb, has_room)
+    dataset.add_dynamic_item(functools.partial(_signal, sample_rate, change), takes=["wav", "wrd"], provides=["sig"])
     dataset.add_dynamic_item(
         functools.partial(_tokens, tokenizer, bos_index, eos_index),
         takes=["wrd"],

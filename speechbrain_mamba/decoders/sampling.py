@@ -62,7 +62,16 @@ class TokenSampler:
 
     def __call__(self, logits: Tensor, history: Tensor | None = None) -> Tensor:
         """Draw one token per example, integers (batch,), by logits (batch, tokens). ``history`` are the tokens drawn so
-        far, integers (batch, time), for repetition-aware sampling."""
+        far, integers (batch, time), for repetition-aware sampling.
+
+        Raises a ValueError for an example whose logits have NaN, positive infinity, or no finite value.
+        """
+        broken = (~logits.amax(-1).isfinite()).nonzero()[:, 0].tolist()
+        if broken:
+            raise ValueError(
+                f"The logits of {len(broken)} of {len(logits)} examples, such as number {broken[0]}, are not finite, "
+                "so no token can be drawn: the model has diverged, or its precision is too low."
+            )
         if self.temperature == 0:
             return logits.argmax(-1)
         probabilities = (logits.float() / self.temperature).softmax(-1)

@@ -144,6 +144,8 @@ class SpeechSynthesizer(Pretrained):
             If there is no text, or the numbers of texts and prompts differ; for a prompt that is silent, not finite,
             shorter than one frame of the codec or longer than ``prompt_seconds``; for a text without phonemes or with
             unknown ones; and for an unknown language.
+        RuntimeError
+            When the model predicts something that is not finite.
         """
         spoken = [None] * len(texts) if languages is None else languages
         if not len(texts) == len(prompts) == len(prompt_texts) == len(spoken):
@@ -172,7 +174,14 @@ class SpeechSynthesizer(Pretrained):
         codes = Padded(*self.codec.encode(prompts.to(self.device), lengths.to(self.device)))
         with self.inference_ctx:
             prompt = Utterances(said, codes)
-            return speak(self.model, self.codec, prompt, phonemes, self.max_frames, self.hparams.sampler)
+            speech = speak(self.model, self.codec, prompt, phonemes, self.max_frames, self.hparams.sampler)
+        broken = (~speech.wavs.isfinite().all(1)).nonzero()[:, 0].tolist()
+        if broken:
+            raise RuntimeError(
+                f"The speech of {len(broken)} of {len(texts)} texts, such as number {broken[0]}, is not finite: the "
+                "model or its codec has diverged, or the precision is too low. Try fp32, or another checkpoint."
+            )
+        return speech
 
 
 def export_synthesizer(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import speechbrain as sb
+import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
@@ -20,13 +21,20 @@ from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoa
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import has_epoch, record_epoch
-from speechbrain_mamba.training.schedule import count_steps, set_schedule_length, step_by_loss
+from speechbrain_mamba.training.schedule import (
+    count_steps,
+    goes_by_loss,
+    set_schedule_length,
+    step_by_loss,
+    take_over_rate,
+)
 from speechbrain_mamba.training.seeding import SeededDataset
 from speechbrain_mamba.training.steps import SteppingBrain
 from speechbrain_mamba.training.stopping import ignore_signals
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from speechbrain_mamba.utils.distributed import any_process, count_processes
 from speechbrain_mamba.utils.locks import FolderLock
+from speechbrain_mamba.utils.main_process import do_on_main
 
 logger = logging.getLogger(__name__)
 
@@ -215,15 +223,35 @@ class TrainingBrain(SteppingBrain):
 
     def on_fit_start(self) -> None:
         """Load the last checkpoint; a resumed epoch counts the steps that as many processes as now would have made. An
-        epoch whose checkpoint was saved right before the run was killed is recorded now."""
+        epoch whose checkpoint was saved right before the run was killed is recorded now. Another learning rate than
+        before is taken over."""
         super().on_fit_start()
         self.when_resumed()
-        last = self.checkpointer.find_checkpoint() if self.checkpointer is not None else None
-        row = None if last is None else last.meta.get("row")
-        if row and if_main_process() and not self.debug and not has_epoch(self.output_folder, row["epoch"]):
-            record_epoch(self.output_folder, row, self.panels(row))
+        if goes_by_loss(self.hparams.lr_scheduler):
+            # the optimizer has the rate of the checkpoint; a new one has that of the command
+            asked = self.opt_class([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
+            take_over_rate(self.hparams.lr_scheduler, self.optimizer, asked)
+        if self.checkpointer is not None and not self.debug:
+            self._log(do_on_main(self._record_last_epoch))
         if self.train_batches is not None and self.train_batches.position:
             self.step = self.train_batches.position // count_processes()
+
+    def _record_last_epoch(self) -> dict[str, list]:
+        """Record the epoch of the last checkpoint, unless it is in the table. Returns what is missing in the log."""
+        last = self.checkpointer.find_checkpoint()
+        row, entry = ({}, {}) if last is None else (last.meta.get("row", {}), last.meta.get("log", {}))
+        if row and not has_epoch(self.output_folder, row["epoch"]):
+            record_epoch(self.output_folder, row, self.panels(row))
+        path = getattr(self.loggers[0], "save_file", None)
+        if not entry or path is None:
+            return {}
+        lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+        return {} if any(line.startswith(f"epoch: {row['epoch']}, ") for line in lines) else entry
+
+    def _log(self, entry: Mapping[str, list]) -> None:
+        """Log an epoch in all loggers: the arguments of ``log_stats`` by name, as lists of pairs."""
+        for train_logger in self.loggers if entry else ():
+            train_logger.log_stats(**{name: dict(pairs) for name, pairs in entry.items()})
 
     def count_batch(self) -> int:
         """Count a training batch. Returns its number among those of all processes in this epoch, from 1."""
@@ -280,12 +308,13 @@ class TrainingBrain(SteppingBrain):
         self.check_lock()
         row = {"epoch": self.epoch, "lr": lr, **self.table_row(self.train_scores, scores)}
         row |= {"skipped": self.n_skipped, "seconds": round(self.seconds, 1)}
-        self.checkpointer.save_and_keep_only(
-            meta={**scores, "epoch": self.epoch, "row": row}, num_to_keep=self._n_averaged, min_keys=[self.best_by]
-        )
         facts = {"epoch": self.epoch, "lr": lr, "steps": self.optimizer_step}
-        for train_logger in self.loggers:
-            train_logger.log_stats(facts, train_stats=self.train_scores, valid_stats=scores)
+        parts = {"stats_meta": facts, "train_stats": self.train_scores, "valid_stats": scores}
+        # pairs, since YAML files sort mappings
+        entry = {name: [[*pair] for pair in part.items()] for name, part in parts.items()}
+        meta = {**scores, "epoch": self.epoch, "row": row, "log": entry}
+        self.checkpointer.save_and_keep_only(meta=meta, num_to_keep=self._n_averaged, min_keys=[self.best_by])
+        self._log(entry)
         if if_main_process() and not self.debug:
             record_epoch(self.output_folder, row, self.panels(row))
         if any_process(self.stop.is_requested(), self.device):

@@ -17,11 +17,12 @@ from speechbrain_mamba import __version__
 from speechbrain_mamba.utils.checkpoints import DAMAGED, AtomicCheckpointer
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 from speechbrain_mamba.utils.hparams_comparison import MISSING, Difference, find_differences
+from speechbrain_mamba.utils.locks import RECORD
 from speechbrain_mamba.utils.plots import plot_curves
 
 logger = logging.getLogger(__name__)
 
-HYPERPARAMS, CHANGES, FINISHED = "hyperparams.yaml", "changes.csv", "finished.json"
+HYPERPARAMS, CHANGES, FINISHED = RECORD, "changes.csv", "finished.json"
 """The files in an output folder: the settings of the run, changes of settings while it was trained, and, of a run that
 is trained, tested and exported, a note of its epochs."""
 

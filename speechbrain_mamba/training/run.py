@@ -104,6 +104,7 @@ def run_recipe(brain_class: type[TrainingBrain], arguments: list[str] | None = N
             brain = make_brain(brain_class, command, new_log=not finished)
             brain.stop, brain.lock = stop, lock
             if finished:
+                do_on_main(_clean, command.run)
                 _say_what_made_it(command, comparison)
             elif not _work(brain, command, comparison):
                 return
@@ -322,11 +323,16 @@ def _export(brain: TrainingBrain) -> None:
     brain.export()
 
 
-def _begin(run: RunFolder, brain: TrainingBrain, command: Command, comparison: Comparison) -> None:
-    """Clean up after a killed run, and write the settings of a new one; those of an old one stay until it goes on."""
+def _clean(run: RunFolder) -> None:
+    """Remove unfinished files of a killed run."""
     removed = remove_temporaries(run.folder)
     if removed:
         logger.info("Removed what a killed run left: %s.", ", ".join(map(str, removed)))
+
+
+def _begin(run: RunFolder, brain: TrainingBrain, command: Command, comparison: Comparison) -> None:
+    """Clean up after a killed run, and write the settings of a new one; those of an old one stay until it goes on."""
+    _clean(run)
     new, unknown = comparison.refused + comparison.allowed, comparison.unknown
     for kind, differences in (("New settings in this run", new), ("Unknown to one of both versions", unknown)):
         if differences:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from speechbrain.nnet.schedulers import NewBobScheduler, ReduceLROnPlateau, update_learning_rate
+
+logger = logging.getLogger(__name__)
+
+_INITIAL = "initial_lr"
+"""In the groups of an optimizer, and so in checkpoints: the learning rate that the command asked for."""
 
 _LENGTHS = {"n_total_steps": "n_warmup_steps", "num_training_steps": "num_warmup_steps"}
 """Names of a schedule's length, and of its warm-up: here, and in SpeechBrain."""
@@ -114,3 +120,47 @@ def step_by_loss(scheduler: Any, optimizer: torch.optim.Optimizer, epoch: int, l
     else:
         _, lr = scheduler(loss)
     update_learning_rate(optimizer, lr)
+
+
+def take_over_rate(scheduler: Any, optimizer: torch.optim.Optimizer, asked: float) -> None:
+    """Train on at another learning rate if the command asks for one, under a schedule that goes by the loss.
+
+    The optimizer has the rate of the checkpoint, which such a schedule may have lowered. It stays if the command asks
+    for the same initial rate as the one that saved the checkpoint; another one is set, with a warning, and the schedule
+    lowers that.
+
+    Arguments
+    ---------
+    scheduler : object
+        A schedule that goes by the loss.
+    optimizer : torch.optim.Optimizer
+        The optimizer, after the checkpoint was loaded, if there is one.
+    asked : float
+        The initial rate of the command.
+
+    Example
+    -------
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> take_over_rate(ReduceLROnPlateau(), optimizer, 1.0)
+    >>> optimizer.param_groups[0]["lr"] = 0.25  # by the schedule
+    >>> for asked in (1.0, 0.5):
+    ...     take_over_rate(ReduceLROnPlateau(), optimizer, asked)
+    ...     print(optimizer.param_groups[0]["lr"])
+    0.25
+    0.5
+    """
+    before = {group.setdefault(_INITIAL, asked) for group in optimizer.param_groups}
+    if before == {asked}:
+        return
+    logger.warning(
+        "The learning rate is %g from now on: the command asks for it, instead of %s. It was %g in the "
+        "checkpoint; the schedule lowers the new one when it is time.",
+        asked,
+        " and ".join(f"{rate:g}" for rate in sorted(before)),
+        optimizer.param_groups[0]["lr"],
+    )
+    for group in optimizer.param_groups:
+        group[_INITIAL] = asked
+    update_learning_rate(optimizer, asked)
+    if isinstance(scheduler, NewBobScheduler):
+        scheduler.hyperparam_value = asked

@@ -24,12 +24,19 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 NAME = ".lock"
+GUARD = f"{NAME}.takeover"
+"""The second lock, of the process that takes the first one from a dead one."""
+
+RECORD = "hyperparams.yaml"
+"""The file in the output folder of a training run that says what made it."""
+
 HEARTBEAT = 30.0
 """Seconds between two signs of life."""
 
@@ -84,6 +91,7 @@ class FolderLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._create(self.path):
             self._take_over()
+        self._remove_leftovers()
         self._released.clear()
         threading.Thread(target=self._beat, name=f"heartbeat of {self.path}", daemon=True).start()
 
@@ -131,7 +139,7 @@ class FolderLock:
 
     def _take_over(self) -> None:
         """Take the lock from a dead process, if it is one. One process at a time tries: it holds a second lock."""
-        guard = self.path.with_name(f"{NAME}.takeover")
+        guard = self.path.with_name(GUARD)
         if not self._create(guard):
             if not _is_dead(guard):
                 raise FolderInUseError(_refusal(self.folder, _read(guard)))
@@ -150,6 +158,14 @@ class FolderLock:
         finally:
             guard.unlink(missing_ok=True)
 
+    def _remove_leftovers(self) -> None:
+        """Remove drafts and probes of processes that were killed while they tried to get the lock. One of a process
+        that is alive is not missed: it finds out without it that the lock is taken."""
+        guard = self.path.with_name(GUARD)
+        for path in self.folder.glob(f"{NAME}.*"):
+            if path != guard or _is_dead(guard):
+                path.unlink(missing_ok=True)
+
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):
             with contextlib.suppress(OSError):  # a file system that does not answer now may do so next time
@@ -158,6 +174,35 @@ class FolderLock:
                     logger.error("Another process has taken over '%s'.", self.folder)
                     return
                 os.utime(self.path)
+
+
+@contextlib.contextmanager
+def alone_in_run(path: str | os.PathLike) -> Iterator[None]:
+    """Keep other commands out of the run in whose output folder something is written.
+
+    Arguments
+    ---------
+    path : str or Path
+        A folder, such as ``test`` or ``save`` of a run. If it is not in the output folder of a run, which has
+        ``hyperparams.yaml``, nothing is locked: it may be a copy, or hold data alone.
+
+    Raises
+    ------
+    FolderInUseError
+        If another process works in the run.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "hyperparams.yaml").touch()
+    >>> with alone_in_run(folder / "test"):
+    ...     (folder / ".lock").exists()
+    True
+    """
+    here = Path(path).resolve()
+    run = next((folder for folder in (here, *here.parents) if (folder / RECORD).is_file()), None)
+    with contextlib.nullcontext() if run is None else FolderLock(run):
+        yield
 
 
 def _this_process() -> dict[str, Any]:

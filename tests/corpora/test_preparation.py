@@ -1,6 +1,7 @@
 """What is prepared for a recipe's hyper-parameters."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,28 @@ def test_manifests_have_their_places():
     places = {split: [Path("save") / f"{split}.csv"] for split in PARTS}
     assert recognition_manifests({**RECOGNITION, "corpus": "librispeech"}) == places
     assert recognition_manifests({**RECOGNITION, "corpus": "manifest"}) == dict(zip(PARTS, MANIFESTS))
+
+
+@pytest.mark.parametrize("key", ["train_splits", "valid_splits", "test_splits"])
+@pytest.mark.parametrize("parts", [[], None, "dev-clean"])
+def test_a_split_without_parts_is_named(calls, key, parts):
+    """A test alone may be left out."""
+    hparams = {**RECOGNITION, "corpus": "librispeech", key: parts}
+    if (key, parts) == ("test_splits", []):
+        assert recognition_manifests(hparams).keys() == {"train", "valid"}
+        return
+    for prepare in (prepare_recognition, recognition_manifests):
+        with pytest.raises(ValueError, match=f"^{key} is {re.escape(repr(parts))}, but must be a list"):
+            prepare(hparams)
+    assert calls == []
+    shards = {**hparams, "train_shards": "shard-{000..002}.tar"}
+    if key == "train_splits":
+        assert "train" not in recognition_manifests(shards)
+
+
+def test_a_test_set_has_a_name_of_its_own():
+    with pytest.raises(ValueError, match="test_splits names train and valid, but"):
+        recognition_manifests({**RECOGNITION, "corpus": "mini", "test_splits": ["valid", "test", "train"]})
 
 
 def test_all_manifests_of_a_split_are_read_and_checked(tmp_path):

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from speechbrain_mamba.corpora.scripts import preparation_parser, run_preparation
+from speechbrain_mamba.utils.locks import FolderLock
 
 
 def test_a_script_takes_two_folders_and_shows_its_docstring(capsys):
@@ -28,6 +29,25 @@ def test_a_script_says_in_one_line_what_is_wrong(capsys, error):
     with pytest.raises(SystemExit) as exited:
         run_preparation(parser, prepare, ["out"])
     assert (exited.value.code, capsys.readouterr().err) == (1, "bad out\n")
+
+
+def test_a_script_does_not_write_into_a_run_that_another_command_works_on(tmp_path, capsys):
+    parser = preparation_parser("List it.", "the data", "the results")
+    (tmp_path / "hyperparams.yaml").touch()
+    made, locked = [], []
+
+    def prepare(data_folder, save_folder):
+        made.append(save_folder)
+        locked.append((tmp_path / ".lock").exists())
+        return {}
+
+    command = ["in", str(tmp_path / "save")]
+    with FolderLock(tmp_path), pytest.raises(SystemExit) as exited:
+        run_preparation(parser, prepare, command)
+    assert exited.value.code == 1 and capsys.readouterr().err.startswith(f"'{tmp_path}' is in use by process ")
+    assert made == []
+    run_preparation(parser, prepare, command)
+    assert locked == [True] and [path.name for path in tmp_path.iterdir()] == ["hyperparams.yaml"]
 
 
 def test_a_script_lists_what_it_made(monkeypatch, capsys):

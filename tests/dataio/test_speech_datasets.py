@@ -4,13 +4,35 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
-from speechbrain_mamba.dataio.speech_datasets import piece_dataset, recognition_dataset
+from speechbrain_mamba.dataio.speech_datasets import piece_dataset, recognition_dataset, recognition_example
 from speechbrain_mamba.text.tokenizer import FILE_NAME, train_tokenizer
 
 
 @pytest.fixture
 def tokenizer(tmp_path):
     return train_tokenizer(tmp_path / FILE_NAME, ["ABBA", "ABAB"], vocab_size=6, token_type="char")
+
+
+@pytest.mark.parametrize(("speed", "samples"), [(2, 800), (1, 800), (-1, 1600)])
+def test_a_signal_too_short_for_its_transcript_is_not_made_faster(tokenizer, tmp_path, speed, samples):
+    """From a manifest and from a shard."""
+    signal, asked = torch.arange(800) / 1000, []
+    write_audio(tmp_path / "a.wav", signal, sample_rate=8000)
+    item = {"duration": 0.1, "wav": str(tmp_path / "a.wav"), "wrd": "AB"}
+
+    def perturb(signal):
+        return signal[:, ::speed] if speed > 0 else signal.repeat(1, 2)
+
+    def has_room(samples, tokens):
+        asked.append((samples, tokens))
+        return False
+
+    (example,) = recognition_dataset({"a": item}, tokenizer, 8000, speed_perturb=perturb, has_room=has_room)
+    of_shard = recognition_example(
+        tokenizer, 1, 2, perturb, lambda facts: None, {**item, "id": "a"}, lambda: signal, has_room=has_room
+    )
+    assert len(example["sig"]) == len(of_shard["sig"]) == samples
+    assert asked == ([(400, tokenizer.encode("AB"))] * 2 if speed == 2 else [])
 
 
 def test_dataset(tokenizer, tmp_path):

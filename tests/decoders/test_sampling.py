@@ -96,3 +96,11 @@ def test_a_seed_gives_the_same_tokens_again():
 def test_values_out_of_range_are_named(options):
     with pytest.raises(ValueError, match="must be at least 0"):
         TokenSampler(**options)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("values", [[float("nan"), 1], [float("inf"), 1], [float("-inf")] * 2])
+def test_logits_that_are_not_finite_are_named(values, temperature):
+    logits = torch.tensor([[0, -torch.inf], values, values])
+    with pytest.raises(ValueError, match=r"of 2 of 3 examples, such as number 1, are not finite"):
+        TokenSampler(temperature=temperature)(logits)

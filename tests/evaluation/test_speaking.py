@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
 from speechbrain_mamba.dataio.voice_prompts import VoicePrompts
 from speechbrain_mamba.evaluation.speaking import speak_test_set
+from speechbrain_mamba.evaluation.synthesis_report import judge_speech
+from speechbrain_mamba.lobes.models.synthesis import GeneratedCodes
 from speechbrain_mamba.text.phonemes import TextTokenizer
 
 COLUMNS = [
@@ -27,6 +30,8 @@ class Model(nn.Module):
     """Says each text in as many frames as it has symbols, unless they run out; keeps what it was asked."""
 
     n_codebooks = 2
+    broken: ClassVar[list[list[int]]] = []
+    """Texts for which it predicts what is not finite, padded as in their batch."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +47,8 @@ class Model(nn.Module):
         self.calls.append([(*map(torch.Tensor.tolist, texts), codes) for *texts, codes in zip(said, text, sound)])
         self.options = max_frames, sampler
         codes, lengths = phonemes.values[..., None].repeat(1, 1, 2), phonemes.lengths
-        return codes, lengths.clamp(max=max_frames), lengths <= max_frames
+        broken = torch.tensor([text in self.broken for text in phonemes.values.tolist()])
+        return GeneratedCodes(codes, lengths.clamp(max=max_frames), lengths <= max_frames, broken)
 
 
 class Codec:
@@ -191,3 +197,15 @@ def test_speech_that_is_not_finite_has_no_file_and_does_not_end_the_test(speak, 
     broken = {"c1", "c2", "b2"}  # the first of each batch
     assert {name for name, row in rows.items() if not row["wav"]} == broken
     assert {path.stem for path in (tmp_path / "wavs").iterdir()} == set(SAID) - broken
+
+
+def test_an_utterance_that_a_model_cannot_predict_is_not_scored_and_the_others_are(speak, tmp_path, monkeypatch):
+    monkeypatch.setattr(Model, "broken", [TextTokenizer.train(["one ten"], "characters").encode("not")])  # c2
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    rows = speak(batch_size=1).rows
+    assert [name for name, row in rows.items() if not row["wav"]] == ["c2"]
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.write_bytes(b""))
+    assert judge_speech(tmp_path).items() >= {"utterances": 5, "unscored": 1}.items()
+    with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
+        reasons = {row["ID"]: row["unscored"] for row in csv.DictReader(file)}
+    assert reasons == {name: "the speech is not finite" if name == "c2" else "" for name in SAID}

@@ -114,6 +114,19 @@ def test_a_prompt_without_a_voice_is_named(synthesizer, broken):
         synthesizer.synthesize_batch([], prompts[:0], prompt_texts=[])
 
 
+def test_predictions_that_are_not_finite_are_named(synthesizer, monkeypatch):
+    start = synthesizer.model.ar.start
+
+    def broken(prompt, phonemes):
+        logits, state = start(prompt, phonemes)
+        logits[1] = torch.nan
+        return logits, state
+
+    monkeypatch.setattr(synthesizer.model.ar, "start", broken)
+    with pytest.raises(RuntimeError, match=r"speech of 1 of 2 texts, such as number 1, is not finite: .* Try fp32"):
+        synthesizer.synthesize_batch(["one"] * 2, torch.randn(2, 4000), prompt_texts=["two"] * 2)
+
+
 def test_a_codec_that_does_not_fit_is_named(tmp_path):
     write_model(tmp_path / "model", "mini_vallm")
     save_codec(EnCodec(**{**CODEC, "codebook_size": 32}), tmp_path / "codec")

@@ -106,6 +106,13 @@ def test_a_backend_that_fails_is_left_out_with_one_warning(backend, fault, caplo
     assert "bidirectional_causal_conv1d" in backend.calls  # which is right
 
 
+def test_the_second_run_has_to_be_right_too(backend, caplog):
+    runs = iter([1.0, 2.0])  # as a kernel that goes wrong when it is launched without being compiled first
+    break_convolution(backend, lambda y: (y[0] * next(runs, 1.0), y[1]))
+    assert convolve()[0, :, 0].equal(torch.tensor([1.0, 2.0, 3.0]))
+    assert "output 0 is off by" in caplog.text
+
+
 def test_too_little_memory_for_the_check_says_nothing_about_the_backend(backend, caplog):
     def no_memory(y):
         raise torch.OutOfMemoryError("CUDA out of memory")

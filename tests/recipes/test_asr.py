@@ -14,6 +14,7 @@ import sentencepiece
 import speechbrain as sb
 import torch
 import yaml
+from speechbrain.augment.time_domain import SpeedPerturb
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.inference.ASR import EncoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
@@ -454,13 +455,30 @@ def test_the_training_set_has_frames_for_its_transcripts(make, load, lists, samp
     assert len(train) == usable and len(valid) == 2 and len(tests["test.csv"]) == 1
 
 
+@pytest.mark.parametrize(("speed", "samples"), [(110, [14546, 16000]), (90, [17778, 17778])])
+def test_no_speed_leaves_too_few_frames_for_a_transcript(make, load, lists, speed, samples):
+    """At 110 % of the speed 10 frames of the encoder are left: CTC would hide that the second one has no loss."""
+    hparams = load(**lists)
+    hparams["compute_features"] = SimpleNamespace(compute_STFT=SimpleNamespace(hop_length=400))
+    hparams["speed_perturb"] = SpeedPerturb(16000, [speed])
+    train, *_ = make(hparams).make_datasets(hparams)
+    assert [len(example["sig"]) for example in train] == samples
+
+
+def test_a_recognizer_without_a_test_says_so(make, load, lists, caplog):
+    hparams = load(**{**lists, "test_splits": []})
+    brain = make(hparams)
+    assert brain.make_datasets(hparams).tests == {} and "test_splits is empty" in caplog.text
+    assert brain.results().startswith("training curves:")
+
+
 def test_the_training_set_alone_is_perturbed(make, load, lists):
     hparams = load(**lists, bos_index=2, eos_index=1)
-    hparams["speed_perturb"] = lambda wavs: wavs[:, ::4]
+    hparams["speed_perturb"] = lambda wavs: wavs[:, ::2]
     brain = make(hparams)
     train, valid, tests = brain.make_datasets(hparams)
     assert list(tests) == ["test.csv"]
-    for dataset, samples in ((train, 4000), (valid, 16000), (tests["test.csv"], 16000)):
+    for dataset, samples in ((train, 8000), (valid, 16000), (tests["test.csv"], 16000)):
         example = dataset[0]
         assert example["sig"].shape == (samples,) and example["tokens_bos"][0] == 2 and example["tokens_eos"][-1] == 1
         assert example["tokens"].tolist() == brain.tokenizer.encode(example["wrd"])

@@ -17,6 +17,7 @@ from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.evaluation.speaking import COLUMNS, TABLE
 from speechbrain_mamba.text.espeak import espeak_available
 from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.utils.locks import FolderInUseError, FolderLock
 from tests.recipes import tts_spies
 from tests.recipes.tts_spies import load_script
 
@@ -231,6 +232,19 @@ def test_speech_is_judged_by_whom_the_command_line_names(tmp_path, monkeypatch, 
         "wer": 50 if asked else None, "similarity": pytest.approx(1) if asked else None, "rtf": 2
     }  # fmt: skip
     assert ("wer                   50.0 %" in capsys.readouterr().out) is asked
+
+
+def test_speech_is_not_judged_while_another_command_works_on_the_run(tmp_path, monkeypatch):
+    (tmp_path / "hyperparams.yaml").touch()
+    (tmp_path / "debug" / "test").mkdir(parents=True)
+    judged, script = [], load_script("tts/evaluate")
+    monkeypatch.setattr(script, "judge_speech", lambda folder: judged.append((tmp_path / ".lock").exists()) or {})
+    for folder in ("test", "debug/test"):
+        with FolderLock(tmp_path), pytest.raises(FolderInUseError, match=f"'{tmp_path}' is in use by process"):
+            script.main([str(tmp_path / folder)])
+        assert judged == []
+    script.main([str(tmp_path / "test")])
+    assert judged == [True] and not (tmp_path / ".lock").exists()
 
 
 def test_the_judges_compute_on_the_cpu_by_default(tmp_path, monkeypatch):

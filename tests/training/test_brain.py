@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from speechbrain.utils.train_logger import FileTrainLogger
 
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.record import record_epoch
@@ -53,6 +54,23 @@ class TestTheRecordOfAnEpoch:
                 toy()
         rows = table(toy().folder)
         assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in whole]
+
+    @pytest.mark.parametrize("lost", [1, 2])
+    def test_a_run_killed_between_the_checkpoint_and_the_log_logs_the_epoch(self, toy, monkeypatch, lost):
+        whole, log = (toy("whole").folder / "train_log.txt").read_text(), FileTrainLogger.log_stats
+
+        def kill(logger, facts=None, **stats):
+            if (facts or stats["stats_meta"]).get("epoch") == lost:
+                raise KeyboardInterrupt
+            log(logger, facts, **stats) if facts else log(logger, **stats)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileTrainLogger, "log_stats", kill)
+            with pytest.raises(KeyboardInterrupt):
+                toy(ckpt_interval_steps=1)
+        for _ in range(2):
+            path = toy(ckpt_interval_steps=1).folder / "train_log.txt"
+            assert path.read_text() == whole
 
     def test_checkpoints_have_the_scores_of_the_validation(self, toy):
         run = toy(avg_checkpoints=2)

@@ -6,7 +6,13 @@ from speechbrain.nnet.schedulers import LinearWarmupScheduler, NewBobScheduler, 
 
 from speechbrain_mamba.nnet.schedulers import LinearWarmupCosineScheduler
 from speechbrain_mamba.training.brain import TrainingBrain
-from speechbrain_mamba.training.schedule import count_steps, goes_by_loss, set_schedule_length, step_by_loss
+from speechbrain_mamba.training.schedule import (
+    count_steps,
+    goes_by_loss,
+    set_schedule_length,
+    step_by_loss,
+    take_over_rate,
+)
 from tests.training.test_run import table
 
 
@@ -63,7 +69,7 @@ def plateau(toy, tmp_path, monkeypatch):
     old = text[text.index("lr_scheduler: !new:") : text.index("epoch_counter:")]
     new = "lr_scheduler: !new:speechbrain.nnet.schedulers.ReduceLROnPlateau\n    patience: 0\n"
     path.write_text(text.replace(old, new + "    dont_halve_until_epoch: 2\n"))
-    finish, losses = TrainingBrain.on_stage_end, {1: 3.0, 2: 4.0, 3: 5.0, 4: 6.0, 5: 5.5}
+    finish, losses = TrainingBrain.on_stage_end, {1: 3.0, 2: 4.0, 3: 5.0, 4: 6.0, 5: 5.5, 6: 5.6}
 
     def on_stage_end(brain, stage, loss, epoch=None):
         finish(brain, stage, losses[epoch] if stage.name == "VALID" else loss, epoch)
@@ -98,3 +104,30 @@ def test_a_run_that_goes_by_the_loss_resumes_exactly(plateau, monkeypatch, place
     resumed, again = weights(plateau("killed", flags, number_of_epochs=5))
     assert torch.equal(resumed, expected)
     assert [row["lr"] for row in again] == [row["lr"] for row in rows]
+
+
+def test_another_rate_is_trained_at_from_the_resume_on(plateau, monkeypatch, caplog):
+    """Also if the resumed run is killed before its first checkpoint, and only once: then the schedule lowers it."""
+
+    def kill(brain, loss):
+        raise KeyboardInterrupt
+
+    plateau(number_of_epochs=4)
+    assert "learning rate is" not in caplog.text
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(plateau.Brain, "disturb", staticmethod(kill))
+        plateau(number_of_epochs=5, lr=0.3)
+    run = plateau(number_of_epochs=5, lr=0.3)
+    assert "learning rate is 0.3 from now on: the command asks for it, instead of 0.1. It was 0.025 in" in caplog.text
+    caplog.clear()
+    assert [float(row["lr"]) for row in table(plateau(number_of_epochs=6, lr=0.3).folder)][4:] == [0.3, 0.15]
+    assert "learning rate is" not in caplog.text and run.folder.exists()
+
+
+def test_newbob_goes_on_from_another_rate():
+    scheduler, optimizer = NewBobScheduler(0.1), torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    take_over_rate(scheduler, optimizer, 0.1)
+    step_by_loss(scheduler, optimizer, 1, 2.0)
+    take_over_rate(scheduler, optimizer, 0.4)
+    step_by_loss(scheduler, optimizer, 2, 3.0)
+    assert optimizer.param_groups[0]["lr"] == 0.2

@@ -14,6 +14,17 @@ from tests.training.test_run import table, trained
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
+@pytest.fixture(autouse=True)
+def _listening():
+    """Signals that are not ignored, as SIGINT is in the background jobs of a shell."""
+    before = {number: signal.getsignal(number) for number in CODES}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def tell(number=signal.SIGTERM):
     """Send a signal to this process."""
     os.kill(os.getpid(), number)

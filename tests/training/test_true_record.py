@@ -266,11 +266,15 @@ def test_a_command_whose_folder_was_taken_over_saves_nothing_more(toy, tmp_path)
     assert (tmp_path / "out" / ".lock").exists()  # of the other
 
 
-def test_what_a_killed_command_was_writing_is_removed(toy, tmp_path):
+def test_what_a_killed_command_was_writing_is_removed(toy, tmp_path, caplog):
+    """At its next start, also if the run is finished by then."""
     left = tmp_path / "out" / "test" / ".examples.tmp-0123456789ab"
-    left.mkdir(parents=True)
-    toy()
-    assert not left.exists()
+    for finished in (False, True):
+        left.mkdir(parents=True)
+        with caplog.at_level("INFO"):
+            assert (toy().calls == []) is finished
+        assert not left.exists() and "Removed what a killed run left" in caplog.text
+        caplog.clear()
 
 
 class TestDamagedCheckpoints:

@@ -65,6 +65,20 @@ def test_the_same_process_holds_a_folder_once(tmp_path):
         pass
 
 
+def test_what_processes_left_that_were_killed_while_they_took_it_is_removed(tmp_path):
+    dead = json.dumps({**locks._this_process(), "process started": "1"})
+    for name in (f".lock.{'0a' * 16}", ".lock.takeover", f".lock.takeover.{'1b' * 16}", ".lockers"):
+        (tmp_path / name).write_text(dead)
+    with FolderLock(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lockers"}
+
+
+def test_the_second_lock_of_a_living_process_stays(tmp_path):
+    FolderLock(tmp_path)._create(tmp_path / locks.GUARD)
+    with FolderLock(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", locks.GUARD}
+
+
 def write(folder, **changes):
     """Write the lock of another process."""
     owner = {**locks._this_process(), "token": "other", **changes}

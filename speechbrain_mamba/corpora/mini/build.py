@@ -216,6 +216,8 @@ def _build(stamp: Stamp, processes: int | None) -> None:
         with multiprocessing.get_context(method).Pool(processes, maxtasksperchild=1) as pool:
             results = pool.imap(_write_speaker, tasks, chunksize=1)
             seconds = list(tqdm(results, total=len(tasks), desc="Building the mini corpus", unit="speaker"))
+            pool.close()
+            pool.join()  # without which a process that is just being started is left behind
         (temporary / "SPEAKERS.TXT").write_text(_speakers_table(cast, seconds), encoding="utf-8")
         hours = round(sum(seconds) / 3600, 3)
         facts = {"espeak-ng": version, "hours": hours, "speakers": [asdict(speaker) for speaker in cast]}

@@ -278,7 +278,8 @@ def test_further_books_are_predicted_as_the_formulas_say(model, batch):
 @torch.no_grad()
 def test_further_books_are_the_likeliest_ones_one_after_the_other(model, batch):
     prompt, speech = utterances(batch)
-    completed = model.nar.complete(prompt, speech.first_codebook())
+    completed, broken = model.nar.complete(prompt, speech.first_codebook())
+    assert not broken.any()
     formula = Formula(model.nar)
     for example in range(3):
         one = unpadded(batch, example)
@@ -443,11 +444,65 @@ def test_speech_goes_on_to_its_end_or_to_the_most_frames(
         assert history == rows[:, :frame].tolist()
     assert bool(script.asked) == sampled
     prompt, _ = utterances(batch)
-    expected = model.nar.complete(prompt, Utterances(batch["phonemes"], Padded(rows, torch.tensor(lengths))))
-    assert torch.equal(speech.codes, expected)
+    expected, _ = model.nar.complete(prompt, Utterances(batch["phonemes"], Padded(rows, torch.tensor(lengths))))
+    assert torch.equal(speech.codes, expected) and not speech.broken.any()
     started, phonemes = script.started
     assert torch.equal(started.codes.values, batch["prompt_codes"].values[..., 0])
     assert (started.phonemes, phonemes) == (batch["prompt_phonemes"], batch["phonemes"])
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("frame", "lengths", "finished"),
+    [(0, [1, 1, 1], [True, False, False]), (1, [1, 1, 1], [True, False, False]), (2, [1, 2, 2], [True, False, True])],
+)
+def test_logits_that_are_not_finite_end_their_example_alone(
+    batch, monkeypatch, sampled, value, frame, lengths, finished
+):
+    """Those of the second example from a frame on, of the third in the first two, and of the first after its end."""
+    model = make_model("mamba")
+    script = Script(model, [[5, EOS, 6, 6], [9, 7, 8, EOS], [1, 2, EOS, 3]], monkeypatch)
+    clean = script.logits
+
+    def logits(place):
+        rows = clean(place)
+        rows[1, 3] = value if place >= frame else rows[1, 3]
+        rows[2] = -torch.inf if frame < 2 and place >= 1 else rows[2]
+        rows[0, 3] = value if place >= 2 else rows[0, 3]
+        return rows
+
+    monkeypatch.setattr(script, "logits", logits)
+    sampler = TokenSampler(temperature=1e-3, seed=0) if sampled else None
+    speech = generate(model, batch, max_frames=4, sampler=sampler)
+    assert speech.broken.tolist() == [False, True, frame < 2]
+    assert speech.lengths.tolist() == lengths and speech.finished.tolist() == finished
+    assert speech.codes[0, 0, 0] == 5 and (frame < 2 or speech.codes[2, :2, 0].tolist() == [1, 2])
+    monkeypatch.setattr(script, "logits", lambda place: clean(place) * torch.nan)
+    speech = generate(model, batch, max_frames=4, sampler=sampler)
+    assert speech.broken.all() and speech.lengths.tolist() == [1, 1, 1] and not speech.finished.any()
+
+
+def test_further_books_that_are_not_finite_break_their_example_alone(batch, monkeypatch):
+    model = make_model("mamba")
+    forward = model.nar.forward
+
+    def broken(prompt, speech, stage):
+        logits = forward(prompt, speech, stage)
+        logits[1, 0] = torch.nan
+        for example, length in enumerate(speech.codes.lengths.tolist()):
+            logits[example, length:] = torch.nan  # what is there is undefined
+        return logits
+
+    monkeypatch.setattr(model.nar, "forward", broken)
+    speech = generate(model, batch, max_frames=3)
+    assert speech.broken.tolist() == [False, True, False] and not speech.finished[1]
+    codec = SimpleNamespace(
+        n_codebooks=BOOKS, codebook_size=CODEBOOK, decode=lambda codes, lengths: (codes[..., 0].float(), lengths)
+    )
+    wavs = speak(model, codec, utterances(batch)[0], batch["phonemes"], 3).wavs
+    assert wavs.isnan().any(1).tolist() == [False, True, False]
+    assert wavs[1].isnan().tolist() == [frame < speech.lengths[1] for frame in range(wavs.shape[1])]
 
 
 def test_a_codec_of_one_book_needs_no_second_model(batch):

@@ -104,13 +104,16 @@ class NonAutoregressiveCodecLM(nn.Module):
         return packing.unpack(x, 3) @ table[stage].transpose(1, 2)
 
     @torch.no_grad()
-    def complete(self, prompt: Utterances, speech: Utterances) -> Tensor:
+    def complete(self, prompt: Utterances, speech: Utterances) -> tuple[Tensor, Tensor]:
         """Add the further codebooks, the likeliest token each, to the codes (batch, frames) of the first one. Returns
-        tokens (batch, frames, n_codebooks), zero past each length. The prompt is as in :meth:`forward`."""
+        tokens (batch, frames, n_codebooks), zero past each length, and whether some of an example's logits were not
+        finite, booleans (batch,). The prompt is as in :meth:`forward`."""
         first, lengths = speech.codes
         codes = first.new_zeros(*first.shape, self.n_codebooks)
         codes[..., 0] = first
+        broken = torch.zeros_like(lengths, dtype=torch.bool)
         for book in range(1, self.n_codebooks):
             logits = self(prompt, Utterances(speech.phonemes, Padded(codes, lengths)), torch.full_like(lengths, book))
             codes[..., book] = logits.argmax(-1)
-        return mask_frames(codes, lengths)
+            broken = broken | mask_frames(~logits.amax(-1).isfinite(), lengths).any(1)
+        return mask_frames(codes, lengths), broken

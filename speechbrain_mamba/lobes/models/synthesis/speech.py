@@ -10,13 +10,15 @@ from torch import Tensor
 from speechbrain_mamba.dataio.codec_tokens import Codec
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.lobes.models.synthesis.system import Sampler, VallE
+from speechbrain_mamba.ops import mask_frames
 
 
 class Speech(NamedTuple):
     """Synthesized speech."""
 
     wavs: Tensor
-    """Waveforms (batch, samples), zero past each length."""
+    """Waveforms (batch, samples), zero past each length; NaN up to it where a model predicted something that is not
+    finite."""
 
     lengths: Tensor
     """Valid samples, integers (batch,)."""
@@ -37,9 +39,10 @@ def speak(
     """
     check_codec(model, codec)
     device = next(model.parameters()).device
-    codes, lengths, finished = model.generate(prompt.to(device), phonemes.to(device), max_frames, sampler)
-    wavs, wav_lengths = codec.decode(codes, lengths)
-    return Speech(wavs, wav_lengths, finished)
+    generated = model.generate(prompt.to(device), phonemes.to(device), max_frames, sampler)
+    wavs, lengths = codec.decode(generated.codes, generated.lengths)
+    wavs = mask_frames(wavs.masked_fill(generated.broken[:, None], torch.nan), lengths)
+    return Speech(wavs, lengths, generated.finished)
 
 
 def check_codec(model: VallE, codec: Codec) -> None:

@@ -30,6 +30,10 @@ class GeneratedCodes(NamedTuple):
     finished: Tensor
     """Whether each example came to its end before the frames ran out, booleans (batch,)."""
 
+    broken: Tensor
+    """Whether a model predicted something that is not finite, booleans (batch,): the codes of such an example, at least
+    one frame, mean nothing, and it is not finished."""
+
 
 def check_tokens(name: str, tokens: Padded, size: int, least: int = 1) -> None:
     """Raise a ValueError unless each example has ``least`` valid tokens, and all tokens are below ``size``."""
@@ -148,30 +152,36 @@ class VallE(nn.Module):
         """
         self._check(prompt, phonemes)
         start = self.ar.start(prompt.first_codebook(), phonemes)
-        first, lengths, finished = self._generate_first(*start, max_frames, sampler)
+        first, lengths, finished, broken = self._generate_first(*start, max_frames, sampler)
         if self.nar is None:
             codes = first[..., None]
         else:
-            codes = self.nar.complete(prompt, Utterances(phonemes, Padded(first, lengths)))
-        return GeneratedCodes(codes, lengths, finished)
+            codes, broken_later = self.nar.complete(prompt, Utterances(phonemes, Padded(first, lengths)))
+            broken = broken | broken_later
+        return GeneratedCodes(codes, lengths, finished & ~broken, broken)
 
     def _generate_first(
         self, logits: Tensor, state: dict[str, Any], max_frames: int, sampler: Sampler | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The first codebook, its lengths, and which examples came to their end."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first codebook, its lengths, and which examples came to their end or to logits that are not finite."""
         eos, step = self.ar.eos_index, self._graphed or self.ar.step
         lengths = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
         history = lengths.new_zeros(logits.shape[0], 0)
         finished = torch.zeros_like(lengths, dtype=torch.bool)
+        broken = finished
         logits[:, eos] = -torch.inf  # at least one frame is spoken
         while history.shape[1] < max_frames:
+            unusable = ~logits.amax(-1).isfinite()
+            broken = broken | (unusable & ~finished)
+            logits = logits.masked_fill(unusable[:, None], 0)  # drawn from all the same, for the sake of the others
             tokens = logits.argmax(-1) if sampler is None else sampler(logits, history)
-            finished = finished | (tokens == eos)
-            if finished.all():
+            finished = finished | ((tokens == eos) & ~broken)
+            ended = finished | broken
+            if ended.all() and history.shape[1]:
                 break
-            tokens = tokens.masked_fill(finished, 0)
-            lengths = lengths + ~finished
+            tokens = tokens.masked_fill(ended, 0)
+            lengths = lengths + ~ended
             history = torch.cat([history, tokens[:, None]], 1)
             if history.shape[1] < max_frames:
                 logits, state = step(tokens, state)
-        return history, lengths, finished
+        return history, lengths.clamp(min=min(1, history.shape[1])), finished, broken
