@@ -558,7 +558,7 @@ def test_every_logger_has_the_epochs(two_epochs):
     brain, train, valid = two_epochs()
     logged = {"text": [], "tensorboard": []}
     brain.loggers = [
-        SimpleNamespace(log_stats=lambda meta, calls=calls, **stats: calls.append(meta | stats))
+        SimpleNamespace(log_stats=lambda stats_meta, calls=calls, **stats: calls.append(stats_meta | stats))
         for calls in logged.values()
     ]
     fit(brain, train, valid)

@@ -166,6 +166,11 @@ class Pool:
     def imap(self, function, tasks, **_):
         return map(function, tasks)
 
+    def close(self):
+        pass
+
+    join = close
+
 
 def speak(text, asked, amplitude, **settings):
     """Silence, 0.2 s too soft to be heard, 0.4 s of a tone, 0.2 s just loud enough, silence."""
