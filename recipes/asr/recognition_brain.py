@@ -221,8 +221,6 @@ def check_settings(hparams: Mapping[str, Any]) -> None:
     for name in SECONDS:
         if not hparams[name] > 0:
             raise ValueError(f"{name} is {hparams[name]}, but must be a number of seconds above 0.")
-    if hparams["n_mels"] % 4:
-        raise ValueError(f"n_mels is {hparams['n_mels']}, but must be a multiple of 4: the front end halves it twice.")
     check_tolerance(hparams["avg_tolerance"])
 
 

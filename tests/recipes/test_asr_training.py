@@ -343,7 +343,6 @@ def test_buckets_part_short_from_long(make_reader, buckets, mixed):
         ("avg_checkpoints", 0, "avg_checkpoints is 0, but must be an integer of at least 1"),
         ("avg_tolerance", -1, "avg_tolerance is -1, but must be at least 0"),
         ("chunk_size", 0, "chunk_size is 0, but must be an integer of at least 1"),
-        ("n_mels", 30, "n_mels is 30, but must be a multiple of 4"),
     ],
 )
 def test_settings_out_of_range_are_told_at_once(make, setting, value, message):
