@@ -18,3 +18,15 @@ def show(text: str) -> None:
         print(text.rstrip("\n"), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more when Python ends
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A path with escapes for line breaks, other control characters, and bytes that are not UTF-8.
+
+    Example
+    -------
+    >>> printable("two\\nlines.wav")
+    'two\\\\nlines.wav'
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
