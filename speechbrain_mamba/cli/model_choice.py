@@ -10,6 +10,9 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model")
 
+SEPARATOR, RECOGNIZER, SYNTHESIZER = "separator", "recognizer-digits", "synthesizer-digits"
+"""The bundled models that are used if a command does not say which."""
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -32,10 +35,20 @@ class ModelChoice:
     precision: str = "fp32"
     trust_yaml: bool = False
 
+    def is_there(self) -> bool:
+        """Whether it can be loaded as far as one can tell: False for a default that is not in this version."""
+        from speechbrain_mamba.inference.bundled import bundled_models
+
+        return self.source not in (SEPARATOR, RECOGNIZER, SYNTHESIZER) or self.source in bundled_models()
+
     def load(self, kind: type[Model], **options: Any) -> Model:
         """Load the model as a class of ``speechbrain_mamba.inference``, with options of its ``from_hparams``."""
         import torch
 
+        from speechbrain_mamba.inference.bundled import bundled_models
+
+        if bundled := bundled_models().get(self.source):
+            logger.warning("%s: %s", self.source, bundled.limits)
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.cli.model_choice import RECOGNIZER, ModelChoice
 from speechbrain_mamba.cli.options import model_options, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.utils.terminal import show
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--milliseconds", type=click.IntRange(min=1), default=320, show_default=True, help="Length of a piece of sound."
 )
-@model_options("recognizer-digits")
+@model_options(RECOGNIZER)
 @talk_options
 def command(file: str | None, milliseconds: int, model: ModelChoice, progress: bool) -> None:
     """Write down what is said while it is being said, from the microphone, or from FILE or - in pieces.

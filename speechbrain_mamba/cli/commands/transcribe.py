@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.cli.model_choice import RECOGNIZER, ModelChoice
 from speechbrain_mamba.cli.options import file_options, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.cli.progress import seconds_bar
@@ -55,7 +55,7 @@ FORMATS = {"txt": "text", "json": "json", "srt": "srt", "vtt": "vtt"}
     show_default=True,
     help="Longest piece that is recognized at a time. Recordings are cut at pauses.",
 )
-@model_options("recognizer-digits")
+@model_options(RECOGNIZER)
 @talk_options
 def command(
     files: Sequence[str],
@@ -84,7 +84,9 @@ def command(
         tasks = [Task(source, [], source.error) for source in sources]
     else:
         tasks = plan_outputs(sources, out, endings, force=force)
-    make_work = partial(Transcription, model, form, bar=progress and len(sources) == 1, batch_size=batch_size, **options)
+    make_work = partial(
+        Transcription, model, form, bar=progress and len(sources) == 1, batch_size=batch_size, **options
+    )
     work: Any = {"make_work": make_work} if jobs > 1 else {"work": make_work()}
     report = partial(print_transcript, named=len(sources) > 1) if out is None else None
     summary = run_tasks(tasks, jobs=jobs, report=report, progress=progress, description="Transcribing", **work)
