@@ -6,18 +6,27 @@ import os
 import sys
 
 
-def show(text: str) -> None:
+def show(text: str) -> bool:
     """Print a text, or as much of it as the other end of a pipe takes.
+
+    Returns
+    -------
+    bool
+        Whether somebody still reads. If not, whatever is printed later is dropped.
 
     Example
     -------
-    >>> show("ready")
+    >>> read = show("ready")
     ready
+    >>> read
+    True
     """
     try:
         print(text.rstrip("\n"), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more when Python ends
+        return False
+    return True
 
 
 def printable(path: str | os.PathLike) -> str:
