@@ -1,4 +1,4 @@
-"""The objects of a model's file that :mod:`~speechbrain_mamba.utils.safe_yaml` has checked.
+"""The objects of a model's file, made from the tree that :mod:`~speechbrain_mamba.utils.yaml_tree` has checked.
 
 The same tags as HyperPyYAML's, but for those that a model does not need: ``!new:``, ``!name:``, a few ``!apply:``,
 ``!ref`` with arithmetic, ``!copy`` and tuples.
@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from speechbrain_mamba.utils.allowed_names import PRETRAINER, Permission
-from speechbrain_mamba.utils.safe_yaml import CheckedYaml, Place, UnsafeModelError, split_tag
+from speechbrain_mamba.utils.yaml_tree import NOT_ALLOWED, CheckedYaml, UnsafeModelError, refusal, split_tag
 
 _REFERENCE = re.compile(r"<([^<>]*)>")
 _TUPLE = re.compile(r"\(.*\)", re.DOTALL)
@@ -108,11 +108,21 @@ def build_model_yaml(checked: CheckedYaml) -> dict[str, Any]:
 
 def _call(kind: str, name: str, positional: list, named: dict) -> Any:
     """Import an allowed name, and use it."""
-    module, attribute = name.rsplit(".", 1)
-    found = getattr(importlib.import_module(module), attribute)
+    found = _locate(name)
     if kind == "name":
         return functools.partial(found, *positional, **named) if positional or named else found
     return found(*positional, **named)
+
+
+def _locate(name: str) -> Any:
+    """A class or function of a module, or a function of a class of one."""
+    module, attribute = name.rsplit(".", 1)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return getattr(_locate(module), attribute)
 
 
 class _Builder:
@@ -128,11 +138,10 @@ class _Builder:
         try:
             return self.make(self.checked.root)
         except RecursionError as error:
-            raise UnsafeModelError(f"'{self.checked.place.file}' is nested too deeply.") from error
+            raise UnsafeModelError(f"'{self.checked.file}' is nested too deeply.") from error
 
-    def refusal(self, node: Node, problem: str, advice: str | None = None) -> UnsafeModelError:
-        place: Place = self.checked.place
-        return place.refusal(node, problem) if advice is None else place.refusal(node, problem, advice)
+    def refusal(self, node: Node, problem: str, *advice: str) -> UnsafeModelError:
+        return refusal(self.checked.file, node, problem, *advice)
 
     def make(self, node: Node) -> Any:
         if id(node) not in self.made:
@@ -240,7 +249,7 @@ class _Builder:
     def _use(self, node: Node, kind: str, name: str) -> Any:
         permission = self.checked.allowed.get(name)
         if permission is None or kind not in permission.uses:  # checked before: nothing else leads to a call
-            raise self.refusal(node, f"!{kind}:{name} is not among the classes and functions that a model may use")
+            raise self.refusal(node, f"!{kind}:{name} {NOT_ALLOWED}")
         positional = [self.make(part) for part in node.value] if isinstance(node, SequenceNode) else []
         named = {}
         if isinstance(node, MappingNode):
@@ -255,7 +264,7 @@ class _Builder:
             raise
         except Exception as error:  # whatever a class raises for arguments that it does not take
             raise ValueError(
-                f"'{self.checked.place.file}', line {node.start_mark.line + 1}: !{kind}:{name} cannot be made: {error}"
+                f"'{self.checked.file}', line {node.start_mark.line + 1}: !{kind}:{name} cannot be made: {error}"
             ) from error
 
     def _check_arguments(
@@ -288,7 +297,7 @@ class _Builder:
                 if not re.fullmatch(r"\w[\w.\-]*", str(key)):
                     raise self.refusal(node, f"{argument} of the pretrainer have {key!r}, which is not a file's name")
         for key, path in named.get("paths", {}).items():
-            parts = str(path).split("/")
-            bad = not isinstance(path, str) or path.startswith(("/", "~", "\\")) or ".." in parts or "\\" in path
-            if bad or ":" in path or not re.fullmatch(r"\w[\w.\-]*", parts[-1]):
+            last = str(path).rpartition("/")[2]
+            outside = not isinstance(path, str) or "\\" in path or ".." in path.split("/") or path.startswith("~")
+            if outside or re.match(r"\w+:", path) or not re.fullmatch(r"\w[\w.\-]*", last):
                 raise self.refusal(node, f"the path of '{key}' is {path!r}, which leads out of the model")
