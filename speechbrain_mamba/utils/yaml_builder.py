@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from speechbrain_mamba.utils.allowed_names import PRETRAINER, Permission
@@ -162,22 +164,23 @@ class _Builder:
             return [self.make(part) for part in node.value]
         if isinstance(node, MappingNode):
             return {self.make(key): self.make(value) for key, value in node.value}
-        if kind == "tuple" or (node.tag == "tag:yaml.org,2002:str" and _TUPLE.fullmatch(node.value)):
-            return self._tuple(node, node.value)
+        plain_tuple = not node.style and str(node.tag) == "tag:yaml.org,2002:str" and _TUPLE.fullmatch(node.value)
+        if kind == "tuple" or plain_tuple:
+            return self._tuple(node)
         try:
             return self.scalars.construct_object(node, deep=True)
         except (ValueError, OverflowError) as error:
             raise self.refusal(node, f"{node.value[:40]!r} is not a value: {error}", "") from error
 
-    def _tuple(self, node: Node, text: str) -> Any:
-        """``(3, 4)``. What has a tag, or is not a flat list, is text: HyperPyYAML would run tags here."""
-        parts = [part.strip() for part in text.strip()[1:-1].split(",")]
-        if any(re.search(r"[!&*{}\[\]<>()\"'#|%@`:]", part) for part in parts):
-            if "!" in text:
-                raise self.refusal(node, f"a tag stands in the tuple {text[:40]!r}")
-            return text
-        parsed = YAML(typ="safe", pure=True).load(f"[{text.strip()[1:-1]}]")
-        return tuple(parsed)
+    def _tuple(self, node: ScalarNode) -> tuple:
+        """``(3, 4)``. HyperPyYAML reads what is within with all of Python's tags; here it has none."""
+        text = node.value.strip()
+        try:
+            return tuple(YAML(typ="safe", pure=True).load(f"[{text[1:-1]}]"))
+        except ConstructorError as error:
+            raise self.refusal(node, f"a tag stands in the tuple {text[:40]!r}") from error
+        except YAMLError as error:
+            raise self.refusal(node, f"{text[:40]!r} is not a tuple", "") from error
 
     # ------------------------------------------------------------------------------------------------ references
 
@@ -201,8 +204,6 @@ class _Builder:
         filled = _REFERENCE.sub(fill, text)
         if len(filled) > _LONGEST:
             raise self.refusal(node, "the references make a text without bound", "")
-        if _TUPLE.fullmatch(filled) and "," in filled:
-            return self._tuple(node, filled)
         return self._calculate(node, filled)
 
     def _find(self, node: Node, reference: str) -> Node:
@@ -227,6 +228,8 @@ class _Builder:
             return text
         try:
             return self._evaluate(node, ast.parse(text.strip(), mode="eval").body)
+        except UnsafeModelError:
+            raise
         except (SyntaxError, TypeError, KeyError, ValueError, MemoryError):
             return text
         except ZeroDivisionError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from speechbrain_mamba.utils.allowed_names import Permission
 
-LARGEST = 500_000
+LARGEST = 200_000
 """Characters of the largest file that is parsed. Those of SpeechBrain's models have some thousands."""
 _DEEPEST = 100
 """Lists and mappings within one another."""
+_TOO_DEEP = f"more than {_DEEPEST} lists and mappings stand in one another"
+_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{_DEEPEST + 1}}}")
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = {f"{_CORE}{name}" for name in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map")}
 _CALLS = ("new", "name", "apply")
@@ -127,16 +130,23 @@ def _too_large(file: str) -> UnsafeModelError:
 
 def _check_events(text: str, file: str) -> None:
     """Refuse directives, and depths at which readers of YAML, which are recursive, fail."""
+    brackets = _BRACKETS.search(text)  # which take seconds to parse
+    if brackets:
+        raise UnsafeModelError(f"'{file}', line {text[: brackets.start()].count(chr(10)) + 1}: {_TOO_DEEP}.")
     depth = 0
     for event in YAML(typ="rt", pure=True).parse(text):
         kind = type(event).__name__
         if getattr(event, "version", None) or getattr(event, "tags", None):
-            directive = "%TAG" if event.tags else "%YAML"
-            raise refusal(file, event, f"the directive {directive} changes what the lines below it mean")
+            directive = re.search(r"^%.*", text, re.MULTILINE)
+            line = text[: directive.start()].count("\n") + 1 if directive else 1
+            raise UnsafeModelError(
+                f"'{file}', line {line}: the directive {directive and directive[0]} changes what the lines below it "
+                f"mean. {_ADVICE}"
+            )
         depth += kind in ("SequenceStartEvent", "MappingStartEvent")
         depth -= kind in ("SequenceEndEvent", "MappingEndEvent")
         if depth > _DEEPEST:
-            raise refusal(file, event, f"more than {_DEEPEST} lists and mappings stand in one another", "")
+            raise refusal(file, event, _TOO_DEEP, "")
 
 
 def _walk(root: Node) -> Iterator[Node]:
