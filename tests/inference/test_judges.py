@@ -12,7 +12,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.inference.judges import load_judges, load_recognizer, load_speaker_encoder
 from speechbrain_mamba.inference.pretrained import OpenedModel
-from speechbrain_mamba.inference.recognition import export_recognizer
+from speechbrain_mamba.inference.recognition_export import export_recognizer
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.text.tokenizer import load_tokenizer, train_tokenizer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
