@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.decoders.language_model import load_language_model
 from speechbrain_mamba.decoders.search_options import check_decoding_steps, check_search_options
-from speechbrain_mamba.inference.recognition import export_recognizer
+from speechbrain_mamba.inference.recognition_export import export_recognizer, export_seq2seq_recognizer
 from speechbrain_mamba.text.tokenizer import is_special
 
 SEARCH_OPTIONS = (
@@ -73,9 +73,10 @@ class CTCBrain(RecognitionBrain):
         return torch.tensor(special, dtype=torch.long, device=self.device)
 
     def export(self) -> None:
-        """Write ``inference/``, which SpeechBrain's ``EncoderASR`` loads."""
+        """Write ``inference/``, which SpeechBrain's ``EncoderASR`` loads, and its ``StreamingASR`` with a streaming or
+        causal ConMamba."""
         hparams, folder = self.hparams, self.output_folder / "inference"
-        export_recognizer(folder, self.text, hparams.modules, self.tokenizer, hparams.streaming)
+        export_recognizer(folder, self.text, hparams.modules, self.tokenizer, hparams.streaming, hparams.causal)
 
     def results(self) -> str:
         """The error rates, and where the recognizer is."""
@@ -96,13 +97,14 @@ class S2SBrain(RecognitionBrain):
     def set_up(self) -> None:
         """Make the beam searches: for validation, and for the test with the language model if there is one."""
         super().set_up()
-        hparams, language_model = self.hparams, None
+        hparams = self.hparams
+        self.language_model: nn.Module | None = None
         check_search_options(**{name: getattr(hparams, name) for name in SEARCH_OPTIONS})
         if hparams.lm_folder is not None:
-            language_model = load_language_model(hparams.lm_folder, hparams.lm_model(), hparams.save_folder)
-            language_model.to(self.device)
+            self.language_model = load_language_model(hparams.lm_folder, hparams.lm_model(), hparams.save_folder)
+            self.language_model.to(self.device)
         self.valid_search = self.make_search(hparams.valid_beam_size)
-        self.test_search = self.make_search(hparams.test_beam_size, hparams.test_temperature, language_model)
+        self.test_search = self.make_search(hparams.test_beam_size, hparams.test_temperature, self.language_model)
 
     def make_search(self, beam_size: int, temperature: float = 1.0, language_model: nn.Module | None = None) -> Any:
         """Make a beam search with the CTC scorer, and that of a language model if there is one."""
@@ -159,3 +161,12 @@ class S2SBrain(RecognitionBrain):
             return {"loss": loss}
         ter = 100 * (1 - self.accuracy.summarize())
         return {"loss": loss, "TER": ter, **self.error_rates(stage)}
+
+    def export(self) -> None:
+        """Write ``inference/``, which SpeechBrain's ``EncoderDecoderASR`` loads, with the search of the test."""
+        folder = self.output_folder / "inference"
+        export_seq2seq_recognizer(folder, self.text, self.hparams.modules, self.tokenizer, self.language_model)
+
+    def results(self) -> str:
+        """The error rates, and where the recognizer is."""
+        return f"{super().results()}\nrecognizer with beam search: {self.output_folder / 'inference'}"

@@ -1,44 +1,69 @@
-"""Choose a command and run it."""
+"""Run a command, and end in one sentence if something is wrong."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from speechbrain_mamba.cli.commands import PROGRAM, copy_recipes, run_doctor, show_hparams
-from speechbrain_mamba.cli.training import train
+import click
 
-COMMANDS = {
-    "doctor": (run_doctor, "show versions, backends and threads, and what would make it faster"),
-    "train": (train, "train and test a model: train TASK NAME [--key value ...]"),
-    "hparams": (show_hparams, "print the hyper-parameters of a model, and where each one comes from"),
-    "recipes": (copy_recipes, "copy recipes and hyper-parameter files into a folder, to change them"),
-}
+from speechbrain_mamba import __version__
+from speechbrain_mamba.cli.program import HELP, NAME, Program, program_name
+from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C: that of shells, 128 and the number of the signal."""
+
+
+@click.command(
+    cls=Program,
+    no_args_is_help=False,
+    help="Mamba for speech: separate voices, transcribe, synthesize, and train the models that do it.",
+    epilog="'COMMAND --help' says more, with examples.",
+    context_settings={"help_option_names": HELP, "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+def program() -> None:
+    """Hold the commands, which are found in ``cli/commands``."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command of the package. A user's mistake ends the process with one sentence on stderr.
+    """Run a command of the package. A mistake of the user ends the process with one sentence on stderr.
 
     Arguments
     ---------
     arguments : list of str, optional
         Command line without the program's name; that of the process by default.
 
+    Raises
+    ------
+    SystemExit
+        With code 1 after a mistake, 2 if the command line is wrong, 3 if some of many files failed, and 130 after
+        Ctrl-C. A fault of the code is raised as it is.
+
     Example
     -------
     >>> main(["train", "codec", "--help"])  # doctest: +ELLIPSIS
-    usage: python -m speechbrain_mamba train codec NAME [--key value ...]
+    Usage: python -m speechbrain_mamba train codec NAME [--key value ...]
     ...
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    listing = "\n".join(f"  {name:8}  {text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} COMMAND ...",
-        description=f"Mamba for SpeechBrain.\n\ncommands:\n{listing}",
-        epilog=f"'{PROGRAM} COMMAND --help' says more.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands above")
-    command, _ = COMMANDS[parser.parse_args(given[:1]).command]
-    command(given[1:])
+    try:
+        run = program.main(arguments, prog_name=program_name(), standalone_mode=False)
+    except click.UsageError as error:
+        told = error.format_message()
+        path = error.ctx.command_path if error.ctx else program_name()
+        end(f"{told}{'' if told.endswith('.') else '.'} See '{path} --help'.", 2)
+    except click.Abort:
+        end("interrupted.", INTERRUPTED)
+    except MISTAKES as error:
+        if not is_mistake(error):
+            raise
+        advice = ": free some space, and give the same command again." if is_full(error) else ""
+        end(f"{error}{advice}", 1)
+    if callable(run):  # what a command leaves to be done after it, whose errors are shown as they are
+        run()
+
+
+def end(sentence: str, code: int) -> None:
+    """End the process with a sentence on stderr."""
+    print(f"error: {sentence}" if code != INTERRUPTED else sentence, file=sys.stderr)
+    raise SystemExit(code) from None

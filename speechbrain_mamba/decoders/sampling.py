@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+_BLOCK = 256
+"""Random numbers of an example that are drawn at a time, for as many draws."""
+
+
+class _ExampleNumbers:
+    """Uniform random numbers of each example, which follow from its own seed and the number of the draw alone."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._numbers, self._next = torch.empty(0), 0
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def draw(self, device: torch.device) -> Tensor:
+        """The next number of each example, (batch, 1) in [0, 1)."""
+        if self._next == len(self._numbers):  # a block at a time: a GPU is not to wait for each number
+            rows = [torch.rand(_BLOCK, generator=one, dtype=torch.double) for one in self._generators]
+            self._numbers, self._next = torch.stack(rows, 1)[..., None].to(device), 0
+        self._next += 1
+        return self._numbers[self._next - 1]
 
 
 class TokenSampler:
@@ -55,6 +80,34 @@ class TokenSampler:
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.repetition_window, self.repetition_ratio, self.seed = repetition_window, repetition_ratio, seed
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._examples: _ExampleNumbers | None = None
+
+    def for_examples(self, seeds: Sequence[int]) -> TokenSampler:
+        """Make a sampler for one batch, whose examples have random numbers of their own.
+
+        What is drawn for an example then follows from its seed and its logits, whatever else is in the batch, and
+        neither torch's global random numbers nor those of this sampler are used.
+
+        Arguments
+        ---------
+        seeds : sequence of int
+            A seed for each example, from 0 to 2**63 - 1.
+
+        Returns
+        -------
+        TokenSampler
+            A sampler with the same settings, to be called once per step of the batch.
+
+        Example
+        -------
+        >>> logits = torch.randn(1, 50).expand(3, 50)
+        >>> tokens = TokenSampler().for_examples([7, 8, 7])(logits)
+        >>> bool(tokens[0] == tokens[2]), bool(tokens[0] == TokenSampler().for_examples([7])(logits[:1]))
+        (True, True)
+        """
+        sampler = copy.copy(self)
+        sampler._generators, sampler._examples = {}, _ExampleNumbers(seeds)
+        return sampler
 
     def restart(self) -> None:
         """Start the random numbers again from the seed."""
@@ -86,6 +139,17 @@ class TokenSampler:
 
     def _draw(self, probabilities: Tensor) -> Tensor:
         device = probabilities.device
+        if self._examples is not None:
+            if len(self._examples) != len(probabilities):
+                raise ValueError(
+                    f"There are {len(probabilities)} examples, but the sampler has seeds for {len(self._examples)}: "
+                    "give each example one."
+                )
+            bounds = probabilities.double().cumsum(-1)
+            chosen = torch.searchsorted(bounds, self._examples.draw(device) * bounds[:, -1:], right=True)
+            # rounding may lead past the last token that can be drawn
+            last = (bounds < bounds[:, -1:]).sum(-1, keepdim=True)
+            return torch.minimum(chosen, last)[:, 0]
         generator = None
         if self.seed is not None:
             if device not in self._generators:

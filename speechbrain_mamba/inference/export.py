@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.hparams import select_hparams
+from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS, write_weights
 
 
 @contextlib.contextmanager
@@ -37,7 +37,8 @@ def exported(
     interface : str
         HyperPyYAML to append, with a ``pretrainer``.
     modules : dict of str to torch.nn.Module
-        Each is saved as ``NAME.ckpt``, whether or not DistributedDataParallel wraps it.
+        Each is saved as ``NAME.safetensors``, and as ``NAME.ckpt`` for SpeechBrain's classes, whether or not
+        DistributedDataParallel wraps it.
 
     Example
     -------
@@ -45,7 +46,7 @@ def exported(
     >>> with exported(folder, "size: 3", ["size"], "", {"linear": nn.Linear(3, 3)}) as unfinished:
     ...     _ = (unfinished / "more.txt").write_text("")
     >>> sorted(path.name for path in folder.iterdir())
-    ['hyperparams.yaml', 'linear.ckpt', 'more.txt']
+    ['hyperparams.yaml', 'linear.ckpt', 'linear.safetensors', 'more.txt']
     """
     target = Path(folder)
     with atomic_path(target) as temporary:
@@ -53,7 +54,9 @@ def exported(
         text = select_hparams(hparams_text, keys) + interface
         (temporary / "hyperparams.yaml").write_text(text, encoding="utf-8")
         for name, module in modules.items():
-            torch.save(getattr(module, "module", module).state_dict(), temporary / f"{name}.ckpt")
+            state = getattr(module, "module", module).state_dict()
+            for suffix in (SAFETENSORS, CHECKPOINT):
+                write_weights(temporary / f"{name}{suffix}", state)
         yield temporary
         if target.exists():
             shutil.rmtree(target)

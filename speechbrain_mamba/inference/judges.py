@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ruamel.yaml import YAML
 from speechbrain.inference import ASR
 from speechbrain.inference.classifiers import EncoderClassifier
 from torch import Tensor
 
-from speechbrain_mamba.utils.pretrained import fetch_pretrained
+from speechbrain_mamba.inference.pretrained import open_model
 
 
-def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None) -> Callable[[Tensor, int], str]:
+def load_recognizer(
+    source: str, device: str = "cpu", savedir: str | None = None, sources: Iterable[str] = ()
+) -> Callable[[Tensor, int], str]:
     """Load a recognizer: a function from a waveform (samples,) and its rate in Hz to the words.
 
     Arguments
@@ -24,20 +25,24 @@ def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None
     device : str
         Where it computes.
     savedir : str, optional
-        Where files from the Hub are kept.
+        A folder that gets links to the files.
+    sources : iterable of str
+        Other models on the Hub that this one may download, such as ``openai/whisper-tiny``.
 
     Raises
     ------
     FileNotFoundError
         When there is no such recognizer.
+    ValueError
+        When it is not a recognizer, its weights do not fit, or its file asks for more than a model needs.
     """
-    tree = YAML().load(fetch_pretrained(source, "hyperparams.yaml", savedir).read_text(encoding="utf-8"))
-    kind = "EncoderDecoderASR"
-    if "decoding_function" in tree:
-        kind = "EncoderASR"
-    elif "whisper" in tree.get("modules", {}):
-        kind = "WhisperASR"
-    recognizer = getattr(ASR, kind).from_hparams(str(source), savedir=savedir, run_opts={"device": device})
+    opened = open_model(source, savedir=savedir, sources=sources)
+    kind = ASR.EncoderDecoderASR
+    if "decoding_function" in opened.plan:
+        kind = ASR.EncoderASR
+    elif "whisper" in opened.modules:
+        kind = ASR.WhisperASR
+    recognizer = opened.load(kind, {"device": device})
 
     def recognize(wav: Tensor, sample_rate: int) -> str:
         heard = recognizer.audio_normalizer(wav, sample_rate)
@@ -48,7 +53,7 @@ def load_recognizer(source: str, device: str = "cpu", savedir: str | None = None
 
 
 def load_speaker_encoder(
-    source: str, device: str = "cpu", savedir: str | None = None
+    source: str, device: str = "cpu", savedir: str | None = None, sources: Iterable[str] = ()
 ) -> Callable[[Tensor, int], Tensor]:
     """Load a speaker encoder: a function from a waveform (samples,) and its rate in Hz to an embedding (channels,).
 
@@ -57,11 +62,10 @@ def load_speaker_encoder(
     source : str
         The Hub id of a SpeechBrain speaker encoder, or its folder, such as ``inference`` in the output folder of
         ``recipes/speaker/train.py``.
-    device, savedir
+    device, savedir, sources
         As in :func:`load_recognizer`, which raises the same errors.
     """
-    fetch_pretrained(source, "hyperparams.yaml", savedir)
-    encoder = EncoderClassifier.from_hparams(str(source), savedir=savedir, run_opts={"device": device})
+    encoder = open_model(source, savedir=savedir, sources=sources).load(EncoderClassifier, {"device": device})
 
     def embed(wav: Tensor, sample_rate: int) -> Tensor:
         return encoder.encode_batch(encoder.audio_normalizer(wav, sample_rate))[0, 0].cpu()

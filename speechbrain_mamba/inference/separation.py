@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 from torch import Tensor, nn
 
 from speechbrain_mamba.inference.export import exported
+from speechbrain_mamba.inference.pretrained import Pretrained
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 
@@ -23,7 +24,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-class SpeechSeparator(SepformerSeparation):
+class SpeechSeparator(Pretrained, SepformerSeparation):
     """A trained separator: SpeechBrain's ``SepformerSeparation``, for any mask network and for padded batches.
 
     ``from_hparams`` takes ``cuda_graphs=True`` beside SpeechBrain's options: on a GPU and without gradients, mixtures
@@ -40,6 +41,8 @@ class SpeechSeparator(SepformerSeparation):
     >>> separator.separate_batch(torch.randn(2, 4000), torch.tensor([1.0, 0.5])).shape
     torch.Size([2, 4000, 2])
     """
+
+    MODULES_NEEDED: ClassVar = SepformerSeparation.MODULES_NEEDED
 
     def __init__(self, *arguments: Any, cuda_graphs: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 import torchaudio.functional
-from speechbrain.inference.interfaces import Pretrained
 from torch import Tensor, nn
 
 from speechbrain_mamba.codecs import EnCodec, load_codec, save_codec
 from speechbrain_mamba.dataio.audio import audio_info, read_audio
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.inference.export import exported
+from speechbrain_mamba.inference.pretrained import Pretrained
 from speechbrain_mamba.lobes.models.synthesis import VallE
 from speechbrain_mamba.lobes.models.synthesis.speech import Speech, check_codec, speak
 from speechbrain_mamba.ops import absolute_lengths
@@ -55,7 +55,7 @@ class SpeechSynthesizer(Pretrained):
     MODULES_NEEDED: ClassVar = ["ar", "nar"]
 
     @classmethod
-    def from_hparams(
+    def from_hparams(  # type: ignore[override]  # all arguments of the base, by keyword
         cls, source: str, codec: str | None = None, *, cuda_graphs: bool = False, **options: Any
     ) -> SpeechSynthesizer:
         """Load a synthesizer.

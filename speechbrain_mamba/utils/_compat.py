@@ -119,6 +119,11 @@ def save_normalizer(normalizer: Any, path: str | os.PathLike) -> None:
     normalizer._save(path)
 
 
+def set_normalizer(normalizer: Any, statistics: Mapping[str, Any]) -> None:
+    """Give SpeechBrain's ``InputNormalization`` the statistics that :func:`save_normalizer` saved."""
+    normalizer._load_statistics_dict(statistics)
+
+
 def bucket_plan(max_batch_length: float, num_buckets: int, max_batch_ex: int | None) -> tuple[Any, list[int]]:
     """The buckets of SpeechBrain's ``DynamicBatchSampler``: the longest example of each, and examples per batch."""
     from speechbrain.dataio.sampler import DynamicBatchSampler

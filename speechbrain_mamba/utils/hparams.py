@@ -167,3 +167,40 @@ def select_hparams(text: str, keys: Iterable[str]) -> str:
             part = dump_yaml(CommentedMap({key: tree[key]}))
             todo += [name for name in re.findall(r"<(\w+)[^>]*>", part) if name in tree]
     return dump_yaml(CommentedMap({key: value for key, value in tree.items() if key in kept}))
+
+
+def resolve_operators(text: str) -> str:
+    """Replace functions of Python's ``operator``, which training files apply, by their values.
+
+    Exported models have none: what runs a function when it is loaded is not safe to load.
+
+    Arguments
+    ---------
+    text : str
+        HyperPyYAML, references not resolved.
+
+    Returns
+    -------
+    str
+        The same with ``!apply:operator.NAME`` replaced.
+
+    Example
+    -------
+    >>> print(resolve_operators("a: True\\nb: {c: !apply:operator.not_ [!ref <a>]}"), end="")
+    a: true
+    b: {c: false}
+    """
+    tree = YAML().load(text)
+
+    def resolve(node: Any) -> Any:
+        if tag_of(node).startswith("!apply:operator."):
+            whole = dump_yaml(CommentedMap({**tree, "resolved": node}))
+            return load_hyperpyyaml(select_hparams(whole, ["resolved"]))["resolved"]
+        places: Iterable[Any] = ()
+        if isinstance(node, (dict, list)):
+            places = list(node) if isinstance(node, dict) else range(len(node))
+        for place in places:
+            node[place] = resolve(node[place])
+        return node
+
+    return dump_yaml(resolve(tree))

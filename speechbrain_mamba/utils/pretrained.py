@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import filecmp
 import os
 from pathlib import Path
 
-from speechbrain.utils.fetching import fetch
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch, link_with_strategy
 
 
 def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str | os.PathLike | None = None) -> Path:
@@ -45,6 +47,118 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
     try:
         return Path(fetch(file_name, str(source), savedir=collect_in))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"'{source}' is not a folder, and the Hub gave no {file_name} of a model with this id: {error}"
-        ) from error
+        raise _nothing_on_the_hub(str(source), file_name, error) from error
+
+
+class ModelFiles:
+    """The files of one pretrained model: those of a folder, or those of one version of a model on the Hub.
+
+    Files are read where they are, in the folder or in the Hub's cache. A link in a folder must stay in the folder, or
+    lead into the Hub's cache.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or the Hub id of a model.
+    savedir : str or Path, optional
+        A folder that gets a link to each file, or a copy of it.
+    local_strategy : speechbrain.utils.fetching.LocalStrategy
+        Whether ``savedir`` gets links or copies.
+    fetch_config : speechbrain.utils.fetching.FetchConfig
+        Revision, token and cache of the Hub.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "lm.ckpt").write_text("")
+    >>> ModelFiles(folder).find("lm.safetensors", "lm.ckpt").name
+    'lm.ckpt'
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        savedir: str | os.PathLike | None = None,
+        local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
+        fetch_config: FetchConfig | None = None,
+    ) -> None:
+        self.source, self.savedir, self.local_strategy = os.fspath(source), savedir, local_strategy
+        self.folder = Path(source) if Path(source).is_dir() else None
+        self.fetch_config = FetchConfig() if fetch_config is None else fetch_config
+
+    def find(self, *names: str) -> Path:
+        """Find the first file of some names that the model has.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the model has none of them, or there is no such model.
+        ValueError
+            When a link leads out of the folder, or another file has the name in ``savedir``.
+        """
+        problem: Exception | None = None
+        for name in names:
+            try:
+                path = self._find(name)
+            except FileNotFoundError as error:
+                problem = problem or error
+                continue
+            self._keep(path, name)
+            return path
+        assert problem is not None
+        raise problem
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a file."""
+        try:
+            self._find(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _find(self, name: str) -> Path:
+        if self.folder is not None:
+            path = fetch_pretrained(self.folder, name)
+            refuse_link_outside(self.folder, path)
+            return path
+        skip = self.local_strategy == LocalStrategy.COPY_SKIP_CACHE and self.savedir is not None
+        options = {"local_strategy": self.local_strategy} if skip else {}
+        try:
+            found = fetch(
+                name, self.source, savedir=self.savedir if skip else None, fetch_config=self.fetch_config, **options
+            )
+        except (OSError, ValueError) as error:
+            raise _nothing_on_the_hub(self.source, name, error) from error
+        path = Path(found)
+        if path.parent.parent.name == "snapshots":  # all other files come from the same version
+            self.fetch_config = dataclasses.replace(self.fetch_config, revision=path.parent.name)
+        return path
+
+    def _keep(self, path: Path, name: str) -> None:
+        """Link or copy a file to ``savedir``."""
+        if self.savedir is None or self.local_strategy == LocalStrategy.NO_LINK:
+            return
+        kept = Path(self.savedir) / name
+        if kept.exists() and (kept.samefile(path) or filecmp.cmp(kept, path, shallow=False)):
+            return
+        if kept.exists() and not kept.is_symlink() and not self.fetch_config.overwrite:
+            raise ValueError(
+                f"savedir '{self.savedir}' has another {name} than '{self.source}': give each model its own savedir."
+            )
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        link_with_strategy(path, kept, self.local_strategy)
+
+
+def refuse_link_outside(folder: Path, path: Path) -> None:
+    """Refuse a file of a folder that is a link out of it, unless into the Hub's cache, where such links are usual."""
+    target, home = path.resolve(), folder.resolve()
+    cached = any(part.startswith("models--") for part in target.parts)
+    if not target.is_relative_to(home) and not cached:
+        raise ValueError(
+            f"'{path}' is a link out of its folder, to '{target}': a model's files must be in its folder. Replace the "
+            "link by a copy if you trust it."
+        )
+
+
+def _nothing_on_the_hub(source: str, name: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(f"'{source}' is not a folder, and the Hub gave no {name} of a model with this id: {error}")

@@ -9,13 +9,14 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_mamba.__main__ import main
 from speechbrain_mamba.cli import locations
-from speechbrain_mamba.cli.commands import read_options
-from speechbrain_mamba.cli.main import COMMANDS
+from speechbrain_mamba.cli.commands.hparams import read_options
+from speechbrain_mamba.cli.main import program
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 
 ROOT = HPARAMS.parent
 PYTHON = [sys.executable, "-m", "speechbrain_mamba"]
+COMMANDS = program.list_commands(None)
 HELP = [
     ["--help"],
     *([command, "--help"] for command in COMMANDS),
@@ -48,7 +49,7 @@ def test_help_of_all_commands_comes_without_heavy_imports():
     result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0
     assert result.stderr.splitlines()[-1] == "[]"
-    assert result.stdout.count("usage: python -m speechbrain_mamba") == len(HELP)
+    assert result.stdout.count("Usage: python -m speechbrain_mamba") == len(HELP)
 
 
 @pytest.mark.parametrize("arguments", HELP, ids=" ".join)
@@ -58,7 +59,7 @@ def test_help(arguments, capsys):
     except SystemExit as end:
         assert end.code == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage: python -m speechbrain_mamba")
+    assert text.startswith("Usage: python -m speechbrain_mamba")
     expected = {
         "--help": COMMANDS,
         "train --help": ["separation", "mini_mambatasnet", "vallm_hybrid", "conmamba_ctc_streaming"],
@@ -70,10 +71,10 @@ def test_help(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "the following arguments are required: COMMAND"),
-        (["tain"], 2, "invalid choice: 'tain'"),
-        (["doctor", "--fast"], 2, "unrecognized arguments: --fast"),
-        (["hparams"], 2, "the following arguments are required: FILE"),
+        ([], 2, "error: Missing command. See 'python -m speechbrain_mamba --help'."),
+        (["tain"], 2, "error: There is no command 'tain'. Did you mean 'train'? Choose from"),
+        (["doctor", "--fast"], 2, "error: No such option"),
+        (["hparams"], 2, "error: The first argument must be FILE, a path or TASK/NAME."),
         (["hparams", "none.yaml"], 1, "error: There is no hyper-parameter file 'none.yaml'."),
         (
             ["hparams", "tts/vallm", "--l2r", "3"],
@@ -88,7 +89,7 @@ def test_help(arguments, capsys):
         (["train", "tss", "vallm"], 1, "error: There is no task 'tss'. Did you mean 'tts'?"),
         (["train", "tts", "val"], 1, "error: There is no tts model 'val'."),
         (["train", "tts", "own.yaml", "--help"], 1, "error: There is no hyper-parameter file 'own.yaml'."),
-        (["recipes"], 2, "the following arguments are required: DIR"),
+        (["recipes"], 2, "error: Missing argument 'DIR'. See 'python -m speechbrain_mamba recipes --help'."),
     ],
 )
 def test_mistakes_end_in_one_sentence(fail, arguments, code, message):

@@ -104,3 +104,61 @@ def test_logits_that_are_not_finite_are_named(values, temperature):
     logits = torch.tensor([[0, -torch.inf], values, values])
     with pytest.raises(ValueError, match=r"of 2 of 3 examples, such as number 1, are not finite"):
         TokenSampler(temperature=temperature)(logits)
+
+
+class TestSeedsOfExamples:
+    """Samplers whose examples have random numbers of their own."""
+
+    OPTIONS = {"top_p": 0.9, "repetition_window": 4, "repetition_ratio": 0.3}
+
+    def run(self, logits, seeds, steps=300, **options) -> torch.Tensor:
+        """The tokens (batch, steps) that are drawn from the same logits at each step."""
+        sampler, history = TokenSampler(**{**self.OPTIONS, **options}).for_examples(seeds), torch.zeros(len(seeds), 0)
+        for _ in range(steps):
+            history = torch.cat([history, sampler(logits, history)[:, None]], 1)
+        return history
+
+    def test_an_example_is_drawn_alike_alone_and_in_any_batch(self):
+        logits = torch.randn(3, 20)
+        together = self.run(logits, [5, 6, 5])
+        for example, seed in enumerate((5, 6, 5)):
+            assert torch.equal(self.run(logits[example : example + 1], [seed])[0], together[example])
+        same = self.run(logits[:1].expand(3, 20), [5, 6, 5])
+        assert torch.equal(same[0], same[2]) and not torch.equal(same[0], same[1])
+
+    def test_neither_global_numbers_nor_those_of_the_sampler_are_used(self):
+        sampler, logits = TokenSampler(seed=3), torch.randn(1, 20)
+        expected = [TokenSampler(seed=3)(logits).item() for _ in range(1)]
+        torch.manual_seed(9)
+        number = torch.rand(())
+        torch.manual_seed(9)
+        drawn = sampler.for_examples([1])(logits)
+        assert torch.rand(()) == number
+        torch.manual_seed(10)
+        assert torch.equal(sampler.for_examples([1])(logits), drawn)
+        assert sampler(logits).item() == expected[0]
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+            ({"temperature": 0}, [1, 0, 0, 0, 0]),
+            ({"temperature": 0.5, "top_p": 0.8}, [0.8, 0.2, 0, 0, 0]),
+            ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0, 0]),
+        ],
+    )
+    def test_shares_are_those_of_the_distribution(self, options, expected):
+        sampler = TokenSampler(**options).for_examples(range(len(LOGITS)))
+        assert shares(sampler) == pytest.approx(expected, abs=0.03)
+
+    def test_tokens_that_cannot_be_drawn_are_not_drawn_at_the_edges(self, monkeypatch):
+        """The numbers 0 and just below 1, with the last and the first token ruled out."""
+        logits = torch.tensor([[-torch.inf, 0.3, -0.2, -torch.inf]]).expand(2, 4)
+        sampler = TokenSampler().for_examples([0, 0])
+        edges = torch.tensor([[0.0], [1 - 2**-54]], dtype=torch.double)
+        monkeypatch.setattr(sampler._examples, "draw", lambda device: edges)
+        assert sampler(logits).tolist() == [1, 2]
+
+    def test_another_number_of_examples_is_named(self):
+        with pytest.raises(ValueError, match="There are 2 examples, but the sampler has seeds for 1"):
+            TokenSampler().for_examples([1])(torch.zeros(2, 5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
 from torch import nn
 
 from speechbrain_mamba.inference.export import exported
@@ -33,15 +34,20 @@ def test_an_exported_folder_has_what_is_needed_and_the_weights(tmp_path):
     with exported(folder, TEXT, ["linear"], "twice: !ref <width> * 2\n", {"a": plain, "b": Wrapper(wrapped)}) as path:
         (path / "more.txt").write_text("ä")
         assert not folder.exists()
-    assert {path.name for path in folder.iterdir()} == {"a.ckpt", "b.ckpt", "hyperparams.yaml", "more.txt"}
+    weights = {f"{name}{suffix}" for name in "ab" for suffix in (".ckpt", ".safetensors")}
+    assert {path.name for path in folder.iterdir()} == {"hyperparams.yaml", "more.txt"} | weights
     assert list(folder.parent.iterdir()) == [folder]
     hparams = load_hyperpyyaml((folder / "hyperparams.yaml").read_text(encoding="utf-8"))
     assert hparams.pop("linear").in_features == 4
     assert hparams == {"size": 3, "width": 4, "twice": 8}
     for name, module in {"a": plain, "b": wrapped}.items():
-        state = torch.load(folder / f"{name}.ckpt", weights_only=True)
-        assert state.keys() == module.state_dict().keys()
-        assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+        # for SpeechBrain, which reads nothing else, and for all others
+        for state in (
+            torch.load(folder / f"{name}.ckpt", weights_only=True),
+            load_file(folder / f"{name}.safetensors"),
+        ):
+            assert state.keys() == module.state_dict().keys()
+            assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
 
 
 def test_an_earlier_folder_is_replaced_whole_or_not_at_all(tmp_path):

@@ -11,7 +11,8 @@ from speechbrain.inference.classifiers import EncoderClassifier
 
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.inference.judges import load_judges, load_recognizer, load_speaker_encoder
-from speechbrain_mamba.inference.recognition import export_recognizer
+from speechbrain_mamba.inference.pretrained import OpenedModel
+from speechbrain_mamba.inference.recognition_export import export_recognizer
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.text.tokenizer import load_tokenizer, train_tokenizer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
@@ -100,7 +101,8 @@ def test_speechbrain_loads_an_exported_speaker_encoder(speaker, tmp_path):
     torch.testing.assert_close(encoder.encode_batch(wavs, lens), expected)
     assert scores.shape == (2, hparams["n_speakers"])
     assert encoder.audio_normalizer.sample_rate == hparams["sample_rate"]
-    files = {"hyperparams.yaml", "embedding_model.ckpt", "classifier.ckpt", "label_encoder.ckpt"}
+    networks = {f"{name}{suffix}" for name in ("embedding_model", "classifier") for suffix in (".ckpt", ".safetensors")}
+    files = {"hyperparams.yaml", "label_encoder.ckpt"} | networks
     assert {path.name for path in folder.iterdir()} == files
 
 
@@ -162,24 +164,19 @@ def published(tmp_path, monkeypatch):
         made.heard.append(wavs)
         return torch.arange(6.0).reshape(1, 2, 3)
 
-    def loader(kind):
-        def load(source, savedir=None, run_opts=None):
-            made.loaded.append((kind, source, savedir, run_opts))
-            return SimpleNamespace(audio_normalizer=normalize, transcribe_batch=transcribe, encode_batch=encode)
+    def load(opened, kind, run_opts=None):
+        made.loaded.append((kind.__name__, opened.files.source, opened.files.savedir, run_opts))
+        return SimpleNamespace(audio_normalizer=normalize, transcribe_batch=transcribe, encode_batch=encode)
 
-        return staticmethod(load)
-
-    for kind in ("EncoderASR", "EncoderDecoderASR", "WhisperASR"):
-        monkeypatch.setattr(f"speechbrain.inference.ASR.{kind}.from_hparams", loader(kind))
-    monkeypatch.setattr(EncoderClassifier, "from_hparams", loader("EncoderClassifier"))
+    monkeypatch.setattr(OpenedModel, "load", load)
     return made
 
 
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("modules:\n  encoder: 1\ndecoding_function: !name:f", "EncoderASR"),
-        ("modules:\n  whisper: 1\ndecoding_function: !name:f", "EncoderASR"),
+        ("modules:\n  encoder: 1\ndecoding_function: !name:speechbrain.decoders.ctc.ctc_greedy_decode", "EncoderASR"),
+        ("modules:\n  whisper: 1\ndecoding_function: !name:speechbrain.decoders.ctc.ctc_greedy_decode", "EncoderASR"),
         ("modules:\n  whisper: 1\nencoder: 2", "WhisperASR"),
         ("modules:\n  encoder: 1\nwhisper: 2", "EncoderDecoderASR"),
         ("encoder: 1", "EncoderDecoderASR"),
@@ -187,7 +184,8 @@ def published(tmp_path, monkeypatch):
     ids=["CTC", "CTC with Whisper's encoder", "Whisper", "no Whisper among the modules", "no modules"],
 )
 @pytest.mark.parametrize(("device", "savedir"), [("cpu", None), ("meta", "cache")])
-def test_a_recognizer_is_loaded_by_its_kind(published, text, kind, device, savedir):
+def test_a_recognizer_is_loaded_by_its_kind(published, text, kind, device, savedir, tmp_path):
+    savedir = savedir and str(tmp_path / savedir)
     (published.folder / "hyperparams.yaml").write_text(text)
     recognize = load_recognizer(str(published.folder), device, savedir)
     assert published.loaded == [(kind, str(published.folder), savedir, {"device": device})]
@@ -200,7 +198,8 @@ def test_a_recognizer_is_loaded_by_its_kind(published, text, kind, device, saved
 
 
 @pytest.mark.parametrize(("device", "savedir"), [("cpu", None), ("cuda:1", "cache")])
-def test_a_speaker_encoder_is_loaded_where_it_shall_compute(published, device, savedir):
+def test_a_speaker_encoder_is_loaded_where_it_shall_compute(published, device, savedir, tmp_path):
+    savedir = savedir and str(tmp_path / savedir)
     (published.folder / "hyperparams.yaml").write_text("modules: 1")
     embed = load_speaker_encoder(str(published.folder), device, savedir)
     assert published.loaded == [("EncoderClassifier", str(published.folder), savedir, {"device": device})]

@@ -57,6 +57,7 @@ def test_files_are_brought_to_the_rate_of_the_separator(tmp_path, rate):
 def test_an_exported_separator_has_only_what_it_needs(tmp_path):
     load(tmp_path, num_spks=3)
     files = {path.name for path in (tmp_path / "model").iterdir()}
-    assert files == {"hyperparams.yaml", "encoder.ckpt", "masknet.ckpt", "decoder.ckpt"}
+    networks = ("encoder", "masknet", "decoder")
+    assert files == {"hyperparams.yaml"} | {f"{name}{end}" for name in networks for end in (".ckpt", ".safetensors")}
     hparams = load_hparams(tmp_path / "model" / "hyperparams.yaml")
     assert hparams["num_spks"] == 3 and hparams["sample_rate"] == 8000 and "checkpointer" not in hparams

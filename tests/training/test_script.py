@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_mamba.training.script import is_mistake, run_script
+from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.main_process import do_on_main
 
@@ -110,11 +110,3 @@ def test_a_script_without_mistakes_leaves_the_processes(monkeypatch):
     monkeypatch.setattr("speechbrain_mamba.training.script.leave_processes", lambda: done.append("left"))
     run_script(lambda: done.append("ran"))
     assert done == ["ran", "left"]
-
-
-def test_an_error_without_words_is_none():
-    try:
-        raise ValueError
-    except ValueError as error:
-        assert not is_mistake(error)
-    assert not is_mistake(ValueError("never raised"))

@@ -52,7 +52,8 @@ def _trim(signal: Tensor, sample_rate: int) -> Tensor:
     return signal[max(0, int(loud[0]) - margin) : int(loud[-1]) + 1 + margin]
 
 
-def _speak(text: str, speaker: Speaker, sample_rate: int, rng: np.random.Generator) -> Tensor:
+def speak(text: str, speaker: Speaker, sample_rate: int, rng: np.random.Generator) -> Tensor:
+    """A text by a speaker, (samples,), trimmed and with a floor of noise."""
     signal, _ = synthesize(
         text,
         voice=speaker.accent,
@@ -85,7 +86,7 @@ def _write_speaker(task: tuple[Path, Speaker, list[list[str]], int, int]) -> flo
         place.mkdir(parents=True)
         transcripts, pronunciations = [], []
         for index, text in enumerate(texts):
-            signal = _speak(text, speaker, sample_rate, rng)
+            signal = speak(text, speaker, sample_rate, rng)
             write_audio(place / f"{name}-{index:04d}.wav", signal, sample_rate)
             transcripts.append(f"{name}-{index:04d} {text.upper()}\n")
             pronunciations.append(f"{name}-{index:04d} {phonemes(text, speaker.accent)}\n")

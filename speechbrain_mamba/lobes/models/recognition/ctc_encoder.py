@@ -6,7 +6,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd
-from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
+from speechbrain_mamba.lobes.models.recognition.speech_features import encoder_input
 from speechbrain_mamba.ops import absolute_lengths, valid_frames
 
 
@@ -44,15 +44,18 @@ class CTCEncoder(nn.Module):
         self.encoder, self.ctc_lin = encoder, ctc_lin
         self.blank_index, self.chunk_config = blank_index, chunk_config
 
-    def forward(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
+    def encode(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
         """From waveforms (batch, samples), and their lengths relative to the longest, floats (batch,) in [0, 1], to
-        log-probabilities (batch, frames, tokens); past each length the blank has probability 1."""
-        feats, feat_lens = compute_padded_features(self.compute_features, wavs, wav_lens)
-        feats = self.normalize(feats, feat_lens)
-        src, lens = self.CNN(feats, feat_lens), self.CNN.output_lens(feat_lens, feats.shape[1])
+        log-probabilities (batch, frames, tokens) and their relative lengths, floats (batch,). Past each length the
+        blank has probability 1."""
+        src, lens = encoder_input(self.compute_features, self.normalize, self.CNN, wavs, wav_lens)
         encoded = self.encoder(src, lens, dynchunktrain_config=self.chunk_config)
         log_probs = self.ctc_lin(encoded).float().log_softmax(-1)
         padding = ~valid_frames(absolute_lengths(lens, log_probs.shape[1]), log_probs.shape[1])
         blank = log_probs.new_full((log_probs.shape[2],), float("-inf"))
         blank[self.blank_index] = 0
-        return log_probs.where(~padding[..., None], blank)
+        return log_probs.where(~padding[..., None], blank), lens
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor) -> Tensor:
+        """The log-probabilities of :meth:`encode` alone."""
+        return self.encode(wavs, wav_lens)[0]

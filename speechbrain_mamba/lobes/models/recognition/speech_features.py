@@ -114,3 +114,26 @@ def compute_padded_features(compute_features: nn.Module, wavs: Tensor, wav_lens:
     feats = compute_features(mask_frames(wavs, lengths))
     stft: Any = compute_features.compute_STFT
     return feats, (lengths // stft.hop_length + 1) / feats.shape[1]
+
+
+def encoder_input(
+    compute_features: nn.Module, normalize: nn.Module, frontend: nn.Module, wavs: Tensor, wav_lens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the input of a trained recognizer's encoder, for a padded batch of waveforms.
+
+    Arguments
+    ---------
+    compute_features, wavs, wav_lens
+        As in :func:`compute_padded_features`.
+    normalize, frontend : torch.nn.Module
+        SpeechBrain's ``InputNormalization``, and a
+        :class:`~speechbrain_mamba.lobes.models.recognition.convolution.ConvolutionFrontEnd`.
+
+    Returns
+    -------
+    src, lens : Tensor
+        The input (batch, frames, ...), and its lengths relative to the longest, floats (batch,).
+    """
+    feats, feat_lens = compute_padded_features(compute_features, wavs, wav_lens)
+    front: Any = frontend
+    return front(normalize(feats, feat_lens), feat_lens), front.output_lens(feat_lens, feats.shape[1])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models.conv_tasnet import ChannelwiseLayerNorm
 from speechbrain.nnet.CNN import Conv1d
@@ -11,7 +14,8 @@ from torch import Tensor, nn
 class MaskNet(nn.Module):
     """Estimate one mask per speaker over the encoded mixture.
 
-    Channel-wise normalization, a 1x1 bottleneck, a sequence model, and a 1x1 convolution to the masks with a ReLU. The
+    Channel-wise normalization of each frame, a 1x1 bottleneck, a sequence model, and a 1x1 convolution to the masks
+    with a ReLU. Only the sequence model mixes frames: with a causal one the network is causal and has a state. The
     names of the arguments are those of SpeechBrain's ``conv_tasnet.MaskNet``.
 
     Arguments
@@ -35,6 +39,8 @@ class MaskNet(nn.Module):
     torch.Size([2, 3, 16, 50])
     """
 
+    mamba_net: Any  # a module with the methods of MambaBlocksSequential
+
     def __init__(self, N: int, B: int, C: int, mamba_net: nn.Module) -> None:
         super().__init__()
         self.num_spks = C
@@ -43,11 +49,58 @@ class MaskNet(nn.Module):
         self.mamba_net = mamba_net
         self.mask_conv1x1 = Conv1d(in_channels=B, out_channels=C * N, kernel_size=1, bias=False)
 
-    def forward(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Estimate the masks (speakers, batch, N, time), not negative, of an encoded mixture (batch, N, time), whose
-        frames are finite. ``lengths`` are valid frames per example, integers (batch,); the masks are zero past them."""
-        batch, channels, time = mix_w.shape
+    def forward(
+        self, mix_w: Tensor, lengths: Tensor | None = None, state: Any = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Estimate the masks of an encoded mixture.
+
+        Arguments
+        ---------
+        mix_w : Tensor
+            Encoded mixture (batch, N, time), whose frames are finite.
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); the masks are zero past them.
+        state : tuple, optional
+            State to start from, returned by :meth:`init_state` or an earlier call; for causal sequence models.
+        return_state : bool
+            Whether to return the state after each example's last valid frame too; for causal sequence models.
+
+        Returns
+        -------
+        Tensor
+            Masks (speakers, batch, N, time), not negative; and with ``return_state`` the state.
+
+        Raises
+        ------
+        TypeError
+            When a state is asked of a bidirectional sequence model.
+        """
         x = self.bottleneck_conv1x1(self.layer_norm(mix_w.transpose(1, 2)))
-        x = self.mask_conv1x1(self.mamba_net(x, lengths))  # zero past the lengths: it has no bias
-        masks = F.relu(x).reshape(batch, time, self.num_spks, channels)
-        return masks.permute(2, 0, 3, 1)
+        if state is None and not return_state:
+            return self._masks(self.mamba_net(x, lengths))
+        x, state = self.mamba_net(x, lengths, state=state, return_state=True)
+        masks = self._masks(x)
+        return (masks, state) if return_state else masks
+
+    def _masks(self, x: Tensor) -> Tensor:
+        batch, time, _ = x.shape
+        x = self.mask_conv1x1(x)  # zero past the lengths: it has no bias
+        return F.relu(x).reshape(batch, time, self.num_spks, -1).permute(2, 0, 3, 1)
+
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Any:
+        """The state before the first frame: that of the sequence model, which alone sees more than one frame.
+
+        Raises
+        ------
+        TypeError
+            When the sequence model is bidirectional.
+        """
+        return self.mamba_net.init_state(batch_size, device, dtype)
+
+    def step(self, mix_w_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Estimate the masks (speakers, batch, N) of one frame (batch, N), from the state before it."""
+        x = self.bottleneck_conv1x1(self.layer_norm(mix_w_t[:, None]))
+        x_t, state = self.mamba_net.step(x[:, 0], state)
+        return self._masks(x_t[:, None])[..., 0], state

@@ -4,44 +4,49 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from speechbrain_mamba.cli.commands import PROGRAM, user_errors
+import click
+
 from speechbrain_mamba.cli.locations import find_hparams, find_recipe, list_names, list_tasks
+from speechbrain_mamba.cli.program import HELP, RawCommand, program_name
 from speechbrain_mamba.utils.terminal import show
 
-HELP = ("-h", "--help")
 
-
-def train(arguments: list[str]) -> None:
+@click.command(
+    cls=RawCommand,
+    section="Train a model",
+    short_help="Train and test a model: train TASK NAME [--key value ...].",
+    add_help_option=False,
+    examples=[
+        ("train separation mini_mambatasnet", "a small Mamba-TasNet on synthetic voices, minutes on a CPU"),
+        ("train separation mini_mambatasnet --number_of_epochs 10 --lr 1e-4", "with other hyper-parameters"),
+    ],
+)
+def command(arguments: list[str]) -> Callable[[], None] | None:
     """Train and test a model: run ``recipes/TASK/train.py`` as a script, in this process.
 
-    Arguments
-    ---------
-    arguments : list of str
-        Task, name or path of a hyper-parameter file, and options for the recipe; or ``--help`` after any of them.
-
-    Example
-    -------
-    >>> train(["--help"])  # doctest: +ELLIPSIS
-    usage: python -m speechbrain_mamba train TASK NAME [--key value ...]
-    ...
+    ``arguments`` are the task, the name or path of a hyper-parameter file, and options for the recipe; or ``--help``
+    after any of them. Returns what runs the recipe: its errors are its own, and are not caught here.
     """
     given = [argument for argument in arguments[:2] if argument not in HELP]
     if len(given) < 2:
-        with user_errors():
-            text = describe_names(given[0]) if given else describe_tasks()
+        text = describe_names(given[0]) if given else describe_tasks()
         if len(given) < len(arguments):
             show(text)
-            return
-        print(text, file=sys.stderr)  # the task or the name is missing
+            return None
+        click.echo(text, err=True)  # the task or the name is missing
         raise SystemExit(2)
     task, name = given
-    with user_errors():
-        script, file = find_recipe(task), find_hparams(name, task)
-    sys.argv = [str(script), str(file), *arguments[2:]]
-    sys.path.insert(0, str(script.parent))  # where a script finds the modules beside it
-    runpy.run_path(str(script), run_name="__main__")
+    script, file = find_recipe(task), find_hparams(name, task)
+
+    def run() -> None:
+        sys.argv = [str(script), str(file), *arguments[2:]]
+        sys.path.insert(0, str(script.parent))  # where a script finds the modules beside it
+        runpy.run_path(str(script), run_name="__main__")
+
+    return run
 
 
 def describe_tasks() -> str:
@@ -50,9 +55,9 @@ def describe_tasks() -> str:
     width = max(map(len, tasks))
     lines = [f"  {task:{width}}  {', '.join(list_names(task))}" for task in tasks]
     return (
-        f"usage: {PROGRAM} train TASK NAME [--key value ...]\n\n"
+        f"Usage: {program_name()} train TASK NAME [--key value ...]\n\n"
         "Train and test a model. NAME is one of the names below, or the path of a hyper-parameter file.\n\n"
-        "tasks and names:\n" + "\n".join(lines) + f"\n\n'{PROGRAM} train TASK --help' says more about the names."
+        "tasks and names:\n" + "\n".join(lines) + f"\n\n'{program_name()} train TASK --help' says more about the names."
     )
 
 
@@ -62,11 +67,11 @@ def describe_names(task: str) -> str:
     width = max(map(len, names))
     lines = [f"  {name:{width}}  {read_summary(find_hparams(name, task))}" for name in names]
     return (
-        f"usage: {PROGRAM} train {task} NAME [--key value ...]\n\n"
+        f"Usage: {program_name()} train {task} NAME [--key value ...]\n\n"
         "Train and test a model. NAME is one of the names below, or the path of a hyper-parameter file.\n\n"
         "names:\n" + "\n".join(lines) + "\n\n"
-        f"--key value replaces a hyper-parameter; '{PROGRAM} hparams {task}/NAME' prints all of them.\n"
-        f"'{PROGRAM} train {task} NAME --help' shows the other options."
+        f"--key value replaces a hyper-parameter; '{program_name()} hparams {task}/NAME' prints all of them.\n"
+        f"'{program_name()} train {task} NAME --help' shows the other options."
     )
 
 

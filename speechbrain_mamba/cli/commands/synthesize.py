@@ -1,0 +1,105 @@
+"""The command synthesize."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from speechbrain_mamba.cli.model_choice import SYNTHESIZER, ModelChoice
+from speechbrain_mamba.cli.options import force_option, model_options, talk_options
+from speechbrain_mamba.cli.program import Command
+
+logger = logging.getLogger(__name__)
+
+
+@click.command(
+    cls=Command,
+    section="Use a model",
+    short_help="Say a text in the voice of a recording.",
+    examples=[
+        ('synthesize --text "one two three" --prompt voice.wav --prompt-text "four five"', "speech.wav"),
+        (
+            "synthesize --text-file lines.txt --prompt voice.wav --prompt-text 'four five' --out lines",
+            "each line of a text: lines/1.wav, lines/2.wav and on",
+        ),
+        ('synthesize --text "six" --prompt voice.wav --prompt-text "four five" --seed 7 --out -', "to another program"),
+    ],
+)
+@click.option("--text", help="What is said.")
+@click.option(
+    "--text-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A file with a text on each line, UTF-8, or - for standard input. Each text gets a file.",
+)
+@click.option("--prompt", metavar="FILE", required=True, help="A recording of the voice: some seconds of speech.")
+@click.option("--prompt-text", required=True, help="What is said in the recording.")
+@click.option("--out", metavar="FILE", help="A file, or a folder with --text-file.  [default: speech.wav, or speech]")
+@click.option("--seed", type=int, help="A number that decides how the text is said.  [the model's own]")
+@click.option("--language", help="The language of the texts, as espeak-ng calls it.  [that of the training]")
+@click.option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="Length at which speech is cut.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Pieces of a text at a time."
+)
+@force_option
+@model_options(SYNTHESIZER)
+@talk_options
+def command(
+    model: ModelChoice,
+    text: str | None,
+    text_file: Path | None,
+    out: str | None,
+    force: bool,
+    progress: bool,
+    **options: Any,
+) -> None:
+    """Say a text in the voice of a recording.
+
+    Long texts are said in pieces. The same seed gives the same speech.
+    """
+    if (text is None) == (text_file is None):
+        raise click.UsageError("Give either --text or --text-file.", click.get_current_context())
+    if text_file is None:
+        texts, outputs = [str(text)], [out or "speech.wav"]
+    else:
+        texts = read_lines(text_file)
+        width = len(str(len(texts)))
+        outputs = [str(Path(out or "speech", f"{number:0{width}}.wav")) for number in range(1, len(texts) + 1)]
+    for output in outputs:
+        if not force and output != "-" and Path(output).exists():
+            raise FileExistsError(f"'{output}' exists and is not overwritten: choose another --out, or give --force.")
+    from tqdm import tqdm
+
+    from speechbrain_mamba.dataio.recordings import write_recording
+    from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
+
+    synthesizer = model.load(SpeechSynthesizer)
+    hidden = True if not progress or len(texts) == 1 else None  # None: shown on a terminal
+    for output, line in zip(outputs, tqdm(texts, "Speaking", disable=hidden)):
+        spoken = synthesizer.synthesize(line, **options)
+        for notice in spoken.notices:
+            logger.warning("%s: %s", output, notice)
+        write_recording(output, spoken.wav, spoken.sample_rate, force=force)
+        logger.info("%s: %.2f s, seed %s", output, spoken.seconds, spoken.seed)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The texts of a file, one per line without empty ones.
+
+    Raises
+    ------
+    ValueError
+        When there is none, or the file is not UTF-8.
+    """
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is not a text in UTF-8: convert it first.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"'{file}' has no text: write one on each line.")
+    return lines
