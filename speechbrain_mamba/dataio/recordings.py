@@ -331,6 +331,28 @@ def read_recording(
     return Recording(signal, reader.sample_rate, reader.name, reader.source, reader.notices)
 
 
+def header_seconds(path: str | os.PathLike) -> float | None:
+    """The duration of a file by its header; None if it does not say, or cannot be read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, [0.0] * 4000, 8000)
+    >>> header_seconds(path)
+    0.5
+    """
+    try:
+        descriptor = open_descriptor(path)
+        if container_format(os.pread(descriptor, 64, 0)) is not None:
+            os.close(descriptor)
+            return None
+        with sound_file(descriptor, path) as file:
+            known = 0 < file.frames < _NO_LENGTH and file.samplerate > 0
+            return file.frames / file.samplerate if known else None
+    except (UnreadableAudioError, FileNotFoundError):
+        return None
+
+
 def _time(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.4g} s"
 
