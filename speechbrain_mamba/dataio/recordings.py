@@ -159,9 +159,11 @@ class RecordingReader:
                 "too long",
             )
 
-    def _advance(self) -> None:
-        """Decode, check, mix and resample the next frames."""
+    def _advance(self, lacking: int) -> None:
+        """Decode, check, mix and resample the next frames; of a live source no more than are needed."""
         wanted = max(256, _VALUES // self._decoder.channels)
+        if self._decoder.live:
+            wanted = min(wanted, -(-lacking * self._decoder.sample_rate // self.sample_rate))
         if self._frames is not None:
             wanted = min(wanted, self._frames - self._heard)
         block = self._decoder.read(wanted) if wanted else torch.zeros(self._decoder.channels, 0)
@@ -204,8 +206,8 @@ class RecordingReader:
         UnreadableAudioError
             When samples are missing, NaN, infinite or absurdly large, or the source cannot be decoded further.
         """
-        while not self._ended and sum(block.shape[1] for block in self._blocks) < samples:
-            self._advance()
+        while not self._ended and (lacking := samples - sum(block.shape[1] for block in self._blocks)) > 0:
+            self._advance(lacking)
         if not self._blocks:
             return torch.zeros(self.channels, 0)
         ready = self._blocks[0] if len(self._blocks) == 1 else torch.cat(self._blocks, 1)
@@ -394,6 +396,8 @@ class _ForwardFile(soundfile.SoundFile):
 
 class _SoundFileDecoder:
     """What libsndfile reads."""
+
+    live = False
 
     def __init__(self, descriptor: int, name: str) -> None:
         file = sound_file(descriptor, name, _ForwardFile)

@@ -237,7 +237,8 @@ def test_a_stream_of_wav_is_read_as_it_arrives():
         source.write(data[:44])
         with open_recording(stream, channels="each") as reader:
             threading.Timer(0.05, lambda: source.write(data[44:])).start()
-            assert reader._decoder.read(100).shape == (2, 100)  # the pipe is still open
+            assert reader.read(100).shape == (2, 100)  # the pipe is still open
+            assert reader.read(1400).shape == (2, 1400)
 
 
 @pytest.mark.parametrize(
