@@ -8,6 +8,8 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from tests.cli.lines import check
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HISTORY = {"CHANGELOG.md", "docs/mutants.md"}
@@ -90,6 +92,19 @@ def test_models_that_documents_train(document, arguments):
     if arguments != "TASK NAME":
         task, name = arguments.split()
         assert (ROOT / "hparams" / task / f"{name}.yaml").exists(), f"{document} trains {arguments}"
+
+
+def list_command_lines():
+    """Lines of documents that call the program, with the document."""
+    call = re.compile(r"^(?:speechbrain-mamba|python -m speechbrain_mamba) .*$", re.MULTILINE)
+    for document in DOCUMENTS:
+        for block in re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL):
+            yield from ((document, line) for line in call.findall(block.replace("\\\n", " ")))
+
+
+@pytest.mark.parametrize(("document", "line"), list(list_command_lines()))
+def test_commands_that_documents_show(document, line):
+    check(line)
 
 
 def test_numbers_that_stand_twice_agree():

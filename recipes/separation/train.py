@@ -51,8 +51,13 @@ class SeparationBrain(TrainingBrain):
     evaluation_totals = ("improvements", "unscored", "report")
 
     def set_up(self):
-        """Check the name of the law, and give each copy of a block its own weights at first."""
+        """Check the name of the law and the augmentation, and give each copy of a block its own weights at first."""
         find_level_law(self.hparams.level_law, self.hparams.corpus)
+        if self.hparams.augmentation is not None and (self.hparams.use_speedperturb or not self.hparams.dynamic_mixing):
+            raise ValueError(
+                "The augmentation is for mixtures that are drawn on the fly, and changes speeds itself: set "
+                "dynamic_mixing to True and use_speedperturb to False, or augmentation to null."
+            )
         for module in self.hparams.modules.values():
             reset_parameters(module)
 
@@ -73,6 +78,7 @@ class SeparationBrain(TrainingBrain):
         if dynamic:
             law = find_level_law(hparams["level_law"], hparams["corpus"])
             options |= {"seconds": hparams["mixture_seconds"], "seed": hparams["seed"], "law": law}
+            options["augmentation"] = hparams["augmentation"]
             train = dynamic_mixtures(folder / "train_utterances.csv", hparams["mixtures_per_epoch"], **options)
         else:
             train = fixed["train"]
@@ -107,14 +113,17 @@ class SeparationBrain(TrainingBrain):
     @torch.no_grad()
     def augment(self, mix, sources, mix_lens):
         """Perturb the speed of each source on its own, cut to the training length, and mix again."""
+        signals = sources
+        if self.hparams.augmentation is not None:  # noise over the mixture, which is in no source
+            signals = torch.cat([sources, (mix - sources.sum(-1))[..., None]], -1)
         if self.hparams.use_speedperturb:
-            perturbed = [self.hparams.speed_perturb(source) for source in sources.unbind(-1)]
+            perturbed = [self.hparams.speed_perturb(source) for source in signals.unbind(-1)]
             shortest = min(source.shape[1] for source in perturbed)
-            sources = torch.stack([source[:, :shortest] for source in perturbed], -1)
+            signals = torch.stack([source[:, :shortest] for source in perturbed], -1)
         if self.hparams.limit_training_signal_len:
-            sources, mix_lens = self.cut(sources, mix_lens)
-        sources = mask_frames(sources, absolute_lengths(mix_lens, sources.shape[1]))
-        return sources.sum(-1), sources, mix_lens
+            signals, mix_lens = self.cut(signals, mix_lens)
+        signals = mask_frames(signals, absolute_lengths(mix_lens, signals.shape[1]))
+        return signals.sum(-1), signals[..., : sources.shape[-1]], mix_lens
 
     def cut(self, sources, mix_lens):
         """Cut a batch to the training length, where every example has signal."""

@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--level", type=float, default=0.08, help="root mean square of each recording")
     parser.add_argument("--long", type=int, default=8000, help="training strings of 3 to 7 digits")
     parser.add_argument("--short", type=int, default=4000, help="training strings of 1 or 2 digits")
+    parser.add_argument("--test_speakers", nargs="*", default=[], help="speakers that only the test has")
+    parser.add_argument("--sample_rate", type=int, default=8000, help="of the strings, in Hz")
     parser.add_argument("--seed", type=int, default=1234, help="seed of all draws")
     run_preparation(parser, prepare, arguments)
 

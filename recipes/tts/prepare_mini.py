@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sample_rate", type=int, default=8000, help="in Hz")
     parser.add_argument("--speakers", type=int, nargs=3, default=[40, 6, 8], help="for training, validation and test")
     parser.add_argument("--sentences", type=int, default=40, help="sentences of each speaker")
+    parser.add_argument("--digit_strings", type=int, default=4, help="strings of digits of each speaker")
     run_preparation(parser, prepare_mini, arguments)
 
 

@@ -21,6 +21,8 @@ from speechbrain_mamba.dataio.utterances import Utterance, scan_speakers
 
 _SPLIT_NAMES = {"train": "train|tr", "valid": "valid|validation|val|dev|cv", "test": "test|tt|eval"}
 
+_FRACTIONS = (0.8, 0.1, 0.1)
+
 
 def split_speakers(
     utterances: list[Utterance], fractions: tuple[float, float, float], num_spks: int, seed: int
@@ -73,10 +75,44 @@ def _split_folders(data_folder: Path) -> dict[str, list[Path]] | None:
     return None if missing else found
 
 
+def find_folder(data_folder: str | os.PathLike) -> Path:
+    """The folder of the speech, absolute. Raises a FileNotFoundError when there is none."""
+    root = Path(data_folder).absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"The data folder '{root}' does not exist: it should hold speaker/**/*.wav or .flac, or folders train, "
+            "valid and test with that inside."
+        )
+    return root
+
+
+def find_speech(
+    data_folder: str | os.PathLike,
+    sample_rate: int,
+    skipped: SkippedFiles,
+    num_spks: int = 2,
+    seed: int = 1234,
+    fractions: tuple[float, float, float] = _FRACTIONS,
+) -> dict[str, list[Utterance]]:
+    """List the speech of ``train``, ``valid`` and ``test``, by their folders or with the speakers divided here.
+
+    Arguments and errors are those of :func:`~speechbrain_mamba.dataio.utterances.scan_speakers` and
+    :func:`split_speakers`.
+    """
+    root = find_folder(data_folder)
+    divided = _split_folders(root)
+    if divided is None:
+        return split_speakers(scan_speakers(root, sample_rate, skipped=skipped), fractions, num_spks, seed)
+    return {
+        split: [found for folder in folders for found in scan_speakers(folder, sample_rate, skipped=skipped)]
+        for split, folders in divided.items()
+    }
+
+
 def prepare_folder(
     data_folder: str | os.PathLike,
     save_folder: str | os.PathLike,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    fractions: tuple[float, float, float] = _FRACTIONS,
     **options: Any,
 ) -> dict[str, Path]:
     """Turn a folder of clean speech into mixtures with manifests.
@@ -106,23 +142,10 @@ def prepare_folder(
         When the folder has no usable speech or too few speakers, a file has another sample rate or is not mono, or a
         setting is out of range.
     """
-    root, settings = Path(data_folder).absolute(), MixtureSettings(**options)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"The data folder '{root}' does not exist: it should hold speaker/**/*.wav or .flac, or folders train, "
-            "valid and test with that inside."
-        )
-
-    skipped = SkippedFiles()
-
-    def scan(folder: Path) -> list[Utterance]:
-        return scan_speakers(folder, settings.sample_rate, skipped=skipped)
+    root, settings, skipped = find_folder(data_folder), MixtureSettings(**options), SkippedFiles()
 
     def find_splits() -> dict[str, list[Utterance]]:
-        divided = _split_folders(root)
-        if divided is None:
-            return split_speakers(scan(root), fractions, settings.num_spks, settings.seed)
-        return {split: [found for folder in folders for found in scan(folder)] for split, folders in divided.items()}
+        return find_speech(root, settings.sample_rate, skipped, settings.num_spks, settings.seed, fractions)
 
     source = {"data_folder": str(root), "fractions": list(fractions)}
     return prepare_mixtures(save_folder, settings, source, find_splits, skipped)

@@ -63,6 +63,19 @@ def find_recordings(data_folder: str | os.PathLike) -> Path:
     return folder
 
 
+def find_speech(data_folder: str | os.PathLike, sample_rate: int, skipped: SkippedFiles) -> dict[str, list[Utterance]]:
+    """List the recordings of ``train``, ``valid`` and ``test``.
+
+    Arguments and errors are those of :func:`find_recordings` and
+    :func:`~speechbrain_mamba.dataio.utterances.scan_speakers`.
+    """
+    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+    for utterance in scan_speakers(find_recordings(data_folder), sample_rate, _speaker, skipped):
+        if take := parse_take(utterance.path):
+            splits[take.split].append(utterance)
+    return splits
+
+
 def prepare_fsdd_mixtures(
     data_folder: str | os.PathLike, save_folder: str | os.PathLike, **options: Any
 ) -> dict[str, Path]:
@@ -74,11 +87,7 @@ def prepare_fsdd_mixtures(
     recordings, settings, skipped = find_recordings(data_folder), MixtureSettings(**options), SkippedFiles()
 
     def find_splits() -> dict[str, list[Utterance]]:
-        splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-        for utterance in scan_speakers(recordings, settings.sample_rate, _speaker, skipped):
-            if take := parse_take(utterance.path):
-                splits[take.split].append(utterance)
-        return splits
+        return find_speech(recordings, settings.sample_rate, skipped)
 
     return prepare_mixtures(save_folder, settings, {"fsdd": str(recordings)}, find_splits, skipped)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-from speechbrain_mamba.corpora.fsdd import find_recordings, parse_take
+from speechbrain_mamba.corpora.fsdd import Take, find_recordings, parse_take
 from speechbrain_mamba.corpora.mini.sentences import DIGITS
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.audio_files import SkippedFiles, scan_audio
@@ -41,13 +41,28 @@ class _DigitString(NamedTuple):
     pauses: np.ndarray
 
 
-def _find_takes(folder: Path, skipped: SkippedFiles) -> dict[str, dict[str, list[list[Path]]]]:
+def _split_of(take: Take, test_speakers: Sequence[str]) -> str:
+    """The split of a recording. If speakers are left out for the test, nobody else is in it."""
+    if not test_speakers:
+        return take.split
+    if take.speaker in test_speakers:
+        return "test"
+    return "valid" if take.split == "test" else take.split
+
+
+def _find_takes(
+    folder: Path, test_speakers: Sequence[str], skipped: SkippedFiles
+) -> dict[str, dict[str, list[list[Path]]]]:
     """The usable files by split, speaker and digit."""
     files: dict[str, dict[str, list[list[Path]]]] = {split: {} for split in SPLITS}
     takes = {path: take for path in sorted(folder.glob("*.wav")) if (take := parse_take(path))}
+    known = sorted({take.speaker for take in takes.values()})
+    unknown = sorted(set(test_speakers).difference(known))
+    if unknown:
+        raise ValueError(f"test_speakers names {', '.join(unknown)}, but the speakers of '{folder}' are {known}.")
     for path in scan_audio(list(takes), _RATE, skipped, f"Reading {folder.name}"):
         take = takes[path]
-        files[take.split].setdefault(take.speaker, [[] for _ in DIGITS])[take.digit].append(path)
+        files[_split_of(take, test_speakers)].setdefault(take.speaker, [[] for _ in DIGITS])[take.digit].append(path)
     rule = "takes 0 to 4 are for test, 5 to 9 for valid, the others for train"
     for split, speakers in files.items():
         if not speakers:
@@ -112,6 +127,7 @@ def prepare_fsdd_digits(
     counts: tuple[int, int, int] = (2000, 100, 300),
     level: float | None = None,
     short: int = 0,
+    test_speakers: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write strings of 3 to 7 digits, recordings of one speaker one after the other, and a CSV file per split.
 
@@ -137,6 +153,9 @@ def prepare_fsdd_digits(
         recordings are left as they are.
     short : int
         Number of further strings for training, of 1 or 2 digits.
+    test_speakers : sequence of str
+        Speakers that are left out of training and validation. The test is then of all their takes and of nobody else,
+        and takes 0 to 4 of the others are for validation too.
 
     Returns
     -------
@@ -148,8 +167,8 @@ def prepare_fsdd_digits(
     FileNotFoundError
         When there is no such folder, or nothing of FSDD in it.
     ValueError
-        When a speaker's usable recordings are not complete, recordings have another rate or are not mono, or a number
-        of strings is out of range.
+        When a speaker of the test is unknown, a speaker's usable recordings are not complete, recordings have another
+        rate or are not mono, or a number of strings is out of range.
     """
     if min(counts) < 1 or short < 0:
         raise ValueError(f"counts are {tuple(counts)} and short is {short}, but must be 1 or more and 0 or more.")
@@ -157,7 +176,7 @@ def prepare_fsdd_digits(
     manifests = {split: root / f"{split}.csv" for split in SPLITS}
     settings = {
         "fsdd": str(recordings), "sample_rate": sample_rate, "seed": seed, "counts": counts, "level": level,
-        "short": short,
+        "short": short, **({"test_speakers": sorted(test_speakers)} if test_speakers else {}),
     }  # fmt: skip
     stamp = Stamp(root / "prepared.json", settings)
     if stamp.is_done(manifests.values()):
@@ -175,7 +194,7 @@ def _prepare(stamp: Stamp, manifests: dict[str, Path], recordings: Path) -> None
     rate, level, seed, short = (settings[name] for name in ("sample_rate", "level", "seed", "short"))
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = root / f"strings-{digest[:8]}"
-    takes, rng = _find_takes(recordings, skipped), np.random.default_rng(seed)
+    takes, rng = _find_takes(recordings, settings.get("test_speakers", ()), skipped), np.random.default_rng(seed)
     known: set[tuple[int, ...]] = set()
     rows = {}
     with _replacing(folder) as temporary:

@@ -9,10 +9,12 @@ from typing import Any
 from speechbrain_mamba.corpora.folder import prepare_folder
 from speechbrain_mamba.corpora.fsdd import prepare_fsdd_mixtures
 from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
+from speechbrain_mamba.corpora.joint import prepare_joint
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.corpora.mini.prepare import prepare_mini
 from speechbrain_mamba.corpora.mixtures import manifest_paths
+from speechbrain_mamba.corpora.speech_to_intent import prepare_speech_to_intent
 from speechbrain_mamba.corpora.wsj0mix import prepare_wsj0mix
 from speechbrain_mamba.dataio.listed_audio import check_listed_audio
 from speechbrain_mamba.dataio.manifests import find_manifests
@@ -25,10 +27,11 @@ def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
     Arguments
     ---------
     hparams : mapping
-        ``corpus`` (``wsj0mix``, ``fsdd``, ``folder`` or ``mini``), ``data_folder``, ``save_folder``, ``num_spks``,
-        ``sample_rate`` and ``dynamic_mixing``; for ``wsj0mix`` also ``base_folder_dm``, and for the others
-        ``mixture_seconds``, ``train_mixtures``, ``valid_mixtures``, ``test_mixtures`` and ``seed``; for ``mini`` also
-        ``mini_corpus``, settings of the corpus.
+        ``corpus`` (``wsj0mix``, ``fsdd``, ``speech_to_intent``, ``folder``, ``mini`` or ``joint``), ``data_folder``,
+        ``save_folder``, ``num_spks``, ``sample_rate`` and ``dynamic_mixing``; for ``wsj0mix`` also ``base_folder_dm``,
+        and for the others ``mixture_seconds``, ``train_mixtures``, ``valid_mixtures``, ``test_mixtures`` and ``seed``;
+        for ``mini`` and ``joint`` also ``mini_corpus``, settings of the corpus; and for ``joint``, instead of
+        ``data_folder``, a list of ``joint_corpora``.
 
     Raises
     ------
@@ -47,12 +50,17 @@ def prepare_separation(hparams: Mapping[str, Any]) -> dict[str, Path]:
         return prepare_wsj0mix(data_folder, save_folder, **settings, base_folder_dm=speech)
     keys = ("dynamic_mixing", "train_mixtures", "valid_mixtures", "test_mixtures", "seed")
     settings |= {"seconds": hparams["mixture_seconds"], **{key: hparams[key] for key in keys}}
+    if corpus == "joint":
+        return prepare_joint(hparams["joint_corpora"], save_folder, hparams["mini_corpus"], **settings)
     if corpus == "fsdd":
         return prepare_fsdd_mixtures(data_folder, save_folder, **settings)
+    if corpus == "speech_to_intent":
+        return prepare_speech_to_intent(data_folder, save_folder, **settings)
     if corpus == "mini":
         build_mini_corpus(data_folder, **{"sample_rate": hparams["sample_rate"], **hparams["mini_corpus"]})
     elif corpus != "folder":
-        raise ValueError(f"corpus is '{corpus}', but must be one of wsj0mix, fsdd, folder and mini.")
+        known = "wsj0mix, fsdd, speech_to_intent, folder, mini and joint"
+        raise ValueError(f"corpus is '{corpus}', but must be one of {known}.")
     return prepare_folder(data_folder, save_folder, **settings)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from speechbrain_mamba.dataio.audio_headers import missing_bytes
 from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.terminal import printable
 
 MAX_PEAK = 100.0
 """The largest absolute sample that is accepted, 40 dB above full scale, which is 1. Only files of floats can have more:
@@ -59,56 +60,103 @@ class AudioInfo:
         return self.samples / self.sample_rate
 
 
-def _open(path: str | os.PathLike) -> soundfile.SoundFile:
+def open_descriptor(path: str | os.PathLike, name: str | None = None) -> int:
+    """Open an audio file that is there and not empty, and not shorter than its header promises.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    name : str, optional
+        What messages call it.
+
+    Returns
+    -------
+    int
+        A descriptor to read from, at the beginning of the file. The caller closes it.
+
+    Raises
+    ------
+    FileNotFoundError, UnreadableAudioError
+        As in :func:`audio_info`.
+    """
+    name = printable(path) if name is None else name
     if not os.path.isfile(path):
         if os.path.exists(path):
-            raise UnreadableAudioError(f"'{path}' is not a file: give an audio file.", "not a file")
+            raise UnreadableAudioError(f"'{name}' is not a file: give an audio file.", "not a file")
         if os.path.islink(path):
             raise FileNotFoundError(
-                f"The audio file '{path}' is a link to '{os.readlink(os.fspath(path))}', which does not exist."
+                f"The audio file '{name}' is a link to '{os.readlink(os.fspath(path))}', which does not exist."
             )
-        raise FileNotFoundError(f"The audio file '{path}' does not exist.")
+        raise FileNotFoundError(f"The audio file '{name}' does not exist.")
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except PermissionError as error:
-        raise UnreadableAudioError(f"The audio file '{path}' must not be read by you.", "no permission") from error
+        raise UnreadableAudioError(f"The audio file '{name}' must not be read by you.", "no permission") from error
     except OSError as error:
-        raise UnreadableAudioError(f"The audio file '{path}' cannot be opened ({error.strerror}).") from error
+        raise UnreadableAudioError(f"The audio file '{name}' cannot be opened ({error.strerror}).") from error
     try:
         missing, size = missing_bytes(descriptor), os.fstat(descriptor).st_size
         if not size:
-            raise UnreadableAudioError(f"The audio file '{path}' is empty: remove it or replace it.", "empty file")
+            raise UnreadableAudioError(f"The audio file '{name}' is empty: remove it or replace it.", "empty file")
         if missing:
             raise UnreadableAudioError(
-                f"The audio file '{path}' is cut short: its header promises {missing} more bytes; replace it.",
+                f"The audio file '{name}' is cut short: its header promises {missing} more bytes; replace it.",
                 "cut short",
             )
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def _open(path: str | os.PathLike) -> soundfile.SoundFile:
+    return sound_file(open_descriptor(path), path)
+
+
+def sound_file(descriptor: int, path: str | os.PathLike, kind: type = soundfile.SoundFile) -> soundfile.SoundFile:
+    """Let libsndfile read an open file, which it closes, also when it fails.
+
+    Arguments
+    ---------
+    descriptor : int
+        The file.
+    path : str or Path
+        Its name, for messages.
+    kind : type
+        ``soundfile.SoundFile`` or a subclass.
+
+    Raises
+    ------
+    UnreadableAudioError
+        When it is not of a format that libsndfile knows.
+    """
+    name = printable(path)
     try:
-        return soundfile.SoundFile(descriptor)  # which closes it, also when it fails
+        return kind(descriptor)
     except (soundfile.SoundFileError, OSError) as error:
         text = getattr(error, "error_string", error)
         raise UnreadableAudioError(
-            f"The audio file '{path}' cannot be read ({text}): replace it by a WAV or FLAC file.", "not audio"
+            f"The audio file '{name}' cannot be read ({text}): replace it by a WAV or FLAC file.",
+            "not audio",
         ) from error
 
 
 def _checked_info(path: str | os.PathLike, file: soundfile.SoundFile, sample_rate: int | None) -> AudioInfo:
+    name = printable(path)
     info = AudioInfo(file.samplerate, file.frames, file.channels)
     if info.samples <= 0:
-        raise UnreadableAudioError(f"The audio file '{path}' has no samples: remove it or replace it.", "no samples")
+        raise UnreadableAudioError(f"The audio file '{name}' has no samples: remove it or replace it.", "no samples")
     if info.samples >= _NO_LENGTH:
         raise UnreadableAudioError(
-            f"The header of the audio file '{path}' does not say its length: convert it again, not through a pipe.",
+            f"The header of the audio file '{name}' does not say its length: convert it again, not through a pipe.",
             "unknown length",
         )
     if info.channels != 1:
-        raise ValueError(f"The audio file '{path}' has {info.channels} channels, but must be mono: convert it first.")
+        raise ValueError(f"The audio file '{name}' has {info.channels} channels, but must be mono: convert it first.")
     if sample_rate is not None and info.sample_rate != sample_rate:
         raise ValueError(
-            f"The audio file '{path}' has a sample rate of {info.sample_rate} Hz, but {sample_rate} Hz are wanted: "
+            f"The audio file '{name}' has a sample rate of {info.sample_rate} Hz, but {sample_rate} Hz are wanted: "
             "resample it, or change sample_rate."
         )
     return info
@@ -180,7 +228,8 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, start: i
         info = _checked_info(path, file, sample_rate)
         if not 0 <= start < info.samples or frames < -1 or frames == 0 or start + frames > info.samples:
             raise ValueError(
-                f"The audio file '{path}' has {info.samples} samples: it has no part of {frames} samples from {start}."
+                f"The audio file '{printable(path)}' has {info.samples} samples: it has no part of {frames} samples "
+                f"from {start}."
             )
         return _read(path, file, start, info.samples - start if frames == -1 else frames)
 
@@ -220,6 +269,7 @@ def check_audio(path: str | os.PathLike, sample_rate: int | None = None, whole: 
 
 def _read(path: str | os.PathLike, file: soundfile.SoundFile, start: int, frames: int) -> Tensor:
     """Read some samples, which must be there, finite, and of a sensible size."""
+    name = printable(path)
     blocks, left = [], frames
     try:
         if start:
@@ -229,26 +279,38 @@ def _read(path: str | os.PathLike, file: soundfile.SoundFile, start: int, frames
             left -= len(blocks[-1])
             if not len(blocks[-1]):  # libsndfile returns fewer samples than promised if the stream is truncated
                 raise UnreadableAudioError(
-                    f"The audio file '{path}' is cut short: it lacks {left} of {frames} samples; replace it.",
+                    f"The audio file '{name}' is cut short: it lacks {left} of {frames} samples; replace it.",
                     "cut short",
                 )
     except (soundfile.SoundFileError, OSError) as error:
         text = getattr(error, "error_string", error)
-        raise UnreadableAudioError(f"The audio file '{path}' is corrupt ({text}): replace it.", "corrupt") from error
+        raise UnreadableAudioError(f"The audio file '{name}' is corrupt ({text}): replace it.", "corrupt") from error
     signal = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+    check_samples(signal, path)
+    return signal
+
+
+def check_samples(signal: Tensor, path: str | os.PathLike) -> None:
+    """Check that samples, at least one, are finite and at most ``MAX_PEAK``.
+
+    Raises
+    ------
+    UnreadableAudioError
+        When they are not. It names the file ``path``.
+    """
+    name = printable(path)
     low, high = map(float, signal.aminmax())
     peak = max(-low, high)
     if not math.isfinite(low + high):  # either is NaN if a sample is
         raise UnreadableAudioError(
-            f"The audio file '{path}' holds NaN or infinite samples: replace it.", "NaN or infinite"
+            f"The audio file '{name}' holds NaN or infinite samples: replace it.", "NaN or infinite"
         )
     if peak > MAX_PEAK:
         raise UnreadableAudioError(
-            f"The audio file '{path}' holds samples of {peak:.3g}, but full scale is 1 and at most {MAX_PEAK:g} is "
+            f"The audio file '{name}' holds samples of {peak:.3g}, but full scale is 1 and at most {MAX_PEAK:g} is "
             "accepted: divide floats in the scale of integers by their full scale (32768 for 16 bits), or replace it.",
             "absurd level",
         )
-    return signal
 
 
 def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subtype: str = "PCM_16") -> None:
@@ -280,6 +342,6 @@ def write_audio(path: str | os.PathLike, signal: Tensor, sample_rate: int, subty
     if signal.dim() != 1:
         raise ValueError(f"write_audio: signal has shape {tuple(signal.shape)}, but must be (samples,).")
     if signal.is_floating_point() and not torch.isfinite(signal).all():
-        raise ValueError(f"write_audio: the signal for '{path}' holds NaN or infinite samples.")
+        raise ValueError(f"write_audio: the signal for '{printable(path)}' holds NaN or infinite samples.")
     with atomic_path(path, durable=False) as temporary:
         soundfile.write(temporary, signal.detach().cpu().numpy(), sample_rate, subtype=subtype)

@@ -11,6 +11,7 @@ from pathlib import Path
 from speechbrain_mamba.dataio.audio import AudioInfo, UnreadableAudioError, check_audio
 from speechbrain_mamba.utils.files import write_csv
 from speechbrain_mamba.utils.parallel import parallel_map
+from speechbrain_mamba.utils.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +62,6 @@ class SkippedFiles:
         rows = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
         write_csv(path, rows, ["path", "reason"])
         logger.warning("%d files were skipped (%s): '%s' lists them.", len(self), self.summary(), path)
-
-
-def printable(path: str | os.PathLike) -> str:
-    """A path with escapes for line breaks, other control characters, and bytes that are not UTF-8."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def unusable_name(path: str | os.PathLike) -> str | None:

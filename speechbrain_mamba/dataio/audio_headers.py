@@ -33,13 +33,43 @@ def missing_bytes(descriptor: int) -> int:
     10
     """
 
+    end = _promised_end(_reader(descriptor))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return 0 if end is None else max(0, end - os.fstat(descriptor).st_size)
+
+
+def _reader(descriptor: int) -> Reader:
     def read(position: int) -> bytes:
         os.lseek(descriptor, position, os.SEEK_SET)
         return os.read(descriptor, 64)
 
-    end = _promised_end(read)
+    return read
+
+
+def is_unfinished_wave(descriptor: int) -> bool:
+    """Whether an open WAV file says that it has no audio, but has: its program was stopped, or wrote to a pipe.
+
+    Its position is at the beginning afterwards.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "stopped.wav"
+    >>> _ = path.write_bytes(b"RIFF" + bytes(4) + b"WAVEdata" + bytes(4) + bytes(90))
+    >>> with open(path, "rb") as file:
+    ...     is_unfinished_wave(file.fileno())
+    True
+    """
+
+    read = _reader(descriptor)
+    head, unfinished = read(0), False
+    if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
+        size, empty, end = os.fstat(descriptor).st_size, False, 12
+        for name, start, length, _ in _chunks(read, "big" if head[:4] == b"RIFX" else "little"):
+            empty = empty or (name == b"data" and not length)
+            end = start + length + length % 2
+        unfinished = empty and end != size  # else other chunks follow the empty one
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return 0 if end is None else max(0, end - os.fstat(descriptor).st_size)
+    return unfinished
 
 
 def _promised_end(read: Reader) -> int | None:

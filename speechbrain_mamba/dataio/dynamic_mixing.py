@@ -10,6 +10,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch import Tensor
 
+from speechbrain_mamba.dataio.augmentation import MixtureAugmentation
 from speechbrain_mamba.dataio.level_laws import LevelLaw, Wsj0MixLaw
 from speechbrain_mamba.dataio.mixing import MixtureSampler
 from speechbrain_mamba.dataio.mixture_dataset import source_keys
@@ -61,6 +62,7 @@ def dynamic_mixtures(
     seconds: tuple[float, float] | None = (2.0, 4.0),
     seed: int = 0,
     law: LevelLaw = Wsj0MixLaw(),  # noqa: B008  # it never changes
+    augmentation: MixtureAugmentation | None = None,
 ) -> DynamicMixtures:
     """The dataset of mixtures of some utterances, drawn on the fly. Call its ``set_epoch`` before each epoch.
 
@@ -70,7 +72,7 @@ def dynamic_mixtures(
         The speech, or the CSV file that lists it: ``train_utterances.csv`` of the preparation.
     count : int
         Mixtures per epoch.
-    num_spks, sample_rate, seconds, seed, law
+    num_spks, sample_rate, seconds, seed, law, augmentation
         Those of :class:`~speechbrain_mamba.dataio.mixing.MixtureSampler`.
 
     Raises
@@ -93,4 +95,4 @@ def dynamic_mixtures(
     ['id', 'mix_sig', 's1_sig', 's2_sig']
     """
     speech = utterances if isinstance(utterances, list) else read_utterances(utterances, sample_rate)
-    return DynamicMixtures(MixtureSampler(speech, num_spks, sample_rate, seconds, seed, law), count)
+    return DynamicMixtures(MixtureSampler(speech, num_spks, sample_rate, seconds, seed, law, augmentation), count)

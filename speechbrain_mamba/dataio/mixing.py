@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.augmentation import MixtureAugmentation
 from speechbrain_mamba.dataio.level_laws import LevelLaw, Wsj0MixLaw
 from speechbrain_mamba.dataio.utterances import Utterance
 from speechbrain_mamba.utils.parallel import parallel_map
@@ -27,7 +28,8 @@ _VERSION = 1  # raised whenever the same parameters draw other mixtures
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture (samples,), float32, the sum of its sources (num_spks, samples), and who speaks in each of them."""
+    """A mixture (samples,), float32, the sum of its sources (num_spks, samples) and perhaps noise, and who speaks in
+    each of them."""
 
     mix: Tensor
     sources: Tensor
@@ -54,13 +56,16 @@ class MixtureSampler:
         The seed of all draws.
     law : LevelLaw
         How often a speaker is drawn, and how loud each source is.
+    augmentation : MixtureAugmentation, optional
+        Random changes of the sources, and noise over the mixture; it needs ``seconds``.
     cache_bytes : int
         If all speech fits into this many bytes, it is kept in memory, where the workers of a DataLoader share it.
 
     Raises
     ------
     ValueError
-        When there are too few speakers, the seconds are not a range, or the seed is negative.
+        When there are too few speakers, the seconds are not a range or, with an augmentation, missing, or the seed is
+        negative.
 
     Example
     -------
@@ -83,12 +88,16 @@ class MixtureSampler:
         seconds: tuple[float, float] | None = (2.0, 4.0),
         seed: int = 0,
         law: LevelLaw = Wsj0MixLaw(),  # noqa: B008  # it never changes
+        augmentation: MixtureAugmentation | None = None,
         cache_bytes: int = 2**29,
     ) -> None:
         self.num_spks, self.sample_rate, self.seed, self.law = num_spks, sample_rate, seed, law
+        self.augmentation = augmentation
         self.seconds = None if seconds is None else (float(seconds[0]), float(seconds[1]))
         if self.seconds is not None and not 0 < self.seconds[0] <= self.seconds[1]:
             raise ValueError(f"seconds are {self.seconds}, but must be the shortest and the longest mixture, above 0.")
+        if seconds is None and augmentation is not None:
+            raise ValueError("An augmentation changes the length of utterances: give the seconds of the mixtures.")
         if seed < 0:
             raise ValueError(f"seed is {seed}, but must be 0 or above.")
         self.speakers: dict[str, list[Utterance]] = {}
@@ -119,6 +128,7 @@ class MixtureSampler:
             "seconds": self.seconds and list(self.seconds),
             "seed": self.seed,
             **self.law.parameters(),
+            **({} if self.augmentation is None else {"augmentation": self.augmentation.parameters()}),
             "utterances": hashlib.sha256(listing.encode()).hexdigest(),
         }
 
@@ -142,10 +152,18 @@ class MixtureSampler:
                     break
         return torch.cat(pieces)
 
+    def _draw_changed_speech(self, utterances: list[Utterance], samples: int, rng: np.random.Generator) -> Tensor:
+        """Speech of one speaker, with the augmentation."""
+        if self.augmentation is None:
+            return self._draw_speech(utterances, samples, rng)
+        speed = self.augmentation.draw_speed(rng)
+        speech = self._draw_speech(utterances, -(-samples * speed // 100), rng)  # rounded up
+        return self.augmentation.change_source(speech, self.sample_rate, speed, samples, rng)
+
     def _draw_source(self, utterances: list[Utterance], samples: int, rng: np.random.Generator) -> Tensor:
         """Speech at a level of 0 dB, (samples,). Silence, which has no level, is drawn again."""
         for _ in range(_ATTEMPTS):
-            signal = self._draw_speech(utterances, samples, rng)
+            signal = self._draw_changed_speech(utterances, samples, rng)
             if signal.square().mean().sqrt() > _QUIETEST:
                 return signal / self.law.amplitude(signal)
         if self.seconds is None:
@@ -178,6 +196,8 @@ class MixtureSampler:
         speakers = [names[choice] for choice in choices]
         levels = self.law.draw_levels(self.num_spks, rng)
         sources = self._draw_sources(speakers, rng) * (10 ** (levels / 20))[:, None]
-        loudest = max(sources.abs().max(), sources.sum(0).abs().max())
-        sources = sources * self.law.common_gain(loudest)
-        return Mixture(sources.sum(0), sources, tuple(speakers))
+        noise = None if self.augmentation is None else self.augmentation.draw_mixture_noise(sources.sum(0), rng)
+        mix = sources.sum(0) if noise is None else sources.sum(0) + noise
+        gain = self.law.common_gain(max(sources.abs().max(), mix.abs().max()))
+        sources = sources * gain
+        return Mixture(sources.sum(0) if noise is None else sources.sum(0) + noise * gain, sources, tuple(speakers))

@@ -60,6 +60,33 @@ def _any_silent(signals: Tensor) -> bool:
     return bool((signals == signals[:1]).all(0).any())
 
 
+def match_estimates(sources: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
+    """Reorder estimates like the sources.
+
+    Arguments
+    ---------
+    sources, estimates : Tensor
+        True and estimated speakers (samples, speakers), for which :func:`find_fault` finds none.
+
+    Returns
+    -------
+    aligned : Tensor
+        The estimates (samples, speakers) in the order with the best mean SI-SNR.
+    si_snr : Tensor
+        Their SI-SNR (speakers,) in dB.
+
+    Example
+    -------
+    >>> sources = torch.randn(2000, 2)
+    >>> aligned, si_snr = match_estimates(sources, sources.flip(-1) + 0.1 * torch.randn(2000, 2))
+    >>> torch.allclose(aligned, sources, atol=1), si_snr.round(decimals=-1)
+    (True, tensor([20., 20.]))
+    """
+    _, (source_of_estimate,) = PitWrapper(cal_si_snr)(sources[None], estimates[None])
+    aligned = estimates[:, torch.tensor(source_of_estimate).argsort()]
+    return aligned, -cal_si_snr(sources[:, None], aligned[:, None])[0, 0]
+
+
 def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[SeparationScores, Tensor]:
     """Score the estimates of one mixture, and reorder them like the sources.
 
@@ -102,13 +129,11 @@ def score_separation(mix: Tensor, sources: Tensor, estimates: Tensor) -> tuple[S
         return SeparationScores(math.nan, math.nan, math.nan, math.nan, fault), estimates.detach().cpu().float()
     mix, sources, estimates = (t.detach().double().cpu() for t in (mix, sources, estimates))
     mixtures = mix[:, None].expand_as(sources)
-    si_snr_loss = PitWrapper(cal_si_snr)
-    loss, (source_of_estimate,) = si_snr_loss(sources[None], estimates[None])
-    baseline, _ = si_snr_loss(sources[None], mixtures[None])
-    aligned = estimates[:, torch.tensor(source_of_estimate).argsort()]
+    aligned, si_snr = match_estimates(sources, estimates)
+    _, baseline = match_estimates(sources, mixtures)
     gain = (aligned * sources).sum(0) / aligned.square().sum(0)
     sdr, mix_sdr = _sdr(sources, aligned), _sdr(sources, mixtures)
-    scores = SeparationScores(-loss.item(), (baseline - loss).item(), sdr, sdr - mix_sdr)
+    scores = SeparationScores(si_snr.mean().item(), (si_snr - baseline).mean().item(), sdr, sdr - mix_sdr)
     return scores, (gain * aligned).float()
 
 

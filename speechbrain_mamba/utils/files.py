@@ -49,7 +49,7 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.tmp-{uuid.uuid4().hex[:12]}{target.suffix}")
+    temporary = temporary_name(target)
     try:
         yield temporary
         if durable:
@@ -60,6 +60,20 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
     except BaseException:
         _remove(temporary)
         raise
+
+
+def temporary_name(path: str | os.PathLike) -> Path:
+    """An unused hidden name beside a file or folder, with the same suffix, which :func:`remove_temporaries` knows.
+
+    Example
+    -------
+    >>> name = temporary_name("folder/note.txt")
+    >>> name.parent.name, name.name[:10], name.suffix
+    ('folder', '.note.tmp-', '.txt')
+    """
+    target = Path(path)
+    stem = target.stem[:40]  # a name has at most 255 bytes
+    return target.with_name(f".{stem}.tmp-{uuid.uuid4().hex[:12]}{target.suffix}")
 
 
 def remove_temporaries(folder: str | os.PathLike) -> list[Path]:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from speechbrain_mamba.dataio.audio_files import printable
+from speechbrain_mamba.utils.terminal import printable
 from tests.broken_data.audio import WRONG, write_audio_files
 from tests.broken_data.check import check_audio_files, check_manifest_of_all, check_manifests
 from tests.broken_data.manifests import write_manifests

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_mamba.corpora.folder import prepare_folder
-from speechbrain_mamba.dataio.audio_files import printable
 from speechbrain_mamba.dataio.listed_audio import check_listed_audio
 from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.dataio.utterances import scan_speakers
+from speechbrain_mamba.utils.terminal import printable
 from tests.broken_data.audio import IGNORED, RATE, SKIPPED, USABLE, WRONG, Broken
 from tests.broken_data.manifests import BrokenManifest
 

@@ -254,3 +254,19 @@ def test_audio_that_another_process_may_read_stays(fsdd, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         ["prepared.json", "train.csv", "valid.csv", "test.csv", first[0].parents[1].name, second[0].parents[1].name]
     )
+
+
+def test_speakers_can_be_left_out_for_the_test(two_speakers, tmp_path):
+    files = prepare_fsdd_digits(two_speakers, tmp_path, counts=(20, 20, 40), test_speakers=["b_en"])
+    heard = {split: [spoken(row["wav"])[0] for row in read_rows(path)] for split, path in files.items()}
+    levels = {split: {level for said in strings for _, level in said} for split, strings in heard.items()}
+    assert levels["test"] == set(LEVELS["b_en"].values())  # all of his takes
+    assert levels["train"] == {5, 6}  # of the others those that are for training anyway
+    assert levels["valid"] == {1, 2, 3, 4}
+    assert {row["spk_id"] for row in read_rows(files["test"])} == {"b_en"}
+    assert json.loads((tmp_path / "prepared.json").read_text())["settings"]["test_speakers"] == ["b_en"]
+
+
+def test_an_unknown_speaker_of_the_test_is_named(two_speakers, tmp_path):
+    with pytest.raises(ValueError, match=r"test_speakers names ben, but the speakers of '.*' are \['anna', 'b_en'\]"):
+        prepare_fsdd_digits(two_speakers, tmp_path, counts=(1, 1, 1), test_speakers=["ben"])

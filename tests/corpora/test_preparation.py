@@ -27,7 +27,13 @@ def calls(monkeypatch):
         "check_listed_audio",
         lambda files, *args, **kwargs: noted.append(("check_listed_audio", list(files), *args, kwargs)),
     )
-    for name in ("prepare_folder", "prepare_fsdd_mixtures", "prepare_wsj0mix", "prepare_fsdd_digits"):
+    for name in (
+        "prepare_folder",
+        "prepare_fsdd_mixtures",
+        "prepare_wsj0mix",
+        "prepare_fsdd_digits",
+        "prepare_speech_to_intent",
+    ):
         spy(module, name)
     for place, name in ((module, "prepare_librispeech"), (module, "prepare_mini"), (module, "build_mini_corpus")):
         spy(place, name)
@@ -51,12 +57,22 @@ SETTINGS = {
     [
         ("folder", [], "prepare_folder"),
         ("fsdd", [], "prepare_fsdd_mixtures"),
+        ("speech_to_intent", [], "prepare_speech_to_intent"),
         ("mini", [("build_mini_corpus", "data", {"sample_rate": 16000, "sentences": 5})], "prepare_folder"),
     ],
 )
 def test_mixtures_are_made_of_the_corpus_with_every_setting(calls, corpus, built, prepare, dynamic):
     assert prepare_separation({**SEPARATION, "corpus": corpus, "dynamic_mixing": dynamic}) == prepare
     assert calls == [*built, (prepare, "data", "save", {**SETTINGS, "dynamic_mixing": dynamic})]
+
+
+def test_mixtures_are_made_of_several_corpora(calls, monkeypatch):
+    noted = []
+    monkeypatch.setattr(module, "prepare_joint", lambda *args, **options: noted.append((args, options)))
+    parts = [{"corpus": "fsdd"}, {"corpus": "folder"}]
+    prepare_separation({**SEPARATION, "corpus": "joint", "joint_corpora": parts})
+    assert noted == [((parts, "save", {"sentences": 5}), SETTINGS)]
+    assert not calls
 
 
 @pytest.mark.parametrize(("dynamic", "speech"), [(False, None), (True, "si_tr_s")])
@@ -74,7 +90,9 @@ def test_dynamic_mixing_of_wsj0mix_needs_speech(calls):
 
 
 def test_an_unknown_corpus_is_named(calls):
-    with pytest.raises(ValueError, match="corpus is 'wsj', but must be one of wsj0mix, fsdd, folder and mini"):
+    with pytest.raises(
+        ValueError, match="corpus is 'wsj', but must be one of wsj0mix, fsdd, speech_to_intent, folder, mini and joint"
+    ):
         prepare_separation({**SEPARATION, "corpus": "wsj"})
     with pytest.raises(ValueError, match="corpus is 'libri', but must be one of librispeech, fsdd, manifest and mini"):
         prepare_recognition({**RECOGNITION, "corpus": "libri"})

@@ -10,10 +10,10 @@ from speechbrain_mamba.dataio.audio_files import (
     SkippedFiles,
     find_audio,
     list_faults,
-    printable,
     scan_audio,
     unusable_name,
 )
+from speechbrain_mamba.utils.terminal import printable
 from tests.broken_data.audio import KINDS, USABLE, write_audio_files
 from tests.broken_data.check import check_audio_files, check_manifest_of_all
 

@@ -3,11 +3,13 @@
 import json
 import math
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import torch
 
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.augmentation import MixtureAugmentation
 from speechbrain_mamba.dataio.level_laws import PublishedLaw, Wsj0MixLaw
 from speechbrain_mamba.dataio.mixing import MixtureSampler
 from speechbrain_mamba.dataio.utterances import Utterance
@@ -328,3 +330,54 @@ def test_what_counts_as_silence(tmp_path, level, audible):
 def test_bad_settings_are_named(utterances, arguments, words):
     with pytest.raises(ValueError, match=words):
         MixtureSampler(utterances, **{"num_spks": 2, "sample_rate": 8000, **arguments})
+
+
+class TestAugmentation:
+    OPTIONS: ClassVar = {"speeds": (80, 120), "splice": 0.5, "room": 0.5, "response": 0.5, "noise": 0.5}
+
+    def sampler(self, utterances, seed=0, **options):
+        return MixtureSampler(
+            utterances, 2, 8000, (0.2, 0.3), seed, augmentation=MixtureAugmentation(**{**self.OPTIONS, **options})
+        )
+
+    def test_a_mixture_is_a_function_of_seed_epoch_and_index(self, utterances):
+        first = self.sampler(utterances).draw(3, epoch=2)
+        again = self.sampler(utterances).draw(3, epoch=2)
+        assert torch.equal(first.mix, again.mix) and torch.equal(first.sources, again.sources)
+        for other in (self.sampler(utterances, seed=1).draw(3, 2), self.sampler(utterances).draw(3, 1)):
+            assert other.mix.shape != first.mix.shape or not torch.equal(other.mix, first.mix)
+
+    def test_without_noise_the_mixture_is_the_sum_of_its_sources(self, utterances):
+        for index in range(8):
+            mixture = self.sampler(utterances).draw(index)
+            assert mixture.sources.shape == (2, len(mixture.mix))
+            assert torch.equal(mixture.mix, mixture.sources.sum(0))
+
+    def test_noise_is_in_the_mixture_only_and_nothing_clips(self, utterances):
+        levels = []
+        for index in range(20):
+            plain = self.sampler(utterances).draw(index)
+            mixture = self.sampler(utterances, mixture_noise=1, mixture_noise_db=(0, 20)).draw(index)
+            clean = mixture.sources.sum(0)
+            noise = mixture.mix - clean
+            levels.append(20 * math.log10(clean.square().mean().sqrt() / noise.square().mean().sqrt()))
+            assert float(max(mixture.mix.abs().max(), mixture.sources.abs().max())) == pytest.approx(0.9, abs=1e-3)
+            scale = mixture.sources.abs().max() / plain.sources.abs().max()
+            assert torch.allclose(mixture.sources, plain.sources * scale, atol=1e-4)
+        assert min(levels) >= -0.1 and max(levels) <= 20.1 and max(levels) - min(levels) > 10
+
+    def test_sources_keep_the_levels_of_the_law(self, utterances):
+        for index in range(10):
+            first, second = level_db(self.sampler(utterances).draw(index).sources)
+            assert 0 <= first - second <= 5 + 1e-3
+
+    def test_it_is_among_the_parameters(self, utterances):
+        plain = MixtureSampler(utterances, 2, 8000, (0.2, 0.3)).parameters()
+        assert "augmentation" not in plain  # as lists of mixtures on disk have it
+        parameters = self.sampler(utterances).parameters()
+        assert parameters == {**plain, "augmentation": MixtureAugmentation(**self.OPTIONS).parameters()}
+        assert json.loads(json.dumps(parameters)) == parameters
+
+    def test_it_needs_the_length_of_mixtures(self, utterances):
+        with pytest.raises(ValueError, match="give the seconds of the mixtures"):
+            MixtureSampler(utterances, 2, 8000, None, augmentation=MixtureAugmentation())

@@ -43,10 +43,41 @@ def noted(script, function, monkeypatch, result=None):
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        ([], {"seed": 1234, "level": 0.08, "short": 4000, "counts": (8000, 100, 300)}),
         (
-            ["--seed", "5", "--level", "0.2", "--short", "7", "--long", "9"],
-            {"seed": 5, "level": 0.2, "short": 7, "counts": (9, 100, 300)},
+            [],
+            {
+                "seed": 1234,
+                "level": 0.08,
+                "short": 4000,
+                "counts": (8000, 100, 300),
+                "test_speakers": [],
+                "sample_rate": 8000,
+            },
+        ),
+        (
+            [
+                "--seed",
+                "5",
+                "--level",
+                "0.2",
+                "--short",
+                "7",
+                "--long",
+                "9",
+                "--test_speakers",
+                "theo",
+                "lucas",
+                "--sample_rate",
+                "16000",
+            ],
+            {
+                "seed": 5,
+                "level": 0.2,
+                "short": 7,
+                "counts": (9, 100, 300),
+                "test_speakers": ["theo", "lucas"],
+                "sample_rate": 16000,
+            },
         ),
     ],
 )
@@ -54,7 +85,7 @@ def test_digits_are_made_as_the_command_line_says(monkeypatch, options, settings
     script = load_script("tts/prepare_fsdd_digits")
     calls = noted(script, prepare_fsdd_digits, monkeypatch, result={})
     script.main(["data", "lists", *options])
-    assert calls == [{"data_folder": "data", "save_folder": "lists", "sample_rate": 8000, **settings}]
+    assert calls == [{"data_folder": "data", "save_folder": "lists", **settings}]
 
 
 def test_digits_leave_their_settings_in_the_stamp(tmp_path):
@@ -77,10 +108,10 @@ def test_digits_leave_their_settings_in_the_stamp(tmp_path):
 @pytest.mark.parametrize(
     ("options", "settings", "rate"),
     [
-        ([], {"speakers": [40, 6, 8], "sentences": 40}, 8000),
+        ([], {"speakers": [40, 6, 8], "sentences": 40, "digit_strings": 4}, 8000),
         (
-            ["--speakers", "3", "1", "2", "--sentences", "5", "--sample_rate", "16000"],
-            {"speakers": [3, 1, 2], "sentences": 5},
+            ["--speakers", "3", "1", "2", "--sentences", "5", "--digit_strings", "7", "--sample_rate", "16000"],
+            {"speakers": [3, 1, 2], "sentences": 5, "digit_strings": 7},
             16000,
         ),
     ],

@@ -7,6 +7,7 @@ import torch
 
 from speechbrain_mamba.corpora.preparation import prepare_separation
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.augmentation import MixtureAugmentation
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
 from speechbrain_mamba.dataio.level_laws import PublishedLaw, Wsj0MixLaw
 from tests.recipes.conftest import RATE, SPEAKERS, table, write_set
@@ -26,7 +27,7 @@ class TestData:
             "data_folder": str(corpus), "save_folder": str(tmp_path / "save"), "num_spks": SPEAKERS,
             "sample_rate": RATE, "dynamic_mixing": False, "train_mixtures": 2, "valid_mixtures": 3, "test_mixtures": 4,
             "seed": 77, "mixture_seconds": [0.2, 0.25], "mixtures_per_epoch": 5, "base_folder_dm": None,
-            "corpus": "folder", "level_law": None,
+            "corpus": "folder", "level_law": None, "augmentation": None,
         }  # fmt: skip
 
     def test_mixtures_on_disk(self, separation, settings):
@@ -55,6 +56,18 @@ class TestData:
         assert len(train) == 5
         assert all(torch.equal(train[i]["s3_sig"], expected[i]["s3_sig"]) for i in range(5))
         assert [len(dataset) for dataset in others] == [3, 4]
+
+    def test_mixtures_on_the_fly_are_augmented(self, separation, settings):
+        prepare_separation({**settings, "dynamic_mixing": True})
+        augmentation = MixtureAugmentation(speeds=(80, 120), noise=1.0)
+        settings |= {"dynamic_mixing": True, "augmentation": augmentation}
+        train, valid, _ = make_datasets(separation, settings)
+        listing = Path(settings["save_folder"]) / "train_utterances.csv"
+        expected = dynamic_mixtures(listing, 5, SPEAKERS, RATE, (0.2, 0.25), seed=77, augmentation=augmentation)
+        assert all(torch.equal(train[i]["s3_sig"], expected[i]["s3_sig"]) for i in range(5))
+        plain = make_datasets(separation, {**settings, "augmentation": None})
+        assert not torch.equal(train[0]["s3_sig"], plain[0][0]["s3_sig"])
+        assert torch.equal(valid[0]["mix_sig"], plain[1][0]["mix_sig"])
 
     def test_manifests_may_be_relative_to_the_data_folder(self, separation, settings, tmp_path):
         write_set(tmp_path, fault="rate")

@@ -19,6 +19,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from torch.utils.data import DataLoader
 from torchmetrics.functional.audio import permutation_invariant_training, scale_invariant_signal_noise_ratio
 
+from speechbrain_mamba.dataio.augmentation import MixtureAugmentation
 from speechbrain_mamba.lobes.models.separation.mamba_tasnet import MaskNet
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
@@ -35,7 +36,7 @@ def build(separation, tmp_path):
     def build(modules, brain=separation.SeparationBrain, run_opts=None, **options):
         options = {
             "seed": 5, "num_spks": SPEAKERS, "sample_rate": RATE, "output_folder": tmp_path, "n_examples": 0,
-            "use_speedperturb": False, "speed_perturb": None, "limit_training_signal_len": False,
+            "use_speedperturb": False, "speed_perturb": None, "augmentation": None, "limit_training_signal_len": False,
             "training_signal_len": 100, "loss": get_si_snr_with_pitwrapper, "threshold_byloss": True,
             "threshold": -40, "loss_upper_lim": 99, "grad_accumulation_factor": 1, "max_grad_norm": -1,
             "lr_scheduler": LinearWarmupCosineScheduler(0.5, 1, 1, lr_final_ratio=1.0),
@@ -170,6 +171,29 @@ class TestWhatTheModelIsGiven:
             assert torch.allclose(mix, sources.sum(-1))
             starts.add(start)
         assert starts == {0, 1, 2, 3}
+
+    def test_noise_over_augmented_mixtures_stays(self, brain):
+        batch = mixtures(300, 200)
+        noise = torch.randn_like(batch.mix_sig.data)
+        sources, lens = sources_of(batch), batch.mix_sig.lengths
+        noisy = sources.sum(-1) + noise
+        for limit in (False, True):
+            made = brain(augmentation=MixtureAugmentation(), limit_training_signal_len=limit, training_signal_len=100)
+            mix, kept, _ = made.augment(noisy, sources, lens)
+            start = next(i for i in range(300) if sources[0, i, 0] == kept[0, 0, 0])
+            heard = noise[:, start : start + mix.shape[1]].clone()
+            heard[1, 200 - start :] = 0
+            assert kept.shape == (2, 100 if limit else 300, SPEAKERS)
+            assert torch.allclose(mix - kept.sum(-1), heard, atol=1e-5)
+        mix, kept, _ = brain().augment(noisy, sources, lens)  # mixed again, as published
+        assert torch.allclose(mix, kept.sum(-1))
+
+    @pytest.mark.parametrize("options", [{"use_speedperturb": True}, {"dynamic_mixing": False}])
+    def test_an_augmentation_is_for_dynamic_mixing_and_changes_speeds_itself(self, brain, options):
+        settings = {"level_law": None, "corpus": "folder", "dynamic_mixing": True, "modules": {}, **options}
+        with pytest.raises(ValueError, match="set dynamic_mixing to True and use_speedperturb to False"):
+            brain(augmentation=MixtureAugmentation(), **settings).set_up()
+        brain(**settings).set_up()
 
     def test_an_example_shorter_than_the_limit_is_cut_at_its_beginning(self, brain):
         made = brain(limit_training_signal_len=True, training_signal_len=100)

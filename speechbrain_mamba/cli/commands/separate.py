@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.cli.model_choice import SEPARATOR, ModelChoice
 from speechbrain_mamba.cli.options import file_options, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.cli.progress import seconds_bar
@@ -42,7 +42,7 @@ FOLDER = "separated"
     help="Seconds that are separated at a time, by models that see the future; 0 is the whole recording.",
 )
 @click.option("--overlap", type=click.FloatRange(min=0), default=4.0, show_default=True, help="Seconds of overlap.")
-@model_options("separator")
+@model_options(SEPARATOR)
 @talk_options
 def command(
     files: Sequence[str], model: ModelChoice, out: str | None, suffix: str, jobs: int, progress: bool, **options: Any

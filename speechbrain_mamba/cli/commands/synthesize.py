@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.cli.model_choice import SYNTHESIZER, ModelChoice
 from speechbrain_mamba.cli.options import force_option, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
 
@@ -47,7 +46,7 @@ logger = logging.getLogger(__name__)
     "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Pieces of a text at a time."
 )
 @force_option
-@model_options("synthesizer-digits")
+@model_options(SYNTHESIZER)
 @talk_options
 def command(
     model: ModelChoice,
@@ -64,8 +63,8 @@ def command(
     """
     if (text is None) == (text_file is None):
         raise click.UsageError("Give either --text or --text-file.", click.get_current_context())
-    if text is not None:
-        texts, outputs = [text], [out or "speech.wav"]
+    if text_file is None:
+        texts, outputs = [str(text)], [out or "speech.wav"]
     else:
         texts = read_lines(text_file)
         width = len(str(len(texts)))

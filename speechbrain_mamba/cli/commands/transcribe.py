@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.cli.model_choice import RECOGNIZER, ModelChoice
 from speechbrain_mamba.cli.options import file_options, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.cli.progress import seconds_bar
@@ -55,7 +55,7 @@ FORMATS = {"txt": "text", "json": "json", "srt": "srt", "vtt": "vtt"}
     show_default=True,
     help="Longest piece that is recognized at a time. Recordings are cut at pauses.",
 )
-@model_options("recognizer-digits")
+@model_options(RECOGNIZER)
 @talk_options
 def command(
     files: Sequence[str],
@@ -84,9 +84,11 @@ def command(
         tasks = [Task(source, [], source.error) for source in sources]
     else:
         tasks = plan_outputs(sources, out, endings, force=force)
-    make_work = partial(Transcription, model, form, bar=progress and len(sources) == 1, batch_size=batch_size, **options)
+    make_work = partial(
+        Transcription, model, form, bar=progress and len(sources) == 1, batch_size=batch_size, **options
+    )
     work: Any = {"make_work": make_work} if jobs > 1 else {"work": make_work()}
-    report = partial(print_transcript, named=len(sources) > 1) if out is None else None
+    report = partial(print_transcript, form=form, named=len(sources) > 1) if out is None else None
     summary = run_tasks(tasks, jobs=jobs, report=report, progress=progress, description="Transcribing", **work)
     if summary.exit_code:
         raise SystemExit(summary.exit_code)
@@ -142,25 +144,51 @@ class Transcription:
 
 
 def write_channels(transcripts: Sequence[Transcript], form: str) -> str:
-    """Write the transcripts of the channels of a recording, one per channel, in a format."""
+    """Write the transcripts of the channels of a recording in a format. If there are several, JSON has a list of them,
+    and elsewhere each segment begins with its channel.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.text.transcripts import Transcript, Word
+    >>> said = [Word("NO", 1.0, 2.0)], [Word("YES", 0.0, 1.0)]
+    >>> channels = [Transcript.from_words(words, 3.0) for words in said]
+    >>> print(write_channels(channels, "txt"), end="")
+    channel 2: YES
+    channel 1: NO
+    """
     from speechbrain_mamba.text.transcripts import Segment, Transcript, Word, write_transcript
 
     if len(transcripts) == 1:
         return write_transcript(transcripts[0], FORMATS[form])
     if form == "json":
-        return json.dumps([json.loads(transcript.to_json()) for transcript in transcripts], indent=2) + "\n"
+        channels = [json.loads(transcript.to_json()) for transcript in transcripts]
+        return json.dumps({"channels": channels}, ensure_ascii=False, indent=1) + "\n"
     segments = []
     for number, transcript in enumerate(transcripts, start=1):
         for segment in transcript.segments:
-            channel = Word(f"channel {number}:", segment.start, segment.start, 1.0)
+            channel = Word(f"channel {number}:", segment.start, segment.start)
             segments.append(Segment((channel, *segment.words)))
     segments.sort(key=lambda segment: segment.start)
     return write_transcript(Transcript(tuple(segments), transcripts[0].duration), FORMATS[form])
 
 
-def print_transcript(outcome: Outcome, named: bool) -> None:
-    """Print the transcript of a file, after its name if there are several. Ends the command if nobody reads."""
+def print_transcript(outcome: Outcome, form: str, named: bool) -> None:
+    """Print the transcript of a file, if there are several on one line with its name. Ends the command if nobody reads.
+
+    Example
+    -------
+    >>> from types import SimpleNamespace as Outcome
+    >>> task = Outcome(source=Outcome(name="a.wav"))
+    >>> print_transcript(Outcome(error=None, task=task, value="ONE\\nTWO\\n"), "txt", named=True)
+    a.wav: ONE TWO
+    """
     if outcome.error is not None:
         click.echo(f"error: {outcome.error}", err=True)
-    elif not show(f"{outcome.task.source.name}: {outcome.value}" if named else outcome.value):
+        return
+    text, name = outcome.value, outcome.task.source.name
+    if named and form == "json":
+        text = json.dumps({"file": name, **json.loads(text)}, ensure_ascii=False)
+    elif named:
+        text = f"{name}: {' '.join(text.split())}"
+    if not show(text):
         raise SystemExit(0)

@@ -79,6 +79,8 @@ def _write_speaker(task: tuple[Path, Speaker, list[list[str]], int, int]) -> flo
     torch.set_num_threads(1)
     seconds = 0.0
     for chapter, texts in enumerate(chapters, start=1):
+        if not texts:
+            continue
         name = f"{speaker.id}-{chapter}"
         place = folder / speaker.split / speaker.id / str(chapter)
         place.mkdir(parents=True)
@@ -107,7 +109,7 @@ def _assign_texts(
         position[speaker.split] = start + sentences
         read = [own[index % len(own)] for index in range(start, start + sentences)]
         digits = [digit_string(int(rng.integers(3, 8)), rng) for _ in range(digit_strings)]
-        yield [chapter for chapter in (read, digits) if chapter]
+        yield [read, digits]
 
 
 def _speakers_table(speakers: list[Speaker], seconds: list[float]) -> str:
@@ -178,9 +180,11 @@ def build_mini_corpus(
         "sample_rate": sample_rate, "sentences": sentences, "digit_strings": digit_strings,
         "distinct_sentences": distinct_sentences,
     }  # fmt: skip
-    for (name, count), least in zip(counts.items(), (1000, 1, 0, 25)):
+    for (name, count), least in zip(counts.items(), (1000, 0, 0, 25)):
         if count < least:
             raise ValueError(f"build_mini_corpus: {name} is {count}, but must be at least {least}.")
+    if not sentences + digit_strings:
+        raise ValueError("build_mini_corpus: sentences and digit_strings are both 0, so that nobody says anything.")
     parameters = {"version": _VERSION, "seed": seed, "speakers": list(speakers), **counts}
     stamp = Stamp(corpus / _STAMP, parameters)
     if not _is_built(stamp):

@@ -126,7 +126,8 @@ def fail(task):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sentences": 0}, "sentences is 0, but must be at least 1"),
+        ({"sentences": -1}, "sentences is -1, but must be at least 0"),
+        ({"sentences": 0, "digit_strings": 0}, "sentences and digit_strings are both 0"),
         ({"digit_strings": -1}, "digit_strings is -1, but must be at least 0"),
         ({"distinct_sentences": 24}, "distinct_sentences is 24, but must be at least 25"),
         ({"sample_rate": 999}, "sample_rate is 999, but must be at least 1000"),
@@ -254,6 +255,14 @@ def test_only_what_would_clip_is_made_softer(tmp_path, amplitude, peak):
     folder, _, _ = build_told(tmp_path / "corpus", amplitude, speakers=(1, 1, 1), sentences=1, digit_strings=0)
     for path in folder.rglob("*.wav"):
         assert float(read_audio(path).abs().max()) == pytest.approx(peak, rel=0.01)
+
+
+def test_a_corpus_of_digits_alone(tmp_path):
+    folder, _, _ = build_told(tmp_path / "corpus", speakers=(1, 1, 1), sentences=0, digit_strings=3)
+    assert {path.parent.name for path in folder.rglob("*.wav")} == {"2"}
+    assert len(list(folder.rglob("*.wav"))) == 9
+    said = {text for text in lines_of(folder, "trans").values()}
+    assert said and all(set(text.lower().split()) <= set(DIGITS) for text in said)
 
 
 def test_the_speakers_of_a_split_go_through_its_own_sentences_in_turn(tmp_path):

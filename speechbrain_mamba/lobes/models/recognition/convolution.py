@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,14 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                 if isinstance(layer, Conv2d):
                     frames = max((frames - 1) * layer.stride[-1] + 1, layer.kernel_size[-1] // 2 + 1)
         return frames
+
+    @property
+    def stride(self) -> int:
+        """Feature frames from one output frame to the next."""
+        blocks: Any = self.values()
+        return math.prod(
+            layer.stride[-1] for block in blocks for layer in block.convs.values() if isinstance(layer, Conv2d)
+        )
 
     def output_lens(self, wav_lens: Tensor | None, time: int) -> Any:
         """Compute the relative lengths of the output, which the encoder takes.

@@ -1,0 +1,159 @@
+"""The steps of the command try. Each shows what it made; one that lacks its model says so, and the others go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.corpora.mini.samples import SAMPLE_RATE, SAMPLES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPOKEN = "four one six three"
+SEED = 1
+
+
+@dataclass
+class Trial:
+    """A mixture of two voices, and what the models make of it.
+
+    Arguments
+    ---------
+    folder : Path
+        Where the files go.
+    separator, recognizer, synthesizer : ModelChoice
+        The models.
+    show : callable
+        Takes a line of text.
+    """
+
+    folder: Path
+    separator: ModelChoice
+    recognizer: ModelChoice
+    synthesizer: ModelChoice
+    show: Callable[[str], Any]
+    signals: dict[str, Tensor] = field(default_factory=dict)  # (samples,) at SAMPLE_RATE, by the names of their files
+    texts: dict[str, str] = field(default_factory=dict)  # what is said in them
+
+    def run(self) -> None:
+        """Do all steps."""
+        self.mix()
+        self.separate()
+        self.transcribe()
+        self.speak()
+        self.draw()
+
+    def mix(self) -> None:
+        """Add the voices of the samples, so that both end at the same time, the second 3 dB softer."""
+        from torch.nn.functional import pad
+
+        from speechbrain_mamba.dataio.audio import read_audio
+
+        self.show("A mixture of two synthetic voices that no model was trained with")
+        voices = [read_audio(sample.path, SAMPLE_RATE) for sample in SAMPLES]
+        longest = max(map(len, voices))
+        for number, (sample, voice) in enumerate(zip(SAMPLES, voices), start=1):
+            level = 0.05 * 10 ** (-3 * (number - 1) / 20)
+            voice = pad(voice * (level / voice.square().mean().sqrt()), (longest - len(voice), 0))
+            self.keep(f"voice{number}.wav", voice, sample.text, f'"{sample.text}"')
+        self.keep("mixture.wav", sum(self.sources(), 0 * voice), " ".join(s.text for s in SAMPLES))
+
+    def sources(self) -> list[Tensor]:
+        """The voices in the mixture."""
+        return [self.signals[f"voice{number}.wav"] for number in range(1, len(SAMPLES) + 1)]
+
+    def separate(self) -> None:
+        """Separate the mixture, and compare the estimates with the voices."""
+        from speechbrain_mamba.inference.separation import SpeechSeparator
+
+        separator = self.load(self.separator, SpeechSeparator, "Separated")
+        if separator is None:
+            return
+        import torch
+
+        from speechbrain_mamba.evaluation.separation_scores import find_fault, match_estimates
+
+        sources, mixture = torch.stack(self.sources(), 1), self.signals["mixture.wav"]
+        estimates = separator.separate_file(self.folder / "mixture.wav")[0]
+        if estimates.shape != sources.shape:
+            raise ValueError(
+                f"'{self.separator.source}' separates {estimates.shape[1]} speakers, but the mixture has "
+                f"{sources.shape[1]}: choose another separator."
+            )
+        fault = find_fault(sources, estimates)
+        scores = [f"no score: {fault}"] * len(SAMPLES)
+        if not fault:
+            estimates, si_snr = match_estimates(sources, estimates)
+            _, before = match_estimates(sources, mixture[:, None].expand_as(sources))
+            scores = [
+                f"SI-SNR {after:5.1f} dB, {after - old:+.1f} dB by the separation" for after, old in zip(si_snr, before)
+            ]
+        for number, (sample, estimate, score) in enumerate(zip(SAMPLES, estimates.T, scores), start=1):
+            self.keep(f"estimate{number}.wav", estimate, sample.text, score)
+
+    def transcribe(self) -> None:
+        """Transcribe the mixture and what was made of it, and compare the texts with what was said."""
+        from speechbrain_mamba.inference.recognition import Recognizer
+
+        recognizer = self.load(self.recognizer, Recognizer, "Transcribed")
+        if recognizer is not None:
+            for name in [name for name in self.signals if not name.startswith("voice")]:
+                self.show(self.hear(recognizer, name))
+
+    def hear(self, recognizer: Any, name: str) -> str:
+        """A line with the text of a file and its errors."""
+        from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
+
+        heard = recognizer.transcribe_file(self.folder / name)
+        wrong = WordErrors().add(name, normalize_words(heard), normalize_words(self.texts[name]))
+        return f'  {name:14} "{heard.lower()}"  {wrong:.0f} % of the words wrong'
+
+    def speak(self) -> None:
+        """Say a text in the first voice, and listen to it."""
+        from speechbrain_mamba.inference.recognition import Recognizer
+        from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
+
+        synthesizer = self.load(self.synthesizer, SpeechSynthesizer, f'Said in the voice of voice1.wav: "{SPOKEN}"')
+        if synthesizer is None:
+            return
+        from speechbrain_mamba.dataio.resampling import resample
+
+        prompt = SAMPLES[0]
+        spoken = synthesizer.synthesize(SPOKEN, prompt.path, prompt.text, seed=SEED)
+        self.keep("speech.wav", resample(spoken.wav, spoken.sample_rate, SAMPLE_RATE), SPOKEN, "")
+        if self.recognizer.is_there():
+            self.show(self.hear(self.recognizer.load(Recognizer), "speech.wav"))
+
+    def draw(self) -> None:
+        """Draw all spectrograms."""
+        from speechbrain_mamba.utils.plots import plot_spectrograms
+
+        try:
+            plot_spectrograms(self.folder / "spectrograms.png", self.signals, SAMPLE_RATE)
+        except ImportError as error:
+            self.show(f"No picture: {error}")
+        else:
+            self.show("Spectrograms\n  spectrograms.png")
+
+    def load(self, choice: ModelChoice, kind: type, title: str) -> Any:
+        """Load a model and show a title; None if it is a bundled one that is not in this version."""
+        if not choice.is_there():
+            self.show(f"{title}: left out, as this version has no model '{choice.source}'")
+            return None
+        self.show(f"{title}, by '{choice.source}'")
+        return choice.load(kind)
+
+    def keep(self, name: str, signal: Tensor, text: str, comment: str = "") -> None:
+        """Write a signal (samples,) and show its level."""
+        from speechbrain_mamba.dataio.audio import write_audio
+
+        write_audio(self.folder / name, signal, SAMPLE_RATE)
+        self.signals[name], self.texts[name] = signal, text
+        power = signal.square().mean().item()
+        level = 10 * math.log10(power) if power else -math.inf
+        self.show(f"  {name:14} {level:6.1f} dB  {comment}".rstrip())

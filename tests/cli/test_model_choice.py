@@ -1,0 +1,39 @@
+"""Which model is loaded, and where it computes."""
+
+import pytest
+import torch
+
+from speechbrain_mamba.cli.model_choice import ModelChoice, choose_device
+
+
+class Model:
+    @classmethod
+    def from_hparams(cls, **options):
+        return options
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "device"),
+    [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 1, "cuda"), ("cuda:1", 2, "cuda:1")],
+)
+def test_devices(monkeypatch, asked, gpus, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    options = ModelChoice("folder", asked, "bf16", trust_yaml=True).load(Model, search="beam")
+    run_opts = {"device": device, "precision": "bf16"}
+    assert options == {"source": "folder", "run_opts": run_opts, "trust_yaml": True, "search": "beam"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "message"),
+    [
+        ("cuda", 0, "There is no device 'cuda': torch can use no GPUs here. Give another one, or see what"),
+        ("cuda:1", 1, "There is no device 'cuda:1': torch can use 1 GPU here."),
+        ("cuda0", 1, "There is no device 'cuda0': give auto, cpu, cuda, or cuda:1 and on"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, asked, gpus, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=message):
+        choose_device(asked)
