@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference import interfaces
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy
@@ -224,6 +225,13 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
         raise ValueError(f"precision is '{options['precision']}', but must be one of {', '.join(precisions)}.")
     if options.get("device") is not None:
         options["device"] = str(options["device"])
+        try:
+            torch.empty(0, device=options["device"])
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+            raise ValueError(
+                f"The device '{options['device']}' is not there: {str(error).splitlines()[0].rstrip('.')}. Use cpu, or "
+                "cuda on a machine with a GPU."
+            ) from error
     return options
 
 

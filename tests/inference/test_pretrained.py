@@ -469,6 +469,13 @@ def test_a_device_may_be_an_object(model):
     assert next(Model.from_hparams(model, run_opts={"device": "meta"}).parameters()).device.type == "meta"
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_named(model, device):
+    with pytest.raises(ValueError, match=f"The device '{device}' is not there") as caught:
+        Model.from_hparams(model, run_opts={"device": device})
+    assert "\n" not in str(caught.value)
+
+
 def test_speechbrains_own_classes_are_loaded_safely_too(model):
     opened = open_model(model)
     assert opened.kind == "recognizer" and opened.modules == ["layer", "normalize"]
