@@ -258,6 +258,14 @@ def test_a_model_does_not_choose_the_device(model, caplog):
         (TEXT.replace("labels: !ref <labels>", "labels: 3"), "'labels', which is not an object"),
         (TEXT.replace("labels: !ref <labels>", "labels: !name:torch.nn.GELU"), "'labels', which is not an object"),
         (TEXT.replace("tokenizer", "speller"), r"holds another kind of model .*, but Model needs tokenizer"),
+        (
+            TEXT.replace("    normalize: !ref <normalize>\npre", "    normalize: 3\npre"),
+            "'normalize' of the modules is a int",
+        ),
+        (
+            TEXT.replace("        layer: !ref <layer>\n        norm", "        norm"),
+            r"no file has the weights of layer\.weight, layer\.bias, which would be random",
+        ),
         ("a: 1\n", r"holds another kind of model \(modules: none\), but Model needs layer, tokenizer"),
     ],
 )
