@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import speechbrain as sb
@@ -21,10 +22,20 @@ from speechbrain_mamba.dataio.shards import ShardDataset, list_shards, read_shar
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recognition_example
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
-from speechbrain_mamba.text.tokenizer import check_special_tokens, load_or_train_tokenizer, spell
+from speechbrain_mamba.text.tokenizer import (
+    FILE_NAME,
+    check_special_tokens,
+    load_or_train_tokenizer,
+    load_tokenizer,
+    open_sentencepiece,
+    spell,
+)
 from speechbrain_mamba.training.averaging import check_tolerance
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.init_source import InitSource
 from speechbrain_mamba.training.seeding import seeded
+from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.main_process import do_on_main
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +47,9 @@ class RecognitionBrain(TrainingBrain):
     evaluation_totals: ClassVar[tuple[str, ...] | None] = ("report",)
     special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
     """Hyper-parameters that name tokens without a text."""
+
+    renamed_weights: ClassVar[Mapping[str, str]] = {"Encoder.transformer.": "Transformer."}
+    other_weight_files: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("asr",)}
 
     def set_up(self) -> None:
         """Check settings that would end the run later."""
@@ -53,6 +67,7 @@ class RecognitionBrain(TrainingBrain):
         items = {name: read_manifest(path, hparams["data_folder"]) for name, path in manifests.items()}
         shards = list_shards(hparams["train_shards"]) if hparams.get("train_shards") else []
         train = (raw["facts"] for shard in shards for raw in read_shard(shard)) if shards else items["train"].values()
+        do_on_main(self.adopt_tokenizer)
         self.tokenizer = get_tokenizer(hparams, (item["wrd"] for item in train))
         check_special_tokens(self.tokenizer, **{name: hparams[name] for name in self.special_tokens})
         rate, hop = hparams["sample_rate"], hparams["compute_features"].compute_STFT.hop_length
@@ -101,6 +116,38 @@ class RecognitionBrain(TrainingBrain):
                 seeding=seeded,
             )
         return Datasets(datasets.pop("train"), datasets.pop("valid"), datasets)
+
+    def part_names(self) -> tuple[str, ...]:
+        """The tokenizer belongs to the weights of a recognizer."""
+        return ("tokenizer",)
+
+    def compare_parts(self, source: InitSource) -> dict[str, str]:
+        """What is wrong with the tokenizer of a source of weights for this run."""
+        hparams, file = self.hparams, source.find_file(FILE_NAME)
+        if file is None:
+            return {} if hparams.tokenizer_folder else {"tokenizer": f"is missing there ({FILE_NAME})"}
+        tokenizer = open_sentencepiece(file.read_bytes(), f"'{file}'")
+        size, given = tokenizer.vocab_size(), hparams.output_neurons
+        if hparams.tokenizer_folder:
+            ours = load_tokenizer(hparams.tokenizer_folder, given, hparams.save_folder)
+            same = ours.serialized_model_proto() == tokenizer.serialized_model_proto()
+            return {} if same else {"tokenizer": f"there is another one than that of '{hparams.tokenizer_folder}'"}
+        return {} if size == given else {"tokenizer": f"there has {size} tokens, but output_neurons is {given}"}
+
+    def adopt_tokenizer(self) -> None:
+        """Copy the tokenizer of the source of a new run to where a resumed run finds it, unless the settings name
+        another one or want a new one. In the main process."""
+        if self.source is None or self.hparams.tokenizer_folder:
+            return
+        file, ours = self.source.find_file(FILE_NAME), Path(self.hparams.save_folder) / FILE_NAME
+        if file is None:
+            return
+        content = file.read_bytes()
+        if not self.is_skipped("tokenizer"):
+            with atomic_path(ours) as temporary:
+                temporary.write_bytes(content)
+        elif ours.is_file() and ours.read_bytes() == content:  # of an attempt with other settings
+            ours.unlink()
 
     def check_lengths(self, name: str, frames: Mapping[str, int]) -> None:
         """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""

@@ -31,6 +31,7 @@ from speechbrain_mamba.evaluation.report import format_summary
 from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.training.brain import Datasets, TrainingBrain
+from speechbrain_mamba.training.fine_tuning import trainable
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.utils.distributed import any_process
@@ -64,8 +65,9 @@ class CodecBrain(TrainingBrain):
 
     def init_optimizers(self):
         """An optimizer for the codec, and one for the discriminator."""
-        self.optimizer = self.opt_class(self.modules.codec.parameters())
-        self.discriminator_optimizer = self.hparams.discriminator_optimizer(self.modules.discriminator.parameters())
+        self.optimizer = self.opt_class(trainable(self.modules.codec, "codec"))
+        discriminator = trainable(self.modules.discriminator, "discriminator")
+        self.discriminator_optimizer = self.hparams.discriminator_optimizer(discriminator)
         self.optimizers_dict = {"codec": self.optimizer, "discriminator": self.discriminator_optimizer}
         for name, optimizer in self.optimizers_dict.items():
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
@@ -194,9 +196,12 @@ def hinge(logits, side):
 @contextmanager
 def frozen(module):
     """Let gradients pass through a module, but not into its parameters."""
-    module.requires_grad_(False)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     yield
-    module.requires_grad_(True)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 def make_dataset(hparams, split):

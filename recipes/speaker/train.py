@@ -21,6 +21,7 @@ from collections import Counter
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import main_process_only
 
 from speechbrain_mamba.corpora.preparation import check_manifests
@@ -62,9 +63,19 @@ class SpeakerBrain(TrainingBrain):
                 "higher."
             )
         self.labels = {speaker: index for index, speaker in enumerate(speakers)}
+        self.check_source()
         hooks = self.check_speakers, main_process_only(self.save_speakers)
         self.checkpointer.add_recoverable("speakers", self, *hooks, optional_load=True)
         return Datasets(train, valid, {"test": test})
+
+    def check_source(self):
+        """Refuse a classifier that was trained for other speakers, or for unknown ones, as the first weights."""
+        taken = sorted(name for name in self.taken if name.startswith("classifier."))
+        if taken and read_speakers(self.source)[: len(self.labels)] != list(self.labels):
+            raise ValueError(
+                f"The classifier of {self.source.description} was trained for other speakers than those of train.csv, "
+                "or it is unknown for which: start with a new one by --init_skip 'classifier'."
+            )
 
     def save_speakers(self, _, path):
         """Write the speakers of the classifier's outputs, for :meth:`check_speakers`."""
@@ -130,6 +141,17 @@ class SpeakerBrain(TrainingBrain):
             f"training curves:         {self.output_folder / 'training.png'}\n"
             f"speaker encoder to load: {self.output_folder / 'inference'}"
         )
+
+
+def read_speakers(source):
+    """The speakers of a classifier that is a source of weights, by its outputs; none if the source does not say."""
+    if file := source.find_file("speakers.ckpt"):  # of a checkpoint
+        return json.loads(file.read_text(encoding="utf-8"))
+    if file := source.find_file("label_encoder.ckpt") or source.find_file("label_encoder.txt"):
+        labels = CategoricalEncoder()
+        labels.load(file)
+        return [labels.ind2lab[index] for index in range(len(labels))]
+    return []
 
 
 def make_dataset(hparams, split):

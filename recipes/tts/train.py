@@ -50,6 +50,7 @@ from speechbrain_mamba.training.requirements import speaks_test
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.training.script import run_script
 from speechbrain_mamba.training.seeding import seeded
+from speechbrain_mamba.training.token_sources import compare_tokens, read_inventory, rearrange_embeddings
 from speechbrain_mamba.utils.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -78,18 +79,33 @@ class CodecLanguageModelBrain(TrainingBrain):
     def set_up(self):
         """Check the tokens, and load the codec and the judges of the test, before a training that would be in vain."""
         hparams, self.codec = vars(self.hparams), None
-        prepared = check_preparation(hparams["token_folder"], ["train"] if hparams.get("train_shards") else [])
+        self.prepared = check_preparation(hparams["token_folder"], ["train"] if hparams.get("train_shards") else [])
         if speaks_test(hparams):
             _, _, facts = read_tokens(hparams["token_folder"], "test")
             source = hparams["codec"] or facts.codec
             self.codec = load_codec(source, facts.n_codebooks)
             facts.check(self.codec)
-            if prepared.get("weights") not in (None, codec_checksum(self.codec)):
+            if self.prepared.get("weights") not in (None, codec_checksum(self.codec)):
                 raise ValueError(
                     f"The codec '{source}' has other weights than the one that made the tokens in "
                     f"'{hparams['token_folder']}': give that one, or prepare the tokens again with this one."
                 )
             self.judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(self.device))
+
+    def part_names(self):
+        """The inventory of the texts and the codec of the tokens belong to the weights."""
+        return ("tokenizer", "codec")
+
+    def compare_parts(self, source):
+        """What is wrong with both of a source of weights for the tokens of this run."""
+        return compare_tokens(source, self.hparams.token_folder, self.prepared.get("weights"))
+
+    def translate_weights(self, weights, source):
+        """If other texts are wanted, take the embeddings of the symbols that both inventories have."""
+        theirs = read_inventory(source) if self.is_skipped("tokenizer") else None
+        if theirs is not None:
+            here, ours = self.named_weights().tensors, load_tokenizer(vars(self.hparams))
+            rearrange_embeddings(weights.tensors, here, theirs, ours)
 
     def make_datasets(self, hparams):
         """Read the tokens of the three splits."""

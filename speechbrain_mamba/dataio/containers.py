@@ -112,6 +112,7 @@ class FFmpegDecoder:
         As in :func:`open_container`.
     """
 
+    live = False
     subtype = "PCM_16"  # what a file made of decoded audio gets
 
     def __init__(self, program: str, path: str | os.PathLike, name: str, form: str) -> None:
@@ -187,6 +188,7 @@ class TorchCodecDecoder:
         As in :func:`open_container`.
     """
 
+    live = False
     subtype = "PCM_16"
 
     def __init__(self, path: str | os.PathLike, name: str) -> None:

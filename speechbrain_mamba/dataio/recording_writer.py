@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import soundfile
 from torch import Tensor
@@ -46,6 +45,8 @@ class RecordingWriter:
     like : RecordingReader or Recording, optional
         The source that the samples were made from: the file gets its rate, its number of frames and, if the format
         knows it, its format of samples. The blocks together must be as long as what was read.
+    frames : int, optional
+        How long the blocks will be together, if known. It decides between WAV and RF64 where there is no ``like``.
     rate : int, optional
         The sample rate of the file; that of ``like``, or ``sample_rate``, by default.
     subtype : str, optional
@@ -81,6 +82,7 @@ class RecordingWriter:
         channels: int = 1,
         *,
         like: RecordingReader | Recording | None = None,
+        frames: int | None = None,
         rate: int | None = None,
         subtype: str | None = None,
         force: bool = False,
@@ -94,7 +96,12 @@ class RecordingWriter:
         self._resampler = StreamingResampler(sample_rate, self.rate)
         self._heard = self._written = self._clipped = 0
         self._check_target()
-        self._choose_format(subtype)
+        source = None if like is None else like.source
+        if source is not None and source.frames is not None:
+            seconds: float | None = source.frames / source.sample_rate
+        else:
+            seconds = None if frames is None else frames / sample_rate
+        self._choose_format(subtype, None if seconds is None else round(seconds * self.rate))
         self._file: soundfile.SoundFile | None = None
         self._temporary: Path | None = None
         self._added = False  # whether the name was not there before
@@ -133,11 +140,15 @@ class RecordingWriter:
             raise IsADirectoryError(f"'{self.name}' is a folder: give the name of a file.")
         elif os.path.lexists(self.path) and not self._force:
             raise self._exists()
+        else:
+            folder = next(parent for parent in Path(self.path).absolute().parents if parent.exists())
+            if not folder.is_dir():
+                raise NotADirectoryError(f"'{printable(folder)}' is a file: '{self.name}' cannot be written below it.")
 
     def _exists(self) -> FileExistsError:
         return FileExistsError(f"'{self.name}' exists: choose another name, or replace it with --force (force=True).")
 
-    def _choose_format(self, subtype: str | None) -> None:
+    def _choose_format(self, subtype: str | None, frames: int | None) -> None:
         suffix = ".wav" if self.path == STDOUT else Path(self.path).suffix.lower()
         kinds = {f".{kind.lower()}": kind for kind in soundfile.available_formats()}
         kinds |= {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG", ".wave": "WAV", ".snd": "AU", ".sph": "NIST"}
@@ -158,13 +169,9 @@ class RecordingWriter:
             subtype = "OPUS" if suffix == ".opus" else subtype
         self._subtype = subtype
         if self._format == "WAV":
-            frames = None if self._like is None else self._like.source.frames
             width = self._channels * _BYTES.get(self._subtype, 1)
-            if frames is None or frames * self.rate // self._like_rate() * width > _WAVE_BYTES:
+            if frames is None or frames * width > _WAVE_BYTES:
                 self._format = "RF64" if self._subtype in soundfile.available_subtypes("RF64") else "WAV"
-
-    def _like_rate(self) -> int:
-        return self.rate if self._like is None else self._like.source.sample_rate
 
     def write(self, block: Tensor) -> None:
         """Take the next samples (channels, samples), or (samples,) of a single channel; full scale is 1.
@@ -193,11 +200,15 @@ class RecordingWriter:
         if self._subtype not in ("FLOAT", "DOUBLE"):
             self._clipped += int((block.abs() > 1).sum())
             block = block.clamp(-1, 1)
+        file = self._open()
         try:
-            self._open().write(block.T.contiguous().numpy())
+            file.write(block.T.contiguous().numpy())
         except (soundfile.SoundFileError, OSError) as error:
+            assert self._temporary is not None
+            if shutil.disk_usage(self._temporary.parent).free < 2**20:  # libsndfile does not say why
+                raise OSError(errno.ENOSPC, f"The disk is full, '{self.name}' is not written") from error
             text = getattr(error, "error_string", error)
-            raise OSError(f"'{self.name}' cannot be written ({text}): is the disk full?") from error
+            raise OSError(f"'{self.name}' cannot be written ({text}).") from error
         self._written += block.shape[1]
 
     def finish(self) -> None:
@@ -331,7 +342,7 @@ def write_recording(path: str | os.PathLike, signal: Tensor, sample_rate: int, *
     ["1 of 3 samples in '...loud.wav' were above full scale and are clipped."]
     """
     channels = 1 if signal.dim() == 1 else len(signal)
-    with RecordingWriter(path, sample_rate, channels, **options) as writer:  # type: ignore[arg-type]
+    with RecordingWriter(path, sample_rate, channels, frames=signal.shape[-1], **options) as writer:  # type: ignore[arg-type]
         for block in signal.split(2**18, -1):
             writer.write(block)
     return writer.notices
@@ -340,17 +351,16 @@ def write_recording(path: str | os.PathLike, signal: Tensor, sample_rate: int, *
 def _shorten_header(path: Path) -> None:
     """Make a plain WAV file of an RF64 file that is small enough, as libsndfile's automatic downgrade does."""
     with open(path, "r+b") as file:
-        head = file.read(4096)
-        place = head.find(b"data", head.find(b"fmt "))
-        size = int.from_bytes(head[28:36], "little")  # of the data, in the chunk ds64
+        head = bytearray(file.read(4096))
+        form = head.find(b"fmt ")
+        place = head.find(b"data", form)
         total = os.fstat(file.fileno()).st_size
         if head[:4] != b"RF64" or head[12:16] != b"ds64" or place < 0 or total > _WAVE_BYTES:
             return
-        _patch(file, 0, b"RIFF" + (total - 8).to_bytes(4, "little"))
-        _patch(file, 12, b"JUNK")
-        _patch(file, place + 4, size.to_bytes(4, "little"))
-
-
-def _patch(file: BinaryIO, place: int, data: bytes) -> None:
-    file.seek(place)
-    file.write(data)
+        head[place + 4 : place + 8] = head[28:32]  # the length of the data, whose upper half is zero
+        head[:8] = b"RIFF" + (total - 8).to_bytes(4, "little")
+        head[12:16] = b"JUNK"
+        if head[form + 8 : form + 10] == b"\xfe\xff" and int.from_bytes(head[form + 10 : form + 12], "little") <= 2:
+            head[form + 8 : form + 10] = head[form + 32 : form + 34]  # not WAVE_FORMAT_EXTENSIBLE, which few need
+        file.seek(0)
+        file.write(head)

@@ -159,9 +159,11 @@ class RecordingReader:
                 "too long",
             )
 
-    def _advance(self) -> None:
-        """Decode, check, mix and resample the next frames."""
+    def _advance(self, lacking: int) -> None:
+        """Decode, check, mix and resample the next frames; of a live source no more than are needed."""
         wanted = max(256, _VALUES // self._decoder.channels)
+        if self._decoder.live:
+            wanted = min(wanted, -(-lacking * self._decoder.sample_rate // self.sample_rate))
         if self._frames is not None:
             wanted = min(wanted, self._frames - self._heard)
         block = self._decoder.read(wanted) if wanted else torch.zeros(self._decoder.channels, 0)
@@ -204,8 +206,8 @@ class RecordingReader:
         UnreadableAudioError
             When samples are missing, NaN, infinite or absurdly large, or the source cannot be decoded further.
         """
-        while not self._ended and sum(block.shape[1] for block in self._blocks) < samples:
-            self._advance()
+        while not self._ended and (lacking := samples - sum(block.shape[1] for block in self._blocks)) > 0:
+            self._advance(lacking)
         if not self._blocks:
             return torch.zeros(self.channels, 0)
         ready = self._blocks[0] if len(self._blocks) == 1 else torch.cat(self._blocks, 1)
@@ -329,6 +331,28 @@ def read_recording(
     return Recording(signal, reader.sample_rate, reader.name, reader.source, reader.notices)
 
 
+def header_seconds(path: str | os.PathLike) -> float | None:
+    """The duration of a file by its header; None if it does not say, or cannot be read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, [0.0] * 4000, 8000)
+    >>> header_seconds(path)
+    0.5
+    """
+    try:
+        descriptor = open_descriptor(path)
+        if container_format(os.pread(descriptor, 64, 0)) is not None:
+            os.close(descriptor)
+            return None
+        with sound_file(descriptor, path) as file:
+            known = 0 < file.frames < _NO_LENGTH and file.samplerate > 0
+            return file.frames / file.samplerate if known else None
+    except (UnreadableAudioError, FileNotFoundError):
+        return None
+
+
 def _time(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.4g} s"
 
@@ -378,7 +402,9 @@ def _decode_file(path: str | os.PathLike, name: str, closing: contextlib.ExitSta
     if unfinished:
         stream = closing.enter_context(os.fdopen(descriptor, "rb"))
         with contextlib.suppress(NotPlainWaveError):
-            return WaveStream(stream, name)
+            wave = WaveStream(stream, name)
+            wave.notices = [f"The header of '{name}' says that it is empty: it is read to its end."]
+            return wave
         os.lseek(descriptor, 0, os.SEEK_SET)
         descriptor = os.dup(descriptor)
     return _SoundFileDecoder(descriptor, name)
@@ -394,6 +420,8 @@ class _ForwardFile(soundfile.SoundFile):
 
 class _SoundFileDecoder:
     """What libsndfile reads."""
+
+    live = False
 
     def __init__(self, descriptor: int, name: str) -> None:
         file = sound_file(descriptor, name, _ForwardFile)

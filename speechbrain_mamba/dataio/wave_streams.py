@@ -21,8 +21,10 @@ _SUBTYPES = {"u1": "PCM_U8", "i2": "PCM_16", "i4": "PCM_32", "f4": "FLOAT", "f8"
 class Decoder(Protocol):
     """Audio that is decoded block by block: the facts of its source, and the samples.
 
-    ``frames`` is None as long as their number is not known.
+    ``frames`` is None as long as their number is not known. What is ``live`` may arrive no faster than it is recorded.
     """
+
+    live: bool
 
     sample_rate: int
     channels: int
@@ -61,6 +63,8 @@ class WaveStream:
     >>> wave.sample_rate, wave.frames, wave.read(100)
     (8000, None, tensor([[ 0.5000, -0.5000]]))
     """
+
+    live = True
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream, self._name = stream, name

@@ -76,7 +76,7 @@ def fill(part: Any, path: Path, what: str) -> None:
 def _fill_normalizer(part: InputNormalization, path: Path, what: str) -> None:
     statistics = read_weights(path) if path.suffix == SAFETENSORS else read_saved(path)
     names = ("count", "glob_mean", "glob_std")
-    if not isinstance(statistics, dict) or set(statistics) < set(names):
+    if not isinstance(statistics, dict) or not set(names) <= statistics.keys():
         raise ValueError(f"'{path}' is not the statistics of {what}: they are {', '.join(names)}.")
     for name in names[1:]:
         value = statistics[name]

@@ -22,8 +22,15 @@ from speechbrain.utils.run_opts import RunOptions
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
 from speechbrain_mamba.utils.pretrained import ModelFiles
-from speechbrain_mamba.utils.safe_yaml import CheckedYaml, UnsafeModelError, check_model_yaml, read_model_yaml
-from speechbrain_mamba.utils.yaml_builder import Planned, build_model_yaml, plan_model_yaml
+from speechbrain_mamba.utils.safe_yaml import (
+    CheckedYaml,
+    Planned,
+    UnsafeModelError,
+    build_model_yaml,
+    check_model_yaml,
+    plan_model_yaml,
+    read_model_yaml,
+)
 from speechbrain_mamba.utils.yaml_text import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -134,7 +141,9 @@ class OpenedModel:
                 logger.warning("'%s' sets %s, which is ignored: give it in run_opts.", self.file, name)
                 del hparams[name]
         hparams["savedir"] = self.files.savedir
-        return cls(modules=hparams["modules"], hparams=hparams, run_opts=_run_options(run_opts), **options)
+        model = cls(modules=hparams["modules"], hparams=hparams, run_opts=_run_options(run_opts), **options)
+        model.source_files = self.files
+        return model
 
     def _refuse_another_kind(self, cls: type) -> None:
         needed = [*getattr(cls, "MODULES_NEEDED", []), *getattr(cls, "HPARAMS_NEEDED", [])]
@@ -160,13 +169,11 @@ class OpenedModel:
                 raise UnsafeModelError(f"'{self.file}': the pretrainer is to load '{name}', which is not an object.")
             own = file_names(name, part.name)
             other, _, last = paths.get(name, "").rpartition("/")
-            names = [*own, last] if last else own
-            if not other or other == self.files.source:
+            try:  # of a copy of a model on the Hub, the file is here, although the path names the Hub
                 found[name] = self.files.find(*([last, *own] if last else own))
-                continue
-            try:  # a copy of a model on the Hub: the file is here, whatever place the path names
-                found[name] = self.files.find(*names)
             except FileNotFoundError as error:
+                if not other or self._is_own(other):
+                    raise
                 if other not in self.checked.sources:
                     raise UnsafeModelError(
                         f"'{self.file}': {last} of '{name}' is not among the model's files, and would come from "
@@ -177,6 +184,11 @@ class OpenedModel:
                 )
                 found[name] = files.find(last)
         return found
+
+    def _is_own(self, source: str) -> bool:
+        """Whether a path of the file leads to the model itself."""
+        folder = self.files.folder
+        return source == self.files.source or (folder is not None and Path(source).resolve() == folder.resolve())
 
     def _build_trusted(self) -> dict[str, Any]:
         """Build with HyperPyYAML, which runs what the file names."""
@@ -278,7 +290,15 @@ def _hint(files: ModelFiles, hparams_file: str) -> str:
 
 
 class Pretrained(interfaces.Pretrained):
-    """Base of all classes that load trained models: SpeechBrain's ``Pretrained``, for models that are not trusted."""
+    """Base of all classes that load trained models: SpeechBrain's ``Pretrained``, for models that are not trusted.
+
+    Attributes
+    ----------
+    source_files : ModelFiles
+        Where the files of the model are.
+    """
+
+    source_files: ModelFiles
 
     MODULES_NEEDED: ClassVar[list[str]] = []
     HPARAMS_NEEDED: ClassVar[list[str]] = []

@@ -50,9 +50,7 @@ def join_words(left: Sequence[Word], right: Sequence[Word], begin: float, end: f
     else:
         there = [left[i] for i in ours] + [right[j] for j in theirs]
         times = [middle, *(time for word in there for time in (word.start, word.end) if begin <= time <= end)]
-        switch = min(
-            times, key=lambda time: (sum(word.start < time < word.end for word in there), abs(time - middle))
-        )
+        switch = min(times, key=lambda time: (sum(word.start < time < word.end for word in there), abs(time - middle)))
         kept = [word for word in left if _middle(word) < switch]
         rest = [word for word in right if _middle(word) >= switch]
     last = kept[-1].end if kept else 0.0

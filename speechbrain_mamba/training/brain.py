@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
 from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoader
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
+from speechbrain_mamba.training.fine_tuning import FineTuning, trainable
 from speechbrain_mamba.training.loggers import make_loggers
 from speechbrain_mamba.training.record import has_epoch, record_epoch
 from speechbrain_mamba.training.schedule import (
@@ -47,7 +48,7 @@ class Datasets(NamedTuple):
     tests: dict[str, Dataset]
 
 
-class TrainingBrain(SteppingBrain):
+class TrainingBrain(FineTuning, SteppingBrain):
     """A whole training and its test, with the parts that all recipes share.
 
     A recipe's Brain states what is its own: ``compute_forward`` and ``compute_objectives`` as in SpeechBrain, and what
@@ -208,6 +209,16 @@ class TrainingBrain(SteppingBrain):
         set_schedule_length(self.hparams.lr_scheduler, steps)
         return loader
 
+    def init_optimizers(self) -> None:
+        """Make the optimizer, of the parameters that are not frozen."""
+        opt_class = self.opt_class
+        if self.freeze and not self.remove_vector_weight_decay:  # SpeechBrain leaves them out with this option only
+            self.opt_class = lambda _: opt_class(trainable(self.modules))
+        try:
+            super().init_optimizers()
+        finally:
+            self.opt_class = opt_class
+
     def make_dataloader(self, *args: Any, **options: Any) -> DataLoader:
         """Make a loader whose workers leave it to this process to react to signals."""
         return super().make_dataloader(*args, **{"worker_init_fn": ignore_signals, **options})
@@ -226,6 +237,7 @@ class TrainingBrain(SteppingBrain):
         epoch whose checkpoint was saved right before the run was killed is recorded now. Another learning rate than
         before is taken over."""
         super().on_fit_start()
+        self.find_frozen()
         self.when_resumed()
         if goes_by_loss(self.hparams.lr_scheduler):
             # the optimizer has the rate of the checkpoint; a new one has that of the command

@@ -16,6 +16,7 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
+from speechbrain_mamba.training.patterns import quote_patterns
 from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 from speechbrain_mamba.utils._compat import run_option_helps
 from speechbrain_mamba.utils.hparams_listing import list_hparams
@@ -56,7 +57,7 @@ def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = 
     ...     pass  # doctest: +ELLIPSIS
     usage: train.py HPARAMS.yaml ...
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    given = quote_patterns(sys.argv[1:] if arguments is None else arguments)
     tree = ast.parse(Path(recipe).read_text(encoding="utf-8"))
     path = Path(given[0]) if given and not given[0].startswith("-") else None
     text = list_hparams(path, origins=False) if path is not None and path.is_file() else ""

@@ -22,6 +22,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain_mamba.training.agreement import check_agreement
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.command_line import read_comments
+from speechbrain_mamba.training.patterns import quote_patterns
 from speechbrain_mamba.training.record import Comparison, RunFolder
 from speechbrain_mamba.training.requirements import check_requirements, named_packages, setting_packages
 from speechbrain_mamba.training.stopping import Stop
@@ -177,7 +178,7 @@ def parse_arguments(arguments: list[str]) -> tuple[str, Any, CommentedMap, bool]
     >>> file, dict(options), resume_with_changes
     ('toy.yaml', {'lr': 0.1}, True)
     """
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    hparams_file, run_opts, overrides = sb.parse_arguments(quote_patterns(arguments))
     names = Counter(part[2:].partition("=")[0] for part in arguments if part.startswith("--"))
     twice = [f"--{name}" for name, count in names.items() if count > 1 and name not in run_opts.overridden_args]
     if twice:
@@ -296,8 +297,12 @@ def _work(brain: TrainingBrain, command: Command, comparison: Comparison) -> boo
     run, hparams = command.run, vars(brain.hparams)
     do_on_main(_begin, run, brain, command, comparison)
     only_prepare = hparams.get("data_prep_only", False)
+    if not brain.test_only:
+        brain.source = do_on_main(brain.find_source)
     if not only_prepare:
         brain.set_up()
+        if not brain.test_only:
+            brain.start_weights()
     if not hparams.get("skip_prep", False):
         do_on_main(_prepare, brain)
     datasets = brain.make_datasets(hparams)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import MainProcessContext, if_main_process
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechbrain_mamba.training.schedule import goes_by_loss
 from speechbrain_mamba.training.seeding import seed_step
@@ -52,7 +52,12 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
     tensors of numbers. Dots lead into objects (``report.totals``). Checkpoints within an epoch keep them, so that the
     training scores of a resumed epoch are those of the whole epoch; those of several processes are merged."""
 
+    frozen: Sequence[nn.Module] = ()
+    """Modules that are not trained, and are in evaluation mode when the others are trained: their dropout rests, and
+    their batch normalization keeps its statistics."""
+
     hparams: Any
+    opt_class: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -83,6 +88,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
     def fit_batch(self, batch: Any) -> Tensor:
         """Train on a batch, unless no process has a usable loss for it."""
         self.restore_totals()
+        for module in self.frozen:
+            module.eval()
         seed_step(self.seed, self.epoch, self.count_batch(), 0)
         should_step = self.n_accumulated + 1 == self.grad_accumulation_factor
         self.on_fit_batch_start(batch, should_step)
@@ -94,6 +101,8 @@ class SteppingBrain(CheckpointsWithinEpochs, LoadersOfProcesses, sb.Brain):
                 loss = self.training_loss(self.compute_objectives(outputs, batch, sb.Stage.TRAIN))
             usable = loss is not None and bool(loss.isfinite())
             self.n_skipped += loss is not None and not usable
+            if loss is not None and not loss.requires_grad:
+                usable = False  # of parts that are frozen
             # Processes agree on both at once: whether there is a loss, and whether one of them was told to end.
             any_usable, self._stops = in_any_process([usable, self.stop.is_requested()], self.device)
             if not any_usable:

@@ -124,6 +124,12 @@ def set_normalizer(normalizer: Any, statistics: Mapping[str, Any]) -> None:
     normalizer._load_statistics_dict(statistics)
 
 
+def normalizer_statistics(module: Any) -> dict[str, Any] | None:
+    """The statistics of SpeechBrain's ``InputNormalization`` by name; None for a module that has none."""
+    statistics = getattr(module, "_statistics_dict", None)
+    return None if statistics is None else dict(statistics())
+
+
 def bucket_plan(max_batch_length: float, num_buckets: int, max_batch_ex: int | None) -> tuple[Any, list[int]]:
     """The buckets of SpeechBrain's ``DynamicBatchSampler``: the longest example of each, and examples per batch."""
     from speechbrain.dataio.sampler import DynamicBatchSampler

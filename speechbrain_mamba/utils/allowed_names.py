@@ -100,6 +100,7 @@ speechbrain.decoders.S2SRNNGreedySearcher
 speechbrain.decoders.S2STransformerBeamSearcher
 speechbrain.decoders.S2STransformerGreedySearcher
 speechbrain.decoders.ctc.ctc_greedy_decode
+speechbrain.decoders.ctc_greedy_decode
 speechbrain.decoders.scorer.CTCScorer
 speechbrain.decoders.scorer.CoverageScorer
 speechbrain.decoders.scorer.LengthScorer
@@ -113,6 +114,8 @@ speechbrain.decoders.seq2seq.S2STransformerGreedySearcher
 speechbrain.decoders.seq2seq.S2SWhisperBeamSearcher
 speechbrain.decoders.seq2seq.S2SWhisperGreedySearcher
 speechbrain.decoders.transducer.TransducerBeamSearcher
+speechbrain.decoders.transducer.TransducerBeamSearcher.transducer_greedy_decode_streaming
+speechbrain.decoders.transducer.TransducerGreedySearcherStreamingContext
 speechbrain.lobes.features.Fbank
 speechbrain.lobes.features.MFCC
 speechbrain.lobes.features.StreamingFeatureWrapper
@@ -158,6 +161,9 @@ speechbrain.nnet.losses.nll_loss
 speechbrain.nnet.normalization.BatchNorm1d
 speechbrain.nnet.normalization.BatchNorm2d
 speechbrain.nnet.normalization.LayerNorm
+speechbrain.nnet.pooling.AdaptivePool
+speechbrain.nnet.pooling.Pooling1d
+speechbrain.nnet.pooling.StatisticsPooling
 speechbrain.nnet.transducer.transducer_joint.Transducer_joint
 speechbrain.processing.features.Deltas
 speechbrain.processing.features.Filterbank
@@ -165,9 +171,50 @@ speechbrain.processing.features.ContextWindow
 speechbrain.processing.features.InputNormalization
 speechbrain.processing.features.STFT
 speechbrain.processing.features.spectral_magnitude
+speechbrain.tokenizers.SentencePiece.SentencePieceDecoderStreamingContext
+speechbrain.tokenizers.SentencePiece.spm_decode_preserve_leading_space
 speechbrain.utils.dynamic_chunk_training.DynChunkTrainConfig
 speechbrain.utils.filter_analysis.FilterProperties
 """
+
+_WAV2VEC2 = Permission(
+    frozenset({"new"}),
+    # not trust_remote_code, which runs code of the model that is downloaded
+    only=frozenset(
+        {
+            "source",
+            "save_path",
+            "output_norm",
+            "freeze",
+            "freeze_feature_extractor",
+            "apply_spec_augment",
+            "output_all_hiddens",
+        }
+    ),
+    without=frozenset({"save_path"}),
+    sources=frozenset({"source"}),
+)
+_WHISPER = Permission(
+    frozenset({"new"}),
+    only=frozenset(
+        {
+            "source",
+            "save_path",
+            "sampling_rate",
+            "encoder_only",
+            "freeze",
+            "freeze_encoder",
+            "output_attentions",
+            "output_all_hiddens",
+            "language",
+            "task",
+        }
+    ),
+    without=frozenset({"save_path"}),
+    sources=frozenset({"source"}),
+)
+_PARTS = ["wav2vec2.Wav2Vec2", "hubert.HuBERT", "wavlm.WavLM"]
+_HUGGINGFACE = ["speechbrain.integrations.huggingface", "speechbrain.lobes.models.huggingface_transformers"]
 
 LIMITED: dict[str, Permission] = {
     # the flags of our recognizers' features: functions of numbers
@@ -181,6 +228,11 @@ LIMITED: dict[str, Permission] = {
         only=frozenset({"collect_in", "loadables", "paths"}),
         without=frozenset({"collect_in"}),
     ),
+    # the chunks of streaming recognizers
+    "speechbrain.utils.filter_analysis.stack_filter_properties": Permission(frozenset({"apply"})),
+    # encoders that others trained, which Hugging Face's transformers downloads
+    **{f"{package}.{part}": _WAV2VEC2 for package in _HUGGINGFACE for part in _PARTS},
+    **{f"{package}.whisper.Whisper": _WHISPER for package in _HUGGINGFACE},
 }
 """Names of which a model may not use everything."""
 

@@ -1,4 +1,4 @@
-"""The objects of a model's file that :mod:`~speechbrain_mamba.utils.safe_yaml` has checked.
+"""The objects of a model's file, made from the tree that :mod:`~speechbrain_mamba.utils.yaml_tree` has checked.
 
 The same tags as HyperPyYAML's, but for those that a model does not need: ``!new:``, ``!name:``, a few ``!apply:``,
 ``!ref`` with arithmetic, ``!copy`` and tuples.
@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from speechbrain_mamba.utils.allowed_names import PRETRAINER, Permission
-from speechbrain_mamba.utils.safe_yaml import CheckedYaml, Place, UnsafeModelError, split_tag
+from speechbrain_mamba.utils.yaml_tree import NOT_ALLOWED, CheckedYaml, UnsafeModelError, refusal, split_tag
 
 _REFERENCE = re.compile(r"<([^<>]*)>")
 _TUPLE = re.compile(r"\(.*\)", re.DOTALL)
@@ -108,11 +110,21 @@ def build_model_yaml(checked: CheckedYaml) -> dict[str, Any]:
 
 def _call(kind: str, name: str, positional: list, named: dict) -> Any:
     """Import an allowed name, and use it."""
-    module, attribute = name.rsplit(".", 1)
-    found = getattr(importlib.import_module(module), attribute)
+    found = _locate(name)
     if kind == "name":
         return functools.partial(found, *positional, **named) if positional or named else found
     return found(*positional, **named)
+
+
+def _locate(name: str) -> Any:
+    """A class or function of a module, or a function of a class of one."""
+    module, attribute = name.rsplit(".", 1)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return getattr(_locate(module), attribute)
 
 
 class _Builder:
@@ -128,11 +140,10 @@ class _Builder:
         try:
             return self.make(self.checked.root)
         except RecursionError as error:
-            raise UnsafeModelError(f"'{self.checked.place.file}' is nested too deeply.") from error
+            raise UnsafeModelError(f"'{self.checked.file}' is nested too deeply.") from error
 
-    def refusal(self, node: Node, problem: str, advice: str | None = None) -> UnsafeModelError:
-        place: Place = self.checked.place
-        return place.refusal(node, problem) if advice is None else place.refusal(node, problem, advice)
+    def refusal(self, node: Node, problem: str, *advice: str) -> UnsafeModelError:
+        return refusal(self.checked.file, node, problem, *advice)
 
     def make(self, node: Node) -> Any:
         if id(node) not in self.made:
@@ -153,22 +164,23 @@ class _Builder:
             return [self.make(part) for part in node.value]
         if isinstance(node, MappingNode):
             return {self.make(key): self.make(value) for key, value in node.value}
-        if kind == "tuple" or (node.tag == "tag:yaml.org,2002:str" and _TUPLE.fullmatch(node.value)):
-            return self._tuple(node, node.value)
+        plain_tuple = not node.style and str(node.tag) == "tag:yaml.org,2002:str" and _TUPLE.fullmatch(node.value)
+        if kind == "tuple" or plain_tuple:
+            return self._tuple(node)
         try:
             return self.scalars.construct_object(node, deep=True)
         except (ValueError, OverflowError) as error:
             raise self.refusal(node, f"{node.value[:40]!r} is not a value: {error}", "") from error
 
-    def _tuple(self, node: Node, text: str) -> Any:
-        """``(3, 4)``. What has a tag, or is not a flat list, is text: HyperPyYAML would run tags here."""
-        parts = [part.strip() for part in text.strip()[1:-1].split(",")]
-        if any(re.search(r"[!&*{}\[\]<>()\"'#|%@`:]", part) for part in parts):
-            if "!" in text:
-                raise self.refusal(node, f"a tag stands in the tuple {text[:40]!r}")
-            return text
-        parsed = YAML(typ="safe", pure=True).load(f"[{text.strip()[1:-1]}]")
-        return tuple(parsed)
+    def _tuple(self, node: ScalarNode) -> tuple:
+        """``(3, 4)``. HyperPyYAML reads what is within with all of Python's tags; here it has none."""
+        text = node.value.strip()
+        try:
+            return tuple(YAML(typ="safe", pure=True).load(f"[{text[1:-1]}]"))
+        except ConstructorError as error:
+            raise self.refusal(node, f"a tag stands in the tuple {text[:40]!r}") from error
+        except YAMLError as error:
+            raise self.refusal(node, f"{text[:40]!r} is not a tuple", "") from error
 
     # ------------------------------------------------------------------------------------------------ references
 
@@ -192,8 +204,6 @@ class _Builder:
         filled = _REFERENCE.sub(fill, text)
         if len(filled) > _LONGEST:
             raise self.refusal(node, "the references make a text without bound", "")
-        if _TUPLE.fullmatch(filled) and "," in filled:
-            return self._tuple(node, filled)
         return self._calculate(node, filled)
 
     def _find(self, node: Node, reference: str) -> Node:
@@ -218,6 +228,8 @@ class _Builder:
             return text
         try:
             return self._evaluate(node, ast.parse(text.strip(), mode="eval").body)
+        except UnsafeModelError:
+            raise
         except (SyntaxError, TypeError, KeyError, ValueError, MemoryError):
             return text
         except ZeroDivisionError as error:
@@ -240,7 +252,7 @@ class _Builder:
     def _use(self, node: Node, kind: str, name: str) -> Any:
         permission = self.checked.allowed.get(name)
         if permission is None or kind not in permission.uses:  # checked before: nothing else leads to a call
-            raise self.refusal(node, f"!{kind}:{name} is not among the classes and functions that a model may use")
+            raise self.refusal(node, f"!{kind}:{name} {NOT_ALLOWED}")
         positional = [self.make(part) for part in node.value] if isinstance(node, SequenceNode) else []
         named = {}
         if isinstance(node, MappingNode):
@@ -255,7 +267,7 @@ class _Builder:
             raise
         except Exception as error:  # whatever a class raises for arguments that it does not take
             raise ValueError(
-                f"'{self.checked.place.file}', line {node.start_mark.line + 1}: !{kind}:{name} cannot be made: {error}"
+                f"'{self.checked.file}', line {node.start_mark.line + 1}: !{kind}:{name} cannot be made: {error}"
             ) from error
 
     def _check_arguments(
@@ -288,7 +300,7 @@ class _Builder:
                 if not re.fullmatch(r"\w[\w.\-]*", str(key)):
                     raise self.refusal(node, f"{argument} of the pretrainer have {key!r}, which is not a file's name")
         for key, path in named.get("paths", {}).items():
-            parts = str(path).split("/")
-            bad = not isinstance(path, str) or path.startswith(("/", "~", "\\")) or ".." in parts or "\\" in path
-            if bad or ":" in path or not re.fullmatch(r"\w[\w.\-]*", parts[-1]):
+            last = str(path).rpartition("/")[2]
+            outside = not isinstance(path, str) or "\\" in path or ".." in path.split("/") or path.startswith("~")
+            if outside or re.match(r"\w+:", path) or not re.fullmatch(r"\w[\w.\-]*", last):
                 raise self.refusal(node, f"the path of '{key}' is {path!r}, which leads out of the model")

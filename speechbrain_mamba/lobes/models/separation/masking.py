@@ -33,6 +33,27 @@ def check_frames(encoder: Any, decoder: Any) -> None:
         )
 
 
+def check_length(encoder: Any, samples: int, name: str) -> tuple[int, int]:
+    """Check that a mixture is not shorter than the encoder's kernel; returns kernel and stride, in samples.
+
+    Raises
+    ------
+    ValueError
+        When it is shorter.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.dual_path import Encoder
+    >>> check_length(Encoder(16, 16), 100, "The mixture")
+    (16, 8)
+    """
+    conv = _unwrap(encoder).conv1d
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if samples < kernel:
+        raise ValueError(f"{name} has {samples} samples, but the encoder's kernel needs at least {kernel}.")
+    return kernel, stride
+
+
 def _unwrap(module: Any) -> Any:
     return getattr(module, "module", module)  # DistributedDataParallel wraps it
 
@@ -75,10 +96,8 @@ def separate(
     torch.Size([3, 800, 2])
     """
     check_frames(encoder, decoder)
-    samples, conv = mix.shape[1], _unwrap(encoder).conv1d
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
-    if samples < kernel:
-        raise ValueError(f"The mixture has {samples} samples, but the encoder's kernel needs at least {kernel}.")
+    samples = mix.shape[1]
+    kernel, stride = check_length(encoder, samples, "The mixture")
     lengths = absolute_lengths(mix_lens, samples, mix.device)
     frame_lengths = None
     if lengths is not None:

@@ -1,0 +1,145 @@
+"""Where the weights of a new run come from: exported folders, checkpoints, runs, models on the Hub and in the package.
+
+Only weights and tables are read. The hyper-parameters of a source are never built, so that no code of it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import speechbrain_mamba
+from speechbrain_mamba.utils.checkpoint_files import find_fault
+from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
+
+CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
+"""The meta file of a checkpoint; in a run's output folder the checkpoints, and what was exported of it."""
+
+
+@dataclass(frozen=True)
+class InitSource:
+    """A source of weights that was found.
+
+    Arguments
+    ---------
+    name : str
+        What the user gave.
+    description : str
+        What it is, for messages.
+    folders : tuple of Path
+        Folders of files on this machine: the first one has the weights, the others have what belongs to them, such as
+        the tokenizer of a run. Without any, files are fetched from the Hub.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "encoder.ckpt").write_text("")
+    >>> find_init_source(folder).find_weights("encoder").name
+    'encoder.ckpt'
+    """
+
+    name: str
+    description: str
+    folders: tuple[Path, ...] = ()
+
+    def find_weights(self, module: str) -> Path | None:
+        """Find the weights of a module, by its name; None if there are none."""
+        for suffix in (SAFETENSORS, CHECKPOINT):
+            path = _look(self.name, self.folders[:1], f"{module}{suffix}")
+            if path is not None:
+                return path
+        return None
+
+    def find_file(self, name: str) -> Path | None:
+        """Find another file, such as the one of a tokenizer; None if there is none."""
+        return _look(self.name, self.folders, name)
+
+
+def _look(source: str, folders: tuple[Path, ...], name: str) -> Path | None:
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    if folders:
+        return None
+    try:
+        return fetch_pretrained(source, name)
+    except FileNotFoundError:
+        return None
+
+
+def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSource:
+    """Find the source of a run's first weights.
+
+    Arguments
+    ---------
+    source : str or Path
+        An exported folder, the folder of a checkpoint, the output folder of a run or its folder of checkpoints, the
+        name of a model that the package carries, or a Hub id.
+    best_by : str
+        The score, lower is better, by which the checkpoint of a run is chosen.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a run has no checkpoint, or there is no such source.
+    ValueError
+        When a checkpoint is damaged.
+    """
+    name, folder = str(source), Path(source)
+    bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled" / name
+    if not folder.exists() and name.isidentifier() | name.replace("-", "_").isidentifier() and bundled.is_dir():
+        return InitSource(name, f"the model '{name}' of this package", (bundled,))
+    if folder.is_dir():
+        if (folder / CHECKPOINT_META).exists():
+            return _checkpoint(name, folder)
+        for place in (folder / SAVE, folder):
+            if any(place.glob(f"*/{CHECKPOINT_META}")):
+                return _best_checkpoint(name, place, best_by)
+        if not any(file.suffix in (SAFETENSORS, CHECKPOINT) for file in folder.iterdir()):
+            _refuse_folder(name, folder)
+        return InitSource(name, f"the folder '{name}'", (folder,))
+    if folder.exists():
+        raise ValueError(
+            f"init_from is '{name}', which is a file: give the folder of an exported model, of a run or of a "
+            "checkpoint, or a Hub id."
+        )
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        raise FileNotFoundError(
+            f"init_from is '{name}', but there is no such folder: give the folder of an exported model, of a run or of "
+            "a checkpoint, a Hub id such as 'name/model', or the name of a model that the package carries."
+        )
+    return InitSource(name, f"the model '{name}' on the Hub")
+
+
+def _best_checkpoint(name: str, folder: Path, best_by: str) -> InitSource:
+    keeper = AtomicCheckpointer(folder)
+    found = keeper.find_checkpoint(min_key=best_by)
+    if found is None:
+        raise FileNotFoundError(
+            f"'{name}' has no whole checkpoint with the score '{best_by}', by which the best one is chosen: it is of "
+            "another recipe, or no epoch was trained to its end. Give the folder of one checkpoint, or another source."
+        )
+    return _checkpoint(name, Path(found.path))
+
+
+def _checkpoint(name: str, folder: Path) -> InitSource:
+    fault = find_fault(folder, thorough=True)
+    if fault:
+        raise ValueError(f"The checkpoint '{folder}' is damaged: {fault}. Give another one to init_from.")
+    save = folder.resolve().parent
+    return InitSource(
+        name, f"the checkpoint '{folder}'", (folder, save, *(save.parent / one for one in EXPORTS), save.parent)
+    )
+
+
+def _refuse_folder(name: str, folder: Path) -> None:
+    """Say what a folder without weights lacks, and which folder in it may be meant."""
+    inner = [one for one in (*EXPORTS, SAVE) if (folder / one).is_dir()]
+    hint = f" Did you mean '{folder / inner[0]}'?" if inner else ""
+    raise FileNotFoundError(
+        f"init_from is '{name}', but this folder has neither weights (*{SAFETENSORS} or *{CHECKPOINT}) nor "
+        f"checkpoints.{hint}"
+    )
