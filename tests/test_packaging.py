@@ -19,6 +19,7 @@ pytest.importorskip("setuptools", minversion="77")
 
 ROOT = Path(__file__).parents[1]
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "data", "results")
+BUNDLED = ROOT / "speechbrain_mamba/inference/bundled_models"
 KERNELS = "speechbrain_mamba/ops/backends/cpu/_kernels.so"
 
 
@@ -62,6 +63,8 @@ def test_wheel(source):
     shared_names = {name for name in names if name.startswith("speechbrain_mamba/share/")}
     assert shared_names == shared("hparams", "*.yaml") | shared("recipes", "*.py", "*.md")
     assert {KERNELS, "speechbrain_mamba/py.typed"} <= names
+    bundled = {str(path.relative_to(ROOT)) for path in BUNDLED.rglob("*") if path.is_file()}
+    assert {name for name in names if name.startswith(str(BUNDLED.relative_to(ROOT)))} == bundled
     assert not [name for name in names if "stale" in name or name.startswith("tests") or name.endswith((".c", ".h"))]
 
 

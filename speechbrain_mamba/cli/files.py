@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from speechbrain_mamba.cli.sources import AUDIO_SUFFIXES, Source, Task, find_sources, plan_outputs
+from speechbrain_mamba.cli.sources import RECORDING_SUFFIXES, Source, Task, find_sources, plan_outputs
 from speechbrain_mamba.cli.workers import WorkerPool, as_picklable
 from speechbrain_mamba.utils.mistakes import is_full, is_mistake
+from speechbrain_mamba.utils.terminal import printable
 
 __all__ = [
-    "AUDIO_SUFFIXES", "Done", "Outcome", "Source", "Summary", "Task", "find_sources", "plan_outputs", "run_tasks"
+    "RECORDING_SUFFIXES", "Done", "Outcome", "Source", "Summary", "Task", "find_sources", "plan_outputs", "run_tasks"
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,8 @@ def _tell(outcome: Outcome, shown: bool) -> None:
     if outcome.error is not None:
         print(f"error: {outcome.message}", file=sys.stderr)
     elif shown and outcome.task.outputs:
-        print(f"{outcome.task.source.name}: {', '.join(outcome.task.outputs)}", file=sys.stderr)
+        made = ", ".join(map(printable, outcome.task.outputs))
+        print(f"{outcome.task.source.name}: {made}", file=sys.stderr)
 
 
 def _units(tasks: Sequence[Task], batch_size: int) -> list[list[int]]:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechbrain_mamba.utils.terminal import printable
+
 STANDARD = "-"
 """Standard input as a source, standard output as an output."""
 
-AUDIO_SUFFIXES = (
+RECORDING_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
     *(".w64", ".rf64", ".sph", ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".webm", ".mka", ".mkv", ".wma", ".amr"),
 )
@@ -94,8 +96,6 @@ def find_sources(given: Sequence[str]) -> list[Source]:
     >>> [source.place for source in find_sources([str(folder), str(folder / "*.wav")])]
     ['a.flac', 'b.wav']
     """
-    from speechbrain_mamba.utils.terminal import printable
-
     if STANDARD in given:
         if len(given) > 1:
             raise ValueError("'-' is standard input, which cannot be given together with other files.")
@@ -131,7 +131,6 @@ def _fixed_folder(pattern: str) -> str:
 def _add_path(path: str, base: str, add) -> None:  # type: ignore[no-untyped-def]
     """Add a file, or the audio files of a folder. Outputs keep the folders between it and the base of a pattern."""
     from speechbrain_mamba.dataio.audio_files import find_files
-    from speechbrain_mamba.utils.terminal import printable
 
     place = os.path.relpath(path, base or ".") if base else os.path.basename(path)
     if not os.path.isdir(path):
@@ -139,7 +138,7 @@ def _add_path(path: str, base: str, add) -> None:  # type: ignore[no-untyped-def
         return
     inside = place if base else ""
     try:
-        names = find_files(path, lambda name: name.lower().endswith(AUDIO_SUFFIXES))
+        names = find_files(path, lambda name: name.lower().endswith(RECORDING_SUFFIXES))
     except (ValueError, OSError) as error:
         add(path, place, error)
         return
@@ -193,7 +192,7 @@ def plan_outputs(
     if names is None:
         folder = Path(default if out is None else out)
         if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"--out '{folder}' is a file, but must be a folder.")
+            raise NotADirectoryError(f"--out '{printable(folder)}' is a file, but must be a folder.")
         longest = max(len(os.fsencode(ending)) for ending in endings)
         stems = [_shortened(stem, longest) for stem in _unique_stems(sources)]
         names = [[str(folder / f"{stem}{ending}") for ending in endings] for stem in stems]
@@ -220,15 +219,17 @@ def _file_names(sources: Sequence[Source], out: str | None, endings: Sequence[st
     stem, suffix = os.path.splitext(out)
     parts = [ending.rpartition(".") for ending in endings]
     kinds = {f".{kind}" for _, _, kind in parts}
-    if suffix.lower() not in (*AUDIO_SUFFIXES, *_TEXT_SUFFIXES, *kinds) or os.path.isdir(out):
+    if suffix.lower() not in (*RECORDING_SUFFIXES, *_TEXT_SUFFIXES, *kinds) or os.path.isdir(out):
         return None
     if len(sources) > 1:
         raise ValueError(
-            f"--out '{out}' is the name of one file, but there are {len(sources)} recordings: give a folder."
+            f"--out '{printable(out)}' is the name of one file, but there are {len(sources)} recordings: give a folder."
         )
-    audio = kinds <= set(AUDIO_SUFFIXES)
-    if suffix.lower() not in (AUDIO_SUFFIXES if audio else kinds):
-        raise ValueError(f"--out '{out}' is the name of another kind of file than {', '.join(sorted(kinds))}.")
+    audio = kinds <= set(RECORDING_SUFFIXES)
+    if suffix.lower() not in (RECORDING_SUFFIXES if audio else kinds):
+        raise ValueError(
+            f"--out '{printable(out)}' is the name of another kind of file than {', '.join(sorted(kinds))}."
+        )
     if len(endings) == 1:
         return [[out]]
     return [[stem + (begin + suffix if audio else ending) for ending, (begin, _, _) in zip(endings, parts)]]
@@ -283,12 +284,13 @@ def _fault(outputs: Sequence[str], read: set[str], taken: set[str], force: bool)
     for output in outputs:
         if output == STANDARD:
             continue
+        name = printable(output)
         if os.path.realpath(output) in read:
-            return ValueError(f"'{output}' would be written, but is one of the recordings: choose another --out.")
+            return ValueError(f"'{name}' would be written, but is one of the recordings: choose another --out.")
         if _key(output) in taken:
-            return ValueError(f"'{output}' would be written for two recordings: give each of them its own --out.")
+            return ValueError(f"'{name}' would be written for two recordings: give each of them its own --out.")
         if os.path.isdir(output):
-            return IsADirectoryError(f"'{output}' would be written, but is a folder: choose another --out.")
+            return IsADirectoryError(f"'{name}' would be written, but is a folder: choose another --out.")
         if os.path.lexists(output) and not force:
-            return FileExistsError(f"'{output}' exists: choose another --out, or replace it with --force.")
+            return FileExistsError(f"'{name}' exists: choose another --out, or replace it with --force.")
     return None

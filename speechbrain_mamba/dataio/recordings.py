@@ -402,7 +402,9 @@ def _decode_file(path: str | os.PathLike, name: str, closing: contextlib.ExitSta
     if unfinished:
         stream = closing.enter_context(os.fdopen(descriptor, "rb"))
         with contextlib.suppress(NotPlainWaveError):
-            return WaveStream(stream, name)
+            wave = WaveStream(stream, name)
+            wave.notices = [f"The header of '{name}' says that it is empty: it is read to its end."]
+            return wave
         os.lseek(descriptor, 0, os.SEEK_SET)
         descriptor = os.dup(descriptor)
     return _SoundFileDecoder(descriptor, name)

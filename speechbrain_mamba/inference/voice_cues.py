@@ -65,7 +65,6 @@ class VoiceCues:
     )
     """Measured on the six speakers of the free spoken digit dataset, all men: pitch varies more between all people."""
 
-
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
         options: dict[str, Any] = {"sample_rate": sample_rate, "win_length": 32, "hop_length": 16}

@@ -164,7 +164,7 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
     assert not list((tmp_path / "again").rglob("CKPT*"))
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
-    with told(capsys, "it was trained with another vocabulary than the"):
+    with told(capsys, "It was trained with another vocabulary than the"):
         run("train", hparams.with_suffix(""), **{**options, "number_of_epochs": 3}, lm_folder=tmp_path / "lm")
 
 
