@@ -146,6 +146,8 @@ class OpenedModel:
         hparams["savedir"] = self.files.savedir
         model = cls(modules=hparams["modules"], hparams=hparams, run_opts=_run_options(run_opts), **options)
         model.source_files = self.files
+        if isinstance(model, Pretrained):
+            model.on_loaded()
         return model
 
     def _refuse_another_kind(self, cls: type) -> None:
@@ -335,6 +337,9 @@ class Pretrained(interfaces.Pretrained):
 
     MODULES_NEEDED: ClassVar[list[str]] = []
     HPARAMS_NEEDED: ClassVar[list[str]] = []
+
+    def on_loaded(self) -> None:
+        """Load what else belongs to the model; called when it has its weights and its ``source_files``."""
 
     @classmethod
     def from_hparams(  # type: ignore[override]  # SpeechBrain's takes the same by keyword
