@@ -28,11 +28,8 @@ def models(tmp_path_factory) -> Path:
     for name, task in (("separator", "mini_mambatasnet"), ("streaming_separator", "mini_mambatasnet_streaming")):
         path, sizes = HPARAMS / f"separation/{task}.yaml", {"N_encoder_out": 16, "out_channels": 8, "n_mamba": 1}
         export_separator(folder / name, read_hparams(path, sizes), load_hparams(path, sizes)["modules"])
-    for name, task in (
-        ("recognizer", "mini_conmamba_ctc_fsdd"),
-        ("streaming_recognizer", "mini_conmamba_ctc_streaming"),
-    ):
-        made = make_recognizer(folder / "made" / name, task)
+    for name, causal in (("recognizer", False), ("streaming_recognizer", True)):
+        made = make_recognizer(folder / "made" / name, "mini_conmamba_ctc_fsdd", causal=causal)
         made.folder.rename(folder / name)
     codec = EnCodec(8000, (8, 5, 4), n_codebooks=4, codebook_size=16, dimension=8, n_filters=2)
     codec(torch.randn(4, 4000))  # fills the codebooks
@@ -63,8 +60,8 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command; answers its exit code and what it wrote to stdout and stderr."""
+def run(capsysbinary):
+    """Run a command; answers its exit code and what it wrote to stdout and stderr, bytes that are no text replaced."""
 
     def run(*arguments):
         code = 0
@@ -72,6 +69,6 @@ def run(capsys):
             main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = end.code
-        return code, *capsys.readouterr()
+        return code, *(written.decode("utf-8", "replace") for written in capsysbinary.readouterr())
 
     return run

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import wave
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from speechbrain_mamba.dataio import recording_writer
 from speechbrain_mamba.dataio.recording_writer import RecordingWriter, write_recording, write_together
 from speechbrain_mamba.dataio.recordings import open_recording, read_recording
 from speechbrain_mamba.utils.files import remove_temporaries
+from speechbrain_mamba.utils.mistakes import is_full
 
 
 def names(folder):
@@ -237,14 +239,19 @@ def test_standard_output(monkeypatch):
         RecordingWriter("-", 8000)
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("free", "words", "full"),
+    [(0, r"The disk is full, '.*a\.wav' is not written", True), (2**40, r"a\.wav' cannot be written \(.*\)\.", False)],
+)
+def test_a_full_disk_is_told(tmp_path, monkeypatch, free, words, full):
     writer = RecordingWriter(tmp_path / "a.wav", 8000)
     writer.write(torch.zeros(9))
 
     def write(*_):
-        raise soundfile.LibsndfileError(2)
+        raise soundfile.LibsndfileError(2)  # "System error."
 
     monkeypatch.setattr(writer._file, "write", write)
-    with pytest.raises(OSError, match=r"a\.wav' cannot be written \(.*\): is the disk full\?"), writer:
+    monkeypatch.setattr(recording_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=words) as caught, writer:
         writer.write(torch.zeros(9))
-    assert names(tmp_path) == []
+    assert is_full(caught.value) == full and names(tmp_path) == []

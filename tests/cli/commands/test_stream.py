@@ -12,7 +12,7 @@ from speechbrain_mamba.cli.live import Growing, take_pieces
 def test_the_text_grows(models, place, run):
     code, out, _ = run("stream", "talk.wav", "--source", models / "streaming_recognizer")
     *lines, last = out.splitlines()
-    assert code == 0 and all(re.fullmatch(r" +\d+\.\d\d s  [OTWNE ]*", line) for line in lines)
+    assert code == 0 and lines and last and all(re.fullmatch(r" +\d+\.\d\d s  [OTWNE ]*", line) for line in lines)
     code, quiet, _ = run(
         "stream", "talk.wav", "--milliseconds", 17, "--quiet", "--source", models / "streaming_recognizer"
     )
