@@ -7,7 +7,7 @@ each in a process of its own, so that peak memory is each one's.
 
     python benchmarks/long_recordings.py --source separator --speech /path/to/free-spoken-digit-dataset/recordings
 
-mixes talks of two speakers from a folder of recordings, ``SPEAKER/*.wav`` or ``DIGIT_SPEAKER_TAKE.wav``, separates them
+mixes talks of two speakers from a folder of recordings, ``SPEAKER/**/*.wav`` or ``DIGIT_SPEAKER_TAKE.wav``, separates them
 as a whole and in windows, and compares both with the true sources and with each other.
 """
 
@@ -93,9 +93,9 @@ def measure(arguments):
 def read_speakers(folder):
     """The utterances of each speaker, at 8 kHz."""
     speakers: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).rglob("*.wav")):
-        flat = path.parent == Path(folder)
-        speakers.setdefault(path.stem.split("_")[1] if flat else path.parent.name, []).append(path)
+    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix in (".wav", ".flac")):
+        top, *rest = path.relative_to(folder).parts
+        speakers.setdefault(top if rest else path.stem.split("_")[1], []).append(path)
     return speakers
 
 

@@ -258,6 +258,14 @@ def test_a_model_does_not_choose_the_device(model, caplog):
         (TEXT.replace("labels: !ref <labels>", "labels: 3"), "'labels', which is not an object"),
         (TEXT.replace("labels: !ref <labels>", "labels: !name:torch.nn.GELU"), "'labels', which is not an object"),
         (TEXT.replace("tokenizer", "speller"), r"holds another kind of model .*, but Model needs tokenizer"),
+        (
+            TEXT.replace("    normalize: !ref <normalize>\npre", "    normalize: 3\npre"),
+            "'normalize' of the modules is a int",
+        ),
+        (
+            TEXT.replace("        layer: !ref <layer>\n        norm", "        norm"),
+            r"no file has the weights of layer\.weight, layer\.bias, which would be random",
+        ),
         ("a: 1\n", r"holds another kind of model \(modules: none\), but Model needs layer, tokenizer"),
     ],
 )
@@ -467,6 +475,13 @@ def test_the_precision_is_that_of_the_inference(model, options, dtype):
 def test_a_device_may_be_an_object(model):
     assert Model.from_hparams(model, run_opts={"device": torch.device("cpu")}).device == "cpu"
     assert next(Model.from_hparams(model, run_opts={"device": "meta"}).parameters()).device.type == "meta"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_named(model, device):
+    with pytest.raises(ValueError, match=f"The device '{device}' is not there") as caught:
+        Model.from_hparams(model, run_opts={"device": device})
+    assert "\n" not in str(caught.value)
 
 
 def test_speechbrains_own_classes_are_loaded_safely_too(model):

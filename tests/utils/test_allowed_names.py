@@ -1,6 +1,7 @@
 """The names that a model may use: they exist, and their code reads, writes, downloads and runs nothing on its own."""
 
 import ast
+import functools
 import importlib.util
 import inspect
 import textwrap
@@ -39,8 +40,13 @@ def test_each_name_can_be_found():
             assert callable(_locate(name)), name
 
 
+@functools.cache
 def called(function):
     """The last names of all that the code of a class or function calls."""
+    return set(find_calls(function))
+
+
+def find_calls(function):
     for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
         if not isinstance(node, ast.Call):
             continue
@@ -62,7 +68,7 @@ def constructors(found):
 @pytest.mark.parametrize("name", [name for name in PLAIN if not name.startswith("torch.")])
 def test_no_name_reads_writes_downloads_or_runs_anything(name):
     for part in constructors(_locate(name)):
-        harmful = HARMFUL & set(called(part))
+        harmful = HARMFUL & called(part)
         unknown = {word for word in harmful if (part.__module__, word) not in KNOWN}
         assert not unknown, f"{name}: {part.__module__} calls {unknown}"
 

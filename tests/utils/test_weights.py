@@ -158,6 +158,16 @@ def test_one_missing_or_extra_entry_is_an_error(name):
         load_strictly(nn.Linear(2, 3), state, "it")
 
 
+def test_names_in_a_message_are_short_and_harmless_to_a_terminal():
+    with pytest.raises(ValueError, match="2 extra") as caught:
+        load_strictly(
+            nn.Linear(2, 3),
+            {**nn.Linear(2, 3).state_dict(), "\x1b[2J\n": torch.ones(1), "x" * 9999: torch.ones(1)},
+            "it",
+        )
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
 def test_older_names_that_a_module_accepts_fit():
     """torch renames the weights of normalized layers as it loads them."""
     old = nn.Linear(2, 3)
