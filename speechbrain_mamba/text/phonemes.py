@@ -104,6 +104,37 @@ class TextTokenizer:
             raise ValueError("Text tokens of the kind 'bpe' need a SentencePiece model, but there is none.")
         return self._pieces.encode(text, out_type=str)
 
+    def adapt(self, text: str) -> tuple[str, str]:
+        """Bring a text to the characters of the inventory, if these are letters and not phonemes.
+
+        Letters get the other case if only that is known, and punctuation that is not known is left out.
+
+        Returns
+        -------
+        str, str
+            The text, and the characters that were left out, once each.
+
+        Example
+        -------
+        >>> TextTokenizer.train(["ONE TWO"], kind="characters").adapt("Two, one!")
+        ('TWO ONE', ',!')
+        """
+        if self.kind == "ipa":
+            return text, ""
+        known = {character for symbol in self.symbols for character in symbol.replace("\u2581", " ")}
+        kept, dropped = [], dict[str, None]()
+        for character in text:
+            if character.isspace() and character not in known:
+                character = " "
+            near = [one for one in (character, character.upper(), character.lower()) if set(one) <= known]
+            if near:
+                kept.append(near[0])
+            elif unicodedata.category(character)[0] in "PS":
+                dropped[character] = None
+            else:
+                kept.append(character)  # encode names it
+        return "".join(kept), "".join(dropped)
+
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The numbers of a text's symbols, at least one, each below ``len(self)``.
 
@@ -151,5 +182,5 @@ class TextTokenizer:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             model = None if content["model"] is None else base64.b64decode(content["model"])
             return cls(content["symbols"], content["kind"], content["language"], model)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:  # anyone may have written it
             raise ValueError(f"'{path}' is not a text tokenizer: {error!r}.") from error

@@ -17,10 +17,9 @@ from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer, export_synthesizer
 from speechbrain_mamba.lobes.models.synthesis import VallE
-from speechbrain_mamba.lobes.models.synthesis.speech import Speech, speak
+from speechbrain_mamba.lobes.models.synthesis.speech import speak
 from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
-from speechbrain_mamba.utils.pretrained import fetch_pretrained
 from tests.conftest import HPARAMS
 
 CODEC = {
@@ -40,7 +39,8 @@ GREEDY = {
 def write_model(folder, name: str, tokenizer=None, codec=None, **options):
     """A small synthesizer with random weights that takes the likeliest tokens; its parts are returned."""
     torch.manual_seed(0)
-    text = read_hparams(HPARAMS / "tts" / f"{name}.yaml", {**GREEDY, "sampler": {"temperature": 0}, **options})
+    changes = {**GREEDY, "sampler": {"temperature": 0}, "prompt_level": None, **options}
+    text = read_hparams(HPARAMS / "tts" / f"{name}.yaml", changes)
     codec = EnCodec(**{**CODEC, **(codec or {})})
     codec(torch.randn(4, 4000))  # fills the codebooks
     modules = load_hparams(HPARAMS / "tts" / f"{name}.yaml", GREEDY)["modules"]
@@ -221,13 +221,6 @@ def test_a_file_is_said_as_its_waveform_is(synthesizer, languages, tmp_path, rat
     assert synthesizer.sample_rate == 8000
 
 
-def test_a_file_ends_where_its_speech_does(synthesizer, monkeypatch, tmp_path):
-    speech = Speech(torch.arange(9.0)[None], torch.tensor([5]), torch.tensor([True]))
-    monkeypatch.setattr(synthesizer, "synthesize_batch", lambda *arguments, **options: speech)
-    write_audio(tmp_path / "prompt.wav", torch.randn(800), 8000)
-    assert synthesizer.synthesize_file("one", tmp_path / "prompt.wav", "two").tolist() == [0, 1, 2, 3, 4]
-
-
 @pytest.mark.parametrize("name", ["mini_vallm", "mini_valle"])
 def test_what_was_exported_says_what_the_model_said(tmp_path, name):
     made = write_model(tmp_path / "model", name)
@@ -280,15 +273,6 @@ def test_prompts_are_at_most_so_long(tmp_path, prompt_seconds, frames):
     loaded.synthesize_batch(["one"], torch.randn(1, 160 * frames), prompt_texts=["two"])
     with pytest.raises(ValueError, match=f"{frames + 1} frames, but the model takes at most {frames}"):
         loaded.synthesize_batch(["one"], torch.randn(1, 160 * frames + 1), prompt_texts=["two"])
-
-
-def test_the_symbols_of_texts_are_kept_where_all_files_are(monkeypatch, tmp_path):
-    module = "speechbrain_mamba.inference.synthesis"
-    asked, fetch = [], fetch_pretrained
-    monkeypatch.setattr(f"{module}.fetch_pretrained", lambda *given: (asked.append(given[2:]), fetch(*given))[1])
-    write_model(tmp_path / "model", "mini_vallm")
-    load_model(tmp_path / "model")
-    assert asked == [(str(tmp_path / "cache"),)]
 
 
 def test_another_codec_can_be_given(tmp_path):

@@ -27,6 +27,19 @@ class Speech(NamedTuple):
     """Whether each example came to its end before the frames ran out, booleans (batch,)."""
 
 
+class SpokenCodes(NamedTuple):
+    """Synthesized speech with the tokens that it was made of."""
+
+    speech: Speech
+    """The waveforms."""
+
+    codes: Tensor
+    """Tokens, integers (batch, frames, codebooks), zero past each length."""
+
+    lengths: Tensor
+    """Valid frames, integers (batch,)."""
+
+
 @torch.no_grad()
 def speak(
     model: VallE, codec: Codec, prompt: Utterances, phonemes: Padded, max_frames: int, sampler: Sampler | None = None
@@ -37,12 +50,20 @@ def speak(
     :meth:`~speechbrain_mamba.lobes.models.synthesis.VallE.generate`, on any device. Raises a ValueError too when model
     and codec do not fit.
     """
+    return speak_codes(model, codec, prompt, phonemes, max_frames, sampler).speech
+
+
+@torch.no_grad()
+def speak_codes(
+    model: VallE, codec: Codec, prompt: Utterances, phonemes: Padded, max_frames: int, sampler: Sampler | None = None
+) -> SpokenCodes:
+    """Do what :func:`speak` does; returns the tokens too."""
     check_codec(model, codec)
     device = next(model.parameters()).device
     generated = model.generate(prompt.to(device), phonemes.to(device), max_frames, sampler)
     wavs, lengths = codec.decode(generated.codes, generated.lengths)
     wavs = mask_frames(wavs.masked_fill(generated.broken[:, None], torch.nan), lengths)
-    return Speech(wavs, lengths, generated.finished)
+    return SpokenCodes(Speech(wavs, lengths, generated.finished), generated.codes, generated.lengths)
 
 
 def check_codec(model: VallE, codec: Codec) -> None:
