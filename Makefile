@@ -13,10 +13,33 @@ export GOMP_SPINCOUNT := 10000
 
 SOURCES := pyproject.toml setup.py $(shell find speechbrain_mamba -name '*.[ch]')
 
-.PHONY: demo test test-oldest mutants lint clean
+.PHONY: demo models test test-oldest mutants lint clean
 
 demo: $(READY)  ## train a small Mamba-TasNet on synthetic voices, test it, show what it made
 	$(BIN)/python recipes/separation/train.py hparams/separation/mini_mambatasnet.yaml
+
+# Where the two corpora of the bundled models are, or get cloned to.
+FSDD ?= data/free-spoken-digit-dataset
+SPEECH_TO_INTENT ?= data/speech-to-intent-benchmark
+RUNS := results/bundled
+models: $(READY) | $(FSDD) $(SPEECH_TO_INTENT)  ## train the bundled models again, and put them into the package: docs/bundled.md
+	$(BIN)/python recipes/separation/train.py hparams/separation/bundled_separator.yaml --fsdd_folder $(FSDD) \
+		--speech_to_intent_folder $(SPEECH_TO_INTENT) --output_folder $(RUNS)/separator
+	$(BIN)/python recipes/bundled/bundle.py separator $(RUNS)/separator --fsdd $(FSDD)
+	$(BIN)/python recipes/tts/prepare_fsdd_digits.py $(FSDD) data/bundled_digits/fsdd --long 3000 --short 0 \
+		--test_speakers theo
+	$(BIN)/python recipes/tts/prepare_mini.py data/mini_digits_8k data/bundled_digits/voices --speakers 100 6 8 \
+		--sentences 0 --digit_strings 24
+	$(BIN)/python recipes/asr/train.py hparams/asr/bundled_conmamba_ctc_digits.yaml --output_folder $(RUNS)/digits
+	$(BIN)/python recipes/bundled/bundle.py recognizer-digits $(RUNS)/digits --manifest data/bundled_digits/fsdd/test.csv
+	$(BIN)/python recipes/asr/train.py hparams/asr/mini_conmamba_ctc.yaml --output_folder $(RUNS)/sentences
+	$(BIN)/python recipes/bundled/bundle.py recognizer-sentences $(RUNS)/sentences
+
+$(FSDD):
+	git clone --depth 1 https://github.com/Jakobovski/free-spoken-digit-dataset $@
+
+$(SPEECH_TO_INTENT):
+	git clone --depth 1 https://github.com/Picovoice/speech-to-intent-benchmark $@
 
 test: $(READY)  ## run all tests and the examples of the docstrings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

@@ -76,7 +76,7 @@ def _launch(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
             constants.append((i, value))
         elif isinstance(value, Tensor):
             signature.append((parameter.name, _DTYPES[value.dtype]))
-            if value.data_ptr() % 16 == 0:
+            if _offset(value) % 16 == 0:
                 aligned.append(i)
         else:
             signature.append((parameter.name, "i32" if -(2**31) <= value < 2**31 else "i64"))
@@ -84,6 +84,11 @@ def _launch(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
                 aligned.append(i)
     options = kwargs.get("num_warps", 4), kwargs.get("maxnreg")
     return Launch(kernel, tuple(signature), tuple(constants), tuple(aligned), *options)
+
+
+def _offset(tensor: Tensor) -> int:
+    """Bytes from an aligned address to a tensor's first element; memory that is not there would be aligned."""
+    return tensor.storage_offset() * tensor.element_size() if tensor.is_meta else tensor.data_ptr()
 
 
 @contextlib.contextmanager

@@ -39,18 +39,20 @@ class AllocatedMemory:
     def _free(self, size: int) -> None:
         self.now -= size
 
-    def _count(self, schema) -> None:
+    def _count(self, schema, returned) -> None:
         """List an operation that launches something."""
         views = any(r.alias_info and not r.alias_info.is_write for r in schema.returns)
         allocates = schema.name.startswith(("prim::", "aten::empty", "aten::new_empty", "aten::_unsafe_view"))
         # On a GPU a product of half-precision factors comes out in float32.
-        converts = schema.name == "aten::_to_copy" and self.launched[-1:] == ["aten::bmm"]
+        converts = (
+            schema.name == "aten::_to_copy" and self.launched[-1:] == ["aten::bmm"] and returned.dtype == torch.float32
+        )
         if not (views or allocates or converts):
             self.launched.append(schema.name)
 
     def see(self, schema, returned) -> None:
         """Take account of an operation."""
-        self._count(schema)
+        self._count(schema, returned)
         for tensor in returned if isinstance(returned, (tuple, list)) else [returned]:
             if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known:
                 self._known.add(storage)

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from speechbrain_mamba import __version__
+from speechbrain_mamba.corpora.mini.samples import SAMPLES
 
 pytest.importorskip("setuptools", minversion="77")
 
 ROOT = Path(__file__).parents[1]
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.so", "*.egg-info", "build", "dist", "data", "results")
+BUNDLED = ROOT / "speechbrain_mamba/inference/bundled_models"
 KERNELS = "speechbrain_mamba/ops/backends/cpu/_kernels.so"
 
 
@@ -61,7 +63,13 @@ def test_wheel(source):
     names = names_of(wheel)
     shared_names = {name for name in names if name.startswith("speechbrain_mamba/share/")}
     assert shared_names == shared("hparams", "*.yaml") | shared("recipes", "*.py", "*.md")
-    assert {KERNELS, "speechbrain_mamba/py.typed"} <= names
+    samples = {str(sample.path.relative_to(ROOT)) for sample in SAMPLES}
+    assert {KERNELS, "speechbrain_mamba/py.typed", *samples} <= names
+    with zipfile.ZipFile(wheel) as archive:
+        (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert b"speechbrain-mamba = speechbrain_mamba.cli.main:main" in archive.read(scripts)
+    bundled = {str(path.relative_to(ROOT)) for path in BUNDLED.rglob("*") if path.is_file()}
+    assert {name for name in names if name.startswith(str(BUNDLED.relative_to(ROOT)))} == bundled
     assert not [name for name in names if "stale" in name or name.startswith("tests") or name.endswith((".c", ".h"))]
 
 

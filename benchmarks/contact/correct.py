@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from contact.context import Context, Skip, largest_error, results_of, step
+from contact.sizes import changed
 
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 
@@ -76,27 +77,13 @@ def equal_bits(context: Context) -> None:
         raise ValueError(f"{', '.join(different)} differ between two equal calls.")
 
 
-@step("several slabs", seconds=90)
-def several_slabs(context: Context) -> dict[str, Any]:
-    """A layer whose backward pass has little memory for the states in between."""
+@step("few programs", seconds=90)
+def few_programs(context: Context) -> dict[str, Any]:
+    """A layer whose walk back has one program for all chunks and channels."""
     if context.backend != "triton":
         raise Skip("is about the backend 'triton'")
-    from speechbrain_mamba.ops.backends.triton import plan
-
-    limits = {"BORDER_BYTES": 20_000, "SLAB_BYTES_OF_A_PROCESSOR": 1}
-    before = {name: getattr(plan, name) for name in limits if hasattr(plan, name)}
-    caches = [value for value in vars(plan).values() if hasattr(value, "cache_clear")]
-    try:
-        for name in before:
-            setattr(plan, name, limits[name])
-        for cached in caches:
-            cached.cache_clear()
+    with changed({"plan.BACKWARD_PROGRAMS_OF_A_PROCESSOR": 0.001, "plan.SMALL_BACKWARD_BYTES": 0}):
         return compare(context, BiMamba(64), torch.float32)
-    finally:
-        for name, value in before.items():
-            setattr(plan, name, value)
-        for cached in caches:
-            cached.cache_clear()
 
 
 SANITIZED = """

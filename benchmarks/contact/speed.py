@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from time import monotonic
 from typing import Any
 
 import gpu
 import gpu_systems
 import torch
 from contact.context import Context, Skip, step
+from contact.sizes import changed, sized
 from gpu_timing import graph_ms, kernel_times, peak_mb
 
 from speechbrain_mamba.nnet.mamba import BiMamba
@@ -18,16 +20,16 @@ OVER_ACCOUNT = 1.25
 """How far the measured peak may exceed the account: the allocator rounds up."""
 
 
-def training_step(context: Context, d_model: int, batch: int, time: int) -> tuple[Any, int]:
+def training_step(context: Context, d_model: int, batch: int, frames: int) -> tuple[Any, int]:
     """A step of a layer in bfloat16, and the bytes of its inner input."""
     torch.manual_seed(0)
     layer = BiMamba(d_model).to(context.device)
-    x = torch.randn(batch, time, d_model, device=context.device, requires_grad=True)
+    x = torch.randn(batch, frames, d_model, device=context.device, requires_grad=True)
 
     def run() -> None:
         gpu.run(layer, x, True, context.backend, torch.bfloat16)
 
-    return run, batch * time * 2 * layer.d_inner * 2
+    return run, batch * frames * 2 * layer.d_inner * 2
 
 
 @step("peak memory", seconds=120)
@@ -102,39 +104,52 @@ def kernels(context: Context) -> dict[str, Any]:
     }
 
 
-SWEEP = {
-    "SHORTEST_CHUNK": (32, 64, 128),
-    "LONGEST_BACKWARD_CHUNK": (64, 128, 256),
-    "PROGRAMS_OF_A_PROCESSOR": (8, 16, 32),
-    "SLAB_BYTES_OF_A_PROCESSOR": (1 << 18, 1 << 19, 1 << 21),
+SWEEP: dict[str, tuple] = {
+    "plan.SHORTEST_CHUNK": (32, 64, 128),
+    "plan.LONGEST_BACKWARD_CHUNK": (64, 128, 256),
+    "plan.LARGEST_BACKWARD": (4, 5, 8),
+    "plan.PROGRAMS_OF_A_PROCESSOR": (8, 16, 32),
+    "plan.BACKWARD_PROGRAMS_OF_A_PROCESSOR": (4, 6, 8),
+    "plan.STATES_OF_A_THREAD": (8, 16, 32),
+    "plan.FORWARD_CHANNELS": (16, 32, 64),
+    "plan.BACKWARD_CHANNELS": (8, 16, 32),
+    "conv_launch._TILE": ((16, 64), (32, 64), (32, 128)),
+    "conv_launch._BACKWARD_TILE": ((4, 64), (8, 64), (16, 64)),
 }
+"""Sizes of the kernels by module and name, each with the values that are tried: chunks, memory, programs, warps (as 16
+states take two where a thread has 8) and blocks. Those at the end are compiled again."""
+SWEEP_SECONDS = 280
 
 
-@step("sweep", seconds=240)
+@step("sweep", seconds=SWEEP_SECONDS + 60)
 def sweep(context: Context) -> dict[str, Any]:
-    """Chunks, programs and slabs, one at a time, by replays of a graph."""
+    """Chunks, memory, programs, warps and blocks, one at a time, by replays of a graph."""
     context.need_gpu()
     if context.backend != "triton":
         raise Skip("is about the backend 'triton'")
-    from speechbrain_mamba.ops.backends.triton import plan
-
-    caches = [value for value in vars(plan).values() if hasattr(value, "cache_clear")]
     found: dict[str, Any] = {}
-    for name, time in itertools.product([name for name in SWEEP if hasattr(plan, name)], (4000, 64_000)):
-        before = getattr(plan, name)
+    begin = monotonic()
+
+    def measure(label: str, frames: int) -> None:
+        if monotonic() - begin > SWEEP_SECONDS:
+            found[label] = "no time left"
+            return
+        try:
+            run, _ = training_step(context, 256, 1, frames)
+            run()
+            found[label] = round(graph_ms(run, context.device, 10), 4)
+        except Exception as error:
+            found[label] = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    for frames in (4000, 64_000):
+        measure(f"as it is, {frames} frames, ms", frames)
+    for name, frames in itertools.product(SWEEP, (4000, 64_000)):
+        module, attribute = sized(name)
+        before = getattr(module, attribute)
         for value in SWEEP[name]:
-            setattr(plan, name, value)
-            for cached in caches:
-                cached.cache_clear()
-            try:
-                run, _ = training_step(context, 256, 1, time)
-                run()
-                found[f"{name} {value}, {time} frames, ms"] = round(graph_ms(run, context.device, 10), 4)
-            except Exception as error:
-                found[f"{name} {value}, {time} frames, ms"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        setattr(plan, name, before)
-        for cached in caches:
-            cached.cache_clear()
+            if value != before:
+                with changed({name: value}):
+                    measure(f"{name} {value}, {frames} frames, ms", frames)
     return found
 
 

@@ -8,8 +8,8 @@ A tokenizer is trained on the transcripts unless ``--tokenizer_folder`` names on
 decoder uses the language model that ``--lm_folder`` names, if any; both are folders or ids of the Hub. Every
 hyper-parameter of the file can be replaced on the command line, and so can SpeechBrain's own options (``--device``,
 ``--precision``, ``--debug``, ...; ``--help`` lists both). Use ``torchrun --nproc_per_node=N`` instead of ``python`` to
-train on N GPUs. The same command again resumes from the last checkpoint. Results: ``<output_folder>/test``; with CTC
-the folder ``inference`` beside it is for SpeechBrain's ``EncoderASR.from_hparams``.
+train on N GPUs. The same command again resumes from the last checkpoint. Results: ``<output_folder>/test``; the
+folder ``inference`` beside it loads as a ``Recognizer``, and in SpeechBrain's ``EncoderASR`` or ``EncoderDecoderASR``.
 """
 
 from speechbrain_mamba.training.command_line import check_command_line

@@ -53,13 +53,17 @@ class SeparationBrain(TrainingBrain):
     def set_up(self):
         """Check the name of the law and the augmentation, and give each copy of a block its own weights at first."""
         find_level_law(self.hparams.level_law, self.hparams.corpus)
+        self.check_augmentation()
+        for module in self.hparams.modules.values():
+            reset_parameters(module)
+
+    def check_augmentation(self):
+        """Refuse an augmentation that would have no effect, or change speeds twice."""
         if self.hparams.augmentation is not None and (self.hparams.use_speedperturb or not self.hparams.dynamic_mixing):
             raise ValueError(
                 "The augmentation is for mixtures that are drawn on the fly, and changes speeds itself: set "
                 "dynamic_mixing to True and use_speedperturb to False, or augmentation to null."
             )
-        for module in self.hparams.modules.values():
-            reset_parameters(module)
 
     def prepare_data(self, hparams):
         """Make the manifests of the corpus."""

@@ -24,9 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recognizer", help="Hub id or folder; without one no word error rate is computed")
     parser.add_argument("--speaker_encoder", help="Hub id or folder; without one voices are not compared")
     parser.add_argument("--device", default="cpu", help="where the judges compute")
+    parser.add_argument("--sources", nargs="*", default=[], help="other models on the Hub that the judges may download")
     options = parser.parse_args(arguments)
     with alone_in_run(options.folder):
-        judges = load_judges(options.recognizer, options.speaker_encoder, options.device)
+        judges = load_judges(options.recognizer, options.speaker_encoder, options.device, options.sources)
         print(format_summary(judge_speech(options.folder, **judges)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
@@ -9,6 +10,8 @@ import click
 from speechbrain_mamba import __version__
 from speechbrain_mamba.cli.program import HELP, NAME, Program, program_name
 from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake
+
+logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: that of shells, 128 and the number of the signal."""
@@ -57,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     except MISTAKES as error:
         if not is_mistake(error):
             raise
+        logger.debug("Where it came from:", exc_info=True)
         advice = ": free some space, and give the same command again." if is_full(error) else ""
         end(f"{error}{advice}", 1)
     if callable(run):  # what a command leaves to be done after it, whose errors are shown as they are

@@ -66,7 +66,7 @@ class ModelChoice:
         from speechbrain_mamba.inference.pretrained import open_model
 
         kind = open_model(self.source, trust_yaml=self.trust_yaml).kind
-        if kind not in kinds:
+        if kind is None or kind not in kinds:
             raise ValueError(
                 f"'{self.source}' is {f'a {kind}' if kind else 'another kind of model'}, but a {' or a '.join(kinds)} "
                 "is needed: give another --source."
@@ -78,7 +78,7 @@ class ModelChoice:
         from speechbrain_mamba.inference.bundled import bundled_models
 
         if bundled := bundled_models().get(self.source):
-            logger.warning("%s: %s", self.source, bundled.limits)
+            logger.warning("'%s' is a small model for trying out. %s", self.source, bundled.limits)
 
 
 def choose_device(name: str) -> str:

@@ -116,8 +116,18 @@ def talk_options(function: Callable) -> Callable:
 
 
 def set_up_logging(level: int) -> None:
-    """Show messages of the package from a level on, and warnings of others only if the level is DEBUG."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    """Write messages of the package from a level on to stderr, those of others from warnings on, and those of Python's
+    module warnings only if the level is DEBUG."""
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        # SpeechBrain sets a level on each of its loggers, so that one on the root logger would not count.
+        return record.levelno >= (
+            level if record.name.startswith("speechbrain_mamba.") else max(level, logging.WARNING)
+        )
+
+    handler = logging.StreamHandler()
+    handler.addFilter(is_shown)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     logging.getLogger("speechbrain_mamba").setLevel(level)
     if level > logging.DEBUG:
         warnings.simplefilter("ignore")

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from speechbrain_mamba.codecs.encodec import EnCodec, codec_settings, pretrained_encodec
-from speechbrain_mamba.utils.files import atomic_path, write_json
-from speechbrain_mamba.utils.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.files import write_json
+from speechbrain_mamba.utils.pretrained import ModelFiles
+from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS, load_strictly, read_weights, write_weights
 
 __all__ = ["EnCodec", "load_codec", "pretrained_encodec", "save_codec"]
 
-SETTINGS, WEIGHTS, PUBLISHED = "codec.json", "codec.ckpt", "encodec_24khz"
+SETTINGS, PUBLISHED = "codec.json", "encodec_24khz"
+WEIGHTS = [f"codec{SAFETENSORS}", f"codec{CHECKPOINT}"]
+"""Names of the weights' file: the one that is written, and that of versions 0.1 and 0.2."""
+
+_LARGEST = 1_000_000
+"""The largest number that the settings of a codec have."""
 
 
 def save_codec(codec: EnCodec, folder: str | os.PathLike) -> None:
     """Write a codec to a folder that :func:`load_codec` loads, here or from the Hub. An earlier one there is replaced,
     file by file."""
-    with atomic_path(Path(folder) / WEIGHTS) as temporary:
-        torch.save(codec.state_dict(), temporary)
+    write_weights(Path(folder) / WEIGHTS[0], codec.state_dict())
     write_json(Path(folder) / SETTINGS, codec_settings(codec))
+    (Path(folder) / WEIGHTS[1]).unlink(missing_ok=True)  # of an earlier version, which no longer counts
 
 
 def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnCodec:
@@ -39,7 +45,8 @@ def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnC
     Raises
     ------
     FileNotFoundError, ValueError
-        When there is no codec or its weights are not available, and for more codebooks than it has.
+        When there is no codec or its weights are not available, damaged or of another codec, when its settings are
+        none of a codec, and for more codebooks than it has.
 
     Example
     -------
@@ -53,11 +60,29 @@ def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnC
         return pretrained_encodec(published)
     if Path(source).is_dir() and any(Path(source).glob(f"{PUBLISHED}-*.th")):
         return pretrained_encodec(published, Path(source))
-    settings = json.loads(fetch_pretrained(source, SETTINGS).read_text(encoding="utf-8"))
-    codec = EnCodec(**settings)
-    codec.load_state_dict(torch.load(fetch_pretrained(source, WEIGHTS), map_location="cpu", weights_only=True))
+    files = ModelFiles(source)
+    codec = EnCodec(**_read_settings(files.find(SETTINGS)))
+    load_strictly(codec, read_weights(files.find(*WEIGHTS)), f"the codec in '{source}'")
     if n_codebooks is not None:
         if not 1 <= n_codebooks <= codec.n_codebooks:
             raise ValueError(f"n_codebooks is {n_codebooks}, but the codec in '{source}' has 1 to {codec.n_codebooks}.")
         codec.n_codebooks = n_codebooks
     return codec.eval()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The arguments of a codec, from a file that anyone may have written."""
+    advice = f"'{path}' is not the settings of a codec"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{advice}: it is not JSON, {error}.") from error
+    known = inspect.signature(EnCodec.__init__).parameters
+    if not isinstance(settings, dict) or not set(settings) <= set(known):
+        raise ValueError(f"{advice}: they are {', '.join(list(known)[1:])}.")
+    for name, value in settings.items():
+        numbers = value if name == "ratios" and isinstance(value, list) else [value]
+        # type, since True is a number too
+        if not numbers or not all(type(number) is int and 0 <= number <= _LARGEST for number in numbers):
+            raise ValueError(f"{advice}: {name} is {str(value)[:40]}, but must be a whole number up to {_LARGEST}.")
+    return settings

@@ -45,7 +45,7 @@ def _find_speech(
         return fsdd.find_speech(data_folder, settings.sample_rate, skipped)
     if corpus == "speech_to_intent":
         return speech_to_intent.find_speech(data_folder, speech_folder, settings.sample_rate, skipped)
-    return any_folder.find_speech(data_folder, settings.sample_rate, skipped, seed=settings.seed)
+    return any_folder.find_speech(data_folder, settings.sample_rate, skipped, settings.num_spks, settings.seed)
 
 
 def prepare_joint(

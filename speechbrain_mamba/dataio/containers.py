@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -10,14 +9,14 @@ import subprocess
 import tempfile
 from typing import Any, BinaryIO, cast
 
-import torch
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import UnreadableAudioError
 from speechbrain_mamba.dataio.wave_streams import Decoder, NotPlainWaveError, WaveStream
 from speechbrain_mamba.utils.terminal import printable
 
-_SECONDS = 10  # that torchcodec decodes at a time
+_AT_ONCE = 2**30
+"""The most bytes of samples that torchcodec may decode: 46 minutes of stereo at 48 kHz."""
 
 
 def container_format(head: bytes) -> str | None:
@@ -180,7 +179,7 @@ class FFmpegDecoder:
 
 
 class TorchCodecDecoder:
-    """Decode a file by torchcodec, some seconds at a time.
+    """Decode a file by torchcodec, at once: a part of a file that it decodes is not exactly that part of the whole.
 
     Arguments
     ---------
@@ -192,53 +191,48 @@ class TorchCodecDecoder:
     subtype = "PCM_16"
 
     def __init__(self, path: str | os.PathLike, name: str) -> None:
-        self._name = name
-        self._decoder: Any = None
-        with self._faults():
-            from torchcodec.decoders import AudioDecoder  # fails without FFmpeg's libraries
-
-            self._decoder = AudioDecoder(os.path.abspath(path))
-            facts = self._decoder.metadata
-            self.sample_rate, self.channels = int(facts.sample_rate), int(facts.num_channels)
-            self._time = float(facts.begin_stream_seconds_from_header or 0)
-            length = facts.duration_seconds_from_header
-        self._end = None if length is None else self._time + length
-        self._kept = torch.zeros(self.channels, 0)
-        self._done = False
-        self.frames: int | None = None
-        self.notices: list[str] = []
-
-    @contextlib.contextmanager
-    def _faults(self) -> Any:
         try:
-            yield
-        except (ImportError, OSError, RuntimeError, ValueError) as error:
-            text = str(error).strip().splitlines() or [type(error).__name__]
+            from torchcodec.decoders import AudioDecoder
+        except (ImportError, OSError, RuntimeError) as error:
             raise UnreadableAudioError(
-                f"torchcodec cannot decode the audio file '{self._name}' ({text[0]}): install the program ffmpeg, or "
-                "replace the file.",
-                "corrupt",
+                f"The audio file '{name}' takes a decoder, and torchcodec does not find FFmpeg's libraries: install "
+                "the program ffmpeg.",
+                "needs ffmpeg",
             ) from error
+        try:
+            decoder = AudioDecoder(os.path.abspath(path))
+            self._check_size(decoder.metadata, name)
+            samples = decoder.get_all_samples()
+        except (OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, UnreadableAudioError):
+                raise
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UnreadableAudioError(
+                f"torchcodec cannot decode the audio file '{name}' ({text}): replace it.", "corrupt"
+            ) from error
+        self._left: Tensor = samples.data
+        self.sample_rate, self.channels = int(samples.sample_rate), len(samples.data)
+        self.frames: int | None = samples.data.shape[1]
+        self.notices: list[str] = []
+        promised, seconds = decoder.metadata.duration_seconds or 0, self.frames / self.sample_rate
+        if seconds < 0.9 * promised - 0.5:  # torchcodec does not tell, and a video may be longer than its sound
+            self.notices.append(f"'{name}' holds {seconds:.1f} s of sound, but its header promises {promised:.1f} s.")
 
-    def _decode(self) -> Tensor:
-        """The next seconds, or what is left."""
-        stop: float | None = self._time + _SECONDS
-        if self._end is None or stop >= self._end:  # without a length in the header, all at once
-            stop, self._done = None, True
-        with self._faults():
-            samples = self._decoder.get_samples_played_in_range(self._time, stop)
-        self._time = self._time if stop is None else stop
-        return samples.data
+    @staticmethod
+    def _check_size(facts: Any, name: str) -> None:
+        values = (facts.duration_seconds or 0) * (facts.sample_rate or 0) * (facts.num_channels or 0)
+        if 4 * values > _AT_ONCE:
+            raise UnreadableAudioError(
+                f"The audio file '{name}' takes {4 * values / 2**30:.1f} GB when torchcodec decodes it: install the "
+                "program ffmpeg, which decodes it in little memory.",
+                "needs ffmpeg",
+            )
 
     def read(self, frames: int) -> Tensor:
         """As :meth:`~speechbrain_mamba.dataio.wave_streams.Decoder.read`."""
-        parts = [self._kept]
-        while not self._done and sum(part.shape[1] for part in parts) < frames:
-            parts.append(self._decode())
-        decoded = torch.cat(parts, 1)
-        self._kept = decoded[:, frames:].clone()
-        return decoded[:, :frames]
+        block, self._left = self._left[:, :frames], self._left[:, frames:]
+        return block
 
     def close(self) -> None:
-        """Let go of the decoder."""
-        self._decoder = None
+        """Let go of the samples."""
+        self._left = self._left[:, :0].clone()

@@ -138,7 +138,7 @@ def find_pause(signal: Tensor, sample_rate: int) -> int | None:
         return None
     quiet = powers[first:last].unfold(0, width, 1).mean(1)
     best = int(quiet.argmin())
-    speech = powers.quantile(0.9)
-    if quiet[best] > max(speech * 10 ** (-_BELOW_SPEECH / 10), 10 ** (SILENCE_DB / 10)):
+    speech = float(powers.quantile(0.9))
+    if float(quiet[best]) > max(speech * 10 ** (-_BELOW_SPEECH / 10), 10 ** (SILENCE_DB / 10)):
         return None
     return (first + best + width // 2) * max(1, round(_FRAME * sample_rate))

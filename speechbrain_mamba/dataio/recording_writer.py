@@ -204,8 +204,11 @@ class RecordingWriter:
         try:
             file.write(block.T.contiguous().numpy())
         except (soundfile.SoundFileError, OSError) as error:
+            assert self._temporary is not None
+            if shutil.disk_usage(self._temporary.parent).free < 2**20:  # libsndfile does not say why
+                raise OSError(errno.ENOSPC, f"The disk is full, '{self.name}' is not written") from error
             text = getattr(error, "error_string", error)
-            raise OSError(f"'{self.name}' cannot be written ({text}): is the disk full?") from error
+            raise OSError(f"'{self.name}' cannot be written ({text}).") from error
         self._written += block.shape[1]
 
     def finish(self) -> None:

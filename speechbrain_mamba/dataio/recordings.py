@@ -331,6 +331,28 @@ def read_recording(
     return Recording(signal, reader.sample_rate, reader.name, reader.source, reader.notices)
 
 
+def header_seconds(path: str | os.PathLike) -> float | None:
+    """The duration of a file by its header; None if it does not say, or cannot be read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, [0.0] * 4000, 8000)
+    >>> header_seconds(path)
+    0.5
+    """
+    try:
+        descriptor = open_descriptor(path)
+        if container_format(os.pread(descriptor, 64, 0)) is not None:
+            os.close(descriptor)
+            return None
+        with sound_file(descriptor, path) as file:
+            known = 0 < file.frames < _NO_LENGTH and file.samplerate > 0
+            return file.frames / file.samplerate if known else None
+    except (UnreadableAudioError, FileNotFoundError):
+        return None
+
+
 def _time(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.4g} s"
 
@@ -380,7 +402,9 @@ def _decode_file(path: str | os.PathLike, name: str, closing: contextlib.ExitSta
     if unfinished:
         stream = closing.enter_context(os.fdopen(descriptor, "rb"))
         with contextlib.suppress(NotPlainWaveError):
-            return WaveStream(stream, name)
+            wave = WaveStream(stream, name)
+            wave.notices = [f"The header of '{name}' says that it is empty: it is read to its end."]
+            return wave
         os.lseek(descriptor, 0, os.SEEK_SET)
         descriptor = os.dup(descriptor)
     return _SoundFileDecoder(descriptor, name)

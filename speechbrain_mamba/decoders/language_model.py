@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-import torch
 from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
 from speechbrain_mamba.utils.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.weights import load_strictly, read_weights
 
 FILE_NAME = "lm.ckpt"
 """What SpeechBrain's recognizers call the language model's file."""
@@ -32,19 +32,18 @@ def load_language_model(source: str | os.PathLike, model: nn.Module, collect_in:
     Example
     -------
     >>> folder = getfixture("tmp_path")
-    >>> torch.save(nn.Linear(2, 3).state_dict(), folder / "lm.ckpt")
+    >>> from speechbrain_mamba.utils.weights import write_weights
+    >>> write_weights(folder / "lm.ckpt", nn.Linear(2, 3).state_dict())
     >>> load_language_model(folder, nn.Linear(2, 3), folder).training
     False
     """
     run_on_main(fetch_pretrained, args=[source, FILE_NAME, collect_in])
-    weights = torch.load(fetch_pretrained(source, FILE_NAME, collect_in), map_location="cpu", weights_only=True)
-    for key, value in model.state_dict().items():
-        found = tuple(weights[key].shape) if key in weights else None
-        if found != tuple(value.shape):
-            raise ValueError(
-                f"The language model in '{source}' has {key} of shape {found}, but lm_model needs "
-                f"{tuple(value.shape)}: it was trained with another vocabulary than the tokens of output_neurons, or "
-                "has another architecture."
-            )
-    model.load_state_dict(weights)
+    weights = read_weights(fetch_pretrained(source, FILE_NAME, collect_in))
+    try:
+        load_strictly(model, weights, f"the language model in '{source}'")
+    except ValueError as error:
+        raise ValueError(
+            f"{error} It was trained with another vocabulary than the tokens of output_neurons, or lm_model has "
+            "another architecture."
+        ) from error
     return model.eval()

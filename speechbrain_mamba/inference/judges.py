@@ -73,12 +73,17 @@ def load_speaker_encoder(
     return embed
 
 
-def load_judges(recognizer: str | None, speaker_encoder: str | None, device: str = "cpu") -> dict[str, Any]:
+def load_judges(
+    recognizer: str | None, speaker_encoder: str | None, device: str = "cpu", sources: Iterable[str] = ()
+) -> dict[str, Any]:
     """Load the judges that are named: ``recognize`` and ``embed``, arguments of
-    :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`."""
+    :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`.
+
+    ``sources`` are other models on the Hub that they may download.
+    """
     judges: dict[str, Any] = {}
     if recognizer is not None:
-        judges["recognize"] = load_recognizer(recognizer, device)
+        judges["recognize"] = load_recognizer(recognizer, device, sources=sources)
     if speaker_encoder is not None:
-        judges["embed"] = load_speaker_encoder(speaker_encoder, device)
+        judges["embed"] = load_speaker_encoder(speaker_encoder, device, sources=sources)
     return judges

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.dataio.windows import Window, cut_windows
+from speechbrain_mamba.inference.separation_result import Junction, LongSeparation
 from speechbrain_mamba.inference.speaker_levels import find_levels
 from speechbrain_mamba.inference.speaker_order import Overlap, SpeakerOrder, order_speakers
 from speechbrain_mamba.inference.voice_cues import EmbeddingCues, VoiceCues, Voices
@@ -26,86 +27,11 @@ short enough for the memory of a laptop, and not far from the mixtures of a few 
 OVERLAP = 4.0
 """Seconds. Longer than nearly all pauses, so that someone speaks in it: then waveforms tell who is who, not voices."""
 
-DOUBTFUL = 0.9
-"""Junctions with a lower confidence are reported."""
-
 _IN_MEMORY = 2**26  # bytes of estimates; more wait in a temporary file
 _PART = 1.0  # seconds of the parts in which overlaps are compared
 _FRAME = 0.05  # seconds of the frames whose levels tell speech from silence
 
 Progress = Callable[[float, "float | None"], Any]
-
-
-@dataclass(frozen=True)
-class Junction:
-    """A place where two windows were stitched.
-
-    Arguments
-    ---------
-    seconds : float
-        Where it is: the middle of the cross-fade.
-    confidence : float
-        Probability that the speakers are not swapped there.
-    cue : str
-        What tells: ``overlap``, the waveforms that both windows have in common; ``voices``, where nobody speaks in the
-        overlap or the windows disagree; ``silence``, where no speech before or after could be swapped.
-    channel : int
-        The channel of the recording.
-
-    Example
-    -------
-    >>> print(Junction(74.0, 0.62, "voices"))
-    1:14: 62 % (voices)
-    """
-
-    seconds: float
-    confidence: float
-    cue: str
-    channel: int = 0
-
-    def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        return f"{clock}: {100 * self.confidence:.0f} % ({self.cue})"
-
-
-@dataclass
-class LongSeparation:
-    """What is known of the separation of a recording.
-
-    Arguments
-    ---------
-    sample_rate : int
-        Samples per second of the estimates.
-    samples : int
-        Samples that were separated, per channel.
-    windows : int
-        Windows that they were separated in.
-    junctions : list of Junction
-        Where windows were stitched.
-    notices : list of str
-        Sentences for the user.
-    estimates : Tensor, optional
-        (channels, samples, speakers), unless they were written to files.
-
-    Example
-    -------
-    >>> LongSeparation(8000, 160000, 2, [Junction(10.0, 0.7, "voices")]).doubtful[0].confidence
-    0.7
-    """
-
-    sample_rate: int
-    samples: int
-    windows: int
-    junctions: list[Junction] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    estimates: Tensor | None = None
-
-    @property
-    def doubtful(self) -> list[Junction]:
-        """The junctions where the speakers may be swapped."""
-        return [junction for junction in self.junctions if junction.confidence < DOUBTFUL]
 
 
 class _Kept(NamedTuple):
@@ -125,7 +51,7 @@ class _Estimates:
     """Estimates of windows, one after the other, in memory or, when they are many, in a file without a name."""
 
     def __init__(self, folder: str | os.PathLike | None) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=folder)
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=None if folder is None else str(folder))  # noqa: SIM115
         self._shapes: list[torch.Size] = []
 
     def append(self, estimates: Tensor) -> None:
@@ -212,19 +138,23 @@ class LongSeparator:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
         self.length = self.overlap = 0
         if window is not None and stream is None:
-            self.length, self.overlap = (round(sample_rate * value / stride) * stride for value in (window, overlap))
-            if not (math.isfinite(window) and 0 < 2 * self.overlap <= self.length and self.length >= shortest):
-                raise ValueError(
-                    f"The window is {window:g} s and the overlap {overlap:g} s: the overlap must be more than 0 and at "
-                    f"most half of the window, and the window at least {shortest / sample_rate:g} s."
-                )
+            self._set_window(window, overlap)
         self.cues: Any = (
             VoiceCues(sample_rate) if speaker_encoder is None else EmbeddingCues(speaker_encoder, sample_rate)
         )
 
-    def __call__(
-        self, blocks: Iterable[Tensor], total: int | None = None
-    ) -> tuple[LongSeparation, Iterator[Tensor]]:
+    def _set_window(self, window: float, overlap: float) -> None:
+        if math.isfinite(window) and math.isfinite(overlap):
+            self.length, self.overlap = (
+                round(self.sample_rate * x / self.stride) * self.stride for x in (window, overlap)
+            )
+        if not (0 < 2 * self.overlap <= self.length and self.length >= self.shortest):
+            raise ValueError(
+                f"The window is {window:g} s and the overlap {overlap:g} s: the overlap must be more than 0 and at "
+                f"most half of the window, and the window at least {self.shortest / self.sample_rate:g} s."
+            )
+
+    def __call__(self, blocks: Iterable[Tensor], total: int | None = None) -> tuple[LongSeparation, Iterator[Tensor]]:
         """Separate a recording.
 
         Arguments
@@ -259,8 +189,7 @@ class LongSeparator:
             places = ", ".join(str(junction) for junction in result.doubtful[:10])
             more = f" and {len(result.doubtful) - 10} more" if len(result.doubtful) > 10 else ""
             result.notices.append(
-                "The speakers may be swapped at these places (with the probability that they are not): "
-                f"{places}{more}."
+                f"The speakers may be swapped at these places (with the probability that they are not): {places}{more}."
             )
         return result, self._second_pass(kept, estimates, np.stack([found.orders for found in orders]), gains)
 
@@ -484,8 +413,6 @@ def _envelope(kept: list[_Kept], orders: np.ndarray, c: int) -> np.ndarray:
 
 def _align(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The order of another channel's speakers in which their envelopes match those of the reference best."""
-    import itertools
-
     norms = np.linalg.norm(reference, axis=1)[:, None] * np.linalg.norm(other, axis=1)
     correlations = reference @ other.T / np.maximum(norms, 1e-12)
     index = np.arange(len(reference))

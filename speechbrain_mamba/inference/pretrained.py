@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference import interfaces
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
+from torch import nn
 
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
@@ -136,6 +138,7 @@ class OpenedModel:
             hparams = build_model_yaml(self.checked)
             for name, path in found.items():
                 fill(hparams["pretrainer"].loadables[name], path, f"{name} of '{self.files.source}'")
+            self._refuse_unfilled(hparams["modules"], hparams["pretrainer"].loadables)
             chosen = sorted(_RUN_OPTIONS & hparams.keys())
             for name in chosen:  # the device and such are the caller's to choose
                 logger.warning("'%s' sets %s, which is ignored: give it in run_opts.", self.file, name)
@@ -156,6 +159,29 @@ class OpenedModel:
             raise ValueError(
                 f"'{self.files.source}' holds {known} (modules: {', '.join(self.modules) or 'none'}), but "
                 f"{cls.__name__} needs {', '.join(lacking) or 'modules'}.{advice}"
+            )
+
+    def _refuse_unfilled(self, modules: Mapping[str, Any], loadables: Mapping[str, Any]) -> None:
+        """Refuse parameters that no file filled: they would be random."""
+        filled = {id(p) for part in loadables.values() if isinstance(part, nn.Module) for p in part.parameters()}
+        unfilled = []
+        for name, module in modules.items():
+            if not isinstance(module, nn.Module):
+                raise ValueError(f"'{self.file}': '{name}' of the modules is a {type(module).__name__}, not a module.")
+            # encoders that others trained came with their weights
+            downloaded = {
+                id(parameter)
+                for part in module.modules()
+                if type(part).__module__.startswith("speechbrain.integrations.huggingface.")
+                for parameter in part.parameters()
+            }
+            known = filled | downloaded
+            unfilled += [f"{name}.{key}" for key, value in module.named_parameters() if id(value) not in known]
+        if unfilled:
+            more = f" and {len(unfilled) - 10} more" if len(unfilled) > 10 else ""
+            raise ValueError(
+                f"'{self.file}': no file has the weights of {', '.join(unfilled[:10])}{more}, which would be random. "
+                "Add their module to the loadables of the pretrainer."
             )
 
     def find_files(self) -> dict[str, Any]:
@@ -226,6 +252,13 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
         raise ValueError(f"precision is '{options['precision']}', but must be one of {', '.join(precisions)}.")
     if options.get("device") is not None:
         options["device"] = str(options["device"])
+        try:
+            torch.empty(0, device=options["device"])
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+            raise ValueError(
+                f"The device '{options['device']}' is not there: {str(error).splitlines()[0].rstrip('.')}. Use cpu, or "
+                "cuda on a machine with a GPU."
+            ) from error
     return options
 
 

@@ -53,13 +53,23 @@ class _Profile:
         self.sums += voices.means[index] * voices.counts[index]
         self.counts += voices.counts[index]
 
+    def merge(self, other: _Profile) -> None:
+        self.sums, self.counts = self.sums + other.sums, self.counts + other.counts
+
+    def turned(self, turn: np.ndarray) -> _Profile:
+        result = _Profile(*self.sums.shape)
+        result.sums, result.counts = self.sums[turn], self.counts[turn]
+        return result
+
     def without(self, other: _Profile) -> _Profile:
         rest = _Profile(*self.sums.shape)
         rest.sums, rest.counts = self.sums - other.sums, np.maximum(self.counts - other.counts, 0)
         return rest
 
-    def likelihoods(self, other: _Profile, permutations: np.ndarray, model: VoiceModel, center: np.ndarray):
-        """Log-likelihood of another profile for each permutation of its speakers, less that of the worst.
+    def likelihoods(
+        self, other: _Profile, permutations: np.ndarray, model: VoiceModel, center: np.ndarray
+    ) -> np.ndarray:
+        """Log-likelihood of another profile for each permutation of its speakers, less that of the best.
 
         A voice's mean is drawn from N(center, between), its frames from N(mean, within): the features of a speaker
         given those heard before are normally distributed, and those of one not heard before too, but more widely.
@@ -112,7 +122,8 @@ def order_speakers(
 
     Example
     -------
-    >>> voices = [Voices(np.array([[1.0], [9.0]]), np.full((2, 1), 9)), Voices(np.array([[9.0], [1.0]]), np.ones((2, 1)))]
+    >>> pitches, frames = np.array([[1.0], [9.0]]), np.full((2, 1), 9)
+    >>> voices = [Voices(pitches, frames), Voices(pitches[::-1], frames)]
     >>> silent = Overlap(np.zeros((1, 2, 2)), np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(1))
     >>> model = VoiceModel(within=np.ones(1), between=np.full(1, 20.0), temper=1.0)
     >>> found = order_speakers([silent], voices, [False, False], model, floor=1e-6)
@@ -140,8 +151,10 @@ def order_speakers(
             if not silent[w] and voices[w].means.shape[1] == features:
                 profile.add(voices[w], orders[w])
         profiles.append(profile)
-    turns, confidence = _turn_islands(islands, profiles, orders, scores, permutations, model)
-    return _put_together(islands, orders, turns, sure, confidence)
+    found = _Islands(islands, orders, profiles, scores, permutations, model)
+    found.turn_each()
+    found.turn_again()
+    return found.result(sure)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
@@ -185,93 +198,95 @@ def _find_islands(sure: list[float], silent: Sequence[bool]) -> list[tuple[int, 
     return [*islands, (start, len(silent))]
 
 
-def _turn_islands(islands, profiles, orders, scores, permutations, model):
-    """The order of each island's speakers among those of all, and the confidence at the start of each."""
-    total_sums = sum(profile.sums for profile in profiles).sum(0)
-    total_counts = sum(profile.counts for profile in profiles).sum(0)
-    center = total_sums / np.maximum(total_counts, 1e-9)
-    positions = {tuple(order): i for i, order in enumerate(permutations)}
+class _Islands:
+    """Ranges of windows whose speakers have one order, and the turn of each: the permutation that brings this order to
+    that of all. Overlaps and voices of all others tell which one."""
 
-    def between(first: int, second: int, turns: list[np.ndarray]) -> np.ndarray:
-        """What their overlap tells of the turns of the second of two neighbors, by permutation."""
-        junction = islands[second][0] - 1
-        before, after = orders[junction][turns[first]], orders[junction + 1]
-        result = np.zeros(len(permutations))
-        for i, turn in enumerate(permutations):
-            step = np.empty_like(before)
-            step[before] = after[turn]
-            result[i] = scores[junction][positions[tuple(step)]]
+    def __init__(
+        self,
+        ranges: list[tuple[int, int]],
+        orders: np.ndarray,
+        profiles: list[_Profile],
+        scores: list[np.ndarray],
+        permutations: np.ndarray,
+        model: VoiceModel,
+    ) -> None:
+        self.ranges, self.orders, self.profiles, self.scores = ranges, orders, profiles, scores
+        self.permutations, self.model = permutations, model
+        self.positions = {tuple(order): i for i, order in enumerate(permutations.tolist())}
+        sums, counts = (sum(getattr(profile, name) for profile in profiles).sum(0) for name in ("sums", "counts"))
+        self.center = sums / np.maximum(counts, 1e-9)
+        self.turns = [permutations[0]]
+        self.heard = _Profile(*profiles[0].sums.shape)
+        self.heard.merge(profiles[0])
+
+    def _position(self, order: np.ndarray) -> int:
+        return self.positions[tuple(order.tolist())]
+
+    def _overlap(self, i: int, before: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """What the overlap of an island with the one before, whose turn is given, tells of some turns of its own."""
+        junction = self.ranges[i][0] - 1
+        first, second = self.orders[junction][before], self.orders[junction + 1]
+        result = np.zeros(len(turns))
+        for k, turn in enumerate(turns):
+            step = np.empty_like(first)
+            step[first] = second[turn]  # how estimates of the first window go on
+            result[k] = self.scores[junction][self._position(step)]
         return result
 
-    def turned(index: int, turn: np.ndarray) -> _Profile:
-        profile = _Profile(*profiles[index].sums.shape)
-        profile.sums, profile.counts = profiles[index].sums[turn], profiles[index].counts[turn]
-        return profile
+    def _voices(self, known: _Profile, island: _Profile) -> np.ndarray:
+        return known.likelihoods(island, self.permutations, self.model, self.center)
 
-    turns = [np.arange(permutations.shape[1])]
-    heard = turned(0, turns[0])
-    for i in range(1, len(islands)):
-        score = between(i - 1, i, turns) + heard.likelihoods(profiles[i], permutations, model, center)
-        turns.append(permutations[int(score.argmax())])
-        _accumulate(heard, turned(i, turns[i]))
-    for _ in range(10):
-        changed = False
-        for i in range(1, len(islands)):
-            score = _given_others(i, turns, heard.without(turned(i, turns[i])), profiles, between, permutations, model, center)
-            best = permutations[int(score.argmax())]
-            if not np.array_equal(best, turns[i]) and score.max() > score[positions[tuple(turns[i])]] + 1e-9:
-                heard = heard.without(turned(i, turns[i]))
-                turns[i], changed = best, True
-                _accumulate(heard, turned(i, best))
-        if not changed:
-            break
-    confidence = np.ones(len(islands))
-    before = turned(0, turns[0])
-    for i in range(1, len(islands)):
-        # Either all that follows is swapped, or this island alone, or the one before alone.
-        after, overlap = heard.without(before), between(i - 1, i, turns)
-        own = positions[tuple(turns[i])]
-        options = [before.likelihoods(_unturned(after, turns[i]), permutations, model, center)]
-        options.append(heard.without(turned(i, turns[i])).likelihoods(profiles[i], permutations, model, center))
-        confidence[i] = min(float(_softmax(overlap + option)[own]) for option in options)
-        _accumulate(before, turned(i, turns[i]))
-    return turns, confidence
+    def turn_each(self) -> None:
+        """Turn one after the other, given those before."""
+        for i in range(1, len(self.ranges)):
+            score = self._overlap(i, self.turns[i - 1], self.permutations) + self._voices(self.heard, self.profiles[i])
+            self.turns.append(self.permutations[int(score.argmax())])
+            self.heard.merge(self.profiles[i].turned(self.turns[i]))
 
+    def turn_again(self, rounds: int = 10) -> None:
+        """Turn each given all others, until none changes."""
+        for _ in range(rounds):
+            changed = False
+            for i in range(1, len(self.ranges)):
+                others = self.heard.without(self.profiles[i].turned(self.turns[i]))
+                score = self._overlap(i, self.turns[i - 1], self.permutations) + self._voices(others, self.profiles[i])
+                if i + 1 < len(self.ranges):
+                    following = self.turns[i + 1][None]
+                    score += [self._overlap(i + 1, turn, following)[0] for turn in self.permutations]
+                best = self.permutations[int(score.argmax())]
+                if score.max() > score[self._position(self.turns[i])] + 1e-9:
+                    self.heard, self.turns[i], changed = others, best, True
+                    self.heard.merge(self.profiles[i].turned(best))
+            if not changed:
+                return
 
-def _given_others(i, turns, others, profiles, between, permutations, model, center):
-    score = others.likelihoods(profiles[i], permutations, model, center) + between(i - 1, i, turns)
-    if i + 1 < len(turns):
-        following = []
-        for turn in permutations:
-            tried = [*turns[:i], turn, *turns[i + 1 :]]
-            options = between(i, i + 1, tried)
-            own = next(k for k, order in enumerate(permutations) if np.array_equal(order, turns[i + 1]))
-            following.append(options[own])
-        score = score + np.array(following)
-    return score
+    def confidence(self) -> list[float]:
+        """The probability that the turn of each island is right, seen from the one before: that neither it alone nor
+        all that follows is swapped."""
+        result, before = [1.0], _Profile(*self.heard.sums.shape)
+        before.merge(self.profiles[0])
+        for i in range(1, len(self.ranges)):
+            turn, own = self.turns[i], self.profiles[i].turned(self.turns[i])
+            overlap = self._overlap(i, self.turns[i - 1], self.permutations)
+            alone = self._voices(self.heard.without(own), self.profiles[i])
+            following = self._voices(before, self.heard.without(before).turned(np.argsort(turn)))
+            probabilities = [_softmax(overlap + voices)[self._position(turn)] for voices in (alone, following)]
+            result.append(float(min(probabilities)))
+            before.merge(own)
+        return result
 
-
-def _accumulate(profile: _Profile, other: _Profile) -> None:
-    profile.sums, profile.counts = profile.sums + other.sums, profile.counts + other.counts
-
-
-def _unturned(profile: _Profile, turn: np.ndarray) -> _Profile:
-    """The profile in the order of an island whose turn it has, so that this turn is the permutation that is sought."""
-    result = _Profile(*profile.sums.shape)
-    result.sums[turn], result.counts[turn] = profile.sums, profile.counts
-    return result
-
-
-def _put_together(islands, orders, turns, sure, confidence) -> SpeakerOrder:
-    result, probabilities, cues = orders.copy(), np.ones(len(orders) - 1), []
-    starts = {start: i for i, (start, _) in enumerate(islands)}
-    for (start, end), turn in zip(islands, turns):
-        result[start:end] = orders[start:end][:, turn]
-    for w in range(1, len(orders)):
-        if w in starts:
-            probabilities[w - 1] = confidence[starts[w]]
-            cues.append("voices")
-        else:
-            probabilities[w - 1] = sure[w - 1] if sure[w - 1] >= CERTAIN else 1.0
-            cues.append("overlap" if sure[w - 1] >= CERTAIN else "silence")
-    return SpeakerOrder(result, probabilities, cues)
+    def result(self, sure: list[float]) -> SpeakerOrder:
+        """The order of each window; ``sure`` are the probabilities by overlaps alone."""
+        orders, confidence, cues = self.orders.copy(), np.ones(len(sure)), []
+        for (start, end), turn in zip(self.ranges, self.turns):
+            orders[start:end] = self.orders[start:end][:, turn]
+        of_islands = {start: value for (start, _), value in zip(self.ranges, self.confidence())}
+        for w, probability in enumerate(sure, start=1):
+            if w in of_islands:
+                confidence[w - 1] = of_islands[w]
+                cues.append("voices")
+            else:
+                confidence[w - 1] = probability if probability >= CERTAIN else 1.0
+                cues.append("overlap" if probability >= CERTAIN else "silence")
+        return SpeakerOrder(orders, confidence, cues)

@@ -59,12 +59,11 @@ class VoiceCues:
     """
 
     model = VoiceModel(
-        within=np.array([60, 140, 120, 65, 60, 35, 25, 16, 14, 14, 8.0]),
+        within=np.array([100, 140, 120, 65, 60, 35, 25, 16, 14, 14, 8.0]),
         between=np.array([25, 6, 1.5, 1.5, 1.7, 2.8, 0.6, 0.8, 0.3, 0.3, 0.4]),
         temper=0.5,
     )
     """Measured on the six speakers of the free spoken digit dataset, all men: pitch varies more between all people."""
-
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
@@ -100,9 +99,11 @@ class VoiceCues:
         low, high = self.lags
         relative = correlation[..., low:high] / correlation[..., :1].clamp(min=1e-20)
         relative = relative / (norm[low:high] / norm[0]).clamp(min=0.05)
-        peak, lag = relative.max(-1)
-        inner = (lag > 0) & (lag < high - low - 1)  # a maximum, not the border of the range
-        return 12 * torch.log2(self.sample_rate / (lag + low).float()), (peak > 0.6) & inner
+        peak = relative.amax(-1, keepdim=True)
+        inner = relative[..., 1:-1]
+        tops = (inner >= relative[..., :-2]) & (inner >= relative[..., 2:]) & (inner > 0.9 * peak)
+        lag = tops.int().argmax(-1) + 1 + low  # the shortest, as all its multiples are periods, too
+        return 12 * torch.log2(self.sample_rate / lag.float()), (peak[..., 0] > 0.6) & tops.any(-1)
 
 
 class EmbeddingCues:

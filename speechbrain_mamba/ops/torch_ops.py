@@ -127,9 +127,12 @@ class Operations:
         ``torch.func.grad`` know such functions, but not one inside an operation. A compiler has to see the operation as
         a whole.
         """
-        if not torch.compiler.is_compiling() and asks_for_gradient(*arguments):
+        if torch.compiler.is_compiling():
+            return self.operators[name](*arguments)
+        if asks_for_gradient(*arguments):
             return self._functions[name].apply(*arguments)
-        return self.operators[name](*arguments)
+        with below_autograd():  # which would ask the same again
+            return self.operators[name](*arguments)
 
     def register_gradient(self, name: str, setup_context: Callable, backward: Callable) -> None:
         """Give an operation its gradient; the arguments are those of a ``torch.autograd.Function``."""

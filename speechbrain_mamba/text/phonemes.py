@@ -182,5 +182,5 @@ class TextTokenizer:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             model = None if content["model"] is None else base64.b64decode(content["model"])
             return cls(content["symbols"], content["kind"], content["language"], model)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:  # anyone may have written it
             raise ValueError(f"'{path}' is not a text tokenizer: {error!r}.") from error

@@ -82,7 +82,7 @@ def make_cues(
 
 
 def write_srt(cues: Iterable[Cue]) -> str:
-    """Write cues in SubRip's format. It has no escapes: an arrow in a text, which would be read as a time, is shortened.
+    """Write cues in SubRip's format. It has no escapes: an arrow in a text would be read as a time, and is shortened.
 
     Example
     -------

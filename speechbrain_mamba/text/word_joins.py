@@ -47,12 +47,12 @@ def join_words(left: Sequence[Word], right: Sequence[Word], begin: float, end: f
     if shared:
         _, i, j = min(shared, key=lambda found: (found[0], abs(_middle(left[found[1]]) - _middle(right[found[2]]))))
         kept, rest = left[: i + 1], right[j + 1 :]
+    elif not ours or not theirs:  # a word that one window alone has is kept
+        kept, rest = left, right
     else:
         there = [left[i] for i in ours] + [right[j] for j in theirs]
         times = [middle, *(time for word in there for time in (word.start, word.end) if begin <= time <= end)]
-        switch = min(
-            times, key=lambda time: (sum(word.start < time < word.end for word in there), abs(time - middle))
-        )
+        switch = min(times, key=lambda time: (sum(word.start < time < word.end for word in there), abs(time - middle)))
         kept = [word for word in left if _middle(word) < switch]
         rest = [word for word in right if _middle(word) >= switch]
     last = kept[-1].end if kept else 0.0

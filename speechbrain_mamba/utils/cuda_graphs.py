@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.utils._compat import copy_all
@@ -88,6 +89,47 @@ def capture(function: Callable[[], Any], device: torch.device, pool: Any) -> tup
     return graph.replay, outputs
 
 
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def pad_time(x: Tensor, lens: Tensor | None, multiple: int) -> tuple[Tensor, Tensor]:
+    """Pad sequences so that their time is a multiple, and few shapes occur: graphs are captured by shape.
+
+    Arguments
+    ---------
+    x : Tensor
+        Sequences (batch, time, ...), such as waveforms (batch, samples).
+    lens : Tensor, optional
+        Lengths relative to the longest, floats (batch,); all of it by default.
+    multiple : int
+        What the time is to be a multiple of.
+
+    Returns
+    -------
+    x, lens : Tensor
+        The sequences with zeros behind, and lengths relative to the new time. A model that takes lengths gives valid
+        frames the same outputs, in the same number.
+
+    Example
+    -------
+    >>> x, lens = pad_time(torch.ones(2, 7), torch.tensor([1.0, 0.5]), 4)
+    >>> x.shape, torch.round(lens * 8)
+    (torch.Size([2, 8]), tensor([7., 4.]))
+    """
+    time = x.shape[1]
+    more = -time % multiple
+    lens = x.new_ones(x.shape[0], dtype=torch.float32) if lens is None else lens
+    if more == 0:
+        return x, lens
+    lens = torch.round(lens * time) / (time + more)  # as SpeechBrain rounds
+    return F.pad(x, (0, 0) * (x.dim() - 2) + (0, more)), lens
+
+
 class _Graph(NamedTuple):
     inputs: list[Tensor]
     replay: Callable[[], None]
@@ -98,13 +140,14 @@ class _Graph(NamedTuple):
 class GraphedFunction:
     """A function that is captured as a CUDA graph for each shape of its arguments, the second time it is seen.
 
-    What cannot be captured runs as it is: on other devices, with gradients, inside another capture or a compiler, and
-    after a capture has failed, which is said once. Results are the same to the bit.
+    What cannot be captured runs as it is: on other devices, with gradients, inside another capture or a compiler, with
+    arguments that cannot be compared, and after a capture has failed, which is said once. Results are the same to the
+    bit. Where lengths vary, :func:`pad_time` lets shapes come again.
 
     Arguments
     ---------
     function : callable
-        From nested tuples, lists and dicts of tensors to the same. It must not read a value from the GPU.
+        From nested tuples, lists and dicts of tensors and constants to the same. It must not read a value from the GPU.
     limit : int
         How many graphs are kept; the one that was not used for the longest time makes room.
     clones : bool
@@ -125,22 +168,22 @@ class GraphedFunction:
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._pool: Any = None
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Call the function."""
-        tensors, structure = flatten(arguments)
-        if self.failure is not None or not self._can_be_captured(tensors):
-            return self.function(*arguments)
+        tensors, structure = flatten((arguments, options))
+        if self.failure is not None or not self._can_be_captured(tensors, structure):
+            return self.function(*arguments, **options)
         autocast = torch.get_autocast_dtype(DEVICE) if torch.is_autocast_enabled(DEVICE) else None
         key = structure, tuple((t.shape, t.dtype, t.device) for t in tensors), autocast
         if key not in self._graphs:
             self._seen[key] += 1
             if self._seen[key] == 1:
-                return self.function(*arguments)
+                return self.function(*arguments, **options)
             try:
                 self._graphs[key] = self._capture(tensors, structure)
             except Exception as error:
                 self._give_up(error)
-                return self.function(*arguments)
+                return self.function(*arguments, **options)
             if len(self._graphs) > self.limit:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
@@ -150,12 +193,13 @@ class GraphedFunction:
         outputs = [t.clone() for t in graph.outputs] if self.clones else graph.outputs
         return unflatten(graph.structure, outputs)
 
-    def _can_be_captured(self, tensors: list[Tensor]) -> bool:
+    def _can_be_captured(self, tensors: list[Tensor], structure: Any) -> bool:
         devices = {t.device for t in tensors}
         return (
             len(devices) == 1
             and next(iter(devices)).type == DEVICE
             and not torch.is_grad_enabled()
+            and _is_hashable(structure)
             and not torch.compiler.is_compiling()
             and not (DEVICE == "cuda" and torch.cuda.is_current_stream_capturing())
         )
@@ -165,7 +209,8 @@ class GraphedFunction:
         if self._pool is None and DEVICE == "cuda":
             self._pool = torch.cuda.graph_pool_handle()
         inputs = [t.clone(memory_format=torch.contiguous_format) for t in tensors]
-        replay, outputs = capture(lambda: self.function(*unflatten(structure, inputs)), device, self._pool)
+        arguments, options = unflatten(structure, inputs)
+        replay, outputs = capture(lambda: self.function(*arguments, **options), device, self._pool)
         return _Graph(inputs, replay, *flatten(outputs))
 
     def _give_up(self, error: Exception) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.terminal import printable
 
 SAFETENSORS, CHECKPOINT = ".safetensors", ".ckpt"
 _LISTED = 10
@@ -218,6 +219,6 @@ def _size(shape: torch.Size) -> str:
 
 def _listed(kind: str, names: Iterable[str]) -> str:
     """``2 missing (a, b)``; empty for none."""
-    found = list(names)
+    found = [printable(name) for name in names]  # of the file: escapes for the terminal among them
     rest = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return f"{len(found)} {kind} ({', '.join(found[:_LISTED])}{rest})" if found else ""
+    return f"{len(found)} {kind} ({', '.join(name[:100] for name in found[:_LISTED])}{rest})" if found else ""

@@ -27,6 +27,8 @@ _REFERENCE = re.compile(r"<([^<>]*)>")
 _TUPLE = re.compile(r"\(.*\)", re.DOTALL)
 _LONGEST = 10_000
 """Characters of the longest text that references may make."""
+_MOST = 100_000
+"""Values that a file may make, copies included."""
 _LARGEST = 1e15
 """The largest number that arithmetic may make."""
 _OPERATORS: dict[type, Callable[..., Any]] = {
@@ -132,6 +134,7 @@ class _Builder:
 
     def __init__(self, checked: CheckedYaml, call: Callable[[str, str, list, dict], Any]) -> None:
         self.checked, self.call = checked, call
+        self.left = [_MOST]  # shared with the builders of copies
         self.made: dict[int, Any] = {}
         self.begun: set[int] = set()
         self.scalars = YAML(typ="safe", pure=True).constructor
@@ -149,6 +152,9 @@ class _Builder:
         if id(node) not in self.made:
             if id(node) in self.begun:
                 raise self.refusal(node, "a value refers to itself", "")
+            self.left[0] -= 1
+            if self.left[0] < 0:
+                raise self.refusal(node, f"copies make more than {_MOST} values", "")
             self.begun.add(id(node))
             self.made[id(node)] = self._make(node)
             self.begun.discard(id(node))
@@ -191,7 +197,7 @@ class _Builder:
             target = self._find(node, whole[1])
             if copy:  # made again, with all that is in it
                 fresh = _Builder(self.checked, self.call)
-                fresh.begun = self.begun
+                fresh.begun, fresh.left = self.begun, self.left
                 return fresh.make(target)
             return self.make(target)
 

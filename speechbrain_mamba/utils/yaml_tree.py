@@ -13,9 +13,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from speechbrain_mamba.utils.allowed_names import Permission
+from speechbrain_mamba.utils.terminal import printable
 
 LARGEST = 200_000
 """Characters of the largest file that is parsed. Those of SpeechBrain's models have some thousands."""
+_LONGEST = 300
+"""Characters of a message that come from the file."""
 _DEEPEST = 100
 """Lists and mappings within one another."""
 _TOO_DEEP = f"more than {_DEEPEST} lists and mappings stand in one another"
@@ -36,7 +39,9 @@ class UnsafeModelError(ValueError):
 
 def refusal(file: str, node: Node, problem: str, advice: str = _ADVICE) -> UnsafeModelError:
     """The error that names the file, the line of a node, the problem and what to do."""
-    return UnsafeModelError(f"'{file}', line {node.start_mark.line + 1}: {problem}. {advice}".rstrip())
+    # tags and keys may hold escapes that a terminal obeys, and any number of characters
+    shown = printable(problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}...")
+    return UnsafeModelError(f"'{file}', line {node.start_mark.line + 1}: {shown}. {advice}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,9 @@ def parse_model_yaml(text: str, file: str, allowed: Mapping[str, Permission]) ->
         raise UnsafeModelError(f"'{file}', line 1: the file is not a mapping of settings{tag}.")
     for node in _walk(root):
         _check_node(node, file, allowed)
+    for key, _ in root.value:
+        if str(key.tag) != f"{_CORE}str":
+            raise refusal(file, key, f"the setting {key.value!r} is not a name", "")
     return root
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import first_contact
 import pytest
 import torch
-from contact import context, correct, runner
+from contact import context, correct, runner, sizes, speed
 from contact.context import STEPS, Context, Skip, Step
 
 from speechbrain_mamba.nnet.mamba import BiMamba
@@ -55,6 +55,24 @@ def contact(monkeypatch, tmp_path):
         return code, {result["step"]: result for result in results}, ran
 
     return run
+
+
+def test_the_sizes_of_the_sweep_are_those_of_the_kernels():
+    """The present value is among those tried, and is there again after others."""
+    pytest.importorskip("triton")
+    from speechbrain_mamba.ops.backends.triton import plan
+
+    for name, values in speed.SWEEP.items():
+        module, attribute = sizes.sized(name)
+        before = getattr(module, attribute)
+        assert before in values, name
+        for value in values:
+            with sizes.changed({name: value}):
+                assert getattr(module, attribute) == value
+                tried = plan.plan(torch.device("cpu"), 1, 4000, 512, 16, 16, 2)
+                assert tried.programs >= 1 and tried.backward_chunk % plan.SUBCHUNK == 0
+        assert getattr(module, attribute) == before
+    assert {"plan.STATES_OF_A_THREAD", "plan.FORWARD_CHANNELS", "plan.BACKWARD_CHANNELS"} <= speed.SWEEP.keys()
 
 
 def test_a_crash_and_a_step_that_hangs_cost_themselves_only(contact, tmp_path):

@@ -1,5 +1,7 @@
 """Which model is loaded, and where it computes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -22,6 +24,17 @@ def test_devices(monkeypatch, asked, gpus, device):
     options = ModelChoice("folder", asked, "bf16", trust_yaml=True).load(Model, search="beam")
     run_opts = {"device": device, "precision": "bf16"}
     assert options == {"source": "folder", "run_opts": run_opts, "trust_yaml": True, "search": "beam"}
+
+
+def test_a_bundled_model_says_what_it_is_good_for(monkeypatch, caplog):
+    bundled = SimpleNamespace(limits="It knows nobody.")
+    monkeypatch.setattr("speechbrain_mamba.inference.bundled.bundled_models", lambda: {"separator": bundled})
+    ModelChoice("folder").load(Model)
+    assert not caplog.messages
+    ModelChoice("separator").load(Model)
+    assert caplog.messages == ["'separator' is a small model for trying out. It knows nobody."]
+    there = [ModelChoice(name).is_there() for name in ("separator", "recognizer-digits", "folder")]
+    assert there == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_saved_codec_is_the_same_when_loaded(codec, tmp_path):
     assert torch.equal(loaded.encode(wavs)[0], codec.encode(wavs)[0])
     assert torch.equal(load_codec(tmp_path, 2).encode(wavs)[0], codec.encode(wavs)[0][..., :2])
     assert loaded.frame_rate == 200
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.ckpt", "codec.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.json", "codec.safetensors"]
 
 
 def test_a_codec_with_codebooks_that_are_not_in_use_is_saved_whole(codec, tmp_path):

@@ -153,28 +153,18 @@ def test_without_a_decoder_it_says_what_to_install(tmp_path, monkeypatch):
 
 
 class AudioDecoder:
-    """torchcodec's, as its documentation has it: samples in [start, stop) seconds, and times that do not begin at 0."""
+    """torchcodec's, of which version 0.11 was seen."""
 
-    begin, seconds, broken = 0.025, SIGNAL.shape[0] / 44100, False
+    seconds, broken = SIGNAL.shape[0] / 44100, False
 
     def __init__(self, source):
         if self.broken:
             raise RuntimeError("Could not open input file: Invalid data\nmore")
-        self.source, self.asked = source, []
-        self.metadata = types.SimpleNamespace(
-            sample_rate=44100,
-            num_channels=2,
-            begin_stream_seconds_from_header=self.begin,
-            duration_seconds_from_header=self.seconds,
-        )
+        assert os.path.isabs(source)
+        self.metadata = types.SimpleNamespace(sample_rate=44100, num_channels=2, duration_seconds=self.seconds)
 
-    def get_samples_played_in_range(self, start_seconds=0.0, stop_seconds=None):
-        begin = self.begin or 0
-        start = int((start_seconds - begin) * 44100 + 0.5)
-        stop = None if stop_seconds is None else int((stop_seconds - begin) * 44100 + 0.5)
-        if start >= len(SIGNAL):
-            raise RuntimeError("No audio frames were decoded.")
-        return types.SimpleNamespace(data=torch.from_numpy(SIGNAL[start:stop].T.copy()), sample_rate=44100)
+    def get_all_samples(self):
+        return types.SimpleNamespace(data=torch.from_numpy(SIGNAL.T.copy()), sample_rate=44100)
 
 
 @pytest.fixture
@@ -189,23 +179,36 @@ def torchcodec(monkeypatch):
     return module.decoders.AudioDecoder
 
 
-@pytest.mark.parametrize("begin", [0.025, None])
 @pytest.mark.parametrize("seconds", [SIGNAL.shape[0] / 44100, None])
-@pytest.mark.parametrize("step", [0.1, 10])
-def test_torchcodec_decodes_some_seconds_at_a_time(tmp_path, torchcodec, monkeypatch, begin, seconds, step):
-    monkeypatch.setattr("speechbrain_mamba.dataio.containers._SECONDS", step)
-    monkeypatch.setattr(torchcodec, "begin", begin)
+def test_torchcodec_decodes(tmp_path, torchcodec, monkeypatch, seconds):
     monkeypatch.setattr(torchcodec, "seconds", seconds)
     (tmp_path / "a.m4a").write_bytes(MP4)
     with open_recording(tmp_path / "a.m4a", channels="each") as reader:
+        assert (reader.source.sample_rate, reader.source.channels, reader.samples) == (44100, 2, 30000)
         signal = torch.cat(list(reader.blocks(999)), 1)
     assert torch.equal(signal, torch.from_numpy(SIGNAL.T.copy()))
 
 
-def test_what_torchcodec_refuses_is_told(tmp_path, torchcodec, monkeypatch):
-    monkeypatch.setattr(torchcodec, "broken", True)
+def test_sound_that_torchcodec_does_not_find_is_told(tmp_path, torchcodec, monkeypatch):
     (tmp_path / "a.m4a").write_bytes(MP4)
+    assert read_recording(tmp_path / "a.m4a", channels="each").notices == []
+    monkeypatch.setattr(torchcodec, "seconds", 2)
+    notices = read_recording(tmp_path / "a.m4a", channels="each").notices
+    assert notices == [f"'{tmp_path / 'a.m4a'}' holds 0.7 s of sound, but its header promises 2.0 s."]
+
+
+def test_what_torchcodec_refuses_is_told(tmp_path, torchcodec, monkeypatch):
+    (tmp_path / "a.m4a").write_bytes(MP4)
+    monkeypatch.setattr(torchcodec, "seconds", 7200)
     with pytest.raises(
-        UnreadableAudioError, match=r"torchcodec cannot decode .*a\.m4a' \(.*Invalid data\): install the"
+        UnreadableAudioError, match=r"a\.m4a' takes 2.4 GB when torchcodec decodes it: install the prog"
     ):
+        open_recording(tmp_path / "a.m4a")
+    monkeypatch.setattr(torchcodec, "broken", True)
+    with pytest.raises(
+        UnreadableAudioError, match=r"torchcodec cannot decode .*a\.m4a' \(.*Invalid data\): replace it"
+    ):
+        open_recording(tmp_path / "a.m4a")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(UnreadableAudioError, match=r"torchcodec does not find FFmpeg's libraries: install the program"):
         open_recording(tmp_path / "a.m4a")

@@ -148,6 +148,19 @@ def test_a_fault_in_the_middle_comes_with_its_block(tmp_path, monkeypatch):
             reader.read(3000)
 
 
+def test_a_file_whose_program_was_stopped_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.wav"
+    data = bytearray(encoded(SIGNAL))
+    data[4:8] = data[40:44] = bytes(4)
+    path.write_bytes(data)
+    recording = read_recording(path, channels="each")
+    assert recording.notices == [f"The header of '{path}' says that it is empty: it is read to its end."]
+    assert recording.source.frames == 1500
+    path.write_bytes(bytes(data[:44]) + b"LIST\x04\0\0\0more")
+    with pytest.raises(UnreadableAudioError, match="has no samples"):
+        read_recording(path)
+
+
 def test_what_is_added_while_it_is_read_is_left_out(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(4000, 0.5), 8000)

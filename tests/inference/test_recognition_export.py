@@ -8,6 +8,7 @@ from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMS
 from speechbrain.inference.ASR import EncoderASR, EncoderDecoderASR, StreamingASR
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
+from speechbrain_mamba.inference.judges import load_recognizer
 from speechbrain_mamba.text.tokenizer import spell
 from tests.inference.tiny_recognizers import TINY_LM, make_recognizer, speech
 
@@ -53,13 +54,15 @@ def test_speechbrain_loads_a_recognizer_with_a_decoder(tmp_path, monkeypatch, na
 
 
 def test_a_padded_batch_is_encoded_as_its_examples_are(tmp_path):
-    made = make_recognizer(tmp_path, "mini_conmambamamba_s2s_fsdd")
+    made = make_recognizer(tmp_path, "mini_conmambamamba_s2s_fsdd", max_decode_ratio=0.2)
     asr = EncoderDecoderASR.from_hparams(str(made.folder))
     wavs = torch.cat([speech(1.0), speech(1.0, seed=1)])
     lens = torch.tensor([1.0, 0.55])
     memory, alone = asr.encode_batch(wavs, lens), asr.encode_batch(wavs[1:, :4400], torch.ones(1))
     torch.testing.assert_close(memory[1:, : alone.shape[1]], alone, atol=1e-4, rtol=1e-4)
     assert memory[1, alone.shape[1] :].eq(0).all()
+    judge = load_recognizer(str(made.folder))
+    assert judge(wavs[0], 8000) == asr.transcribe_batch(wavs[:1], torch.ones(1))[0][0]
 
 
 STREAMS = [

@@ -16,7 +16,8 @@ WORDS = ["ONE TWO", "TWO ONE"]
 
 def make_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False, **options):
     """Export a recognizer of a hyper-parameter file to ``folder/inference``; returns it with its hyper-parameters."""
-    path, s2s = HPARAMS / f"asr/{name}.yaml", "s2s" in name
+    path = HPARAMS / f"asr/{name}.yaml"
+    s2s = "\nseq_lin:" in read_hparams(path)
     tokenizer = train_tokenizer(folder / "tokenizer/tokenizer.ckpt", WORDS, 9, token_type="char")
     sizes = {**SIZES, "output_neurons": tokenizer.vocab_size(), **options}
     if s2s:

@@ -24,6 +24,7 @@ from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.corpora.preparation import prepare_recognition
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
+from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.lobes.models.recognition.streaming_frontend import StreamingFrontEnd
 from speechbrain_mamba.text.tokenizer import train_tokenizer
 from speechbrain_mamba.training.averaging import load_average
@@ -158,13 +159,20 @@ lm_model: !name:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
         rows = list(csv.DictReader(file))
     assert rows[0]["beam_WER"] == "nan" and float(rows[1]["beam_WER"]) > 0 and 0 < float(rows[1]["TER"]) < 100
 
+    shown = capsys.readouterr().out
+    assert f"recognizer with beam search: {out / 'inference'}" in shown and (out / "inference/lm.ckpt").is_file()
+    wav, row = next((corpus / "test").rglob("*.wav")), {}
+    with open(out / "test/test.csv/results.csv", newline="") as file:
+        row = {row["id"]: row["beam"] for row in csv.DictReader(file)}
+    assert Recognizer.from_hparams(out / "inference").transcribe_file(wav) == row[wav.stem]
+
     again = {"max_decode_ratio": 0.01, "output_folder": tmp_path / "again", "save_folder": tmp_path / "again/save"}
     with told(capsys, r"max_decode_ratio is 0\.01, which leaves no step to decode 8 of 8 utterances of valid"):
         run("train", hparams.with_suffix(""), **{**options, **again})
     assert not list((tmp_path / "again").rglob("CKPT*"))
     other = TransformerLM(vocab=50, **small, activation=torch.nn.GELU)
     torch.save(other.state_dict(), tmp_path / "lm/lm.ckpt")
-    with told(capsys, "it was trained with another vocabulary than the"):
+    with told(capsys, "It was trained with another vocabulary than the"):
         run("train", hparams.with_suffix(""), **{**options, "number_of_epochs": 3}, lm_folder=tmp_path / "lm")
 
 
@@ -194,7 +202,7 @@ def load_talkative(checkpointer, checkpoints):
 
 
 @pytest.mark.parametrize("kind, length", [("causal", {}), ("streaming", {"milliseconds": 150})])
-def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeypatch, capsys, kind, length):
+def test_stream_writes_what_is_recognized_at_once(run, recipe, corpus, tmp_path, monkeypatch, capsys, kind, length):
     options = as_manifest(corpus, tmp_path / "lists") | {kind: True, "number_of_epochs": 1}
     for module in ("training.brain", "inference.streaming"):
         monkeypatch.setattr(f"speechbrain_mamba.{module}.load_average", load_talkative)
@@ -220,18 +228,20 @@ def test_stream_writes_what_is_recognized_at_once(run, corpus, tmp_path, monkeyp
     recognizer = EncoderASR.from_hparams(str(out / "inference"), savedir=str(tmp_path / "cache"))
     for path in (corpus / "test").rglob("*.wav"):
         assert recognizer.transcribe_file(str(path)) == greedy[path.stem]
-    monkeypatch.setattr("speechbrain_mamba.inference.streaming.ctc_greedy_decode", lambda *args: [[3]])
-    run("stream", "mini_conmamba_ctc", **options, wav=wav)
-    assert capsys.readouterr().out.endswith("DIFFERENT\n")
+    capsys.readouterr()
+    recipe("stream").main([str(out / "inference"), "--wav", str(wav)])
+    assert capsys.readouterr().out.endswith(f"{whole}\nequal\n")
+    monkeypatch.setattr("speechbrain_mamba.inference.streaming.StreamingRecognizer.recognize", lambda *args: "")
+    write_audio(tmp_path / "fast.wav", torch.rand(4000), 24000)
+    recipe("stream").main([str(out / "inference"), "--wav", str(tmp_path / "fast.wav"), "--milliseconds", "20"])
+    *pieces, _, verdict = capsys.readouterr().out.strip("\n").split("\n")
+    assert len(pieces) == 9 and verdict == "DIFFERENT"  # of 167 ms
     with pytest.raises(SystemExit):
         run("stream", "mini_conmamba_ctc", **options)
     assert "the following arguments are required: --wav" in capsys.readouterr().err
-    write_audio(tmp_path / "fast.wav", torch.rand(4000), 24000)
-    with told(capsys, "has a sample rate of 24000 Hz, but 16000 Hz are wanted"):
-        run("stream", "mini_conmamba_ctc", **options, wav=tmp_path / "fast.wav")
     with told(capsys, "The recognizer needs the whole utterance"):
         run("stream", "mini_conmamba_ctc", **{**options, kind: False}, wav=wav)
-    with told(capsys, "encoder_module is 'conformer', which has no state of constant size"):
+    with told(capsys, "The encoder is a ConformerEncoder, which has no state of constant size"):
         run("stream", "mini_conformer_ctc", **options, wav=wav)
 
 

@@ -18,6 +18,7 @@ from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.codec_tokens import read_tokens
 from speechbrain_mamba.dataio.manifests import find_manifests, write_manifest
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
+from speechbrain_mamba.utils.weights import read_weights
 from tests.recipes.tts_spies import assert_resumed, load_script, make_trainer, note_loaders
 
 TINY = {
@@ -138,7 +139,7 @@ def test_an_adversary_is_trained_too_and_a_run_resumes_with_the_best_codec_kept(
     assert not tested.training and tested.weight == best
     weights = [batch.weight for batch in resumed if not batch.training]
     assert len(set(weights)) == 3
-    codec = torch.load(out / "codec" / "codec.ckpt", weights_only=True)
+    codec = read_weights(out / "codec" / "codec.safetensors")
     kept = [torch.load(path, weights_only=True) for path in out.glob("save/CKPT*/codec.ckpt")]
     assert any(all(torch.equal(codec[name], value) for name, value in weights.items()) for weights in kept)
     last = max(out.glob("save/CKPT*"), key=lambda path: path.stat().st_mtime)
@@ -425,7 +426,7 @@ def test_missing_manifests_are_named(tmp_path):
 
 
 def weights(folder):
-    return torch.load(folder / "codec" / "codec.ckpt", weights_only=True)
+    return read_weights(folder / "codec" / "codec.safetensors")
 
 
 @pytest.mark.slow

@@ -29,6 +29,13 @@ DEFAULTS = vars(MixtureSettings())
         ),
         ("prepare_fsdd", "prepare_fsdd_mixtures", "", DEFAULTS),
         ("prepare_fsdd", "prepare_fsdd_mixtures", f"{MIXTURES} --dynamic_mixing --seed 9", SETTINGS),
+        ("prepare_speech_to_intent", "prepare_speech_to_intent", "", DEFAULTS),
+        (
+            "prepare_speech_to_intent",
+            "prepare_speech_to_intent",
+            f"{MIXTURES} --dynamic_mixing --seed 9",
+            SETTINGS,
+        ),
         (
             "prepare_wsj0mix",
             "prepare_wsj0mix",
@@ -50,7 +57,7 @@ def test_every_option_reaches_the_preparation(monkeypatch, script, function, opt
     assert calls == [{"data_folder": "data", "save_folder": "out", **settings}]
 
 
-@pytest.mark.parametrize("name", ["prepare_folder", "prepare_fsdd", "prepare_wsj0mix"])
+@pytest.mark.parametrize("name", ["prepare_folder", "prepare_fsdd", "prepare_speech_to_intent", "prepare_wsj0mix"])
 def test_as_scripts_they_say_what_is_wrong_in_one_line(tmp_path, capsys, name):
     with pytest.raises(SystemExit) as exited:
         load_script(f"separation/{name}").main([str(tmp_path / "missing"), str(tmp_path / "out")])

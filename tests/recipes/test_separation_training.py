@@ -190,10 +190,11 @@ class TestWhatTheModelIsGiven:
 
     @pytest.mark.parametrize("options", [{"use_speedperturb": True}, {"dynamic_mixing": False}])
     def test_an_augmentation_is_for_dynamic_mixing_and_changes_speeds_itself(self, brain, options):
-        settings = {"level_law": None, "corpus": "folder", "dynamic_mixing": True, "modules": {}, **options}
+        settings = {"dynamic_mixing": True, **options}
         with pytest.raises(ValueError, match="set dynamic_mixing to True and use_speedperturb to False"):
-            brain(augmentation=MixtureAugmentation(), **settings).set_up()
-        brain(**settings).set_up()
+            brain(augmentation=MixtureAugmentation(), **settings).check_augmentation()
+        brain(**settings).check_augmentation()
+        brain(augmentation=MixtureAugmentation(), dynamic_mixing=True).check_augmentation()
 
     def test_an_example_shorter_than_the_limit_is_cut_at_its_beginning(self, brain):
         made = brain(limit_training_signal_len=True, training_signal_len=100)

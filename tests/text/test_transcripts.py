@@ -1,6 +1,7 @@
 """Transcripts, and the formats they are written in, parsed back."""
 
 import html
+import itertools
 import json
 import random
 import re
@@ -24,7 +25,7 @@ def parse_cues(text, point):
             (((h * 60 + m) * 60 + s) * 1000 + ms, ((end[0] * 60 + end[1]) * 60 + end[2]) * 1000 + end[3], lines)
         )
     assert all(start < end for start, end, _ in cues)
-    assert all(end <= start for (_, end, _), (start, _, _) in zip(cues, cues[1:]))
+    assert all(end <= start for (_, end, _), (start, _, _) in itertools.pairwise(cues))
     return cues
 
 
@@ -150,5 +151,5 @@ def test_segments_end_at_pauses():
 
 @pytest.mark.parametrize("times", [(2.0, 1.0), (-1.0, 1.0), (0.0, float("nan")), (float("inf"), float("inf"))])
 def test_a_word_ends_after_it_starts(times):
-    with pytest.raises(ValueError, match="'A' is from .* a word ends after it starts"):
+    with pytest.raises(ValueError, match=r"'A' is from .* a word ends after it starts"):
         Word("A", *times)

@@ -13,7 +13,7 @@ HEADER = "sample_rate: 8000\nnum_spks: 2\n"
 TOUCH = "touch MARKER"
 """What the hostile files run. MARKER is replaced by a path."""
 _REPEATED = "\n".join(f"a{i}: !ref <a{i - 1}><a{i - 1}><a{i - 1}><a{i - 1}>" for i in range(1, 40))
-_ALIASES = "\n".join(f"b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 9)}]" for i in range(1, 30))
+_COPIES = "\n".join(f"c{i}: [!copy <c{i - 1}>, !copy <c{i - 1}>]" for i in range(1, 40))
 _HIDDEN = "(!!python/object/apply:os.system ['touch MARKER'])"
 _LINEAR = "!new:torch.nn.Linear [2, 2]"
 
@@ -160,12 +160,17 @@ HOSTILE = [
     Hostile("text that doubles", f"a0: 0123456789\n{_REPEATED}", 9, "without bound"),
     Hostile("numbers that grow", "a: 99999\nb: !ref <a> ** <a> ** <a>", 4, "without bound"),
     Hostile("a long number", f"a: {'9' * 60_000}", 3, "is not a value"),
+    Hostile("copies of copies", f"c0: [1, 2]\n{_COPIES}", 0, "copies make more than 100000 values"),
     Hostile("deep lists", f"a: {'[' * 5000}{']' * 5000}", 3, "stand in one another"),
     Hostile("a value in itself", "a: &a [*a]", 3, "refers to itself"),
     Hostile("a reference to itself", "a: !ref <b>\nb: !ref <a>", 3, "refers to itself"),
     Hostile("a reference to nothing", "a: !ref <zzz>", 3, "<zzz> refers to nothing"),
     Hostile("too large", f"a: {'x' * 300_000}", 0, "more than 200000 characters"),
     # ------------------------------------------------------------------------------------------ what YAML leaves open
+    Hostile("escapes for the terminal", "x: !apply:os%1B%5B2Jsystem [a]", 3, "!apply:os"),
+    Hostile("escapes in a key", '"\\e[2J": 1\n"\\e[2J": 2', 4, "stands twice"),
+    Hostile("an endless tag", f"x: !apply:{'a' * 5000} [a]", 3, "..."),
+    Hostile("a setting without a name", "1: a", 3, "the setting '1' is not a name"),
     Hostile("the same key twice", "a: 1\nb: 2\na: 3", 5, "'a' stands twice"),
     Hostile("no value yet", "a: !PLACEHOLDER", 3, "PLACEHOLDER has no value"),
     Hostile("not YAML", "a: [1, 2", 4, "not valid YAML"),

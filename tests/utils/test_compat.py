@@ -151,6 +151,9 @@ def test_statistics_of_speechbrain_are_saved(tmp_path):
     _compat.save_normalizer(normalize, tmp_path / "normalizer.ckpt")
     saved = torch.load(tmp_path / "normalizer.ckpt", weights_only=True)
     assert torch.equal(saved["glob_mean"], normalize.glob_mean), _moved("InputNormalization._save")
+    other = InputNormalization(norm_type="global")
+    _compat.set_normalizer(other, saved)
+    assert torch.equal(other.glob_std, normalize.glob_std), _moved("InputNormalization._load_statistics_dict")
     statistics = _compat.normalizer_statistics(normalize)
     assert statistics is not None and statistics.keys() == saved.keys(), _moved("InputNormalization._statistics_dict")
     assert _compat.normalizer_statistics(torch.nn.Linear(1, 1)) is None

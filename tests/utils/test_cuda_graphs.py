@@ -9,10 +9,11 @@ import torch
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
+from speechbrain_mamba.lobes.models.recognition.ctc_encoder import CTCEncoder
 from speechbrain_mamba.lobes.models.synthesis import AutoregressiveCodecLM, VallE
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.utils import cuda_graphs
-from speechbrain_mamba.utils.cuda_graphs import GraphedFunction, flatten, unflatten
+from speechbrain_mamba.utils.cuda_graphs import GraphedFunction, flatten, pad_time, unflatten
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 
@@ -129,6 +130,38 @@ def test_a_separator_is_captured_on_request(captures, tmp_path):
         for _ in range(3):
             torch.testing.assert_close(graphed.separate_batch(*given), plain.separate_batch(*given), rtol=0, atol=0)
     assert len(captures) == 2
+
+
+@torch.no_grad()
+def test_options_are_arguments_too_and_constants_that_cannot_be_compared_are_not_captured(captures):
+    graphed = GraphedFunction(lambda x, *, factor, terms=(): factor * x + sum(terms))
+    x = torch.ones(2)
+    for factor in (2, 3):
+        for _ in range(3):
+            assert torch.equal(graphed(x, factor=factor, terms=[x, 1]), factor * x + 2)
+    assert len(captures) == 2
+    for _ in range(3):
+        assert torch.equal(graphed(x, factor=2, terms={1, 4}), 2 * x + 5)  # a set
+    assert len(captures) == 2 and graphed.failure is None
+
+
+def test_a_recognizers_encoder_is_captured_once_for_recordings_of_similar_length(captures):
+    """Padded to whole tenths of a second, they have one shape; all that is valid is as alone."""
+    loaded = load_hparams(HPARAMS / "asr" / "mini_conmamba_ctc.yaml", {})
+    networks = [loaded[name] for name in ("compute_features", "normalize")]
+    networks += [loaded["modules"][name] for name in ("CNN", "Encoder", "ctc_lin")]
+    encoder = CTCEncoder(*networks)
+    graphed = GraphedFunction(encoder)
+    with torch.no_grad():
+        encoder(torch.randn(2, 8000), torch.ones(2))  # learns to normalize
+        encoder.eval()
+        for samples in (8000, 7900, 7990, 7420):
+            wavs, lens = torch.randn(2, samples), torch.tensor([1.0, 0.7])
+            alone = encoder(wavs, lens)
+            found = graphed(*pad_time(wavs, lens, 800))
+            torch.testing.assert_close(found[:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
+            assert not found[:, alone.shape[1] :, 1:].exp().any()
+    assert len(captures) == 1
 
 
 def test_structures_are_put_together_again():

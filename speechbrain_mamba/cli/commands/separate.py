@@ -32,7 +32,11 @@ FOLDER = "separated"
     ],
 )
 @file_options
-@click.option("--out", metavar="FOLDER", help=f"Where the speakers are written.  [default: {FOLDER}]")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    help=f"Where speakers are written, or NAME.wav for NAME_speaker1.wav and on.  [default: {FOLDER}]",
+)
 @click.option("--format", "suffix", type=click.Choice(["wav", "flac"]), default="wav", show_default=True)
 @click.option(
     "--window",
@@ -59,8 +63,7 @@ def command(
     separation = make_work()
     endings = [f"_speaker{number}.{suffix}" for number in range(1, separation.separator.speakers + 1)]
     tasks = plan_outputs(sources, out, endings, force=options["force"], default=FOLDER)
-    work: Any = {"make_work": make_work} if jobs > 1 else {"work": separation}
-    summary = run_tasks(tasks, jobs=jobs, progress=progress, description="Separating", **work)
+    summary = run_tasks(tasks, separation, make_work=make_work, jobs=jobs, progress=progress, description="Separating")
     if summary.exit_code:
         raise SystemExit(summary.exit_code)
 
@@ -93,7 +96,7 @@ class Separation:
         from speechbrain_mamba.inference.separation import SpeechSeparator
 
         self.separator, self.bar = model.load(SpeechSeparator), bar
-        self.options = {"channels": channels, "window": window or None, "overlap": overlap}
+        self.options: dict[str, Any] = {"channels": channels, "window": window or None, "overlap": overlap}
         self.options |= {"batch_size": batch_size, "force": force}
 
     def __call__(self, task: Task) -> Done:

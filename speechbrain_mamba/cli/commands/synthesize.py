@@ -74,7 +74,7 @@ def command(
             raise FileExistsError(f"'{output}' exists and is not overwritten: choose another --out, or give --force.")
     from tqdm import tqdm
 
-    from speechbrain_mamba.dataio.recordings import write_recording
+    from speechbrain_mamba.dataio.recording_writer import write_recording
     from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 
     synthesizer = model.load(SpeechSynthesizer)

@@ -37,14 +37,13 @@ FORMATS = {"txt": "text", "json": "json", "srt": "srt", "vtt": "vtt"}
     ],
 )
 @file_options
-@click.option("--out", metavar="FOLDER", help="Where the transcripts are written; without it they are printed.")
+@click.option("--out", metavar="FOLDER", help="Where transcripts are written, or a file; without it they are printed.")
 @click.option(
     "--format",
     "form",
     type=click.Choice([*FORMATS, "all"]),
-    default="txt",
-    show_default=True,
-    help="Text; JSON with the times of words; subtitles as SubRip or WebVTT; or all of them, which takes --out.",
+    help="Text; JSON with the times of words; subtitles as SubRip or WebVTT; or all of them, which takes --out.  "
+    "[default: the suffix of --out, or txt]",
 )
 @click.option("--search", type=click.Choice(["greedy", "beam"]), help="How the text is looked for.  [the model's own]")
 @click.option("--beam-size", type=click.IntRange(min=1), help="Hypotheses of the beam search.  [the model's own]")
@@ -61,7 +60,7 @@ def command(
     files: Sequence[str],
     model: ModelChoice,
     out: str | None,
-    form: str,
+    form: str | None,
     jobs: int,
     force: bool,
     progress: bool,
@@ -76,20 +75,26 @@ def command(
     from speechbrain_mamba.cli.files import Task, find_sources, plan_outputs, run_tasks
 
     sources = find_sources(files)
-    if out is None and form in ("srt", "vtt", "all") and (form == "all" or len(sources) > 1):
+    out = None if out == "-" else out
+    form = form or (Path(out or "").suffix[1:] if Path(out or "").suffix[1:] in FORMATS else "txt")
+    if out is None and (form == "all" or (form in ("srt", "vtt") and len(sources) > 1)):
         what = "All formats" if form == "all" else "Subtitles of several recordings"
         raise click.UsageError(f"{what} cannot be printed: give --out.", click.get_current_context())
-    endings = [f".{suffix}" for suffix in (FORMATS if form == "all" else [form])]
     if out is None:
-        tasks = [Task(source, [], source.error) for source in sources]
+        tasks = [Task(source, (), source.error) for source in sources]
     else:
+        endings = [f".{suffix}" for suffix in (FORMATS if form == "all" else [form])]
         tasks = plan_outputs(sources, out, endings, force=force)
-    make_work = partial(
-        Transcription, model, form, bar=progress and len(sources) == 1, batch_size=batch_size, **options
+    bar = progress and len(sources) == 1
+    summary = run_tasks(
+        tasks,
+        make_work=partial(Transcription, model, form, bar=bar, batch_size=batch_size, **options),
+        jobs=jobs,
+        batch_size=batch_size,
+        report=partial(print_transcript, form=form, named=len(sources) > 1) if out is None else None,
+        progress=progress,
+        description="Transcribing",
     )
-    work: Any = {"make_work": make_work} if jobs > 1 else {"work": make_work()}
-    report = partial(print_transcript, form=form, named=len(sources) > 1) if out is None else None
-    summary = run_tasks(tasks, jobs=jobs, report=report, progress=progress, description="Transcribing", **work)
     if summary.exit_code:
         raise SystemExit(summary.exit_code)
 
@@ -127,16 +132,27 @@ class Transcription:
 
         self.recognizer = model.load(Recognizer, search=search, beam_size=beam_size)
         self.form, self.bar = form, bar
-        self.options = {"channels": channels, "max_seconds": max_seconds, "batch_size": batch_size}
+        self.options: dict[str, Any] = {"channels": channels, "max_seconds": max_seconds, "batch_size": batch_size}
 
     def __call__(self, task: Task) -> Done:
         """Transcribe one file, into files or a text."""
+        with seconds_bar("Transcribing", self.bar) as progress:
+            heard = self.recognizer.transcribe(task.source.path, progress=progress, **self.options)
+        return self.write(task, heard if isinstance(heard, list) else [heard])
+
+    def many(self, tasks: Sequence[Task]) -> list[Done]:
+        """Transcribe several files, whose pieces share batches."""
+        if self.options["channels"] == "each":
+            return [self(task) for task in tasks]
+        options = {name: self.options[name] for name in ("max_seconds", "batch_size")}
+        heard = self.recognizer.transcribe_many([task.source.path for task in tasks], **options)
+        return [self.write(task, [transcript]) for task, transcript in zip(tasks, heard)]
+
+    def write(self, task: Task, transcripts: Sequence[Transcript]) -> Done:
+        """Write the transcripts of the channels of a file, into files or a text."""
         from speechbrain_mamba.cli.files import Done
         from speechbrain_mamba.utils.files import atomic_path
 
-        with seconds_bar("Transcribing", self.bar) as progress:
-            heard = self.recognizer.transcribe(task.source.path, progress=progress, **self.options)
-        transcripts = heard if isinstance(heard, list) else [heard]
         for output in task.outputs:
             with atomic_path(output, durable=False) as temporary:
                 temporary.write_text(write_channels(transcripts, Path(output).suffix[1:]), encoding="utf-8")
@@ -179,11 +195,11 @@ def print_transcript(outcome: Outcome, form: str, named: bool) -> None:
     -------
     >>> from types import SimpleNamespace as Outcome
     >>> task = Outcome(source=Outcome(name="a.wav"))
-    >>> print_transcript(Outcome(error=None, task=task, value="ONE\\nTWO\\n"), "txt", named=True)
+    >>> print_transcript(Outcome(message="", task=task, value="ONE\\nTWO\\n"), "txt", named=True)
     a.wav: ONE TWO
     """
-    if outcome.error is not None:
-        click.echo(f"error: {outcome.error}", err=True)
+    if outcome.message:
+        click.echo(f"error: {outcome.message}", err=True)
         return
     text, name = outcome.value, outcome.task.source.name
     if named and form == "json":

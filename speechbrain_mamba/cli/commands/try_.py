@@ -41,9 +41,8 @@ def command(
 
     start = time.monotonic()
     folder = choose_folder(out, force)
-    choices = {"separator": separator, "recognizer": recognizer, "synthesizer": synthesizer}
-    models = {name: ModelChoice(source, device) for name, source in choices.items()}
-    Trial(folder, **models, show=show).run()
+    models = [ModelChoice(source, device) for source in (separator, recognizer, synthesizer)]
+    Trial(folder, *models).run()
     show(f"The files are in '{folder}'. This took {time.monotonic() - start:.0f} s.")
 
 

@@ -71,6 +71,20 @@ def test_blocks_inside_speechbrains_own_model():
     assert torch.equal(ours(x, torch.tensor([50, 50])), theirs(x))
 
 
+class Passing(torch.nn.Module):
+    """Stands in for a model that takes lengths."""
+
+    def forward(self, x, lengths=None):
+        return x
+
+
+def test_lengths_on_a_gpu_are_not_looked_at():
+    """Which would wait, and fail in a CUDA graph; on the device "meta" there is nothing to look at."""
+    model = DualPathModel(16, 8, Passing(), Passing(), K=10).to("meta")
+    x, lengths = torch.rand(2, 16, 50, device="meta"), torch.empty(2, dtype=torch.long, device="meta")
+    assert model(x, lengths).shape == (2, 2, 16, 50)
+
+
 DUAL_PATHS = {
     "three speakers": dict(num_spks=3),
     "linear layers, no skip": dict(num_spks=3, skip_around_intra=False, norm="gln"),

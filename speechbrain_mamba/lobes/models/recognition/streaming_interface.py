@@ -115,9 +115,11 @@ class StreamingEncoder(nn.Module):
     def make_streaming_context(self, dynchunktrain_config: DynChunkTrainConfig) -> StreamingEncoderContext:
         """Start a stream with some frames per chunk, which a causal encoder needs not wait for."""
         context = self.encoder.make_streaming_context(dynchunktrain_config)
-        return StreamingEncoderContext(
-            context, 1 if self.encoder.transformer.causal else dynchunktrain_config.chunk_size
-        )
+        return StreamingEncoderContext(context, self.chunk_size(dynchunktrain_config))
+
+    def chunk_size(self, dynchunktrain_config: DynChunkTrainConfig) -> int:
+        """The frames that are encoded together."""
+        return 1 if self.encoder.transformer.causal else dynchunktrain_config.chunk_size
 
     def forward_streaming(self, x: Tensor, context: StreamingEncoderContext) -> Tensor:
         """Take the next frames (batch, frames, ...), and return what can be encoded (batch, frames, d_model), given the

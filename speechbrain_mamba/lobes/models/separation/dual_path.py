@@ -63,7 +63,9 @@ class DualPathModel(Dual_Path_Model):
         """Estimate the masks (speakers, batch, channels, time), not negative, of an encoded mixture (batch, channels,
         time). ``lengths`` are valid frames per example, integers (batch,); the masks are zero past them."""
         time = x.shape[2]
-        if lengths is None or bool((lengths == time).all()):
+        # Lengths on a GPU are not looked at where they need not be: that would wait, and fail in a CUDA graph.
+        looks = lengths is not None and (lengths.device.type == "cpu" or not self._batched)
+        if lengths is None or (looks and bool((lengths == time).all())):
             return super().forward(x)
         if self._batched:
             return self._forward_padded(x, lengths_on(lengths, x.device))
@@ -74,6 +76,12 @@ class DualPathModel(Dual_Path_Model):
             for example, length in zip(x, lengths.tolist())
         ]
         return torch.cat(alone, 1)
+
+    def _padding(self, input: Tensor, K: int) -> tuple[Tensor, int]:
+        """Pad (batch, channels, time) as SpeechBrain does, which makes zeros on the CPU and waits for their copy."""
+        hop = K // 2
+        gap = K - (hop + input.shape[2] % K) % K
+        return F.pad(input, (hop, gap + hop)), gap
 
     def _forward_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
         batch, _, time = x.shape

@@ -1,28 +1,26 @@
-"""The backward pass of the selective scan on the Triton kernels, a slab of chunks after the other."""
+"""The backward pass of the selective scan on the Triton kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.triton.backward_kernels import borders_kernel, chunk_sums_kernel
+from speechbrain_mamba.ops.backends.triton.backward_kernels import chunk_sums_kernel
 from speechbrain_mamba.ops.backends.triton.gradients_kernel import gradients_kernel
 from speechbrain_mamba.ops.backends.triton.launch import launch
-from speechbrain_mamba.ops.backends.triton.layer_kernels import finish_maps_kernel, sums_kernel
-from speechbrain_mamba.ops.backends.triton.plan import SUBCHUNK, Slab
+from speechbrain_mamba.ops.backends.triton.layer_kernels import finish_kernel
 from speechbrain_mamba.ops.backends.triton.scan_launch import ScanLaunch
-from speechbrain_mamba.ops.backends.triton.strides import frames, layout, on_device, pair, parameter, zeros_like
+from speechbrain_mamba.ops.backends.triton.strides import frames, layout, on_device, parameter, zeros_like
 from speechbrain_mamba.ops.directions import ScanInputs
 from speechbrain_mamba.ops.kernel_backend import ScanGradients, ScanShared
 
-Steps = Callable[[Slab], Tensor]
-"""The steps in the frames of a slab, (direction, frame, channel)."""
+SUMS_BLOCK = 64
 
 
 class ScanBackward:
-    """The backward pass of a scan, whose slabs may be taken one after the other.
+    """The backward pass of a scan.
 
     Arguments
     ---------
@@ -34,143 +32,99 @@ class ScanBackward:
         Gradient of the last state.
     with_sums : bool
         Whether A, D or the bias of the steps has a gradient.
-    steps : callable, optional
-        Makes the steps of a slab, where the scan's ``delta`` has none.
     """
 
-    def __init__(self, scan: ScanLaunch, dy: Tensor, dlast: Tensor | None, with_sums: bool, steps: Steps | None = None):
-        self.scan, self.steps, self.dy = scan, steps, dy
+    def __init__(self, scan: ScanLaunch, dy: Tensor, dlast: Tensor | None, with_sums: bool):
+        self.scan, self.dy, self.with_sums = scan, dy, with_sums
         p = scan.plan
-        self.passing = scan.new(2, scan.count, scan.batch, p.backward_chunks, scan.states, scan.channels)
-        chunk_sums = scan.new(scan.count, scan.batch, p.backward_chunks, scan.channels)
-        for slab in p.slabs if steps else (p.whole,):
-            deltas, lie, delta_row = self._deltas(slab)
-            launch(
-                chunk_sums_kernel, p.blocks * slab.chunks * slab.examples * scan.count,
-                *scan.inputs("u"), *deltas, *scan.inputs("A", "B", "C", "delta_bias"), *scan.weights, scan.z,
-                scan.lengths, dy, self.passing, chunk_sums, *self._sizes(slab), delta_row, *self._strides(lie),
-                *layout(scan.z), *layout(dy), **scan.flags, **p.forward,
-            )  # fmt: skip
-        scan.pass_states(self.passing, chunk_sums, parameter(dlast))
-        largest = p.slabs[0]
-        self.rows = max(slab.end - slab.begin for slab in p.slabs)
-        self.slots = largest.examples * largest.chunks
-        self.raw = pair(self.passing, self.rows, scan.channels)
-        subchunks = p.backward_chunk // SUBCHUNK
-        self.borders = scan.new(scan.count, self.slots, subchunks, scan.channels, p.block_n)
-        self.maps = scan.new(p.backward_blocks, scan.count, self.rows, 2 * p.block_n)
-        self.sums = scan.new(scan.count, self.slots, (scan.states + 2) * scan.channels) if with_sums else None
+        self.slots = scan.batch * p.backward_chunks
+        self.passing = scan.new(2, scan.count, self.slots, scan.states, scan.channels)
+        self.sums = scan.new(2, scan.count, self.slots, scan.channels)
+        launch(
+            chunk_sums_kernel, p.blocks * self.slots * scan.count,
+            *scan.inputs("u", "delta", "A", "B", "C", "delta_bias"), *scan.weights, scan.z, scan.lengths, dy,
+            self.passing, self.sums, *self._sizes(), *scan.strides(), *layout(scan.z), *layout(dy), **scan.flags,
+            **p.forward,
+        )  # fmt: skip
+        scan.pass_states(self.passing.view(2, scan.count, scan.batch, -1, scan.states, scan.channels), self.sums,
+                         parameter(dlast))  # fmt: skip
+        self.maps: Tensor | None = scan.new(p.groups, scan.count, scan.batch * scan.time, 2 * p.block_n)
         self.dinitial = None if scan.initial_state is None else torch.empty_like(scan.initial_state)
 
-    def _deltas(self, slab: Slab) -> tuple[list[Tensor | None], tuple[int, int], int]:
-        """Steps or factors of both directions, how they lie, and the frame that they begin with."""
-        scan = self.scan
-        if self.steps is None:
-            return scan.inputs("delta"), layout(scan.directions[0].delta), 0
-        return list(self.steps(slab)), (scan.time, scan.channels), slab.begin
-
-    def _sizes(self, slab: Slab) -> tuple[int, ...]:
+    def _sizes(self) -> tuple[int, ...]:
         scan, p = self.scan, self.scan.plan
-        return (
-            scan.batch, scan.time, scan.channels, scan.states, scan.ranks, p.backward_chunk, p.backward_chunks,
-            slab.chunks, slab.examples, slab.chunk, slab.example,
-        )  # fmt: skip
-
-    def _strides(self, delta: tuple[int, int]) -> tuple[int, ...]:
-        first = self.scan.directions[0]
-        return (*layout(first.u), *delta, *layout(first.B))
+        return scan.batch, scan.time, scan.channels, scan.states, scan.ranks, p.backward_chunk, p.backward_chunks
 
     def run(
         self,
-        slab: Slab,
-        dus: Tensor | Sequence[Tensor | None],
-        ddeltas: Tensor | Sequence[Tensor | None],
-        out_row: int,
+        dus: Sequence[Tensor | None],
+        ddeltas: Sequence[Tensor | None],
         dz: Tensor | None,
-        y: Tensor | None = None,
+        output: bool = False,
     ) -> None:
-        """Compute a slab's gradients into their memory.
+        """Compute gradients into their memory.
 
         Arguments
         ---------
-        slab : Slab
-            The slab; they must come in order.
         dus, ddeltas : sequence of two Tensor
-            Memory for the gradients of inputs and steps of each direction, (frames, channels).
-        out_row : int
-            The frame that these, and ``y``, begin with.
+            Memory for the gradients of inputs and steps of each direction, (frames, channels); it may be that of the
+            inputs and steps.
         dz : Tensor, optional
-            Memory for the gate's gradient, of all frames.
-        y : Tensor, optional
-            Memory for the output, which two directions with a gate compute on their way, (frames, channels).
+            Memory for the gate's gradient.
+        output : bool
+            Whether the output of a gated scan in both directions takes the place of its gradient.
         """
         scan, p = self.scan, self.scan.plan
-        channels = scan.channels
-        deltas, lie, delta_row = self._deltas(slab)
         launch(
-            borders_kernel, p.blocks * slab.chunks * slab.examples * scan.count,
-            *scan.inputs("u"), *deltas, *scan.inputs("A", "B", "delta_bias"), *scan.weights, scan.lengths,
-            self.passing, self.borders, *self.raw, *self._sizes(slab), slab.begin, delta_row, *self._strides(lie),
-            channels, **scan.flags, **p.borders,
-        )  # fmt: skip
-        B, sizes = scan.directions[0].B, self._sizes(slab)
-        flags = scan.flags
-        launch(
-            gradients_kernel, p.backward_blocks * slab.chunks * slab.examples,
-            *scan.inputs("u", "A", "B", "C", "D"), scan.z, scan.lengths, self.dy, self.borders, self.passing,
-            *self.raw, *dus, *ddeltas, self.maps, dz, y, self.sums, self.dinitial,
-            *sizes[:4], *sizes[5:], slab.begin, out_row, slab.end - slab.begin, self.slots, slab.begin,
-            *layout(scan.directions[0].u), *layout(B), *layout(scan.z), *layout(self.dy), channels, channels, channels,
-            *layout(dz), channels, **flags, **p.backward,
+            gradients_kernel, p.programs,
+            *scan.inputs("u", "delta", "A", "B", "C", "D", "delta_bias"), *scan.weights, scan.z, scan.lengths, self.dy,
+            self.passing, self.sums if self.with_sums else None, scan.new(p.programs, p.scratch), *dus, *ddeltas,
+            self.maps, dz, self.dinitial, *self._sizes(), p.groups, -(-p.backward_blocks // p.groups),
+            *scan.strides(), *layout(scan.z), *layout(self.dy), *layout(dz), OUTPUT=output, **scan.flags, **p.backward,
         )  # fmt: skip
 
-    def finish_maps(
-        self, slab: Slab, out: Tensor, out_row: int, column: int = 0, factors: tuple[Tensor, Tensor] | None = None
-    ) -> None:
-        """Sum the gradients of B and C of a slab.
+    def finish(
+        self, out: Tensor, column: int = 0, factors: tuple[Tensor, Tensor] | None = None
+    ) -> list[tuple[Tensor, Tensor, Tensor]] | None:
+        """Sum the gradients of B and C, and of parameters, once; their shares are gone then.
 
         Arguments
         ---------
-        slab : Slab
-            The slab that was run last.
         out : Tensor
-            Memory, (direction, frame, features).
-        out_row : int
-            The frame of ``out`` with which the slab begins.
+            Memory for those of B and C, (direction, frame, features).
         column : int
             The first of the features, which are the states of B and of C as a program has them.
         factors : tuple of two Tensor, optional
             Features (direction, frame, features) that begin with the steps' factor, and memory for that factor in
             another dtype, (direction, frame, rank).
+
+        Returns
+        -------
+        list of tuple of three Tensor
+            For each direction the gradients of A (channels, state), D and the bias, if there are any.
         """
-        p, rows = self.scan.plan, slab.end - slab.begin
+        scan, p = self.scan, self.scan.plan
+        maps, passing, sums, self.maps = self.maps, self.passing, self.sums, None
+        del self.passing, self.sums
         projected, factor = factors or (None, None)
+        size, rows = scan.states * scan.channels, scan.batch * scan.time
+        dA, dD_dbias = None, None
+        if self.with_sums:
+            dA = scan.new(scan.count, scan.channels, scan.states)
+            dD_dbias = scan.new(2, scan.count, scan.channels)
+        programs = [-(-rows // 16) * scan.count, 0, 0]
+        if self.with_sums:
+            programs[1:] = [-(-scan.count * n // SUMS_BLOCK) for n in (size, 2 * scan.channels)]
         launch(
-            finish_maps_kernel, (-(-rows // 16), self.scan.count),
-            self.maps, projected, out, factor, p.backward_blocks, rows, out.stride(1), slab.begin, out_row,
-            0 if projected is None else projected.shape[1], out.shape[1], 0 if factor is None else factor.shape[1],
-            COLUMN=column, COLUMNS=2 * p.block_n, BLOCK=16, num_warps=4,
+            finish_kernel, sum(programs),
+            maps, projected, out, factor, passing[1] if self.with_sums else None, sums, dA, dD_dbias, p.groups, rows,
+            out.shape[2], self.slots, scan.channels, scan.states,
+            DIRECTIONS=scan.count, COLUMN=column, COLUMNS=2 * p.block_n, BLOCK=16, BLOCK_S=16, BLOCK_E=SUMS_BLOCK,
+            num_warps=4,
         )  # fmt: skip
-
-
-def sum_slots(partial: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Sum (group, slot, n) over the slots, and another (slot, groups, n) too, in one launch; both to (group, n)."""
-    groups, slots, inner = partial.shape
-    out = partial.new_empty((groups, inner))
-    out_b = None if other is None else other.new_empty(other.shape[1:])
-    size, size_b = out.numel(), 0 if out_b is None else out_b.numel()
-    slots_b = 0 if other is None else other.shape[0]
-    launch(
-        sums_kernel, -(-size // 64) + -(-size_b // 64), partial, out, slots, size, other, out_b, slots_b, size_b, inner,
-        BLOCK_S=16, BLOCK=64, num_warps=4,
-    )  # fmt: skip
-    return out, out_b
-
-
-def split_sums(sums: Tensor, channels: int, states: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The gradients of A (channels, state), D and the bias of each direction."""
-    size = channels * states
-    return [(s[:size].view(channels, states), s[size : size + channels], s[size + channels :]) for s in sums]
+        if dA is None or dD_dbias is None:
+            return None
+        return [(dA[i], dD_dbias[0, i], dD_dbias[1, i]) for i in range(scan.count)]
 
 
 def scan_backward(
@@ -198,13 +152,9 @@ def scan_backward(
     absent = [None] * (2 - count)
     with on_device(u):
         backward = ScanBackward(scan, dy, dlast, with_sums)
+        backward.run([*dus, *absent], [*ddeltas, *absent], dz)
         dmaps = scan.new(count, scan.batch * scan.time, 2 * p.block_n)
-        for slab in p.slabs:
-            backward.run(slab, [*dus, *absent], [*ddeltas, *absent], 0, dz)
-            backward.finish_maps(slab, dmaps, slab.begin)
-        sums: Sequence = [(None, None, None)] * count
-        if backward.sums is not None:
-            sums = split_sums(sum_slots(backward.sums)[0], scan.channels, scan.states)
+        sums = backward.finish(dmaps) or [(None, None, None)] * count
     dB_dC = dmaps.view(count, scan.batch, scan.time, 2, p.block_n)[..., : scan.states]
     gradients = [
         ScanInputs(

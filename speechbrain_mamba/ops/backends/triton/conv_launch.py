@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.triton.backward_launch import sum_slots
 from speechbrain_mamba.ops.backends.triton.conv_kernels import conv_backward_kernel, conv_kernel
 from speechbrain_mamba.ops.backends.triton.launch import launch
+from speechbrain_mamba.ops.backends.triton.layer_kernels import sums_kernel
 from speechbrain_mamba.ops.backends.triton.plan import BACKWARD_PROGRAMS_OF_A_PROCESSOR, power_of_2, processors_of
 from speechbrain_mamba.ops.backends.triton.strides import frames, layout, on_device, parameter, zeros_like
 from speechbrain_mamba.ops.directions import Filters
@@ -91,7 +91,7 @@ def run_conv_backward(
     begin = 0 if dinitial is None else 1 - width
     tiles = max(-(-(time - begin) // _BACKWARD_TILE[0]), 1)
     total, blocks = tiles * batch, -(-channels // _BACKWARD_TILE[1])
-    slots = min(total, max(processors_of(x.device) * BACKWARD_PROGRAMS_OF_A_PROCESSOR // blocks, 1))
+    slots = min(total, max(int(processors_of(x.device) * BACKWARD_PROGRAMS_OF_A_PROCESSOR) // blocks, 1))
     sums = x.new_empty((slots, count, channels * (width + 1)), dtype=torch.float32) if with_sums else None
     launch(
         conv_backward_kernel, blocks * slots,
@@ -132,12 +132,17 @@ def conv_backward(
         )  # fmt: skip
         if partial is None:
             return [Filters(None, None)] * count, ConvShared(dx, dinitial)  # type: ignore[arg-type]
-        sums, _ = sum_slots(partial.view(1, partial.shape[0], -1))
-    return split_filters(sums.view(count, -1), directions), ConvShared(dx, dinitial)  # type: ignore[arg-type]
+        return sum_filters(partial, directions), ConvShared(dx, dinitial)  # type: ignore[arg-type]
 
 
-def split_filters(sums: Tensor, directions: Sequence[Filters]) -> list[Filters]:
-    """The gradients of weight and bias of each direction from their sums (direction, [weight, bias])."""
+def sum_filters(partial: Tensor, directions: Sequence[Filters]) -> list[Filters]:
+    """The gradients of weight and bias of each direction from what programs contribute, (slot, direction, [weight,
+    bias])."""
+    sums = partial.new_empty(partial.shape[1:])
+    launch(
+        sums_kernel, -(-sums.numel() // 64), partial, sums, partial.shape[0], sums.numel(),
+        BLOCK_S=16, BLOCK=64, num_warps=4,
+    )  # fmt: skip
     size = directions[0].weight.numel()
     return [
         Filters(s[:size].view(d.weight.shape), None if d.bias is None else s[size:]) for s, d in zip(sums, directions)

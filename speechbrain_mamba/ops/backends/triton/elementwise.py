@@ -35,6 +35,21 @@ def softplus(x):
 
 
 @triton.jit
+def softplus_slope(y):
+    """The derivative of the softplus where its value is ``y``, 1 - exp(-y), to 4e-7 of its value.
+
+    Small ones come from the series of (1 - exp(-y)) / y, as a difference would lose their digits.
+    """
+    p = y * (1.0 / 5040.0) - 1.0 / 720.0
+    p = p * y + 1.0 / 120.0
+    p = p * y - 1.0 / 24.0
+    p = p * y + 1.0 / 6.0
+    p = p * y - 0.5
+    p = p * y + 1.0
+    return tl.where(y < 0.5, y * p, 1.0 - tl.exp2(-y * LOG2E))
+
+
+@triton.jit
 def load_map(base, i, size, PADDED: tl.constexpr):
     """What a frame has for all channels; only where there may be fewer than ``i``, zeros cost an instruction each."""
     row = tl.load(base + i, mask=i < size, other=0.0) if PADDED else tl.load(base + i)

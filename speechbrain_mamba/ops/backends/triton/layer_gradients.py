@@ -1,4 +1,4 @@
-"""The backward pass of a bidirectional layer, a slab of frames after the other."""
+"""The backward pass of a bidirectional layer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.triton.backward_launch import ScanBackward, split_sums, sum_slots
-from speechbrain_mamba.ops.backends.triton.conv_launch import run_conv_backward, split_filters
+from speechbrain_mamba.ops.backends.triton.backward_launch import ScanBackward
+from speechbrain_mamba.ops.backends.triton.conv_launch import run_conv_backward, sum_filters
 from speechbrain_mamba.ops.backends.triton.launch import launch
 from speechbrain_mamba.ops.backends.triton.layer_kernels import mask_kernel
 from speechbrain_mamba.ops.backends.triton.layer_products import product
-from speechbrain_mamba.ops.backends.triton.plan import Slab
 from speechbrain_mamba.ops.backends.triton.strides import frames, layout, pair
 from speechbrain_mamba.ops.directions import Direction
 from speechbrain_mamba.ops.kernel_backend import LayerGradients, LayerShared
@@ -37,8 +36,9 @@ def mask_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
 class LayerBackward:
     """The backward pass of a layer.
 
-    A slab's gradients of the convolution's outputs take the place of these outputs, once they are not needed any more.
-    With several slabs a layer so takes about three times the memory of its input.
+    Memory is used twice: the output takes the place of its gradient, gradients of the convolution's outputs that of
+    these outputs, and the convolution, once it is needed again, that of the steps' gradients. While the walk back runs,
+    a layer so takes three times the memory of its input, features, and what the plan allows.
     """
 
     def __init__(
@@ -48,87 +48,80 @@ class LayerBackward:
         doutput: Tensor,
         needs: tuple[Sequence[Direction], LayerShared],
     ):
-        self.layer, self.packed, self.scan = layer, layer.packed, layer.scan
+        self.layer, self.packed = layer, layer.packed
         directions, self.need = needs
         self.needed = {name for d in directions for name, need in zip(d._fields, d) if need}
         """The parameters of a direction that need a gradient."""
-        self.xz, self.bias = shared.xz, shared.out_proj_bias
-        self.doutput = mask_padding(doutput, shared.lengths).reshape(layer.rows, -1)  # padding may hold anything
-        self.sums: dict[str, Tensor] = {}
+        self.xz, self.bias, self.lengths, self.doutput = shared.xz, shared.out_proj_bias, shared.lengths, doutput
 
     def run(self) -> LayerGradients:
         """Compute the gradients."""
-        layer, scan, xz = self.layer, self.scan, self.xz
-        p, channels = scan.plan, self.packed.channels
+        layer, packed, xz = self.layer, self.packed, self.xz
         dxz = torch.empty(xz.shape, dtype=xz.dtype, device=xz.device)
         dx, dz = dxz.chunk(2, dim=-1)
         # The memory of x's gradient, which comes last, is lent to that of the scan's output.
-        dy = dx if self.need.xz else xz.new_empty(scan.batch, scan.time, channels)
-        torch.mm(self.doutput, layer.out, out=dy.view(layer.rows, channels))
-        with_sums = bool(self.needed & {"A", "D", "delta_bias"})
-        backward = ScanBackward(scan, dy, None, with_sums, layer.steps if layer.factor is not None else None)
-        dus = pair(xz, backward.rows, channels)
-        dsteps = pair(xz, backward.rows, channels)
-        y = xz.new_empty(backward.rows, channels) if self.need.out_proj_weight else None
-        for slab in p.slabs:
-            backward.run(slab, dus, dsteps, slab.begin, dz, y)
-            self._products(backward, slab, dus, dsteps, y)
-        partial = backward.sums
-        dus = layer.us if len(p.slabs) > 1 else dus
-        del backward, dy, dsteps, y
-        us = dus.view(2, scan.batch, scan.time, channels)
-        convolutions = [d.filters for d in layer.directions]
-        conv_partial = run_conv_backward(
-            convolutions, layer.convolution, (us[0], us[1]), None, True, False, dx if self.need.xz else None, None,
-            bool(self.needed & {"conv_weight", "conv_bias"}),
-        )  # fmt: skip
-        return self._gradients(partial, conv_partial, dxz)
-
-    def _products(self, backward: ScanBackward, slab: Slab, dus: Tensor, dsteps: Tensor, y: Tensor | None) -> None:
-        """What becomes of a slab's gradients by matrix products."""
-        layer, packed, needed = self.layer, self.packed, self.needed
-        rows, frames_of = slab.end - slab.begin, slice(slab.begin, slab.end)
-        dus, dsteps, us = dus[:, :rows], dsteps[:, :rows], layer.us[:, frames_of]
-        dprojected = us.new_empty((2, rows, packed.features))
-        factor, factors = None if layer.factor is None else layer.factor[:, frames_of], None
-        if factor is None and "dt_proj_weight" in needed:
-            factor = us.new_empty((2, rows, packed.block_r))
-            factors = (layer.projected, factor)
-        backward.finish_maps(slab, dprojected, 0, packed.block_r, factors)
-        torch.bmm(dsteps, layer.of_factors, out=dprojected[..., : packed.block_r])
-        if factor is not None and "dt_proj_weight" in needed:
-            self._add("dt_proj", dsteps.transpose(1, 2), factor)
-        if "x_proj_weight" in needed:
-            self._add("x_proj", dprojected.transpose(1, 2), us)
-        if y is not None:
-            self._add("out_proj", self.doutput[frames_of].T[None], y[None, :rows])
-        # the part of u that comes through the projection
+        dy = dx if self.need.xz else xz.new_empty(dx.shape)
+        torch.mm(self.doutput.reshape(layer.rows, -1), layer.out, out=dy.view(layer.rows, packed.channels))
+        dus, dsteps = layer.us, pair(xz, layer.rows, packed.channels) if layer.steps is None else layer.steps
+        backward = ScanBackward(layer.scan, dy, None, bool(self.needed & {"A", "D", "delta_bias"}))
+        backward.run(dus, dsteps, dz, self.need.out_proj_weight)
+        dprojected, factor, scans = self._finish(backward)
+        del backward
+        dx_proj, ddt_proj = self._weights(dsteps, dprojected, factor)
+        del dsteps
+        dout, dout_bias = self._output(dy)
+        del dy
+        # the part that comes through the projection
         dus.baddbmm_(dprojected[..., : packed.used], layer.to_features[:, : packed.used])
-        if len(self.scan.plan.slabs) > 1:
-            us.copy_(dus)
-
-    def _add(self, name: str, a: Tensor, b: Tensor) -> None:
-        """Add a slab's share of a weight's gradient."""
-        share = product(a, b)
-        self.sums[name] = self.sums[name].add_(share) if name in self.sums else share
-
-    def _gradients(self, partial: Tensor | None, conv_partial: Tensor | None, dxz: Tensor) -> LayerGradients:
-        layer, packed, sums = self.layer, self.packed, self.sums
+        partial = run_conv_backward(
+            [d.filters for d in layer.directions], layer.convolution, list(dus.view(2, *dx.shape)), None, True, False,
+            dx if self.need.xz else None, None, bool(self.needed & {"conv_weight", "conv_bias"}),
+        )  # fmt: skip
         filters: Sequence = [(None, None)] * 2
-        scans: Sequence = [(None, None, None)] * 2
-        conv_summed = None
         if partial is not None:
-            summed, conv_summed = sum_slots(partial, conv_partial)
-            scans = split_sums(summed, packed.channels, packed.states)
-        elif conv_partial is not None:
-            conv_summed = sum_slots(conv_partial.flatten(1)[None])[0].view(conv_partial.shape[1:])
-        if conv_summed is not None:
-            filters = split_filters(conv_summed, [d.filters for d in layer.directions])
+            filters = sum_filters(partial, [d.filters for d in layer.directions])
         gradients = []
         for i, ((dA, dD, dbias), (dweight, dconv_bias)) in enumerate(zip(scans, filters)):
-            dx_proj = packed.unpadded(sums["x_proj"][i]) if "x_proj" in sums else None
-            ddt_proj = sums["dt_proj"][i, :, : packed.ranks] if "dt_proj" in sums else None
-            gradients.append(Direction(dweight, dconv_bias, dx_proj, ddt_proj, dbias, dA, dD))  # type: ignore[arg-type]
-        dout = sums["out_proj"][0] if "out_proj" in sums else None
-        dbias = self.doutput.sum(0, dtype=torch.float32) if self.need.out_proj_bias and self.bias is not None else None
-        return gradients, LayerShared(dxz if self.need.xz else None, dout, dbias)  # type: ignore[arg-type]
+            x_proj = None if dx_proj is None else packed.unpadded(dx_proj[i])
+            dt_proj = None if ddt_proj is None else ddt_proj[i, :, : packed.ranks]
+            gradients.append(Direction(dweight, dconv_bias, x_proj, dt_proj, dbias, dA, dD))  # type: ignore[arg-type]
+        return gradients, LayerShared(dxz if self.need.xz else None, dout, dout_bias)  # type: ignore[arg-type]
+
+    def _finish(self, backward: ScanBackward) -> tuple[Tensor, Tensor | None, Sequence]:
+        """Features (direction, frame, features) whose B and C are the gradients, the steps' factor in the dtype of the
+        products if it is needed, and the gradients of A, D and the bias of each direction."""
+        layer, packed = self.layer, self.packed
+        dprojected = self.xz.new_empty((2, layer.rows, packed.features))
+        factor, factors = layer.factor, None
+        if factor is None and "dt_proj_weight" in self.needed:
+            factor = self.xz.new_empty((2, layer.rows, packed.block_r))
+            factors = (layer.projected, factor)
+        scans = backward.finish(dprojected, packed.block_r, factors)
+        return dprojected, factor, scans or [(None, None, None)] * 2
+
+    def _weights(
+        self, dsteps: Tensor, dprojected: Tensor, factor: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the projections of both directions to features and of factors; and in ``dprojected`` those
+        of the factors."""
+        layer, packed, dx_proj, ddt_proj = self.layer, self.packed, None, None
+        torch.bmm(dsteps, layer.of_factors, out=dprojected[..., : packed.block_r])
+        if factor is not None and "dt_proj_weight" in self.needed:
+            ddt_proj = product(dsteps.transpose(1, 2), factor)
+        if "x_proj_weight" in self.needed:
+            us = dsteps
+            layer.convolve(us)  # their gradients have taken the place of the first
+            dx_proj = product(dprojected.transpose(1, 2), us)
+        return dx_proj, ddt_proj
+
+    def _output(self, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the output projection's weight and bias."""
+        needs_bias = self.need.out_proj_bias and self.bias is not None
+        if not (self.need.out_proj_weight or needs_bias):
+            return None, None
+        # padding may hold anything
+        doutput = mask_padding(self.doutput, self.lengths).reshape(self.layer.rows, -1)
+        dweight, dbias = None, doutput.sum(0, dtype=torch.float32) if needs_bias else None
+        if self.need.out_proj_weight:
+            dweight = product(doutput.T[None], y.view(1, self.layer.rows, -1))[0]
+        return dweight, dbias

@@ -31,55 +31,72 @@ def pack_kernel(x_proj, x_proj_b, dt_proj, dt_proj_b, out_proj, packed, channels
     tl.store(packed + e, value.to(packed.dtype.element_ty), mask=e < total)
 
 
-@triton.jit(do_not_specialize=["rows", "first_row", "out_row", "projected_rows", "out_rows", "factor_rows"])
-def finish_maps_kernel(maps, projected, out, factor, blocks, rows, features, first_row, out_row,
-                       projected_rows, out_rows, factor_rows,
-                       COLUMN: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Sum a slab's gradients of B and C over blocks of channels, into the columns of ``out`` (direction, row, features)
-    behind the first ``COLUMN``; and convert the steps' factor, which has those in ``projected``, to its dtype."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    direction = tl.program_id(1).to(tl.int64)
+@triton.jit
+def _sum_slots(partial, at, stride, slots, mask, BLOCK_S: tl.constexpr):
+    """Sums over slots that lie ``stride`` elements apart, of the elements ``at`` of the first, in a fixed order."""
+    s = tl.arange(0, BLOCK_S)
+    total = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
+    for i in range(0, slots, BLOCK_S):
+        there = (i + s < slots)[:, None] & mask[None, :]
+        total += tl.load(partial + at[None, :] + (i + s).to(tl.int64)[:, None] * stride, mask=there, other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _finish_maps(maps, projected, out, factor, program, groups, rows, features, DIRECTIONS: tl.constexpr,
+                 COLUMN: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    direction = (program % DIRECTIONS).to(tl.int64)
+    row = (program // DIRECTIONS).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = (row < rows)[:, None]
-    column = tl.arange(0, COLUMNS)
-    at = ((direction * rows + row) * COLUMNS)[:, None] + column[None, :]
+    column, row = tl.arange(0, COLUMNS), direction * rows + row
+    at = row[:, None] * COLUMNS + column[None, :]
     total = tl.zeros((BLOCK, COLUMNS), tl.float32)
-    for i in range(blocks):
-        total += tl.load(maps + i * tl.num_programs(1).to(tl.int64) * rows * COLUMNS + at, mask=mask, other=0.0)
-    to = ((direction * out_rows + out_row + row) * features)[:, None] + COLUMN + column[None, :]
+    for i in range(groups):
+        total += tl.load(maps + i * DIRECTIONS * rows.to(tl.int64) * COLUMNS + at, mask=mask, other=0.0)
+    to = row[:, None] * features + COLUMN + column[None, :]
     tl.store(out + to, total.to(out.dtype.element_ty), mask=mask)
     if factor is not None:
         r = tl.arange(0, COLUMN)
-        given = (direction * projected_rows + first_row + row)[:, None] * features + r[None, :]
-        values = tl.load(projected + given, mask=mask, other=0.0)
-        to = (direction * factor_rows + row)[:, None] * COLUMN + r[None, :]
-        tl.store(factor + to, values.to(factor.dtype.element_ty), mask=mask)
+        values = tl.load(projected + row[:, None] * features + r[None, :], mask=mask, other=0.0)
+        tl.store(factor + row[:, None] * COLUMN + r[None, :], values.to(factor.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["slots", "slots_b"])
-def sums_kernel(partial, out, slots, size, partial_b, out_b, slots_b, size_b, inner,
-                BLOCK_S: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Sum two sets of partial sums over their slots, in a fixed order.
+@triton.jit(do_not_specialize=["groups", "rows", "slots"])
+def finish_kernel(maps, projected, out, factor, tiles, vectors, out_tiles, out_vectors, groups, rows, features,
+                  slots, channels, states, DIRECTIONS: tl.constexpr, COLUMN: tl.constexpr, COLUMNS: tl.constexpr,
+                  BLOCK: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_E: tl.constexpr):  # fmt: skip
+    """Sum what programs of the walk back contributed, in a fixed order.
 
-    The first lies as (group, slot, ``inner``), the second as (slot, ``size_b``); ``out`` (group, inner) has ``size``
-    elements.
+    The gradients of B and C, ``maps`` (group, direction, row, ``COLUMNS``), go into the columns of ``out`` (direction,
+    row, features) behind the first ``COLUMN``. The steps' factor, which has those in ``projected``, is converted to its
+    dtype. The gradients of A, ``tiles`` (direction, slot, state, channel), go to (direction, channel, state), and those
+    of D and the bias, ``vectors`` (kind, direction, slot, channel), to (kind, direction, channel).
     """
     program = tl.program_id(0)
-    programs = tl.cdiv(size, BLOCK)
-    s = tl.arange(0, BLOCK_S)
-    total = tl.zeros((BLOCK_S, BLOCK), tl.float32)
+    programs = tl.cdiv(rows, BLOCK) * DIRECTIONS
+    size = states * channels
+    programs_of_tiles = tl.cdiv(DIRECTIONS * size, BLOCK_E)
     if program < programs:
-        e = program * BLOCK + tl.arange(0, BLOCK)
-        given = (e // inner).to(tl.int64) * slots * inner + e % inner
-        for i in range(0, slots, BLOCK_S):
-            mask = (i + s < slots)[:, None] & (e < size)[None, :]
-            total += tl.load(partial + given[None, :] + (i + s).to(tl.int64)[:, None] * inner, mask=mask, other=0.0)
-        tl.store(out + e, tl.sum(total, 0), mask=e < size)
-    elif partial_b is not None:
-        e = (program - programs) * BLOCK + tl.arange(0, BLOCK)
-        for i in range(0, slots_b, BLOCK_S):
-            mask = (i + s < slots_b)[:, None] & (e < size_b)[None, :]
-            total += tl.load(partial_b + e[None, :] + (i + s).to(tl.int64)[:, None] * size_b, mask=mask, other=0.0)
-        tl.store(out_b + e, tl.sum(total, 0), mask=e < size_b)
+        _finish_maps(maps, projected, out, factor, program, groups, rows, features, DIRECTIONS, COLUMN, COLUMNS, BLOCK)
+    elif tiles is not None:
+        program -= programs
+        if program < programs_of_tiles:
+            e = program * BLOCK_E + tl.arange(0, BLOCK_E)
+            mask, direction, inner = e < DIRECTIONS * size, e // size, e % size
+            total = _sum_slots(tiles, direction.to(tl.int64) * slots * size + inner, size, slots, mask, BLOCK_S)
+            to = out_tiles + direction * size + (inner % channels) * states + inner // channels
+            tl.store(to, total, mask=mask)
+        else:
+            e = (program - programs_of_tiles) * BLOCK_E + tl.arange(0, BLOCK_E)
+            mask, at = e < 2 * DIRECTIONS * channels, (e // channels).to(tl.int64) * slots * channels + e % channels
+            tl.store(out_vectors + e, _sum_slots(vectors, at, channels, slots, mask, BLOCK_S), mask=mask)
+
+
+@triton.jit(do_not_specialize=["slots"])
+def sums_kernel(partial, out, slots, size, BLOCK_S: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum (slot, ``size``) over the slots, in a fixed order."""
+    e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + e, _sum_slots(partial, e, size, slots, e < size, BLOCK_S), mask=e < size)
 
 
 @triton.jit(do_not_specialize=["time", "x_rows"])

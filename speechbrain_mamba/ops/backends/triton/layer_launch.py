@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.backends.triton.conv_launch import run_conv
 from speechbrain_mamba.ops.backends.triton.layer_gradients import LayerBackward
 from speechbrain_mamba.ops.backends.triton.layer_products import Packed, product
-from speechbrain_mamba.ops.backends.triton.plan import LARGEST_RANK, Slab
+from speechbrain_mamba.ops.backends.triton.plan import LARGEST_RANK
 from speechbrain_mamba.ops.backends.triton.scan_launch import ScanLaunch, run_scan
 from speechbrain_mamba.ops.backends.triton.strides import on_device, pair, zeros_like
 from speechbrain_mamba.ops.directions import Direction, ScanInputs
@@ -24,7 +25,7 @@ from speechbrain_mamba.ops.kernel_backend import ConvShared, LayerGradients, Lay
 
 def layer_kept(directions: Sequence[Direction], shared: LayerShared) -> tuple[int, ...]:
     """Shape of what is kept for the backward pass: the weights, packed."""
-    return Packed(directions[0], shared.out_proj_weight, shared.xz.dtype).kept
+    return Packed.of(directions[0], shared.out_proj_weight, shared.xz.dtype).kept
 
 
 class Layer:
@@ -48,54 +49,53 @@ class Layer:
         self.to_features, self.of_factors, self.out = packed.split(memory)
         self.x, self.z = xz.chunk(2, dim=-1)
         self.us = pair(xz, self.rows, channels)
-        us = self.us.view(2, batch, time, channels)
-        run_conv([d.filters for d in directions], self.convolution, True, False, (us[0], us[1]))
+        us = self.convolve(self.us)
         self.projected = product(self.us, self.to_features.transpose(1, 2))
-        factor, B, C = packed.columns(self.projected.view(2, batch, time, packed.features))
+        features = self.projected.view(2, batch, time, packed.features).unbind()
+        deltas, B, C = zip(*map(packed.columns, features))
         self.factor: Tensor | None = None
         """Factors in the dtype of the products, where these make the steps."""
+        self.steps: Tensor | None = None
+        """The steps that they make, (direction, frame, channel)."""
         weights = [d.dt_proj_weight for d in directions]
-        deltas = factor
         if packed.ranks > LARGEST_RANK:
-            self.factor = factor.to(xz.dtype).view(2, self.rows, packed.block_r)
-            deltas, weights = us, []  # the steps come a slab at a time
+            self.factor = self.projected[..., : packed.block_r].to(xz.dtype)
+            self.steps = pair(xz, self.rows, channels)
+            torch.bmm(self.factor, self.of_factors.transpose(1, 2), out=self.steps)
+            deltas, weights = self.steps.view(2, batch, time, channels).unbind(), []
         inputs = [ScanInputs(us[i], deltas[i], d.A, B[i], C[i], d.D, d.delta_bias) for i, d in enumerate(directions)]
-        self.scan = ScanLaunch(inputs, ScanShared(self.z, lengths=shared.lengths), True, False, weights)
+        self.scan = ScanLaunch(inputs, ScanShared(self.z, lengths=shared.lengths), True, False, weights, True)
 
     @property
     def convolution(self) -> ConvShared:
         """The convolution's tensors that belong to no direction."""
         return ConvShared(self.x, lengths=self.lengths)
 
-    def steps(self, slab: Slab) -> Tensor:
-        """The steps of a slab by a matrix product, (direction, frame, channel)."""
-        assert self.factor is not None
-        return torch.bmm(self.factor[:, slab.begin : slab.end], self.of_factors.transpose(1, 2))
+    def convolve(self, us: Tensor) -> tuple[Tensor, ...]:
+        """Compute the inputs of both scans into their memory, (direction, frame, channel); returns them, each (batch,
+        time, channels)."""
+        inputs = us.view(2, *self.x.shape).unbind()
+        run_conv([d.filters for d in self.directions], self.convolution, True, False, inputs)
+        return inputs
 
 
 def layer_forward(directions: Sequence[Direction], shared: LayerShared, keep: bool) -> tuple[Tensor, Tensor]:
     """Output, and the weights to keep."""
     xz, weight, bias, _ = shared
     batch, time, _ = xz.shape
-    packed = Packed(directions[0], weight, xz.dtype)
-    nothing = xz.new_empty((0,), dtype=torch.float32)
+    packed = Packed.of(directions[0], weight, xz.dtype)
     if xz.numel() == 0:
         output = xz.new_zeros(batch, time, packed.d_model)
-        return output, xz.new_zeros(packed.kept, dtype=torch.float32) if keep else nothing
+        return output, xz.new_zeros(packed.kept if keep else (0,), dtype=torch.float32)
     with on_device(xz):
         memory = packed.fill(directions, weight)
         layer = Layer(directions, shared, packed, memory)
-        scan = layer.scan
-        if layer.factor is not None:
-            deltas = layer.steps(scan.plan.whole).view(2, batch, time, packed.channels)
-            scan.directions = [d._replace(delta=delta) for d, delta in zip(scan.directions, deltas)]
         y = xz.new_empty(batch, time, packed.channels)
-        run_scan(scan, y, None)
+        run_scan(layer.scan, y, None)
         out = layer.out
-        del layer, scan
-    rows = y.view(batch * time, packed.channels)
-    output = rows @ out.T if bias is None else torch.addmm(bias.to(y.dtype), rows, out.T)
-    return output.view(batch, time, packed.d_model), memory if keep else nothing
+        del layer
+    output = F.linear(y, out, None if bias is None else bias.to(y.dtype))
+    return output, memory if keep else xz.new_empty((0,), dtype=torch.float32)
 
 
 def layer_backward(
@@ -110,6 +110,6 @@ def layer_backward(
     xz = shared.xz
     if xz.numel() == 0:
         return [zeros_like(d) for d in directions], zeros_like(shared._replace(lengths=None))
-    packed = Packed(directions[0], shared.out_proj_weight, xz.dtype)
+    packed = Packed.of(directions[0], shared.out_proj_weight, xz.dtype)
     with on_device(xz):
         return LayerBackward(Layer(directions, shared, packed, kept), shared, doutput, needs).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,23 +36,25 @@ class Packed:
 
     Arguments
     ---------
-    direction : Direction
-        Parameters of one direction.
-    out_proj_weight : Tensor
-        The output projection, (d_model, channels).
+    channels, states, ranks, d_model : int
+        Sizes of the layer.
     dtype : torch.dtype
         Of the products.
     """
 
-    def __init__(self, direction: Direction, out_proj_weight: Tensor, dtype: torch.dtype):
-        (self.channels, self.states), self.ranks = direction.A.shape, direction.dt_proj_weight.shape[1]
-        self.block_r, self.block_n = power_of_2(self.ranks), power_of_2(self.states)
+    def __init__(self, channels: int, states: int, ranks: int, d_model: int, dtype: torch.dtype):
+        self.channels, self.states, self.ranks, self.d_model, self.dtype = channels, states, ranks, d_model, dtype
+        self.block_r, self.block_n = power_of_2(ranks), power_of_2(states)
         self.used = self.block_r + 2 * self.block_n
         self.features = round_up(self.used, ALIGNMENT)
-        self.d_model, self.dtype = out_proj_weight.shape[0], dtype
-        self.sizes = (
-            2 * self.features * self.channels, 2 * self.channels * self.block_r, self.d_model * self.channels
-        )  # fmt: skip
+        self.parts = [self.block_r, self.block_n, self.block_n, self.features - self.used]
+        self.sizes = 2 * self.features * channels, 2 * channels * self.block_r, d_model * channels
+
+    @staticmethod
+    def of(direction: Direction, out_proj_weight: Tensor, dtype: torch.dtype) -> Packed:
+        """That of a layer: parameters of one direction, and the output projection (d_model, channels)."""
+        (channels, states), ranks = direction.A.shape, direction.dt_proj_weight.shape[1]
+        return _packed(channels, states, ranks, out_proj_weight.shape[0], dtype)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -77,16 +80,17 @@ class Packed:
     def split(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights to features (direction, features, channels), of factors (direction, channels, rank), and of outputs
         (d_model, channels)."""
-        to_features, of_factors, out = memory.view(self.dtype)[: sum(self.sizes)].split(self.sizes)
+        weights, (size, size_dt, _) = memory.view(self.dtype), self.sizes
+        channels, features, ranks = self.channels, self.features, self.block_r
         return (
-            to_features.view(2, self.features, self.channels),
-            of_factors.view(2, self.channels, self.block_r),
-            out.view(self.d_model, self.channels),
+            weights.as_strided((2, features, channels), (features * channels, channels, 1)),
+            weights.as_strided((2, channels, ranks), (channels * ranks, ranks, 1), size),
+            weights.as_strided((self.d_model, channels), (channels, 1), size + size_dt),
         )
 
     def columns(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The factor, B and C of features (..., features), with the columns of a program."""
-        factor, B, C = projected[..., : self.used].split([self.block_r, self.block_n, self.block_n], -1)
+        factor, B, C, _ = projected.split_with_sizes(self.parts, -1)
         return factor, B, C
 
     def unpadded(self, gradient: Tensor) -> Tensor:
@@ -96,3 +100,6 @@ class Packed:
         if sizes == (self.block_r, self.block_n, self.block_n):
             return gradient[: self.used]
         return torch.cat([part[:, :size].T for part, size in zip(parts, sizes)])
+
+
+_packed = lru_cache(Packed)

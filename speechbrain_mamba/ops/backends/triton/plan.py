@@ -6,7 +6,6 @@ rounded, alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -15,11 +14,12 @@ import torch
 WARP = 32
 STATES_OF_A_THREAD = 32
 """More are shared by several warps."""
+FORWARD_CHANNELS = WARP
+"""Channels of a block of the kernels that walk the way of the scan."""
 LARGEST_RANK = 32
 """Steps of higher ranks are computed by matrix products, before the kernels."""
 SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
-LONGEST_BACKWARD_CHUNK = 128
-"""The states in between are stored, so that longer chunks make fewer programs in the same memory."""
+LONGEST_BACKWARD_CHUNK = 256
 PROGRAMS_OF_A_PROCESSOR = 16
 """Programs of one warp each that keep a multiprocessor busy."""
 BACKWARD_PROGRAMS_OF_A_PROCESSOR = 8
@@ -27,9 +27,12 @@ BACKWARD_PROGRAMS_OF_A_PROCESSOR = 8
 FORWARD_UNROLL = 2
 SUBCHUNK = 4
 """Frames whose states the walk back holds in registers."""
-SLAB_BYTES_OF_A_PROCESSOR = 3 << 18
-"""Memory for what a slab of the backward pass needs, for each multiprocessor: 99 MiB on an H100, with programs for most
-of the room that it has. What fits into three times as much is one slab, for the sake of few launches."""
+BACKWARD_CHANNELS = WARP // 2
+"""Channels of a block of the walk back, which holds several frames' states."""
+LARGEST_BACKWARD = 4
+"""Memory of a layer's backward pass, in sizes of its input, ..."""
+SMALL_BACKWARD_BYTES = 320 << 20
+"""... or this, where it is more."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -40,28 +43,6 @@ def round_up(size: int, multiple: int) -> int:
 def power_of_2(size: int) -> int:
     """The next power of two, of at least 1."""
     return 1 << max(size - 1, 0).bit_length()
-
-
-@dataclass(frozen=True)
-class Slab:
-    """What the backward pass goes through at once: whole examples, or some chunks of one.
-
-    Arguments
-    ---------
-    example, examples : int
-        The first example, and their number.
-    chunk, chunks : int
-        The first chunk, and the number of chunks of each example.
-    begin, end : int
-        Its frames, counted through all examples.
-    """
-
-    example: int
-    examples: int
-    chunk: int
-    chunks: int
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -82,8 +63,11 @@ class Plan:
         Frames of a chunk of the forward pass, and chunks of the sequence.
     backward_chunk, backward_chunks : int
         The same of the backward pass.
-    slab_chunks : int
-        Chunks of all examples that the backward pass goes through at once, at most.
+    groups : int
+        Groups of a chunk's blocks of channels in the walk back. A program goes through the blocks of a group, and
+        stores what all of them contribute to the gradients of B and C.
+    programs : int
+        Programs of the walk back; each takes one group of one chunk after another, and has its own scratch memory.
 
     Example
     -------
@@ -103,7 +87,8 @@ class Plan:
     chunks: int
     backward_chunk: int
     backward_chunks: int
-    slab_chunks: int
+    groups: int
+    programs: int
 
     @property
     def rows(self) -> bool:
@@ -113,20 +98,24 @@ class Plan:
     @property
     def blocks(self) -> int:
         """Blocks of channels of the kernels that walk the way of the scan."""
-        return -(-self.channels // WARP)
+        return -(-self.channels // FORWARD_CHANNELS)
 
     @property
     def backward_blocks(self) -> int:
-        """Blocks of channels of the kernel that walks back; half a warp of channels, as it holds several frames'
-        states."""
-        return -(-self.channels // (WARP // 2))
+        """Blocks of channels of the walk back."""
+        return -(-self.channels // BACKWARD_CHANNELS)
+
+    @property
+    def scratch(self) -> int:
+        """Elements of a program's memory in the walk back: its chunk's states at borders, and its steps."""
+        return _scratch(self.backward_chunk, self.block_n)
 
     @cached_property
     def forward(self) -> dict:
         """Constants of the kernels that walk the way of the scan."""
         return {
-            "RANK": self.block_r, "BLOCK_N": self.block_n, "BLOCK_C": WARP, "ROWS": self.rows, "PADDED": self.padded,
-            "UNROLL": FORWARD_UNROLL, "num_warps": self.warps,
+            "RANK": self.block_r, "BLOCK_N": self.block_n, "BLOCK_C": FORWARD_CHANNELS, "ROWS": self.rows,
+            "PADDED": self.padded, "UNROLL": FORWARD_UNROLL, "num_warps": self.warps,
         }  # fmt: skip
 
     @cached_property
@@ -135,53 +124,15 @@ class Plan:
         return self.forward | {"UNROLL": 1}
 
     @cached_property
-    def borders(self) -> dict:
-        """Constants of the kernel that stores the states at borders."""
-        constants = self.forward | {"SUBCHUNK": SUBCHUNK}
-        del constants["UNROLL"]
-        return constants
-
-    @cached_property
     def backward(self) -> dict:
         """Constants of the kernel that walks back.
 
         Left alone, the compiler spills some registers in order to take no more than 168.
         """
         return {
-            "BLOCK_N": self.block_n, "BLOCK_C": WARP // 2, "ROWS": self.rows, "SUBCHUNK": SUBCHUNK,
-            "num_warps": self.warps, "maxnreg": 255,
+            "RANK": self.block_r, "BLOCK_N": self.block_n, "BLOCK_C": BACKWARD_CHANNELS, "ROWS": self.rows,
+            "SUBCHUNK": SUBCHUNK, "num_warps": self.warps, "maxnreg": 255,
         }  # fmt: skip
-
-    @cached_property
-    def slabs(self) -> tuple[Slab, ...]:
-        """What the backward pass goes through, one after the other."""
-        return tuple(self._slabs())
-
-    def _slabs(self) -> Iterator[Slab]:
-        chunks = self.backward_chunks
-        if self.slab_chunks >= chunks:
-            for examples in _steps(self.batch, self.slab_chunks // chunks):
-                first, last = examples.start, examples.stop
-                yield Slab(first, last - first, 0, chunks, first * self.time, last * self.time)
-            return
-        for example in range(self.batch):
-            for part in _steps(chunks, self.slab_chunks):
-                begin, size = example * self.time, self.backward_chunk
-                end = begin + min(part.stop * size, self.time)
-                yield Slab(example, 1, part.start, len(part), begin + part.start * size, end)
-
-    @property
-    def whole(self) -> Slab:
-        """Everything as one slab."""
-        return Slab(0, self.batch, 0, self.backward_chunks, 0, self.batch * self.time)
-
-
-def _steps(size: int, largest: int) -> Iterator[range]:
-    """Cut a size into the fewest parts, of about equal sizes."""
-    parts = -(-size // max(largest, 1))
-    step = -(-size // max(parts, 1))
-    for begin in range(0, size, max(step, 1)):
-        yield range(begin, min(begin + step, size))
 
 
 @lru_cache
@@ -191,8 +142,9 @@ def processors_of(device: torch.device) -> int:
 
 
 def make_plan(
-    processors: int, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1
-) -> Plan:
+    processors: int, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1,
+    itemsize: int = 2,
+) -> Plan:  # fmt: skip
     """Sizes of the blocks of a scan.
 
     Arguments
@@ -205,44 +157,65 @@ def make_plan(
         Rank of the step's factor that the kernels multiply out, or 0.
     directions : int
         Directions of time.
+    itemsize : int
+        Bytes of an element of the input.
     """
     block_n, block_r = power_of_2(states), power_of_2(ranks) if ranks else 0
     warps = min(max(1, max(block_n, block_r) // STATES_OF_A_THREAD), 8)
-    programs = max(-(-channels // WARP) * batch, 1)
+    programs = max(-(-channels // FORWARD_CHANNELS) * batch, 1)
     wanted = power_of_2(-(-processors * PROGRAMS_OF_A_PROCESSOR // programs))
     chunk = min(max(power_of_2(time) // wanted, SHORTEST_CHUNK), LONGEST_CHUNK)
-    budget, frame = processors * SLAB_BYTES_OF_A_PROCESSOR, _bytes_of_a_frame(channels, block_n, directions)
-    at_once = batch * time * frame <= 3 * budget
-    # Shorter chunks make more programs, and the states that pass between them more memory.
-    backward_chunk = SHORTEST_CHUNK if at_once else LONGEST_BACKWARD_CHUNK
-    chunks, backward_chunks = max(-(-time // chunk), 1), max(-(-time // backward_chunk), 1)
-    slab = max(batch * backward_chunks if at_once else budget // (frame * backward_chunk), 1)
     padded = (block_n, block_r) != (states, ranks)
+    backward = _walk_back(processors, batch, time, channels, block_n, block_r, directions, itemsize)
     return Plan(
-        batch, time, channels, directions, block_n, block_r, padded, warps, chunk, chunks, backward_chunk,
-        backward_chunks, slab,
-    )  # fmt: skip
+        batch, time, channels, directions, block_n, block_r, padded, warps, chunk, max(-(-time // chunk), 1), *backward
+    )
 
 
-def _bytes_of_a_frame(channels: int, block_n: int, directions: int) -> int:
-    """Memory that a frame takes in a slab: states at borders, shares in the gradients of B and C, and steps before
-    their softplus; and in half precision the gradients of u and of the steps, and the output."""
-    blocks = -(-channels // (WARP // 2))
-    maps = blocks * 2 * block_n * 4
-    borders = channels * block_n * 4 // SUBCHUNK
-    return max(directions * (borders + maps + channels * (4 + 2 + 2)) + 2 * channels, 1)
+def _scratch(chunk: int, block_n: int) -> int:
+    return BACKWARD_CHANNELS * ((chunk // SUBCHUNK + 1) * block_n + chunk)
 
 
-@lru_cache(maxsize=4096)
-def _plan(limits: tuple[int, ...], *sizes: int) -> Plan:
-    return make_plan(*sizes)
+def _walk_back(
+    processors: int, batch: int, time: int, channels: int, block_n: int, block_r: int, directions: int, itemsize: int
+) -> tuple[int, int, int, int]:
+    """Chunk, chunks, groups and programs of the walk back.
+
+    These are the ones that take the fewest steps, as long as there is memory. Short chunks and many groups make many
+    programs, but short chunks take memory for the states that pass between them, and groups for their shares in the
+    gradients of B and C.
+    """
+    room, rows = max(int(processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR), 1), batch * time
+    blocks = max(-(-channels // BACKWARD_CHANNELS), 1)
+    # What a layer has at that time: its input's gradient, its convolutions' outputs and its steps' gradients, each of
+    # its input's size; and features.
+    frame = 2 * channels * itemsize
+    given = 3 * frame + 4 * directions * round_up(block_r + 2 * block_n, 16)
+    allowed = max(LARGEST_BACKWARD * frame * rows, SMALL_BACKWARD_BYTES) - given * rows
+    choices = []
+    for chunk in range(SHORTEST_CHUNK, LONGEST_BACKWARD_CHUNK + 1, max(SHORTEST_CHUNK // 2, SUBCHUNK)):
+        chunks = max(-(-time // chunk), 1)
+        for groups in {-(-blocks // size) for size in range(1, blocks + 1)}:
+            units = batch * chunks * groups
+            programs = max(min(units, room), 1)
+            steps = -(-units // programs) * -(-blocks // groups) * chunk
+            passing = directions * batch * chunks * channels * (2 * block_n + 2)
+            memory = 4 * (passing + directions * groups * rows * 2 * block_n + programs * _scratch(chunk, block_n))
+            choices.append((max(memory - allowed, 0), steps, memory, chunk, chunks, groups, programs))
+    return min(choices)[3:]  # type: ignore[return-value]
+
+
+_plan = lru_cache(maxsize=4096)(make_plan)
+
+
+def forget() -> None:
+    """Forget all plans, for those who change what decides on them."""
+    _plan.cache_clear()
 
 
 def plan(
-    device: torch.device, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1
-) -> Plan:
-    """Sizes of the blocks of a scan on a device; kept for the next call, as long as the limits above stay the same."""
-    limits = (
-        SHORTEST_CHUNK, LONGEST_CHUNK, LONGEST_BACKWARD_CHUNK, PROGRAMS_OF_A_PROCESSOR, SLAB_BYTES_OF_A_PROCESSOR
-    )  # fmt: skip
-    return _plan(limits, processors_of(device), batch, time, channels, states, ranks, directions)
+    device: torch.device, batch: int, time: int, channels: int, states: int, ranks: int, directions: int = 1,
+    itemsize: int = 2,
+) -> Plan:  # fmt: skip
+    """Sizes of the blocks of a scan on a device; kept for the next call."""
+    return _plan(processors_of(device), batch, time, channels, states, ranks, directions, itemsize)

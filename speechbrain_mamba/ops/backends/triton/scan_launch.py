@@ -25,7 +25,8 @@ _PASS_BLOCK, _PASS_UNROLL = 128, 8
 class ScanLaunch:
     """Inputs as the kernels take them, and the arguments that several kernels share.
 
-    B, C and factors may have more columns than there are states and ranks: as many as a program, with zeros.
+    B, C and factors may have more columns than there are states and ranks: as many as a program, with zeros. Inputs of
+    each direction that are ``ready`` lie as the kernels take them, as a layer makes them.
     """
 
     def __init__(
@@ -35,14 +36,12 @@ class ScanLaunch:
         softplus: bool,
         reverse: bool,
         dt_proj_weights: Sequence[Tensor] = (),
+        ready: bool = False,
     ):
         first, self.count = directions[0], len(directions)
-        us, deltas = frames([d.u for d in directions]), frames([d.delta for d in directions])
-        shared_by_channels = maps([d.B for d in directions] + [d.C for d in directions])
-        Bs, Cs = shared_by_channels[: self.count], shared_by_channels[self.count :]
         self.directions = [
-            ScanInputs(u, delta, parameter(d.A), B, C, parameter(d.D), parameter(d.delta_bias))
-            for d, u, delta, B, C in zip(directions, us, deltas, Bs, Cs)
+            ScanInputs(d.u, d.delta, parameter(d.A), d.B, d.C, parameter(d.D), parameter(d.delta_bias))
+            for d in (directions if ready else _ready(directions))
         ]
         self.weights: list[Tensor | None] = [parameter(weight) for weight in dt_proj_weights]
         self.weights += [None] * (2 - len(self.weights))
@@ -52,8 +51,9 @@ class ScanLaunch:
         (self.batch, self.time, self.channels), self.states = first.u.shape, first.A.shape[1]
         self.ranks = dt_proj_weights[0].shape[1] if dt_proj_weights else 0
         self.plan: Plan = plan(
-            first.u.device, self.batch, self.time, self.channels, self.states, self.ranks, self.count
-        )
+            first.u.device, self.batch, self.time, self.channels, self.states, self.ranks, self.count,
+            first.u.element_size(),
+        )  # fmt: skip
         columns = (first.B.shape[2], first.delta.shape[2] if self.ranks else 0)
         self.masked = columns != (self.plan.block_n, self.plan.block_r)
         self.flags = {"SOFTPLUS": softplus, "DIRECTIONS": self.count, "REVERSE": reverse, "MASKED": self.masked}
@@ -84,6 +84,15 @@ class ScanLaunch:
             *self.inputs("A"), self.initial_state, dlast, passing, sums, self.batch, self.channels, self.states, chunks,
             DIRECTIONS=self.count, REVERSE=self.reverse, BLOCK=_PASS_BLOCK, UNROLL=_PASS_UNROLL, num_warps=4,
         )  # fmt: skip
+
+
+def _ready(directions: Sequence[ScanInputs]) -> list[ScanInputs]:
+    """Inputs that lie as the kernels take them."""
+    count = len(directions)
+    us, deltas = frames([d.u for d in directions]), frames([d.delta for d in directions])
+    shared = maps([d.B for d in directions] + [d.C for d in directions])
+    lying = zip(directions, us, deltas, shared[:count], shared[count:])
+    return [d._replace(u=u, delta=delta, B=B, C=C) for d, u, delta, B, C in lying]
 
 
 def _chunk_states(scan: ScanLaunch) -> Tensor | None:

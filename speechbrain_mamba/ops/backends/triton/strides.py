@@ -52,11 +52,12 @@ def maps(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def pair(tensor: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """New memory (2, *shape), of which the second half is aligned too."""
-    size = 1
-    for n in shape:
+    size, strides = 1, []
+    for n in reversed(shape):
+        strides.append(size)
         size *= n
-    padded = -(-size // 64) * 64
-    return tensor.new_empty((2, padded), dtype=dtype or tensor.dtype)[:, :size].view(2, *shape)
+    strides.append(-(-size // 64) * 64)
+    return tensor.new_empty_strided((2, *shape), strides[::-1], dtype=dtype or tensor.dtype)
 
 
 @overload
@@ -65,7 +66,9 @@ def parameter(tensor: Tensor) -> Tensor: ...
 def parameter(tensor: Tensor | None) -> Tensor | None: ...
 def parameter(tensor: Tensor | None) -> Tensor | None:
     """A parameter or state: contiguous float32."""
-    return None if tensor is None else tensor.to(torch.float32).contiguous()
+    if tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()):
+        return tensor  # most are, and asking takes less time than two operations that do nothing
+    return tensor.to(torch.float32).contiguous()
 
 
 def zeros_like(tensors: _Tensors) -> _Tensors:

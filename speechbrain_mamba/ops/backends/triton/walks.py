@@ -12,12 +12,21 @@ from speechbrain_mamba.ops.backends.triton.elementwise import LOG2E, load_map, l
 
 
 @triton.jit
+def of_direction(first, second, direction):
+    """The tensor of a direction; the first where there is no second."""
+    chosen = first
+    if second is not None:
+        chosen = first if direction == 0 else second
+    return chosen
+
+
+@triton.jit
 def locate(lengths, b, k, chunk, time):
     """First frame of a chunk, its number of frames, and how many of these are valid.
 
     Lengths on a GPU are never checked: one out of range counts as the nearest that is in it.
     """
-    start = k.to(tl.int64) * chunk
+    start = k * chunk
     end = tl.minimum(start + chunk, time)
     valid_end = end
     if lengths is not None:

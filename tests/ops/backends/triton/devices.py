@@ -18,12 +18,17 @@ if INTERPRETED:
     repair()
 
 
+def change_plans(monkeypatch, **sizes: float) -> None:
+    """Make plans of other sizes, which conftest.py forgets after the test."""
+    for name, value in sizes.items():
+        monkeypatch.setattr(plan, name, value)
+    plan.forget()
+
+
 def shorten_chunks(monkeypatch) -> None:
-    """Several chunks, slabs of chunks and tiles for a few frames."""
+    """Several chunks and tiles for a few frames, and in the walk back several chunks for a program."""
     if INTERPRETED:
-        monkeypatch.setattr(plan, "SHORTEST_CHUNK", 8)
-        monkeypatch.setattr(plan, "LONGEST_BACKWARD_CHUNK", 8)
-        monkeypatch.setattr(plan, "PROGRAMS_OF_A_PROCESSOR", 64)
-        monkeypatch.setattr(plan, "SLAB_BYTES_OF_A_PROCESSOR", 1)
+        change_plans(monkeypatch, SHORTEST_CHUNK=8, LONGEST_BACKWARD_CHUNK=8, PROGRAMS_OF_A_PROCESSOR=64,
+                     BACKWARD_PROGRAMS_OF_A_PROCESSOR=3 / 132)  # fmt: skip
         monkeypatch.setattr(conv_launch, "_TILE", (8, 16))
         monkeypatch.setattr(conv_launch, "_BACKWARD_TILE", (8, 16))

@@ -15,7 +15,8 @@ class GuardedMemory:
 
     def __init__(self, monkeypatch):
         self.guarded: list[torch.Tensor] = []
-        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"),
+                            (torch.Tensor, "new_empty_strided")):  # fmt: skip
             monkeypatch.setattr(owner, name, self._guarding(getattr(owner, name)))
 
     def _guarding(self, function):

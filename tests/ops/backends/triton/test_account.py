@@ -5,6 +5,8 @@ All shapes: ``python benchmarks/gpu_memory.py``.
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -14,23 +16,38 @@ from benchmarks.kernel_resources import Launch, recorded
 from benchmarks.memory_account import account_layer
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
 from speechbrain_mamba.ops.backends.triton.layer_products import Packed
+from speechbrain_mamba.ops.backends.triton.plan import LARGEST_BACKWARD, LARGEST_RANK, SMALL_BACKWARD_BYTES
 from speechbrain_mamba.ops.directions import Direction
 from speechbrain_mamba.ops.kernel_backend import LayerShared
 from tests.ops.cases import layer_inputs, mapped
 
+account = functools.lru_cache(account_layer)
+"""The same shapes serve several tests."""
+LONG = [(8, 64_000, 512), (32, 2000, 2048), (8, 4000, 1024), (1, 64_000, 512)]
+SHORT = [(1, 500, 512), (1, 4000, 256), (1, 4000, 512), (1, 4000, 1024), (8, 4000, 512)]
 
-@pytest.mark.parametrize("shape", [(8, 64_000, 512), (32, 2000, 2048), (8, 4000, 1024), (1, 64_000, 512)])
-def test_a_backward_pass_takes_at_most_four_times_the_memory_of_its_input(shape):
-    forward, backward, size, kept = account_layer(*shape)
-    assert forward.peak < 4 * size
-    assert backward.peak < 4 * size
+
+@pytest.mark.parametrize("shape", LONG)
+def test_a_long_input_takes_at_most_four_times_its_memory(shape):
+    forward, backward, size, kept = account(*shape)
+    assert forward.peak < LARGEST_BACKWARD * size
+    assert backward.peak < LARGEST_BACKWARD * size
     assert kept < 0.02 * size  # beside its inputs
 
 
-def test_a_layer_makes_few_launches():
-    forward, backward, *_ = account_layer(1, 4000, 512)
-    assert len(forward.launched) <= 8, forward.launched
-    assert len(backward.launched) <= 16, backward.launched
+@pytest.mark.parametrize("shape", SHORT)
+def test_a_short_input_takes_little_memory(shape):
+    _, backward, size, _ = account(*shape)
+    assert backward.peak < max(LARGEST_BACKWARD * size, SMALL_BACKWARD_BYTES)
+    assert backward.peak < 4 * size + (80 << 20)
+
+
+@pytest.mark.parametrize("shape", LONG + SHORT)
+def test_a_layer_makes_few_launches(shape):
+    forward, backward, *_ = account(*shape)
+    more = 1 if shape[2] > 32 * LARGEST_RANK else 0  # steps of a high rank are a product of a factor in half precision
+    assert len(forward.launched) <= 8 + more, forward.launched
+    assert len(backward.launched) <= 16 + 2 * more, backward.launched
 
 
 def test_a_frozen_layer_does_not_pay_for_its_gradients():
@@ -38,53 +55,55 @@ def test_a_frozen_layer_does_not_pay_for_its_gradients():
     _, frozen, *_ = account_layer(1, 4000, 512, frozen=True)
     assert len(frozen.launched) <= len(trained.launched) - 4
     assert "sums_kernel" not in frozen.launched
-    assert frozen.peak < trained.peak
+    assert frozen.peak <= trained.peak
 
 
 def _variants(d_model: int, n_shapes: int) -> set[Launch]:
-    """Variants of the kernels that training steps of a layer launch, over lengths and batches."""
-    torch.manual_seed(0)
+    """Variants of the kernels that training steps of a layer launch, over lengths and batches; no memory is needed."""
+    torch.manual_seed(d_model)
     channels, rank = 2 * d_model, -(-d_model // 16)
-    inputs = layer_inputs(1, 1, channels, 16, rank)
-    directions = [inputs["forward"], inputs["reverse"]]
-    out = torch.zeros(d_model, channels)
-    needs = [Direction(*(True,) * 7)] * 2, LayerShared(True, True, False, False)  # type: ignore[arg-type]
-    memory = torch.zeros(3 * 700 * 2 * channels, dtype=torch.bfloat16)
     variants: set[Launch] = set()
-    for i in range(n_shapes):
-        batch = int(torch.randint(1, 4, ()))
-        time = i + 1 if i < 40 else int(torch.randint(1, 700, ()))
-        xz = memory[: batch * time * 2 * channels].view(batch, time, 2 * channels)
-        shared = LayerShared(xz, out, None, torch.full((batch,), time))
-        with recorded() as launches:
-            output, kept = layer_forward(directions, shared, True)
-            layer_backward(directions, shared, kept, output, needs=needs)
-        variants.update(launches)
+    with torch.device("meta"):
+        sizes = ((channels, 4), (channels,), (rank + 32, channels), (channels, rank), (channels,), (channels, 16),
+                 (channels,))  # fmt: skip
+        directions = [Direction(*map(torch.empty, sizes)) for _ in range(2)]
+        out = torch.empty(d_model, channels)
+        needs = [Direction(*(True,) * 7)] * 2, LayerShared(True, True, False, False)  # type: ignore[arg-type]
+        for i in range(n_shapes):
+            batch = int(torch.randint(1, 17, (), device="cpu"))
+            time = i + 1 if i < 40 else int(torch.randint(1, 20_000, (), device="cpu"))
+            xz = torch.empty(batch, time, 2 * channels, dtype=torch.bfloat16)
+            shared = LayerShared(xz, out, None, torch.empty(batch, dtype=torch.long))
+            with recorded() as launches:
+                output, kept = layer_forward(directions, shared, True)
+                layer_backward(directions, shared, kept, output, needs=needs)
+            variants.update(launches)
     assert {v.name for v in variants} >= {"pack_kernel", "gradients_kernel"}
     return variants
 
 
-@pytest.mark.parametrize("d_model", [16, 18, 37])
-def test_kernels_are_not_compiled_again_by_length(d_model, monkeypatch):
-    """At most 12 variants over 200 shapes; of widths that 16, 2 and nothing divides."""
-    monkeypatch.setattr(torch, "bmm", _no_product(torch.bmm))
+@pytest.mark.parametrize("d_model", [16, 18, 37, 513])
+@pytest.mark.slow
+def test_kernels_are_not_compiled_again_by_length(d_model):
+    """At most 12 variants over 200 shapes; of widths that 16, 2 and nothing divides, and of a high rank."""
     variants = _variants(d_model, 200)
     assert len(variants) <= 12, sorted(v.name for v in variants)
 
 
-def _no_product(bmm):
-    """The shape of a product, which is all that counts here."""
+D_MODELS = [16, 17, 100, 144, 150, 255, 256, 288, 384, 500, 511, 512, 513, 768, 1000, 1023, 1024, 1536, 2047, 2048]
 
-    def product(a, b, out=None):
-        return a.new_zeros(a.shape[0], a.shape[1], b.shape[2]) if out is None else out
 
-    return product
+@pytest.mark.parametrize("d_model", D_MODELS)
+def test_layers_of_any_width_have_few_kernels(d_model):
+    """Among the first lengths are all remainders that decide on alignment."""
+    variants = _variants(d_model, 17)
+    assert len(variants) <= 12, sorted(v.name for v in variants)
 
 
 def test_weights_of_any_rank_lie_padded_and_aligned():
     inputs = layer_inputs(1, 1, 6, 5, 3)
     directions = [mapped(lambda t: t.detach(), inputs[name]) for name in ("forward", "reverse")]
-    packed = Packed(directions[0], inputs["out_proj_weight"], torch.bfloat16)
+    packed = Packed.of(directions[0], inputs["out_proj_weight"], torch.bfloat16)
     assert (packed.block_r, packed.block_n, packed.features) == (4, 8, 32)
     projected = torch.zeros(7, packed.features)
     for part, columns in zip(packed.columns(projected), (4, 8, 8)):

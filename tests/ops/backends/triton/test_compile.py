@@ -16,10 +16,10 @@ from tests.ops.cases import layer_inputs, mapped
 
 FORWARD = {"conv_kernel", "chunk_states_kernel", "pass_states_kernel", "outputs_kernel"}
 BACKWARD = {
-    "chunk_sums_kernel", "borders_kernel", "gradients_kernel", "finish_maps_kernel", "conv_backward_kernel",
+    "chunk_sums_kernel", "gradients_kernel", "finish_kernel", "conv_backward_kernel", "sums_kernel",
 }  # fmt: skip
-LAYER = {"pack_kernel", "sums_kernel"}
-WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_sums_kernel", "borders_kernel", "gradients_kernel"}
+LAYER = {"pack_kernel"}
+WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_sums_kernel", "gradients_kernel"}
 
 
 @pytest.fixture(scope="module")

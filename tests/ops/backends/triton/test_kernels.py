@@ -1,4 +1,7 @@
-"""The Triton kernels against the reference: on a GPU, or in Triton's interpreter (see test_interpreted.py)."""
+"""The Triton kernels against the reference in cases that break kernels, on a GPU or in Triton's interpreter.
+
+See test_interpreted.py, and test_random.py for random cases.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,15 @@ import pytest
 import torch
 
 from speechbrain_mamba import ops
-from tests.ops.backends.triton.devices import DEVICE, LONGEST, MOST_STATES, RUNS, WIDEST, shorten_chunks
+from speechbrain_mamba.ops.backends.triton import plan
+from tests.ops.backends.triton.devices import DEVICE, RUNS, change_plans, shorten_chunks
 from tests.ops.cases import (
     OVER_TIME,
     bidirectional_scan_inputs,
     layer_inputs,
-    lengths_of,
     mapped,
     named_tensors,
-    pick,
     scan_inputs,
-    size,
-    without_bias,
 )
 from tests.ops.cases import check as check_backend
 
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not RUNS, reason="needs a CUDA GPU, or TRITON_INTERPRET=1 as test_interpreted.py sets it"),
 ]
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check(op, inputs: dict, **options) -> None:
@@ -36,20 +35,6 @@ def check(op, inputs: dict, **options) -> None:
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch):
     shorten_chunks(monkeypatch)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_scan_agrees_with_the_reference(seed):
-    torch.manual_seed(seed)
-    batch, time, softplus = size(2), size(LONGEST), pick(True, False)
-    inputs = scan_inputs(batch, time, size(WIDEST), size(MOST_STATES), softplus)
-    for name in ("D", "z", "delta_bias", "initial_state"):
-        if pick(False, False, True):
-            del inputs[name]
-    if seed % 2:
-        inputs |= {name: inputs[name].to(pick(*DTYPES)) for name in (*OVER_TIME, "initial_state") if name in inputs}
-    check(ops.selective_scan, inputs, delta_softplus=softplus, lengths=lengths_of(batch, time),
-          reverse=pick(True, False), return_last_state=pick(True, False))  # fmt: skip
 
 
 @pytest.mark.parametrize("states", [33, 64])
@@ -66,22 +51,6 @@ def test_bidirectional_scan_agrees_with_the_reference(gated, lengths):
     check(ops.bidirectional_selective_scan, inputs, delta_softplus=True, lengths=lengths)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_convolution_agrees_with_the_reference(seed):
-    torch.manual_seed(seed)
-    batch, time, channels, width = size(3), size(LONGEST), size(WIDEST), pick(4, size(6))
-    inputs = {
-        "x": torch.randn(batch, time, 2 * channels)[..., channels:].to(pick(*DTYPES)),
-        "weight": torch.randn(channels, width),
-    }
-    if pick(True, False):
-        inputs["bias"] = torch.randn(channels)
-    if pick(True, False):
-        inputs["initial_state"] = torch.randn(batch, width - 1, channels).transpose(1, 2).to(pick(*DTYPES))
-    check(ops.causal_conv1d, inputs, activation=pick(None, "silu"), lengths=lengths_of(batch, time),
-          reverse=pick(True, False), return_final_state=pick(True, False))  # fmt: skip
-
-
 @pytest.mark.parametrize("lengths", [None, [26, 0, 2]])
 def test_bidirectional_convolution_agrees_with_the_reference(lengths):
     torch.manual_seed(0)
@@ -91,19 +60,16 @@ def test_bidirectional_convolution_agrees_with_the_reference(lengths):
     check(ops.bidirectional_causal_conv1d, inputs, activation="silu", lengths=lengths)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_layer_agrees_with_the_reference(seed):
-    torch.manual_seed(seed)
-    batch, time = size(2), size(LONGEST)
-    inputs = layer_inputs(batch, time, 4 + size(8), 2 + size(MOST_STATES), size(5), size(4))
-    inputs = without_bias(inputs, conv=pick(True, False), out_proj=pick(True, False))
-    check(ops.bidirectional_mamba_inner, inputs, lengths=lengths_of(batch, time))
-
-
-def test_layer_in_one_slab_of_several_chunks_agrees_with_the_reference(monkeypatch):
-    monkeypatch.setattr("speechbrain_mamba.ops.backends.triton.plan.SLAB_BYTES_OF_A_PROCESSOR", 1 << 20)
+@pytest.mark.parametrize(("programs", "memory", "groups"), [(1, 1, 1), (5, 1 << 30, 3)])
+def test_walk_back_with_any_plan_agrees_with_the_reference(programs, memory, groups, monkeypatch):
+    """One program for all chunks and blocks of channels, whose gradients of B and C add up; or one for each of the
+    blocks of several chunks."""
+    share = programs / plan.processors_of(torch.device(DEVICE))
+    change_plans(monkeypatch, BACKWARD_PROGRAMS_OF_A_PROCESSOR=share, SMALL_BACKWARD_BYTES=memory)
     torch.manual_seed(0)
-    check(ops.bidirectional_mamba_inner, layer_inputs(2, 18, 5, 3, 2), lengths=torch.tensor([18, 13]))
+    inputs = layer_inputs(2, 18, 37, 3, 2)
+    assert plan.plan(inputs["xz"].to(DEVICE).device, 2, 18, 37, 3, 2, 2, 4).groups == groups
+    check(ops.bidirectional_mamba_inner, inputs, lengths=torch.tensor([18, 13]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,4 +1,4 @@
-"""What only a GPU can show: memory layouts, slabs, devices, streams and ranks.
+"""What only a GPU can show: memory layouts, few programs, devices, streams and ranks.
 
 The layouts are read in Triton's interpreter too.
 """
@@ -14,8 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.nnet.mamba import BiMamba
-from speechbrain_mamba.ops.backends.triton import plan
-from tests.ops.backends.triton.devices import DEVICE, RUNS
+from tests.ops.backends.triton.devices import DEVICE, RUNS, change_plans
 from tests.ops.cases import check, layer_inputs, mapped, moved, named_tensors, run, scan_inputs
 
 pytestmark = [
@@ -63,22 +62,11 @@ def test_a_scan_reads_any_layout(layout):
 
 @needs_gpu
 @pytest.mark.parametrize("lengths", [None, [700, 0, 333]])
-def test_a_layer_in_several_slabs(lengths, monkeypatch):
-    """Little memory for the states in between, in both directions of time."""
-    limits = {"BORDER_BYTES": 20_000, "SLAB_BYTES_OF_A_PROCESSOR": 1}
-    present = [name for name in limits if hasattr(plan, name)]
-    assert present
-    for name in present:
-        monkeypatch.setattr(plan, name, limits[name])
-    for cached in (value for value in vars(plan).values() if hasattr(value, "cache_clear")):
-        cached.cache_clear()
-    try:
-        lengths = None if lengths is None else torch.tensor(lengths)
-        check(ops.bidirectional_mamba_inner, layer_inputs(3, 700, 64, 16, 4), "triton", "cuda", lengths=lengths)
-    finally:
-        monkeypatch.undo()
-        for cached in (value for value in vars(plan).values() if hasattr(value, "cache_clear")):
-            cached.cache_clear()
+def test_a_layer_whose_walk_back_has_one_program(lengths, monkeypatch):
+    """It goes through all chunks and channels, and adds up their gradients of B and C."""
+    change_plans(monkeypatch, BACKWARD_PROGRAMS_OF_A_PROCESSOR=0.001, SMALL_BACKWARD_BYTES=0)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    check(ops.bidirectional_mamba_inner, layer_inputs(3, 700, 64, 16, 4), "triton", "cuda", lengths=lengths)
 
 
 def layer_results(device: str, lengths: torch.Tensor | None) -> dict:

@@ -11,58 +11,63 @@ from hypothesis import strategies as st
 
 from speechbrain_mamba.ops.backends.triton.plan import (
     BACKWARD_PROGRAMS_OF_A_PROCESSOR,
+    LARGEST_BACKWARD,
     LONGEST_BACKWARD_CHUNK,
     SHORTEST_CHUNK,
+    SMALL_BACKWARD_BYTES,
     SUBCHUNK,
     make_plan,
 )
 
-LONG = [(1, 2**20, 512), (1, 64_000, 512), (8, 64_000, 512), (32, 2000, 2048), (1, 64_000, 2048)]
+LONG = [(1, 2**20, 512), (1, 64_000, 512), (8, 64_000, 512), (32, 2000, 2048), (1, 64_000, 2048), (8, 4000, 1024)]
+GPUS = [108, 132, 142]
+
+
+def sizes(plan) -> tuple[int, int]:
+    """Groups of chunks that the walk back has, and blocks of channels of each."""
+    return plan.batch * plan.backward_chunks * plan.groups, -(-plan.backward_blocks // plan.groups)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([40, 108, 132, 142]), st.integers(1, 40), st.integers(1, 50_000), st.integers(1, 2500),
-    st.integers(1, 256), st.integers(0, 32), st.integers(1, 2),
+    st.integers(1, 256), st.integers(0, 32), st.integers(1, 2), st.sampled_from([2, 4]),
 )  # fmt: skip
-def test_slabs_cover_every_frame_once(processors, batch, time, channels, states, ranks, directions):
-    plan = make_plan(processors, batch, time, channels, states, ranks, directions)
+def test_a_walk_back_covers_every_frame_and_channel_once(
+    processors, batch, time, channels, states, ranks, directions, itemsize
+):
+    plan = make_plan(processors, batch, time, channels, states, ranks, directions, itemsize)
     assert plan.backward_chunk % SUBCHUNK == 0
     assert SHORTEST_CHUNK <= plan.backward_chunk <= LONGEST_BACKWARD_CHUNK
-    frames = chunks = 0
-    for slab in plan.slabs:
-        assert slab.begin == frames  # they follow one another
-        assert slab.begin == slab.example * time + slab.chunk * plan.backward_chunk
-        assert slab.examples == 1 or slab.chunks == plan.backward_chunks
-        frames, chunks = slab.end, chunks + slab.examples * slab.chunks
-        assert slab.examples * slab.chunks <= plan.slabs[0].examples * plan.slabs[0].chunks
-    assert frames == batch * time
-    assert chunks == batch * plan.backward_chunks
+    assert (plan.backward_chunks - 1) * plan.backward_chunk < time <= plan.backward_chunks * plan.backward_chunk
+    units, size = sizes(plan)
+    assert (plan.groups - 1) * size < plan.backward_blocks <= plan.groups * size  # no group is empty
+    assert 1 <= plan.programs <= min(units, processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR)
 
 
-@pytest.mark.parametrize("processors", [108, 132, 142])
+@pytest.mark.parametrize("processors", GPUS)
 @pytest.mark.parametrize("batch, time, channels", LONG)
-def test_a_slab_of_a_long_input_fills_the_gpu(processors, batch, time, channels):
-    """At least half of the programs of the walk back that a GPU has room for run at once."""
+def test_a_long_input_keeps_to_its_memory_and_occupies_the_gpu(processors, batch, time, channels):
+    """At least a third of the programs of the walk back that a GPU has room for run at once."""
     plan = make_plan(processors, batch, time, channels, 16, 16, 2)
-    slab = plan.slabs[0]
-    programs = plan.backward_blocks * slab.examples * slab.chunks
-    assert programs >= processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR // 2
+    assert plan.programs >= processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR // 3
+    rows, entries = batch * time, 2 * batch * plan.backward_chunks
+    memory = entries * channels * (2 * 16 + 2) + 2 * plan.groups * rows * 2 * 16 + plan.programs * plan.scratch
+    given = 3 * 4 * channels + 2 * 48 * 4  # gradients, convolutions and features of a frame
+    assert 4 * memory + given * rows <= max(LARGEST_BACKWARD * 4 * channels * rows, SMALL_BACKWARD_BYTES)
 
 
-@pytest.mark.parametrize("batch, time, channels", LONG)
-def test_states_at_borders_are_bounded_by_the_whole_batch(batch, time, channels):
-    plan = make_plan(132, batch, time, channels, 16, 16, 2)
-    slab = plan.slabs[0]
-    subchunks = slab.examples * slab.chunks * plan.backward_chunk // SUBCHUNK
-    assert 2 * subchunks * channels * 16 * 4 <= 64 << 20
+@pytest.mark.parametrize("processors", GPUS)
+@pytest.mark.parametrize("batch, channels", [(1, 256), (1, 512), (1, 1024), (2, 512), (8, 512)])
+def test_a_short_input_occupies_the_gpu(processors, batch, channels):
+    plan = make_plan(processors, batch, 4000, channels, 16, 16, 2)
+    units, size = sizes(plan)
+    room = processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR
+    taken = -(-units // plan.programs) * size * room  # blocks of channels for which there is time
+    assert batch * plan.backward_chunks * plan.backward_blocks > 0.7 * taken
 
 
-@pytest.mark.parametrize("channels", [256, 512, 1024])
-def test_a_short_input_is_one_slab(channels):
-    assert len(make_plan(132, 1, 4000, channels, 16, 16, 2).slabs) == 1
-
-
-def test_a_single_direction_makes_slabs_too():
-    plan = make_plan(132, 4, 64_000, 1024, 16, 0)
-    assert len(plan.slabs) > 1
+def test_chunks_grow_with_the_input():
+    chunks = [make_plan(132, batch, 64_000, 512, 16, 16, 2).backward_chunk for batch in (1, 8)]
+    assert make_plan(132, 1, 4000, 512, 16, 16, 2).backward_chunk == SHORTEST_CHUNK < chunks[0] < chunks[1]
+    assert chunks[1] == LONGEST_BACKWARD_CHUNK

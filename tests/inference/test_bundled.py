@@ -1,0 +1,193 @@
+"""The models that come with the package, and what their cards say of them."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.evaluation.unseen_speakers import digit_mixtures, score_mixtures, summarize
+from speechbrain_mamba.evaluation.word_errors import WordErrors
+from speechbrain_mamba.inference.bundled import (
+    CARD,
+    FOLDER,
+    SCORES,
+    BundledModel,
+    bundled_models,
+    find_bundled,
+    read_front_matter,
+)
+from speechbrain_mamba.inference.separation import SpeechSeparator
+from speechbrain_mamba.utils.weights import SAFETENSORS, read_weights
+from tests.conftest import GOLDEN
+
+FSDD = Path(os.environ.get("SPEECHBRAIN_MAMBA_FSDD", "/nowhere"))
+MODELS = bundled_models()
+BYTES = 18_000_000
+"""All models together."""
+
+needs_fsdd = pytest.mark.skipif(
+    not FSDD.is_dir(), reason="SPEECHBRAIN_MAMBA_FSDD is not the folder of the Free Spoken Digit Dataset"
+)
+ONE = """---
+summary: Separates.
+limits: Hardly.
+sample_rate: 8000
+license: mit
+figures: {WER: 3.5}
+---
+# one
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CARD).write_text(ONE)
+    (tmp_path / "notes").mkdir()  # without a card it is none
+    return tmp_path
+
+
+def rows(name):
+    with open(MODELS[name].folder / SCORES, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestNames:
+    def test_a_model_is_what_its_card_says(self, folder):
+        assert list(bundled_models(folder)) == ["one", "other"]
+        model = bundled_models(folder)["one"]
+        assert model == BundledModel("one", folder / "one", "Separates.", "Hardly.", 8000, "mit", {"WER": 3.5})
+        assert model.card == folder / "one" / CARD
+
+    def test_a_name_finds_its_folder(self, folder):
+        assert find_bundled("other", folder) == folder / "other"
+
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [("othr", "Did you mean 'other'?"), ("xyz", "Give one of these, a folder, or the id of a model on the Hub.")],
+    )
+    def test_an_unknown_name_is_told_what_there_is(self, folder, name, advice):
+        with pytest.raises(
+            FileNotFoundError, match=f"There is no model '{name}': the package has one, other. "
+        ) as error:
+            find_bundled(name, folder)
+        assert str(error.value).endswith(advice)
+
+    def test_a_package_without_models_says_so(self, tmp_path):
+        assert bundled_models(tmp_path) == bundled_models(tmp_path / "missing") == {}
+        with pytest.raises(FileNotFoundError, match="this version of the package has none"):
+            find_bundled("separator", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("# A model\n", "has no front matter"),
+            ("---\nsummary: x\n", "has no front matter"),
+            ("text\n---\nsummary: x\n---\n", "has no front matter"),
+            ("---\na: [1\n---\n", "is not valid YAML"),
+            ("---\n- a list\n---\n", "lacks summary, limits, sample_rate, license, figures"),
+            (ONE.replace("limits", "limit"), "lacks limits"),
+        ],
+    )
+    def test_a_bad_card_is_named(self, tmp_path, text, message):
+        (tmp_path / CARD).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_front_matter(tmp_path / CARD)
+
+
+def test_all_models_are_small_and_hold_nothing_else():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()] if FOLDER.is_dir() else []
+    assert sum(path.stat().st_size for path in files) <= BYTES
+    assert {path.parent.name for path in files} == set(MODELS)
+    assert {path.suffix for path in files} <= {".md", ".csv", ".yaml", ".json", ".ckpt", SAFETENSORS}
+    for path in files:
+        assert not (path.suffix == ".ckpt" and path.with_suffix(SAFETENSORS).exists())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_in_half_precision_and_finite(name):
+    found = [read_weights(path) for path in MODELS[name].folder.glob(f"*{SAFETENSORS}")]
+    values = [value for state in found for value in state.values() if value.is_floating_point()]
+    assert values and all(value.isfinite().all() for value in values)
+    assert sum(value.numel() for value in values if value.dtype != torch.float16) < 0.01 * sum(map(torch.numel, values))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_card_tells_its_figures_in_a_table_and_its_limits(name):
+    model = MODELS[name]
+    text = model.card.read_text(encoding="utf-8")
+    for figure, value in model.figures.items():
+        assert f"| {figure} | {value} |" in text
+    assert "$" not in text
+    for part in ("## Figures", "## Data", "## Limits", "## How it was made"):
+        assert part in text
+
+
+@pytest.mark.skipif("separator" not in MODELS, reason="this version has no separator")
+class TestSeparator:
+    @pytest.fixture(scope="class")
+    def separator(self):
+        return SpeechSeparator.from_hparams("separator")
+
+    def scores(self, seconds):
+        return [
+            {"speakers": row["speakers"], "si_snr_i": float(row["si_snr_i"]), "sdr_i": float(row["sdr_i"])}
+            for row in rows("separator")
+            if float(row["seconds"]) == seconds
+        ]
+
+    def test_the_figures_are_the_means_of_the_scores(self):
+        figures = dict(MODELS["separator"].figures)
+        for seconds in (2, 8):
+            found = summarize(self.scores(seconds))
+            assert len(self.scores(seconds)) >= 100
+            assert figures.pop(f"SI-SNRi of {seconds} s, dB") == pytest.approx(found["si_snr_i"], abs=0.006)
+            assert figures.pop(f"SDRi of {seconds} s, dB") == pytest.approx(found["sdr_i"], abs=0.006)
+            assert figures.pop(f"made worse of {seconds} s, %") == pytest.approx(found["worse"], abs=0.06)
+        assert not figures
+
+    def test_it_is_worth_something_to_people_who_were_in_no_training(self):
+        found = summarize(self.scores(2))
+        limits = MODELS["separator"].limits
+        assert found["si_snr_i"] >= 2.0
+        assert f"gains {found['si_snr_i']:.1f} dB" in limits and f"makes {found['worse']:.0f} %" in limits
+
+    def test_it_separates_a_few_recordings_as_its_card_says(self, separator):
+        """Mixtures of people of FSDD, the first ones of the test of the card."""
+        for index, expected in enumerate(self.scores(2)[:4]):
+            sources = torch.stack([read_audio(GOLDEN / f"fsdd/{index}_{i}.flac", 8000) for i in (1, 2)], 1)
+            with torch.no_grad():
+                estimates = separator.separate_batch(sources.sum(1)[None])[0]
+            (found,) = score_mixtures(lambda mix, made=estimates: made[None], [Mixed(sources)])
+            assert found["si_snr_i"] == pytest.approx(expected["si_snr_i"], abs=0.3)
+
+    @needs_fsdd
+    @pytest.mark.slow
+    def test_it_separates_all_of_fsdd_as_its_card_says(self, separator):
+        expected = self.scores(2)
+        with torch.no_grad():
+            found = score_mixtures(separator.separate_batch, digit_mixtures(FSDD, len(expected), 2.0))
+        assert [row["speakers"] for row in found] == [row["speakers"] for row in expected]
+        assert summarize(found)["si_snr_i"] == pytest.approx(summarize(expected)["si_snr_i"], abs=0.05)
+        assert summarize(found)["worse"] == pytest.approx(summarize(expected)["worse"], abs=2)
+
+
+class Mixed:
+    """A mixture of sources (samples, speakers)."""
+
+    speakers = ("a", "b")
+
+    def __init__(self, sources):
+        self.sources, self.mix = sources.T, sources.sum(1)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("recognizer")])
+def test_the_error_rate_of_a_recognizer_is_that_of_its_texts(name):
+    errors = WordErrors()
+    for row in rows(name):
+        errors.add(row["id"], row["heard"], row["said"])
+    assert MODELS[name].figures["WER, %"] == pytest.approx(errors.rate(), abs=0.006)

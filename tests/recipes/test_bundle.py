@@ -1,0 +1,104 @@
+"""How a trained model gets into the package."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.manifests import write_manifest
+from speechbrain_mamba.inference.bundled import CARD, SCORES, bundled_models
+from speechbrain_mamba.inference.separation import export_separator
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from speechbrain_mamba.utils.weights import read_weights, write_weights
+from tests.conftest import HPARAMS
+from tests.recipes.conftest import buzz, table
+from tests.recipes.tts_spies import load_script
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("bundled/bundle")
+
+
+def test_weights_are_halved_and_other_files_are_copied(script, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir(), target.mkdir()
+    state = {"weight": torch.randn(3, 4), "huge": torch.full((2,), 1e6), "steps": torch.tensor(7)}
+    for suffix in (".safetensors", ".ckpt"):
+        write_weights(source / f"encoder{suffix}", state)
+    (source / "tokenizer.ckpt").write_bytes(b"no weights")
+    (source / "hyperparams.yaml").write_text("a: 1")
+    assert script.halve_weights(source, target) == 14
+    assert {path.name for path in target.iterdir()} == {"encoder.safetensors", "tokenizer.ckpt", "hyperparams.yaml"}
+    found = read_weights(target / "encoder.safetensors")
+    assert torch.equal(found["weight"], state["weight"].half())
+    assert torch.equal(found["huge"], state["huge"]) and found["steps"].dtype == torch.int64
+    assert (target / "tokenizer.ckpt").read_bytes() == b"no weights"
+
+
+def test_a_card_has_the_figures_twice_and_lacks_nothing(script, tmp_path):
+    (tmp_path / "template.md").write_text("---\nfigures:\n$figures\n---\n$table\n$more %")
+    script.write_card(tmp_path / CARD, tmp_path / "template.md", {"WER, %": 3.5, "x": 2}, {"more": 7})
+    text = (tmp_path / CARD).read_text()
+    assert '  "WER, %": 3.5\n  "x": 2\n' in text and "| WER, % | 3.5 |\n| x | 2 |" in text and text.endswith("7 %")
+    with pytest.raises(KeyError, match="more"):
+        script.write_card(tmp_path / CARD, tmp_path / "template.md", {}, {})
+
+
+@pytest.mark.parametrize("name", ["separator", "recognizer-digits", "recognizer-sentences"])
+def test_every_model_has_a_template_and_a_recipe(script, name):
+    assert (script.CARDS / f"{name}.md").is_file() and name in script.MEASURES
+    (recipe, hparams) = re.findall(r"\S+\.(?:py|yaml)", script.COMMANDS[name])
+    assert (HPARAMS.parent / recipe).is_file() and (HPARAMS.parent / hparams).is_file()
+
+
+class TestSeparator:
+    @pytest.fixture
+    def run(self, tmp_path):
+        path, small = HPARAMS / "separation/mini_mambatasnet.yaml", {"n_mamba": 1, "out_channels": 8}
+        hparams = load_hparams(path, {"output_folder": str(tmp_path / "run"), **small})
+        export_separator(tmp_path / "run/inference", read_hparams(path, small), hparams["modules"])
+        rows = [
+            {"ID": f"{speaker}-{k}", "duration": 60.0, "wav": f"{k}.wav", "spk_id": f"{speaker}-x"}
+            for k, speaker in enumerate(("mini", "speech_to_intent", "speech_to_intent"))
+        ]
+        write_manifest(tmp_path / "run/save/train_utterances.csv", rows)
+        (tmp_path / "run/training.csv").write_text("epoch,seconds\n1,60\n2,90\n")
+        return tmp_path / "run"
+
+    @pytest.fixture
+    def fsdd(self, tmp_path):
+        for number, speaker in enumerate(("anna", "ben", "carl")):
+            for take in (0, 5, 10):
+                write_audio(tmp_path / f"fsdd/recordings/3_{speaker}_{take}.wav", buzz(90 + 50 * number, 1, take), 8000)
+        return tmp_path / "fsdd"
+
+    def test_it_becomes_a_folder_with_scores_and_a_card(self, script, run, fsdd, tmp_path, capsys):
+        arguments = ["separator", run, "--fsdd", fsdd, "--count", 4, "--machine", "a slate", "--out", tmp_path / "out"]
+        script.main(list(map(str, arguments)))
+        model = bundled_models(tmp_path / "out")["separator"]
+        assert {path.suffix for path in model.folder.iterdir()} == {".safetensors", ".yaml", ".md", ".csv"}
+        scores = table(model.folder / SCORES)
+        assert [row["seconds"] for row in scores] == ["2.0"] * 4 + ["8.0"] * 2
+        mean = sum(float(row["si_snr_i"]) for row in scores[:4]) / 4
+        assert model.figures["SI-SNRi of 2 s, dB"] == pytest.approx(mean, abs=0.006)
+        assert f"{mean:.1f} dB SI-SNRi on average" in model.limits
+        text = model.card.read_text()
+        for words in ("for 2 minutes", "on a slate", f"| {scores[0]['speakers']} |", "(2 minutes)", "(1 minutes)"):
+            assert words in text
+        assert str(model.folder) in capsys.readouterr().out
+
+    def test_what_is_missing_is_named_and_nothing_is_left(self, script, run, tmp_path):
+        options = argparse.Namespace(out=tmp_path / "out", fsdd=None, count=2, machine="")
+        with pytest.raises(ValueError, match="give --fsdd, the clone of free-spoken-digit-dataset"):
+            script.bundle("separator", run, options)
+        with pytest.raises(FileNotFoundError, match="has no folder inference: give the folder of a training"):
+            script.bundle("separator", tmp_path / "nothing", options)
+        assert not [path for path in Path(options.out).rglob("*") if path.is_file()]
+
+
+def test_a_machine_is_described(script):
+    assert re.match(r"\d+ threads? of \S", script.describe_machine())
