@@ -19,7 +19,6 @@ from tests.training.conftest import HPARAMS
 MODULES = """
 init_from: null
 init_skip: []
-freeze: []
 width: 4
 outputs: 1
 front: !new:torch.nn.Sequential
