@@ -107,7 +107,7 @@ def measure(given, minutes):
 
 
 def compare(given, recognizer, path, options):
-    """How many characters differ, in percent, from those of the beginning heard at once; random weights agree on none."""
+    """How many characters differ from those of the beginning heard at once, in percent; useless with random weights."""
     compared = round(given.compared_seconds * recognizer.sample_rate)
     beginning = read_recording(path, recognizer.sample_rate).signal[0, :compared]
     whole = recognizer.transcribe_batch(beginning)[0][0]
