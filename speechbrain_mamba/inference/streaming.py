@@ -44,6 +44,10 @@ class StreamingRecognizer(Pretrained):
 
     HPARAMS_NEEDED: ClassVar[list[str]] = ["tokenizer", "sample_rate", "blank_index", "chunk_config"]
     MODULES_NEEDED: ClassVar[list[str]] = ["encoder", "enc", "proj_enc", "fea_streaming_extractor"]
+    LACKING: ClassVar[dict[str, str]] = {
+        "recognizer": "cannot run on a stream: it needs whole utterances, or a decoder writes its text. Train one with "
+        "CTC and --streaming True or --causal True"
+    }
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -144,6 +148,13 @@ class StreamingRecognizer(Pretrained):
         if self._stream is None:
             raise ValueError("The stream ended without any audio.")
         stream, self._stream = self._stream, None
+        encoder: Any = self.mods.encoder
+        needed = (encoder.CNN.min_frames - 1) * encoder.compute_features.compute_STFT.hop_length
+        if self._samples < needed:
+            raise ValueError(
+                f"The stream ended after {self._samples} samples, but the recognizer needs at least {needed} at "
+                f"{self.sample_rate} Hz, {needed / self.sample_rate:.2g} s."
+            )
         with self.inference_ctx:
             log_probs = stream.finish()
         return self._decode(log_probs)

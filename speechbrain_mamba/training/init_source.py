@@ -12,7 +12,7 @@ from pathlib import Path
 import speechbrain_mamba
 from speechbrain_mamba.utils.checkpoint_files import find_fault
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from speechbrain_mamba.utils.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_missing_folder
 from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
@@ -106,11 +106,13 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
             f"init_from is '{name}', which is a file: give the folder of an exported model, of a run or of a "
             "checkpoint, or a Hub id."
         )
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+    try:
+        refuse_missing_folder(name)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"init_from is '{name}', but there is no such folder: give the folder of an exported model, of a run or of "
-            "a checkpoint, a Hub id such as 'name/model', or the name of a model that the package carries."
-        )
+            f"init_from: {error} Give the folder of an exported model, of a run or of a checkpoint, a Hub id such as "
+            "'name/model', or the name of a model that the package carries."
+        ) from error
     return InitSource(name, f"the model '{name}' on the Hub")
 
 

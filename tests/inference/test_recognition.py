@@ -147,7 +147,7 @@ def test_recordings_of_any_rate_and_channels_are_heard(load, tmp_path, caplog):
         (wave, {"channels": "left"}, "channels is 'left', but must be mix or each"),
         (tmp_path / "stereo.wav", {"sample_rate": 8000}, "sample_rate is for samples"),
         (tmp_path / "stereo.wav", {"batch_size": 0}, "batch_size is 0, but must be at least 1"),
-        (tmp_path / "stereo.wav", {"max_seconds": 3.0}, "max_seconds is 3.0, but must be at least 6.0"),
+        (tmp_path / "stereo.wav", {"max_seconds": 3.0}, "max_seconds is 3.0, but must be a number of at least 6.0"),
     ):
         with pytest.raises(ValueError, match=message):
             recognizer.transcribe(source, **options)
