@@ -248,6 +248,10 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """SpeechBrain's run options; ``eval_precision`` counts as ``precision``, which is that of inference here."""
     if given is None:
         return None
+    if not isinstance(given, Mapping) or not _RUN_OPTIONS.issuperset(given):
+        raise ValueError(
+            f"run_opts are {given!r}, but must be a mapping with some of {', '.join(sorted(_RUN_OPTIONS))}."
+        )
     options = dict(given)
     if "eval_precision" in options:
         options.setdefault("precision", options["eval_precision"])
@@ -326,6 +330,11 @@ def find_source(source: str | os.PathLike) -> str:
     FileNotFoundError
         When it has the form of a name, and there is no such model.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"source is of type {type(source).__name__}, but must be a folder, the id of a model on the Hub, or the "
+            "name of one that comes with the package."
+        )
     name = os.fspath(source)
     if Path(name).is_dir() or not re.fullmatch(r"[\w-]+", name):
         return name

@@ -148,13 +148,7 @@ class StreamingRecognizer(Pretrained):
         if self._stream is None:
             raise ValueError("The stream ended without any audio.")
         stream, self._stream = self._stream, None
-        encoder: Any = self.mods.encoder
-        needed = (encoder.CNN.min_frames - 1) * encoder.compute_features.compute_STFT.hop_length
-        if self._samples < needed:
-            raise ValueError(
-                f"The stream ended after {self._samples} samples, but the recognizer needs at least {needed} at "
-                f"{self.sample_rate} Hz, {needed / self.sample_rate:.2g} s."
-            )
+        self._check_length(self._samples, "The stream")
         with self.inference_ctx:
             log_probs = stream.finish()
         return self._decode(log_probs)
@@ -172,6 +166,7 @@ class StreamingRecognizer(Pretrained):
         """Recognize a whole waveform, (samples,) or (1, samples), at once, and return its text; the stream is left
         unchanged."""
         wav = self._checked(wav)
+        self._check_length(wav.shape[1], "The waveform")
         with self.inference_ctx:
             log_probs = self.mods.encoder(wav, torch.ones(1, device=self.device))
         path = GreedySpans(self.hparams.blank_index)
@@ -181,6 +176,15 @@ class StreamingRecognizer(Pretrained):
     def forward(self, wav: Any) -> str:
         """Recognize a whole waveform: :meth:`recognize`."""
         return self.recognize(wav)
+
+    def _check_length(self, samples: int, name: str) -> None:
+        encoder: Any = self.mods.encoder
+        needed = max(1, (encoder.CNN.min_frames - 1) * encoder.compute_features.compute_STFT.hop_length)
+        if samples < needed:
+            raise ValueError(
+                f"{name} has {samples} samples, but the recognizer needs at least {needed} at {self.sample_rate} Hz, "
+                f"{needed / self.sample_rate:.2g} s."
+            )
 
     def _checked(self, wav: Any) -> Tensor:
         piece = as_float(wav, "The piece")

@@ -5,6 +5,7 @@ Only weights and tables are read. The hyper-parameters of a source are never bui
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,11 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
     try:
         refuse_missing_folder(name)
     except FileNotFoundError as error:
+        near = difflib.get_close_matches(name, [path.name for path in bundled.parent.glob("*")], 1)
+        if near:
+            raise FileNotFoundError(
+                f"init_from: There is no model or folder '{name}'. Did you mean '{near[0]}'?"
+            ) from error
         raise FileNotFoundError(
             f"init_from: {error} Give the folder of an exported model, of a run or of a checkpoint, a Hub id such as "
             "'name/model', or the name of a model that the package carries."

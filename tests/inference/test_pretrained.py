@@ -487,6 +487,14 @@ def test_the_precision_is_that_of_the_inference(model, options, dtype):
         Model.from_hparams(model, run_opts={"precision": "fp16"})  # oneDNN can hang there
 
 
+def test_arguments_of_other_types_are_refused(model):
+    for options in ("cpu", {"devise": "cpu"}):
+        with pytest.raises(ValueError, match=r"run_opts are .*, but must be a mapping with some of .*device"):
+            Model.from_hparams(model, run_opts=options)
+    with pytest.raises(TypeError, match="source is of type NoneType, but must be a folder"):
+        Model.from_hparams(None)
+
+
 def test_a_device_may_be_an_object(model):
     assert Model.from_hparams(model, run_opts={"device": torch.device("cpu")}).device == "cpu"
     assert next(Model.from_hparams(model, run_opts={"device": "meta"}).parameters()).device.type == "meta"

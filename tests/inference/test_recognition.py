@@ -151,6 +151,13 @@ def test_recordings_of_any_rate_and_channels_are_heard(load, tmp_path, caplog):
     ):
         with pytest.raises(ValueError, match=message):
             recognizer.transcribe(source, **options)
+    assert recognizer.transcribe_batch([]) == ([], [])
+    with pytest.raises(ValueError, match="Sample rates must be whole and positive"):
+        recognizer.transcribe(wave, 0)
+    with pytest.raises(TypeError, match="sources is a single recording, but must be a list"):
+        recognizer.transcribe_many(tmp_path / "stereo.wav")
+    with pytest.raises(TypeError, match="The recording is of type NoneType, but must be a path"):
+        recognizer.transcribe(None)
     write_audio(tmp_path / "one.wav", torch.ones(1), 8000)
     with pytest.raises(ValueError, match=r"one\.wav' is too short: .* at least 20 ms"):
         recognizer.transcribe(tmp_path / "one.wav")

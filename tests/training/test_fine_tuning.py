@@ -232,7 +232,9 @@ class TestSources:
         source = find_init_source("recognizer-digits")
         assert source.folders == (tmp_path / "inference" / "bundled_models" / "recognizer-digits",)
         with pytest.raises(FileNotFoundError, match="There is no folder"):
-            find_init_source("recognizer-words")
+            find_init_source("digits")
+        with pytest.raises(FileNotFoundError, match=r"'recognizer-digit'\. Did you mean 'recognizer-digits'\?"):
+            find_init_source("recognizer-digit")
 
     def test_a_damaged_checkpoint_is_refused(self, tune, tmp_path):
         _, brain = tune("first", number_of_epochs=1)

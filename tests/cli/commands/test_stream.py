@@ -48,7 +48,10 @@ def test_models_that_do_not_stream_are_refused(models, place, run, source, messa
 def test_a_stream_that_is_too_short_is_told_in_samples(models, place, run):
     soundfile.write(place / "short.wav", torch.zeros(20).numpy(), 8000)
     code, out, err = run("stream", "short.wav", "--quiet", "--source", models / "streaming_recognizer")
-    assert (code, out) == (1, "") and "ended after 20 samples, but the recognizer needs at least 160 at 8000 Hz" in err
+    assert (code, out) == (
+        1,
+        "",
+    ) and "The stream has 20 samples, but the recognizer needs at least 160 at 8000 Hz" in err
 
 
 def test_ctrl_c_ends_the_microphone_and_not_the_command(monkeypatch):
