@@ -68,7 +68,7 @@ class Task:
     error: Exception | None = None
 
 
-def find_sources(given: Sequence[str]) -> list[Source]:
+def find_sources(given: Sequence[str], out: str | None = None) -> list[Source]:
     """Find the recordings that a command line names, each one once.
 
     Arguments
@@ -76,6 +76,9 @@ def find_sources(given: Sequence[str]) -> list[Source]:
     given : sequence of str
         Files; folders, of which all audio files are taken, in folders below too, but no hidden ones; patterns such as
         ``'calls/**/*.wav'``, which the shell has not replaced; or ``-`` alone, standard input.
+    out : str, optional
+        A folder for sounds that are made of them. What is in it is not taken from a folder or a pattern above it, so
+        that the same command can be given again.
 
     Returns
     -------
@@ -105,20 +108,30 @@ def find_sources(given: Sequence[str]) -> list[Source]:
     def add(path: str, place: str, error: Exception | None = None) -> None:
         found.setdefault(os.path.abspath(path), Source(path, printable(path), place, error))
 
+    def add_found(path: str, place: str, error: Exception | None = None) -> None:
+        if out is None or not _is_below(path, out) or _is_below(base, out):
+            add(path, place, error)
+
     for argument in given:
+        base = argument
         if os.path.lexists(argument):
-            _add_path(argument, "", add)
+            _add_path(argument, "", add_found if os.path.isdir(argument) else add)
         elif glob.has_magic(argument):
-            base = _fixed_folder(argument)
+            base = _fixed_folder(argument) or "."
             matches = sorted(glob.glob(argument, recursive=True))
             for match in matches:
-                _add_path(match, base, add)
+                _add_path(match, base, add_found)
             if not matches:
                 add(argument, argument, FileNotFoundError(f"No file matches '{printable(argument)}'."))
         else:
             told = FileNotFoundError(f"The audio file '{printable(argument)}' does not exist.")
             add(argument, os.path.basename(argument), told)
     return list(found.values())
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or in it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _fixed_folder(pattern: str) -> str:
@@ -132,7 +145,7 @@ def _add_path(path: str, base: str, add) -> None:  # type: ignore[no-untyped-def
     """Add a file, or the audio files of a folder. Outputs keep the folders between it and the base of a pattern."""
     from speechbrain_mamba.dataio.audio_files import find_files
 
-    place = os.path.relpath(path, base or ".") if base else os.path.basename(path)
+    place = os.path.relpath(path, base) if base else os.path.basename(path)
     if not os.path.isdir(path):
         add(path, place)
         return

@@ -39,6 +39,11 @@ class Trial:
 
     def run(self) -> None:
         """Do all steps; one that lacks a package says so."""
+        from speechbrain_mamba.inference.pretrained import open_model
+
+        for choice in (self.separator, self.recognizer, self.synthesizer):
+            if choice.is_there():  # a wrong one is told before anything is written
+                open_model(choice.source, trust_yaml=choice.trust_yaml)
         for step in (self.mix, self.separate, self.transcribe, self.speak, self.draw):
             try:
                 step()

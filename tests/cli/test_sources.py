@@ -146,3 +146,15 @@ def test_nothing_is_replaced(here):
 def test_an_error_of_a_source_is_kept(here):
     tasks = plan_outputs(find_sources(["gone.wav", "b.wav"]), "out", [".txt"])
     assert [type(task.error) for task in tasks] == [FileNotFoundError, type(None)]
+
+
+def test_what_a_command_made_is_not_taken_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("talk.wav", "made/talk_speaker1.wav", "made/deep/b.wav", "other/c.wav"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"")
+    for given in (".", "**/*.wav", str(tmp_path)):
+        assert sorted(source.place for source in find_sources([given], "made")) == ["other/c.wav", "talk.wav"]
+        assert len(find_sources([given])) == 4
+    assert [source.place for source in find_sources(["made/talk_speaker1.wav"], "made")] == ["talk_speaker1.wav"]
+    assert len(find_sources(["made"], "made")) == len(find_sources(["made/*.wav", "made/deep"], "made")) == 2

@@ -58,7 +58,7 @@ def command(
     """
     from speechbrain_mamba.cli.files import find_sources, plan_outputs, run_tasks
 
-    sources = find_sources(files)
+    sources = find_sources(files, out or FOLDER)
     make_work = partial(Separation, model, bar=progress and len(sources) == 1, **options)
     separation = make_work()
     endings = [f"_speaker{number}.{suffix}" for number in range(1, separation.separator.speakers + 1)]

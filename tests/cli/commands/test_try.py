@@ -58,3 +58,9 @@ def test_a_working_directory_that_cannot_be_written_to(monkeypatch, tmp_path):
     assert folder.parent == tmp_path and folder.is_dir()
     with pytest.raises(OSError):
         try_.choose_folder(Path("here"), False)
+
+
+def test_a_wrong_model_is_told_before_anything_is_written(place, run):
+    code, out, err = run("try", "--separator", "./none")
+    assert (code, out) == (1, "") and "There is no folder './none'" in err
+    assert not list(place.glob("speechbrain-mamba-try/*"))
