@@ -108,7 +108,8 @@ class SpeakingPlan:
                 pieces.append(piece)
                 phonemes.append(tokenizer.encode(words, language))
         if not pieces:
-            tokenizer.encode(adapted, language)  # says what is wrong
+            if adapted.strip():
+                tokenizer.encode(adapted, language)  # says what is wrong
             raise ValueError(f"The text {text!r} has nothing to say: no phonemes or characters were found in it.")
         return cls(pieces, phonemes, prompt_numbers, notices)
 

@@ -25,15 +25,16 @@ def test_each_line_of_a_text_is_said(models, place, run):
 
 
 def test_a_bad_line_is_named_and_the_others_are_said(models, place, run):
-    (place / "lines.txt").write_text("one\n話\ntwo\n", encoding="utf-8")
+    (place / "lines.txt").write_text("one\n話\n€\ntwo\n", encoding="utf-8")
     options = [*VOICE, "--source", models / "synthesizer", "--quiet"]
     code, out, err = run("synthesize", "--text-file", "lines.txt", *options)
     assert (code, out) == (3, "") and err.startswith("error: speech/2.wav: The text '話' has symbols")
-    assert err.endswith("1 of 3 texts failed: speech/2.wav\n")
-    assert sorted(path.name for path in (place / "speech").iterdir()) == ["1.wav", "3.wav"]
+    assert err.endswith("2 of 4 texts failed: speech/2.wav, speech/3.wav\n")
+    assert sorted(path.name for path in (place / "speech").iterdir()) == ["1.wav", "4.wav"]
+    assert "error: speech/3.wav: The text '€' has nothing to say" in err
     bad = ["synthesize", "--text-file", "lines.txt", *options, "--out", "bad", "--prompt", "none.wav"]
     code, _, err = run(*bad)
-    assert code == 3 and err.count("'none.wav' does not exist") == 1 and "3 of 3 texts failed" in err
+    assert code == 3 and err.count("'none.wav' does not exist") == 1 and "4 of 4 texts failed" in err
 
 
 def test_texts_come_from_standard_input(models, place, run, monkeypatch):
