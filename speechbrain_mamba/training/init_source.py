@@ -12,11 +12,13 @@ from pathlib import Path
 import speechbrain_mamba
 from speechbrain_mamba.utils.checkpoint_files import find_fault
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from speechbrain_mamba.utils.pretrained import fetch_pretrained
+from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_link_outside
 from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
 """The meta file of a checkpoint; in a run's output folder the checkpoints, and what was exported of it."""
+BUNDLED = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models"
+"""The models that the package carries. Their folder is named here, since training imports no inference."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class InitSource:
 def _look(source: str, folders: tuple[Path, ...], name: str) -> Path | None:
     for folder in folders:
         if (folder / name).is_file():
+            refuse_link_outside(folder, folder / name)
             return folder / name
     if folders:
         return None
@@ -89,7 +92,7 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
         When a checkpoint is damaged.
     """
     name, folder = str(source), Path(source)
-    bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled" / name
+    bundled = BUNDLED / name
     if not folder.exists() and name.isidentifier() | name.replace("-", "_").isidentifier() and bundled.is_dir():
         return InitSource(name, f"the model '{name}' of this package", (bundled,))
     if folder.is_dir():

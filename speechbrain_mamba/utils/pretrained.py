@@ -31,6 +31,8 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
     ------
     FileNotFoundError
         If the folder or the model on the Hub has no such file, or neither exists.
+    ValueError
+        When the file is a link out of its folder.
 
     Example
     -------
@@ -43,6 +45,7 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
         file = Path(source) / file_name
         if not file.is_file():
             raise FileNotFoundError(f"The folder '{source}' has no {file_name}.")
+        refuse_link_outside(Path(source), file)
         return file
     try:
         return Path(fetch(file_name, str(source), savedir=collect_in))
@@ -118,9 +121,7 @@ class ModelFiles:
 
     def _find(self, name: str) -> Path:
         if self.folder is not None:
-            path = fetch_pretrained(self.folder, name)
-            refuse_link_outside(self.folder, path)
-            return path
+            return fetch_pretrained(self.folder, name)
         skip = self.local_strategy == LocalStrategy.COPY_SKIP_CACHE and self.savedir is not None
         options = {"local_strategy": self.local_strategy} if skip else {}
         try:

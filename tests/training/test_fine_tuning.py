@@ -9,6 +9,7 @@ import torch
 from speechbrain.processing.features import InputNormalization
 from torch import nn
 
+from speechbrain_mamba.inference.bundled import FOLDER, bundled_models
 from speechbrain_mamba.training.fine_tuning import find_frozen_modules
 from speechbrain_mamba.training.init_source import find_init_source
 from speechbrain_mamba.training.named_weights import RunWeights
@@ -183,6 +184,21 @@ class TestStart:
         with pytest.raises(ValueError, match="does not fit"):
             tune(init_from=folder[0], outputs=2)
         tune(init_from=folder[0], init_skip=["head"], outputs=2, number_of_epochs=1)
+
+    @pytest.mark.parametrize("name", ["head.ckpt", "normalizer.ckpt"])
+    def test_a_link_out_of_the_folder_is_refused(self, tune, folder, name, tmp_path):
+        (folder[0] / name).rename(tmp_path / "elsewhere")
+        (folder[0] / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ValueError, match=rf"{name}' is a link out of its folder"):
+            tune(init_from=folder[0])
+
+    def test_a_model_of_the_package_is_found_by_its_name(self):
+        assert bundled_models()
+        for name, model in bundled_models().items():
+            source = find_init_source(name)
+            assert source.folders == (model.folder,) and source.description == f"the model '{name}' of this package"
+            assert source.find_file("hyperparams.yaml").is_file()
+        assert find_init_source("separator").find_weights("masknet") == FOLDER / "separator" / "masknet.safetensors"
 
     @pytest.mark.parametrize("kind", ["run", "save", "checkpoint"])
     def test_a_run_starts_from_another_run(self, tune, kind, tmp_path):
