@@ -280,8 +280,8 @@ def test_speech_is_not_judged_while_another_command_works_on_the_run(tmp_path, m
 
 def test_the_judges_compute_on_the_cpu_by_default(tmp_path, monkeypatch):
     devices = []
-    load = lambda source, device: devices.append((source, device))  # noqa: E731
+    load = lambda source, device, sources: devices.append((source, device, sources))  # noqa: E731
     monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", load)
     with pytest.raises(FileNotFoundError, match=r"has no synthesis\.csv"):
-        load_script("tts/evaluate").main([str(tmp_path), "--recognizer", "hearer"])
-    assert devices == [("hearer", "cpu")]
+        load_script("tts/evaluate").main([str(tmp_path), "--recognizer", "hearer", "--sources", "a/b"])
+    assert devices == [("hearer", "cpu", ["a/b"])]
