@@ -17,8 +17,6 @@ from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
 """The meta file of a checkpoint; in a run's output folder the checkpoints, and what was exported of it."""
-BUNDLED = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models"
-"""The models that the package carries. Their folder is named here, since training imports no inference."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
         When a checkpoint is damaged.
     """
     name, folder = str(source), Path(source)
-    bundled = BUNDLED / name
-    if not folder.exists() and name.isidentifier() | name.replace("-", "_").isidentifier() and bundled.is_dir():
+    bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models" / name
+    if not folder.exists() and name.replace("-", "_").isidentifier() and bundled.is_dir():
         return InitSource(name, f"the model '{name}' of this package", (bundled,))
     if folder.is_dir():
         if (folder / CHECKPOINT_META).exists():

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import speechbrain as sb
@@ -9,7 +10,8 @@ import torch
 from speechbrain.processing.features import InputNormalization
 from torch import nn
 
-from speechbrain_mamba.inference.bundled import FOLDER, bundled_models
+import speechbrain_mamba
+from speechbrain_mamba.inference.bundled import FOLDER
 from speechbrain_mamba.training.fine_tuning import find_frozen_modules
 from speechbrain_mamba.training.init_source import find_init_source
 from speechbrain_mamba.training.named_weights import RunWeights
@@ -192,14 +194,6 @@ class TestStart:
         with pytest.raises(ValueError, match=rf"{name}' is a link out of its folder"):
             tune(init_from=folder[0])
 
-    def test_a_model_of_the_package_is_found_by_its_name(self):
-        assert bundled_models()
-        for name, model in bundled_models().items():
-            source = find_init_source(name)
-            assert source.folders == (model.folder,) and source.description == f"the model '{name}' of this package"
-            assert source.find_file("hyperparams.yaml").is_file()
-        assert find_init_source("separator").find_weights("masknet") == FOLDER / "separator" / "masknet.safetensors"
-
     @pytest.mark.parametrize("kind", ["run", "save", "checkpoint"])
     def test_a_run_starts_from_another_run(self, tune, kind, tmp_path):
         _, brain = tune("first")
@@ -236,6 +230,16 @@ class TestSources:
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=words):
                 find_init_source(tmp_path / source)
+
+    def test_a_model_of_the_package_has_a_name(self, tmp_path, monkeypatch):
+        assert Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models" == FOLDER
+        (tmp_path / "inference" / "bundled_models" / "recognizer-digits").mkdir(parents=True)
+        monkeypatch.setattr("speechbrain_mamba.__file__", str(tmp_path / "__init__.py"))
+        monkeypatch.chdir(tmp_path)
+        source = find_init_source("recognizer-digits")
+        assert source.folders == (tmp_path / "inference" / "bundled_models" / "recognizer-digits",)
+        with pytest.raises(FileNotFoundError, match="there is no such folder"):
+            find_init_source("recognizer-words")
 
     def test_a_damaged_checkpoint_is_refused(self, tune, tmp_path):
         _, brain = tune("first", number_of_epochs=1)
