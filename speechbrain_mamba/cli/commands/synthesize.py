@@ -12,6 +12,7 @@ import click
 from speechbrain_mamba.cli.model_choice import SYNTHESIZER, ModelChoice
 from speechbrain_mamba.cli.options import force_option, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
+from speechbrain_mamba.utils.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ def command(
     for output in outputs:
         if not force and output != "-" and Path(output).exists():
             raise FileExistsError(f"'{output}' exists and is not overwritten: choose another --out, or give --force.")
+    if outputs[0] != "-":
+        check_writable(Path(outputs[0]).parent)
     from tqdm import tqdm
 
     from speechbrain_mamba.dataio.recording_writer import write_recording
