@@ -250,6 +250,7 @@ def test_damaged_tokens_stop_the_training(run, tokens):
     assert read_tokens(tokens, "train")[0]
 
 
+@pytest.mark.slow
 def test_weights_of_another_inventory_are_taken_symbol_by_symbol(run, tokens, tmp_path, caplog):
     """A second run on tokens whose inventory has the symbols in another order, and one more; from a checkpoint."""
     first = run("mini_vallm", number_of_epochs=1)
