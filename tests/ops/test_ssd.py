@@ -133,7 +133,7 @@ def test_chunks_are_the_recurrence_forward_and_backward(data):
                 t[name][i, length:] = torch.nan
     slab = data.draw(st.sampled_from([1, 2**10, 2**19]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(chunked.SLAB, "cpu", slab)
+        patch.setitem(chunked.SLABS, "cpu", slab)
         results = run("chunked", t, **options)
     for name, right in run("reference", t, torch.float64, **options).items():
         allowed = TOLERANCE[dtype] * (10 if name in SUMS else 2)
@@ -161,6 +161,16 @@ def test_gradients_of_the_chunks_are_right():
     for backend in BACKENDS:
         with use_backend(backend):
             assert torch.autograd.gradcheck(scan, [value.requires_grad_() for value in t.values()])
+
+
+def test_second_derivatives_are_those_of_the_reference():
+    t = inputs_of(1, 3, 1, 2, 1, 2)
+    x = t.pop("x").requires_grad_()
+    with use_backend("reference"):
+        assert torch.autograd.gradgradcheck(lambda x: ssd(x, **t), [x])
+    (gradient,) = torch.autograd.grad(ssd(x, **t).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"second ones inside use_backend\('reference'\)"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -206,7 +216,7 @@ def test_pieces_and_steps_equal_one_go(backend, dtype):
 
 def test_memory_of_a_long_scan_is_its_inputs_and_a_slab(monkeypatch):
     """What autograd keeps: no chunk's decays or products."""
-    monkeypatch.setitem(chunked.SLAB, "cpu", 2**14)
+    monkeypatch.setitem(chunked.SLABS, "cpu", 2**14)
     t = {name: value.requires_grad_() for name, value in inputs_of(1, 2000, 2, 8, 1, 4, torch.float32).items()}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -222,6 +232,8 @@ def test_every_device_and_dtype_is_served_by_chunks_or_kernels():
         assert ssd(**t, delta_softplus=True).dtype == dtype
         with use_backend("chunked"):
             assert ssd(**t).shape == t["x"].shape
+    with use_backend("chunked"), pytest.raises(ValueError, match=r"on cpu or cuda, but got torch\.float32 on meta"):
+        ssd(**{name: value.to("meta") for name, value in inputs_of(1, 5, 2, 2, 1, 2, torch.float32).items()})
     with use_backend("chunked"), pytest.raises(ValueError, match="it has only the scan of Mamba-2"):
         ops.causal_conv1d(torch.ones(1, 3, 2), torch.ones(2, 4))
 

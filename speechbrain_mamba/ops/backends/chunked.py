@@ -4,8 +4,8 @@ Within a chunk, outputs are a masked product of C, B and the inputs; states pass
 computed side by side in slabs of bounded memory. The forward pass keeps the state before each slab, and the backward
 pass computes the rest of a slab again. All arithmetic is in float32, or float64 for float64 inputs.
 
-The backend serves float64, other devices, and the CPU where the kernels were not built; ``cpu`` and ``triton`` take its
-operations as their own.
+The backend serves float64, and machines where no kernels can be used; ``cpu`` and ``triton`` take its operations as
+their own.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradien
 
 __all__ = ["ssd", "ssd_update", "unavailable", "unsupported"]
 
-CHUNK = 64
-"""Frames of a chunk: about the states and the channels of a head, where products within and between chunks balance."""
-SLAB = {"cpu": 2**19, "cuda": 2**25}
-"""Most elements of a slab's decays, (batch, chunks, heads, chunk, chunk), on each type of device: 2 MiB in float32,
-about the cache of a core, and 128 MiB."""
+CHUNKS = {"cpu": 32, "cuda": 64}
+"""Frames of a chunk on each type of device. Longer ones make larger products of fewer states, and more decays."""
+SLABS = {"cpu": 2**19, "cuda": 2**25}
+"""Most elements of a slab's decays, (batch, chunks, heads, chunk, chunk), and states, (batch, chunks, heads, head
+channels, state), on each type of device: 2 MiB in float32, about the cache of a core, and 128 MiB."""
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def unavailable() -> str | None:
@@ -44,7 +45,10 @@ def unavailable() -> str | None:
 
 def unsupported(call: Call) -> str | None:
     """Why this backend cannot serve a call, None if it can."""
-    return None if call.op in ("ssd", "ssd_update") else "it has only the scan of Mamba-2, ssd and ssd_update."
+    if call.op not in ("ssd", "ssd_update"):
+        return "it has only the scan of Mamba-2, ssd and ssd_update."
+    device = call.tensor.device.type
+    return call.wrong_tensor(device if device in CHUNKS else " or ".join(CHUNKS), DTYPES)
 
 
 class Inputs(NamedTuple):
@@ -75,10 +79,10 @@ class Shared(NamedTuple):
 
 def _plan(inputs: Inputs, chunk: int) -> tuple[int, int]:
     """Frames of a chunk and of a slab."""
-    batch, time, heads, _ = inputs.x.shape
-    chunk = max(1, min(chunk or CHUNK, time))
-    largest = SLAB.get(inputs.x.device.type, SLAB["cpu"])
-    return chunk, chunk * max(1, largest // max(1, batch * heads * chunk * chunk))
+    (batch, time, heads, channels), device = inputs.x.shape, inputs.x.device.type
+    chunk = max(1, min(chunk or CHUNKS[device], time))
+    elements = batch * heads * max(chunk * chunk, channels * inputs.B.shape[3])
+    return chunk, chunk * max(1, SLABS[device] // max(1, elements))
 
 
 class _Slab:
