@@ -226,7 +226,7 @@ class Mamba2(_Mamba2Layer):
     conv_bias : bool
         Whether the convolution has a bias.
     chunk_size : int, optional
-        Frames of a chunk of the scan; the backend chooses by default. It changes speed and memory only.
+        A hint for the scan's speed and memory, see :func:`speechbrain_mamba.ops.ssd`; the result is the same.
     out_proj_init_scale : float
         Factor on the initial weights of the output projection; stacks of residual layers set 1 / sqrt(layers).
     masks_input : bool

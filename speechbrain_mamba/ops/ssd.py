@@ -111,8 +111,8 @@ def ssd(
     return_last_state : bool
         Whether to return the state after each example's last frame in the scan's order too.
     chunk_size : int, optional
-        Frames of a chunk for backends that compute by chunks, which choose it themselves by default. It changes speed
-        and memory, not the result.
+        A hint: frames of a chunk for backends that compute by chunks, which choose it themselves by default and have a
+        largest one. It changes speed and memory, not the result.
 
     Returns
     -------

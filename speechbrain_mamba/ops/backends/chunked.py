@@ -30,8 +30,9 @@ from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradien
 
 __all__ = ["ssd", "ssd_update", "unavailable", "unsupported"]
 
-CHUNKS = {"cpu": 32, "cuda": 64}
-"""Frames of a chunk on each type of device. Longer ones make larger products of fewer states, and more decays."""
+CHUNKS = {"cpu": (32, 64), "cuda": (64, 256)}
+"""Frames of a chunk on each type of device: by default, and at most, whatever the caller asks for. Longer chunks make
+larger products of fewer states, and more decays."""
 SLABS = {"cpu": 2**19, "cuda": 2**25}
 """Most elements of a slab's decays, (batch, chunks, heads, chunk, chunk), and states, (batch, chunks, heads, head
 channels, state), on each type of device: 2 MiB in float32, about the cache of a core, and 128 MiB."""
@@ -80,7 +81,8 @@ class Shared(NamedTuple):
 def _plan(inputs: Inputs, chunk: int) -> tuple[int, int]:
     """Frames of a chunk and of a slab."""
     (batch, time, heads, channels), device = inputs.x.shape, inputs.x.device.type
-    chunk = max(1, min(chunk or CHUNKS[device], time))
+    default, largest = CHUNKS[device]
+    chunk = max(1, min(chunk or default, largest, time))
     elements = batch * heads * max(chunk * chunk, channels * inputs.B.shape[3])
     return chunk, chunk * max(1, SLABS[device] // max(1, elements))
 
