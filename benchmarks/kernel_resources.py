@@ -131,7 +131,8 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
     dict of str to int
         ``registers`` per thread, ``spill_bytes`` per thread, ``shared_bytes`` per program, ``code_bytes``, and of the
         longest inner loop ``loop_instructions`` and, among them, ``loop_exponentials`` and others of the same slow
-        unit, ``loop_shuffles`` and ``loop_barriers``.
+        unit, ``loop_shuffles`` and ``loop_barriers``, and ``loop_spills``, its moves of spilled
+        registers.
     """
     target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps, "maxnreg": launch.registers}
     compiled = triton.compile(launch.source(), target=target, options=options)
@@ -149,6 +150,7 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
         "loop_exponentials": sum(name.startswith("MUFU") for name in loop),
         "loop_shuffles": sum(name.startswith("SHFL") for name in loop),
         "loop_barriers": sum(name.startswith("BAR") for name in loop),
+        "loop_spills": sum(name.startswith(("LDL", "STL")) for name in loop),
     }
 
 

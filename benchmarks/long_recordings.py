@@ -7,8 +7,8 @@ each in a process of its own, so that peak memory is each one's.
 
     python benchmarks/long_recordings.py --source separator --speech /path/to/free-spoken-digit-dataset/recordings
 
-mixes talks of two speakers from a folder of recordings, ``SPEAKER/**/*.wav`` or ``DIGIT_SPEAKER_TAKE.wav``, separates them
-as a whole and in windows, and compares both with the true sources and with each other.
+mixes talks of two speakers from a folder of recordings, ``SPEAKER/**/*.wav`` or ``DIGIT_SPEAKER_TAKE.wav``, separates
+them as a whole and in windows, and compares both with the true sources and with each other.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_files_that_documents_name(document, path):
 def test_links(document, target):
     if not target.startswith("https://"):
         path, _, heading = target.partition("#")
-        path = (ROOT / document).parent / path
+        path = (ROOT / document).parent / path if path else ROOT / document
         assert path.exists(), f"{document} links to {target}"
         headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
         assert not heading or heading in [line.lower().replace(" ", "-") for line in headings]

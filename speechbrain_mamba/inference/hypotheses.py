@@ -36,9 +36,10 @@ class Hypotheses(ABC):
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], hparams: Any) -> None:
-        self.encoder: Any = modules["encoder"]
+        encoder: Any = modules["encoder"]
+        self.encoder: Any = encoder
         self.hparams, self.tokenizer, self.blank = hparams, hparams.tokenizer, hparams.blank_index
-        transformer = getattr(self.encoder, "transformer", None) or self.encoder.encoder.transformer
+        transformer = encoder.transformer if hasattr(encoder, "transformer") else encoder.encoder.transformer
         self.is_padding_safe = isinstance(transformer.encoder, ConmambaEncoder)
         """Whether an example of a padded batch is encoded as it is alone. SpeechBrain's Conformer sees the padding."""
 

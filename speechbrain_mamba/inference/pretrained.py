@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import logging
 import os
@@ -21,6 +20,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 
+from speechbrain_mamba.inference.bundled import find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
 from speechbrain_mamba.utils.pretrained import ModelFiles
@@ -309,9 +309,7 @@ def find_source(source: str | os.PathLike) -> str:
     name = os.fspath(source)
     if Path(name).is_dir() or not re.fullmatch(r"[\w-]+", name):
         return name
-    if importlib.util.find_spec("speechbrain_mamba.inference.bundled") is None:  # until the first models are bundled
-        raise FileNotFoundError(f"There is no folder '{name}'.")
-    return str(importlib.import_module("speechbrain_mamba.inference.bundled").find_bundled(name))
+    return str(find_bundled(name))
 
 
 def _hint(files: ModelFiles, hparams_file: str) -> str:

@@ -89,8 +89,8 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
         When a checkpoint is damaged.
     """
     name, folder = str(source), Path(source)
-    bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled" / name
-    if not folder.exists() and name.isidentifier() | name.replace("-", "_").isidentifier() and bundled.is_dir():
+    bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models" / name
+    if not folder.exists() and name.replace("-", "_").isidentifier() and bundled.is_dir():
         return InitSource(name, f"the model '{name}' of this package", (bundled,))
     if folder.is_dir():
         if (folder / CHECKPOINT_META).exists():

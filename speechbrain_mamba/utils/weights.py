@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save_file
+from safetensors.torch import save as dump_safetensors
 from torch import Tensor, nn
 
 from speechbrain_mamba.utils.files import atomic_path
@@ -147,7 +147,8 @@ def write_weights(path: str | os.PathLike, state: Mapping[str, Tensor]) -> None:
         if Path(path).suffix == SAFETENSORS:
             # safetensors refuses shared memory and views: each name gets a copy
             copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-            save_file(copies, temporary, metadata={"format": "pt"})
+            # not save_file, whose files nobody but their owner may read
+            temporary.write_bytes(dump_safetensors(copies, metadata={"format": "pt"}))
         else:
             torch.save({name: value.detach().cpu() for name, value in state.items()}, temporary)
 

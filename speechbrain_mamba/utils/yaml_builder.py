@@ -170,6 +170,7 @@ class _Builder:
             return [self.make(part) for part in node.value]
         if isinstance(node, MappingNode):
             return {self.make(key): self.make(value) for key, value in node.value}
+        assert isinstance(node, ScalarNode)
         plain_tuple = not node.style and str(node.tag) == "tag:yaml.org,2002:str" and _TUPLE.fullmatch(node.value)
         if kind == "tuple" or plain_tuple:
             return self._tuple(node)

@@ -12,6 +12,8 @@ import torch
 from tests.cli.lines import split
 from tests.cli.test_program import EXAMPLES
 
+pytestmark = pytest.mark.slow  # together; that they can be parsed is tested beside the help and the documents
+
 USE = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```\n\n(.*?)(?:\n\n|\Z)", USE, re.DOTALL)
 """Command lines, and the paragraphs that say what they do."""

@@ -55,7 +55,7 @@ def test_other_parts_are_prepared_again_and_the_same_ones_are_kept(parts, tmp_pa
     assert first.stat().st_mtime_ns == written
     fewer = [{**parts[0], "splits": {"train": ["train"]}}, *parts[1:]]
     prepare_joint(fewer, tmp_path / "out", dynamic_mixing=True, **SMALL)
-    assert not any("folder-test1" == utterance.speaker for utterance in read_utterances(first, 8000))
+    assert not any(utterance.speaker == "folder-test1" for utterance in read_utterances(first, 8000))
     settings = json.loads((tmp_path / "out" / "prepared.json").read_text())["settings"]
     assert settings["joint"][0]["splits"] == {"train": ["train"]}
 
@@ -86,5 +86,5 @@ def test_what_cannot_be_joined_is_named(parts, tmp_path, change, message):
 
 
 def test_a_split_without_speech_is_named(parts, tmp_path):
-    with pytest.raises(ValueError, match="The data for test cannot be mixed: .* 0 speaker"):
+    with pytest.raises(ValueError, match=r"The data for test cannot be mixed: .* 0 speaker"):
         prepare_joint(parts[:2], tmp_path / "out", dynamic_mixing=True, **SMALL)

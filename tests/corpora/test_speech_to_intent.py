@@ -28,7 +28,9 @@ def recording(seconds=(0.5, 0.4, 0.5), level=0.1, floor=1e-4, rate=16000):
 @pytest.fixture
 def data(tmp_path):
     for number in range(20):
-        write_audio(tmp_path / f"repo/data/speech/clean/{number:02d}-ab.wav", recording(level=0.02 + number / 100), 16000)
+        write_audio(
+            tmp_path / f"repo/data/speech/clean/{number:02d}-ab.wav", recording(level=0.02 + number / 100), 16000
+        )
     (tmp_path / "repo/data/noise").mkdir()
     write_audio(tmp_path / "repo/data/noise/kitchen.wav", recording(), 16000)
     return tmp_path / "repo"
@@ -103,7 +105,7 @@ def test_bad_files_are_left_out_and_listed(data, tmp_path):
     assert len(read_utterances(manifests["train"], 8000)) == 16
     assert "99-broken.wav,not audio" in (tmp_path / "out" / "skipped.csv").read_text()
     write_audio(clean / "98-rate.wav", recording(rate=8000), 8000)
-    with pytest.raises(ValueError, match="98-rate.wav' has a sample rate of 8000 Hz, but 16000 Hz are wanted"):
+    with pytest.raises(ValueError, match=r"98-rate\.wav' has a sample rate of 8000 Hz, but 16000 Hz are wanted"):
         prepare_speech_to_intent(data, tmp_path / "again", dynamic_mixing=True, **SMALL)
 
 

@@ -100,6 +100,7 @@ def of_two(rank, folder):
     speechbrain.utils.logger.get_environment_description = str
     speechbrain.utils.distributed.ddp_init_group = lambda options: None  # it is in a group already
     found = {"whole": run(folder, "whole"), "uneven": run(folder, "uneven", **UNEVEN)}
+    found["frozen"] = run(folder, "frozen", freeze="layer.bias")
     found["useless"] = run(folder, "useless", SometimesUselessBrain, grad_accumulation_factor=2)
     run(folder, "broken", killed_at=(2, 5))
     found["resumed by two"] = run(folder, "broken by two", killed_at=(2, 5)) or run(folder, "broken by two")
@@ -157,6 +158,15 @@ def test_two_processes_make_the_steps_of_one(expected, together):
     for part in together:
         assert_same(expected["weights"], part["whole"]["weights"])
         assert_same_scores(expected["learned"], part["whole"]["learned"])
+
+
+@pytest.mark.slow
+def test_frozen_parameters_are_in_no_process_trained(alone, expected, together):
+    frozen = alone("frozen alone", freeze="layer.bias")
+    assert frozen["weights"]["bias"] != expected["weights"]["bias"]
+    for part in together:
+        assert_same(frozen["weights"], part["frozen"]["weights"])
+        assert part["frozen"]["weights"]["bias"] == frozen["weights"]["bias"]
 
 
 @pytest.mark.slow

@@ -127,12 +127,12 @@ def test_a_card_tells_its_figures_in_a_table_and_its_limits(name):
         assert part in text
 
 
-@pytest.mark.skipif("separator" not in MODELS, reason="this version has no separator")
-class TestSeparator:
-    @pytest.fixture(scope="class")
-    def separator(self):
-        return SpeechSeparator.from_hparams("separator")
+@pytest.fixture(scope="module")
+def separator():
+    return SpeechSeparator.from_hparams("separator")
 
+
+class TestSeparator:
     def scores(self, seconds):
         return [
             {"speakers": row["speakers"], "si_snr_i": float(row["si_snr_i"]), "sdr_i": float(row["sdr_i"])}
@@ -144,7 +144,7 @@ class TestSeparator:
         figures = dict(MODELS["separator"].figures)
         for seconds in (2, 8):
             found = summarize(self.scores(seconds))
-            assert len(self.scores(seconds)) >= 100
+            assert len(self.scores(seconds)) >= 50
             assert figures.pop(f"SI-SNRi of {seconds} s, dB") == pytest.approx(found["si_snr_i"], abs=0.006)
             assert figures.pop(f"SDRi of {seconds} s, dB") == pytest.approx(found["sdr_i"], abs=0.006)
             assert figures.pop(f"made worse of {seconds} s, %") == pytest.approx(found["worse"], abs=0.06)
@@ -164,6 +164,13 @@ class TestSeparator:
                 estimates = separator.separate_batch(sources.sum(1)[None])[0]
             (found,) = score_mixtures(lambda mix, made=estimates: made[None], [Mixed(sources)])
             assert found["si_snr_i"] == pytest.approx(expected["si_snr_i"], abs=0.3)
+
+    def test_files_of_its_estimates_have_the_sign_of_the_sources(self, separator):
+        """Which its own estimates need not have, as SI-SNR does not care."""
+        sources = torch.stack([read_audio(GOLDEN / f"fsdd/0_{i}.flac", 8000) for i in (1, 2)])
+        (result,) = separator.separate_long(sources.sum(0)).estimates
+        found = torch.corrcoef(torch.cat([sources, result.T]))[:2, 2:]
+        assert max(found.trace(), found.fliplr().trace()) > 1.5
 
     @needs_fsdd
     @pytest.mark.slow
@@ -185,9 +192,9 @@ class Mixed:
         self.sources, self.mix = sources.T, sources.sum(1)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("recognizer")])
-def test_the_error_rate_of_a_recognizer_is_that_of_its_texts(name):
-    errors = WordErrors()
-    for row in rows(name):
-        errors.add(row["id"], row["heard"], row["said"])
-    assert MODELS[name].figures["WER, %"] == pytest.approx(errors.rate(), abs=0.006)
+def test_the_error_rate_of_a_recognizer_is_that_of_its_texts():
+    for name in (name for name in MODELS if name.startswith("recognizer")):
+        errors = WordErrors()
+        for row in rows(name):
+            errors.add(row["id"], row["heard"], row["said"])
+        assert MODELS[name].figures["WER, %"] == pytest.approx(errors.rate(), abs=0.006)

@@ -123,6 +123,7 @@ def test_voices_tell_where_nobody_speaks_in_an_overlap(seed):
     assert (si_sdr(estimates, sources) > 15).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_voice_that_was_not_heard_for_long_is_known_again(seed):
     turns = (lambda t: t < 4 or 8 < t < 12 or t > 16), (lambda t: t < 4 or 13 < t < 16 or t > 18)
@@ -131,6 +132,7 @@ def test_a_voice_that_was_not_heard_for_long_is_known_again(seed):
     assert not result.doubtful and (si_sdr(estimates, sources) > 15).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_second_speaker_may_begin_late_and_half_may_be_silent(seed):
     for turns in ((always, lambda t: t > 9), (lambda t: not 3 < t < 12, lambda t: not 3 < t < 12)):
@@ -232,6 +234,7 @@ def test_many_estimates_wait_in_a_file(monkeypatch, tmp_path):
         separate(sources, Oracle(sources), folder=tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_channels_have_one_order_of_speakers():
     """Each is separated on its own; that they hear the same speakers tells."""
     sources = voices(9.0, lambda t: t % 3 < 2, lambda t: t % 2 < 1.5)

@@ -14,6 +14,7 @@ from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 from tests.errors import relative_error
+from tests.odd_recordings import IGNORED, READ, write_odd_recordings
 
 SIZES = {"N_encoder_out": 16, "out_channels": 8}
 MODELS = {"mini_mambatasnet": {"n_mamba": 2}, "mini_sepformer": {"n_transformer": 1, "d_ffn": 16, "nhead": 2}}
@@ -185,7 +186,7 @@ REFUSED = {
     "axes": ((NOISE[:, None],), ValueError, r"shape \(2, 1, 800\), but must be \(batch, samples\)"),
     "nothing": ((NOISE[:0],), ValueError, r"shape \(0, 800\)"),
     "empty": ((NOISE[:, :0],), ValueError, "has 0 samples, but the encoder's kernel needs at least 32"),
-    "one sample": ((NOISE[:, :1],), ValueError, "has 1 samples"),
+    "one sample": ((NOISE[:, :1],), ValueError, "has 1 sample,"),
     "int64": ((NOISE.long(),), TypeError, "samples of type int64: give floats"),
     "complex": ((NOISE.cfloat(),), TypeError, "samples of type complex64"),
     "bool": ((NOISE > 0,), TypeError, "samples of type bool"),
@@ -272,3 +273,26 @@ def test_an_exported_separator_has_only_what_it_needs(tmp_path):
     assert files == {"hyperparams.yaml"} | {f"{name}{end}" for name in networks for end in (".ckpt", ".safetensors")}
     hparams = load_hparams(tmp_path / "model" / "hyperparams.yaml")
     assert hparams["num_spks"] == 3 and hparams["sample_rate"] == 8000 and "checkpointer" not in hparams
+
+
+@pytest.mark.slow
+def test_odd_recordings_are_separated_or_refused_by_their_name(separator, tmp_path):
+    """And nothing half-written is left."""
+    done = 0
+    for i, odd in enumerate(write_odd_recordings(tmp_path / "odd")):
+        targets = [tmp_path / "out" / f"{i}_{speaker}.wav" for speaker in range(2)]
+        if odd.fate == READ and odd.frames is not None and odd.frames * 8000 / odd.sample_rate < 31:
+            with pytest.raises(ValueError, match=rf"{odd.path.name}', at 8000 Hz, has \d+ samples?, but .* least 32"):
+                separator.separate_recording(odd.path, targets)
+        elif odd.fate == READ:
+            separator.separate_recording(odd.path, targets, channels="each")
+            for target in targets:
+                info = soundfile.info(target)
+                assert (info.samplerate, info.channels) == (odd.sample_rate, odd.channels), odd.kind
+                assert odd.frames is None or info.frames == odd.frames, odd.kind
+            done += 1
+        elif odd.fate != IGNORED:
+            with pytest.raises((ValueError, OSError), match=odd.words) as caught:
+                separator.separate_recording(odd.path, targets)
+            assert odd.path.name in str(caught.value), odd.kind
+    assert done > 20 and len(list((tmp_path / "out").iterdir())) == 2 * done

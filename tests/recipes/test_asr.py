@@ -68,7 +68,7 @@ def run(recipe, monkeypatch, tmp_path):
                 command.append(json.dumps(value) if isinstance(value, (list, dict)) else str(value))
         monkeypatch.setattr("sys.argv", command)
         runpy.run_path(str(RECIPE / f"{script}.py"), run_name="__main__")
-        return tmp_path / "out"
+        return options["output_folder"]
 
     return call
 
@@ -549,3 +549,39 @@ def test_a_trained_recognizer_is_exported_as_it_is(recipe, load, make, tmp_path,
             recognizer.mods.encoder.ctc_lin.w.bias.fill_(-100).index_fill_(0, torch.tensor(likely), 100)
         (text,), _ = recognizer.transcribe_batch(wavs, lens)
         assert bool(text) == (likely == [3, 4]) and "s>" not in text and "⁇" not in text
+
+
+@pytest.mark.slow
+def test_a_recognizer_gets_another_tokenizer(run, corpus, tmp_path, caplog, capsys):
+    """The example of docs/finetuning.md: characters become pieces of words, and the encoder stays."""
+    options = as_manifest(corpus, tmp_path / "lists")
+    options |= {"test_search": {"beam_size": 2}, "number_of_epochs": 1, "avg_checkpoints": 1}
+    first = run("train", "mini_conmamba_ctc", **options, **place(tmp_path / "first"))
+    options |= {"init_from": str(first / "inference")}
+    others = {**options, "token_type": "bpe", "output_neurons": 36}
+    with pytest.raises(SystemExit):
+        run("train", "mini_conmamba_ctc", **others, **place(tmp_path / "bad"))
+    assert "The tokenizer there has" in (told := capsys.readouterr().err) and "--init_skip 'ctc_lin,tokenizer'" in told
+    with caplog.at_level(logging.INFO):
+        skip = {"init_skip": "ctc_lin,tokenizer", "freeze": "CNN,Transformer,normalize"}
+        second = run("train", "mini_conmamba_ctc", **others, **skip, **place(tmp_path / "second"))
+    assert re.search(
+        r"skipped: ctc_lin\.w \(.*tokenizer.*with the statistics of normalize; tokenizer: another", caplog.text
+    )
+    for name in ("CNN", "Encoder"):
+        one, two = (torch.load(out / "inference" / f"{name}.ckpt", weights_only=True) for out in (first, second))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    one, two = (torch.load(out / "inference" / "normalizer.ckpt", weights_only=True) for out in (first, second))
+    assert one["count"] == two["count"] and torch.equal(one["glob_mean"], two["glob_mean"])
+    tokenizers = [(out / "inference" / "tokenizer.ckpt").read_bytes() for out in (first, second)]
+    assert tokenizers[0] != tokenizers[1]
+    third = run(
+        "train", "mini_conmamba_ctc", **{**options, "init_from": str(first), "lr": 0}, **place(tmp_path / "third")
+    )
+    assert (third / "save" / "tokenizer.ckpt").read_bytes() == tokenizers[0]
+    one, two = (torch.load(out / "inference" / "ctc_lin.ckpt", weights_only=True) for out in (first, third))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def place(folder):
+    return {"output_folder": folder, "save_folder": folder / "save"}

@@ -532,3 +532,18 @@ def test_a_discriminator_with_infinite_gradients_does_not_step(brain):
     assert training.modules.discriminator.scale.item() == pytest.approx(0.3)
     assert training.modules.codec.gain.item() != 0.5
     assert training.n_skipped == 1
+
+
+@pytest.mark.slow
+def test_the_decoder_alone_is_trained_on(train, undrawn, tmp_path):
+    """The example of the recipe's README: tokens stay what they are, although the discriminator is new."""
+    first = train(number_of_epochs=1)
+    options = {"output_folder": tmp_path / "second", "init_from": first / "codec", "number_of_epochs": 1}
+    with pytest.raises(ValueError, match=r"Missing there: discriminator\..* --init_skip 'discriminator'"):
+        train(**options)
+    second = train(
+        **options, init_skip="discriminator", freeze="codec.encoder,codec.quantizer", adversarial=True, lr=0.01
+    )
+    before, after = (load_codec(out / "codec").state_dict() for out in (first, second))
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}

@@ -415,3 +415,24 @@ def test_without_examples_the_results_name_none(separation, tmp_path):
     for name in ("b.png", "a.png", "a_mix.wav"):
         (tmp_path / "test" / "examples" / name).touch()
     assert f"{tmp_path / 'test' / 'examples' / 'a.png'} " in separation.format_results(tmp_path)
+
+
+def test_two_speakers_become_three(run, tmp_path):
+    """The example of docs/finetuning.md: only what makes the speakers apart is new, and the encoder stays."""
+    two = run("two", num_spks=2, number_of_epochs=1)
+    options = {"num_spks": 3, "number_of_epochs": 1, "init_from": two / "inference"}
+    with pytest.raises(ValueError, match=r"does not fit this run\. Of another shape: masknet") as caught:
+        run("three", **options)
+    skip = re.search(r"--init_skip '([^']+)'", str(caught.value))[1]
+    assert skip == "masknet.mask_conv1x1"
+    three = run("three", **options, init_skip=skip, freeze="encoder")
+    log = (three / "log.txt").read_text()
+    assert re.search(
+        r"init_from: (\d+) of (?!\1)\d+ tensors from the folder .*; skipped: masknet\.mask_conv1x1\.conv \(weight\)",
+        log,
+    )
+    before, after = weights(two), weights(three)
+    changed = {name for name, value in after.items() if not torch.equal(value, before.get(name, value))}
+    assert not any(module == "encoder" for module, _ in changed) and changed
+    separator = SpeechSeparator.from_hparams(str(three / "inference"), savedir=str(tmp_path / "cache"))
+    assert separator.separate_batch(torch.randn(1, 2000)).shape == (1, 2000, 3)

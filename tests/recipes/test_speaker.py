@@ -297,3 +297,16 @@ def test_options_of_all_recipes_hold(train, monkeypatch):
 def test_debugging_leaves_no_table(train, tmp_path):
     out = train(debug=None)
     assert not (out / "training.csv").exists() and not list(out.rglob("CKPT*"))
+
+
+def test_a_classifier_of_other_speakers_is_not_taken(train, manifests, tmp_path):
+    first = train(number_of_epochs=1)
+    options = {"output_folder": tmp_path / "second", "init_from": first / "inference", "number_of_epochs": 1}
+    for split in ("train", "valid", "test"):
+        file = manifests / f"{split}.csv"
+        file.write_text(file.read_text().replace(",b", ",c"))
+    with pytest.raises(ValueError, match=r"trained for other speakers .* --init_skip 'classifier'"):
+        train(**options)
+    second = train(**options, init_skip="classifier", freeze="embedding_model")
+    one, two = (torch.load(out / "inference" / "embedding_model.ckpt", weights_only=True) for out in (first, second))
+    assert all(torch.equal(one[key], two[key]) for key in one)  # the statistics of batch norms too

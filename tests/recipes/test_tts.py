@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -247,3 +248,26 @@ def test_damaged_tokens_stop_the_training(run, tokens):
     with pytest.raises(ValueError, match="it was cut off"):
         run("vallm")
     assert read_tokens(tokens, "train")[0]
+
+
+def test_weights_of_another_inventory_are_taken_symbol_by_symbol(run, tokens, tmp_path, caplog):
+    """A second run on tokens whose inventory has the symbols in another order, and one more; from a checkpoint."""
+    first = run("mini_vallm", number_of_epochs=1)
+    other = tmp_path / "other"
+    shutil.copytree(tokens, other)
+    inventory = json.loads((tokens / "text.json").read_text())
+    symbols = inventory["symbols"]
+    (other / "text.json").write_text(json.dumps({**inventory, "symbols": [*reversed(symbols), "ʒ"]}))
+    options = {"token_folder": other, "output_folder": tmp_path / "second", "number_of_epochs": 1, "lr": 0}
+    with pytest.raises(ValueError, match=rf"The tokenizer there has {len(symbols)} symbols .* --init_skip 'tokenizer'"):
+        run("mini_vallm", **options, init_from=first)
+    with caplog.at_level("INFO"):
+        second = run("mini_vallm", **options, init_from=first, init_skip="tokenizer", freeze="nar")
+    assert "tokenizer: another one; codec: that of the source" in caplog.text
+    before, after = (trained(out) for out in (first, second))
+    name = "ar.phoneme_embedding.embedding.weight"
+    count = len(symbols)
+    assert torch.equal(after[name][:count], before[name][:count].flip(0))
+    assert not torch.equal(after[name][count], before[name][count])
+    same = [key for key in before if key.startswith(("ar.", "nar.")) and "phoneme_embedding.embedding" not in key]
+    assert same and all(torch.equal(before[key], after[key]) for key in same)

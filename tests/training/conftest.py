@@ -22,6 +22,7 @@ data_prep_only: False
 tensorboard: False
 wandb: False
 corpus: none               # what is prepared
+freeze: []
 number_of_epochs: 2
 batch_size: 2
 num_workers: 0

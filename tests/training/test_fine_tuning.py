@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import speechbrain as sb
@@ -9,6 +10,8 @@ import torch
 from speechbrain.processing.features import InputNormalization
 from torch import nn
 
+import speechbrain_mamba
+from speechbrain_mamba.inference.bundled import FOLDER
 from speechbrain_mamba.training.fine_tuning import find_frozen_modules
 from speechbrain_mamba.training.init_source import find_init_source
 from speechbrain_mamba.training.named_weights import RunWeights
@@ -19,7 +22,6 @@ from tests.training.conftest import HPARAMS
 MODULES = """
 init_from: null
 init_skip: []
-freeze: []
 width: 4
 outputs: 1
 front: !new:torch.nn.Sequential
@@ -221,6 +223,16 @@ class TestSources:
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=words):
                 find_init_source(tmp_path / source)
+
+    def test_a_model_of_the_package_has_a_name(self, tmp_path, monkeypatch):
+        assert Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models" == FOLDER
+        (tmp_path / "inference" / "bundled_models" / "recognizer-digits").mkdir(parents=True)
+        monkeypatch.setattr("speechbrain_mamba.__file__", str(tmp_path / "__init__.py"))
+        monkeypatch.chdir(tmp_path)
+        source = find_init_source("recognizer-digits")
+        assert source.folders == (tmp_path / "inference" / "bundled_models" / "recognizer-digits",)
+        with pytest.raises(FileNotFoundError, match="there is no such folder"):
+            find_init_source("recognizer-words")
 
     def test_a_damaged_checkpoint_is_refused(self, tune, tmp_path):
         _, brain = tune("first", number_of_epochs=1)

@@ -50,6 +50,13 @@ def test_weights_come_back_as_they_were(tmp_path, suffix):
         assert load_file(tmp_path / "x.safetensors").keys() == state.keys()
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_others_may_read_weights_as_far_as_the_umask_lets_them(tmp_path, suffix):
+    (tmp_path / "note.txt").write_text("")
+    write_weights(tmp_path / f"layer{suffix}", {"weight": torch.ones(2)})
+    assert (tmp_path / f"layer{suffix}").stat().st_mode == (tmp_path / "note.txt").stat().st_mode
+
+
 def test_only_tensors_are_written(tmp_path):
     with pytest.raises(TypeError, match="a str under 'b'"):
         write_weights(tmp_path / "x.ckpt", {"a": torch.ones(1), "b": "text"})

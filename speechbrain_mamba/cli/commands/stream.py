@@ -54,5 +54,7 @@ def command(file: str | None, milliseconds: int, out: str, force: bool, model: M
         name = {None: "microphone", "-": "stdin"}.get(file) or Path(str(file)).stem
         outputs = [Path(out, f"{name}_speaker{number}.wav") for number in range(1, loaded.speakers + 1)]
         separate_pieces(loaded, pieces, outputs, force)
+        if progress:
+            click.echo(f"Written: {', '.join(map(str, outputs))}", err=True)
     else:
         transcribe_pieces(loaded, pieces, Growing(sys.stdout.isatty()) if progress else None)

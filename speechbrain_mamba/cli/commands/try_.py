@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -56,9 +55,12 @@ def choose_folder(out: Path | None, force: bool) -> Path:
         When it is not empty and must not be overwritten.
     """
     folder = out or Path(FOLDER)
-    if out is None and not os.access(".", os.W_OK):
-        return Path(tempfile.mkdtemp(prefix=f"{FOLDER}-"))
     if not force and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"'{folder}' is not empty and is not overwritten: choose another --out, or give --force.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        if out is not None:
+            raise
+        return Path(tempfile.mkdtemp(prefix=f"{FOLDER}-"))
     return folder

@@ -21,7 +21,9 @@ def test_the_text_grows(models, place, run):
 
 def test_a_separator_writes_speakers(models, place, run):
     options = ["--source", models / "streaming_separator", "--out", "voices"]
-    assert run("stream", "talk.wav", *options)[:2] == (0, "")
+    code, out, err = run("stream", "talk.wav", *options)
+    assert (code, out) == (0, "")
+    assert err.endswith("Written: voices/talk_speaker1.wav, voices/talk_speaker2.wav\n")
     for number in (1, 2):
         info = soundfile.info(place / "voices" / f"talk_speaker{number}.wav")
         assert (info.samplerate, info.frames, info.subtype) == (8000, 4000, "FLOAT")

@@ -50,7 +50,8 @@ def check_length(encoder: Any, samples: int, name: str) -> tuple[int, int]:
     conv = _unwrap(encoder).conv1d
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     if samples < kernel:
-        raise ValueError(f"{name} has {samples} samples, but the encoder's kernel needs at least {kernel}.")
+        count = f"{samples} sample{'s' if samples != 1 else ''}"
+        raise ValueError(f"{name} has {count}, but the encoder's kernel needs at least {kernel}.")
     return kernel, stride
 
 

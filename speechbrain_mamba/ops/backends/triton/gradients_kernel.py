@@ -202,7 +202,7 @@ def gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bia
     n = tl.arange(0, BLOCK_N)
     borders = scratch + tl.program_id(0).to(tl.int64) * BLOCK_C * ((chunk // SUBCHUNK + 1) * BLOCK_N + chunk)
     steps = borders + BLOCK_C * (chunk // SUBCHUNK + 1) * BLOCK_N
-    kind = DIRECTIONS * batch.to(tl.int64) * chunks  # entries of passing and sums
+    kind = DIRECTIONS * batch * chunks  # entries of passing and sums
     for unit in range(tl.program_id(0), batch * chunks * groups, tl.num_programs(0)):
         group, k, b = unit % groups, (unit // groups) % chunks, (unit // groups // chunks).to(tl.int64)
         start, frames, count = locate(lengths, b, k, chunk, time)
@@ -214,15 +214,28 @@ def gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bia
             mask_tile = (n < states)[:, None] & mask_c[None, :]
             reverse = direction == 1 if DIRECTIONS == 2 else REVERSE
             first, sign = origin(start, count, reverse)
+            row = b * time + start
+            du_own = of_direction(du, du_b, direction) + row * channels
+            ddelta_own = of_direction(ddelta, ddelta_b, direction) + row * channels
+            map_own = maps + ((group * DIRECTIONS + direction).to(tl.int64) * batch * time + row) * (2 * BLOCK_N)
+            # First, so that nothing of it occupies registers in the walks, which read no frames past the length.
+            clear(du_own, channels, c, channels, count, frames)
+            clear(ddelta_own, channels, c, channels, count, frames)
+            clear(map_own, 2 * BLOCK_N, tl.arange(0, 2 * BLOCK_N), 2 * BLOCK_N, count, frames)
+            if z is not None:
+                clear(dz + (b * dz_rows + start) * dz_time, dz_time, c, channels, count, frames)
+                if OUTPUT:
+                    clear(dy + (b * y_rows + start) * y_time, y_time, c, channels, count, frames)
+            at = first - start
             u_walk = of_direction(u, u_b, direction) + (b * u_rows + first) * u_time
             B_walk = of_direction(B, B_b, direction) + (b * B_rows + first) * B_time
             # In the order of memory, with a channel's states side by side, a thread gets four states of two channels:
             # the fewest exchanges between threads for sums over either.
             A_own = of_direction(A, A_b, direction) + c[None, :] * states + n[:, None]
             A_tile = tl.load(A_own, mask=mask_tile, other=0.0).to(tl.float32) * LOG2E
-            entry = (direction * batch + b) * chunks + k
-            coming = passing + entry * states * channels
-            leaving = coming + kind * states * channels
+            entry = (direction * batch + unit // groups // chunks) * chunks + k
+            coming = passing + entry.to(tl.int64) * states * channels
+            leaving = coming + kind.to(tl.int64) * states * channels
             _walk_there(
                 u_walk, of_direction(delta, delta_b, direction) + (b * d_rows + first) * d_time, B_walk, coming,
                 of_direction(bias, bias_b, direction), of_direction(weight, weight_b, direction), borders, steps,
@@ -234,11 +247,6 @@ def gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bia
             if z is not None:
                 z_walk += (b * z_rows + first) * z_time
                 dz_walk += (b * dz_rows + first) * dz_time
-            row = b * time + start
-            du_own = of_direction(du, du_b, direction) + row * channels
-            ddelta_own = of_direction(ddelta, ddelta_b, direction) + row * channels
-            map_own = maps + ((group * DIRECTIONS + direction).to(tl.int64) * batch * time + row) * (2 * BLOCK_N)
-            at = first - start
             g, dA, dD, dbias = _walk_back(
                 u_walk, B_walk, of_direction(C, C_b, direction) + (b * B_rows + first) * B_time,
                 dy + (b * y_rows + first) * y_time, z_walk, leaving, of_direction(D, D_b, direction), borders, steps,
@@ -248,16 +256,9 @@ def gradients_kernel(u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bia
             )  # fmt: skip
             if sums is not None:
                 tl.store(leaving + n[:, None] * channels + c[None, :], dA, mask=mask_tile)
-                tl.store(sums + entry * channels + c, dD, mask=mask_c)
-                tl.store(sums + (kind + entry) * channels + c, dbias, mask=mask_c)
+                tl.store(sums + entry.to(tl.int64) * channels + c, dD, mask=mask_c)
+                tl.store(sums + (kind + entry).to(tl.int64) * channels + c, dbias, mask=mask_c)
             if dinitial is not None:  # noqa: SIM102 - known at compilation, unlike the next
                 if k == (chunks - 1 if REVERSE else 0):
                     tl.store(dinitial + b * channels * states + c[None, :] * states + n[:, None], g, mask=mask_tile)
-            clear(du_own, channels, c, channels, count, frames)
-            clear(ddelta_own, channels, c, channels, count, frames)
-            clear(map_own, 2 * BLOCK_N, tl.arange(0, 2 * BLOCK_N), 2 * BLOCK_N, count, frames)
-            if z is not None:
-                clear(dz + (b * dz_rows + start) * dz_time, dz_time, c, channels, count, frames)
-                if OUTPUT:
-                    clear(dy + (b * y_rows + start) * y_time, y_time, c, channels, count, frames)
             tl.debug_barrier()

@@ -1,4 +1,4 @@
-"""The kernels of a layer compile for GPUs that are not there, without spilling registers.
+"""The kernels of a layer compile for GPUs that are not there, without spilling registers in their loops.
 
 All variants of all models: ``python benchmarks/compile_kernels.py``.
 """
@@ -19,6 +19,8 @@ BACKWARD = {
     "chunk_sums_kernel", "gradients_kernel", "finish_kernel", "conv_backward_kernel", "sums_kernel",
 }  # fmt: skip
 LAYER = {"pack_kernel"}
+SPILLS = {("gradients_kernel", 80): 128}
+"""Bytes that may be spilled outside of the loop over frames: what is needed once for a chunk."""
 WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_sums_kernel", "gradients_kernel"}
 
 
@@ -80,7 +82,8 @@ def test_kernels_compile_without_spilling(kind, architecture, names, request):
     for launch in request.getfixturevalue(kind):
         if launch.name in names:
             used = resources(launch, architecture)
-            assert used["spill_bytes"] == 0, (launch.name, used)
+            assert used["loop_spills"] == 0, (launch.name, used)
+            assert used["spill_bytes"] <= SPILLS.get((launch.name, architecture), 0), (launch.name, used)
             assert used["registers"] <= 255
             if launch.name in WALKS:  # the loop over frames is the longest
                 assert 16 <= used["loop_exponentials"] < used["loop_instructions"] / 2
