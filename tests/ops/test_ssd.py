@@ -250,6 +250,17 @@ def test_every_device_and_dtype_is_served_by_chunks_or_kernels():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("time", [70, 0])
+def test_it_is_a_torch_operation_as_torch_wants_it(time):
+    t = inputs_of(2, time, 4, 3, 2, 5, torch.float32)
+    del t["delta_bias"]  # which is added before
+    shared = chunked.Shared(t.pop("z"), t.pop("initial_state"))
+    tensors = chunked._LAYOUT.flatten([chunked.Inputs(**t)], shared)
+    tensors = [value if value is None else value.requires_grad_() for value in tensors]
+    torch.library.opcheck(torch.ops.speechbrain_mamba_chunked.ssd.default, (*tensors, 7, True))
+
+
+@pytest.mark.slow
 def test_it_compiles_forward_and_backward_for_any_time():
     compiled = torch.compile(ssd, backend="aot_eager", fullgraph=True)
     for time in (40, 70, 90):

@@ -233,7 +233,8 @@ def _backward(
             dA += (gradients["rates"] * slab.delta).sum((0, 1, 2))
             dx[:, frames], ddelta[:, frames] = slab.join(gradients["x"], True), slab.join(gradients["delta"], True)
             dB[:, frames], dC[:, frames] = slab.join(gradients["B"]), slab.join(gradients["C"])
-    return [Inputs(dx, ddelta, dA.flatten(), dB, dC, dD)], Shared(dz, dstate.flatten(1, 2))
+    # A copy: without frames it would be an input, which an operation must not return.
+    return [Inputs(dx, ddelta, dA.flatten(), dB, dC, dD)], Shared(dz, dstate.flatten(1, 2).clone())
 
 
 def _slab_gradients(slab: _Slab, before: Tensor, dy: Tensor, dstate: Tensor) -> tuple[dict[str, Tensor], Tensor]:
