@@ -103,21 +103,20 @@ class _Slab:
 
         rates = self.delta * self.A
         ones = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device)
-        self.lower, self.strictly_lower = ones.tril(), ones.tril(-1)
+        earlier, self.not_later = ones.tril(-1), ones.tril()
         # Sums over frames j + 1 to i, each on its own: differences of sums from the start would lose precision.
         steps = rates.permute(0, 1, 3, 4, 2)[..., None, :].expand(*rates.shape[:2], *rates.shape[3:], chunk, chunk)
-        sums = steps.masked_fill(~self.strictly_lower.T, 0).cumsum(-1)
-        decays = sums.masked_fill_(~self.lower.T, -torch.inf).exp_()  # (b, n, g, r, j, i)
-        self.decays = decays.mT
-        """From frame j to frame i of a chunk, (b, n, g, r, i, j)."""
+        sums = steps.masked_fill(self.not_later, 0).cumsum(-1)
+        self.decays = sums.masked_fill_(earlier, -torch.inf).exp_()
+        """From frame j to frame i of a chunk, (b, n, g, r, j, i)."""
         self.from_start = rates.cumsum(2).exp()
         """From the state before a chunk to frame i, (b, n, i, g, r)."""
-        self.to_end = decays[..., -1].permute(0, 1, 4, 2, 3)
+        self.to_end = self.decays[..., -1].permute(0, 1, 4, 2, 3)
         """From frame j to the end of a chunk, (b, n, j, g, r)."""
         self.whole = self.from_start[:, :, -1, :, :, None, None]
         """Of a chunk, (b, n, g, r, 1, 1)."""
-        self.scores = torch.einsum("bnigs,bnjgs->bngij", self.C, self.B)
-        self.weights = self.decays * self.scores[:, :, :, None]
+        scores = torch.einsum("bnjgs,bnigs->bngji", self.B, self.C)
+        self.weights = self.decays * scores[:, :, :, None]
 
     def split(self, t: Tensor, by_head: bool = False) -> Tensor:
         """Cut the slab's frames out of (batch, time, groups or heads, ...), into chunks, and heads into groups."""
@@ -144,7 +143,7 @@ class _Slab:
 
     def outputs(self, before: Tensor, D: Tensor | None) -> Tensor:
         """The outputs before the gate."""
-        y = torch.einsum("bngrij,bnjgrp->bnigrp", self.weights, self.u)
+        y = torch.einsum("bngrji,bnjgrp->bnigrp", self.weights, self.u)
         y += torch.einsum("bnigs,bngrps->bnigrp", self.C, before) * self.from_start[..., None]
         return y if D is None else y + self.skip(D) * self.x
 
@@ -247,19 +246,19 @@ def _slab_gradients(slab: _Slab, before: Tensor, dy: Tensor, dstate: Tensor) -> 
         after[:, n] = dstate
         dstate = slab.whole[:, n] * dstate + reached[:, n]
 
-    dweights = torch.einsum("bnigrp,bnjgrp->bngrij", dy, slab.u)
+    dweights = torch.einsum("bnjgrp,bnigrp->bngrji", slab.u, dy)
     dscores = (dweights * slab.decays).sum(3)
     from_end = torch.einsum("bnjgs,bngrps->bnjgrp", slab.B, after) * slab.to_end[..., None]
-    du = torch.einsum("bngrij,bnigrp->bnjgrp", slab.weights, dy) + from_end
-    dB = torch.einsum("bngij,bnigs->bnjgs", dscores, slab.C)
+    du = torch.einsum("bngrji,bnigrp->bnjgrp", slab.weights, dy) + from_end
+    dB = torch.einsum("bngji,bnigs->bnjgs", dscores, slab.C)
     dB += torch.einsum("bnjgrp,bngrps->bnjgs", slab.u * slab.to_end[..., None], after)
-    dC = torch.einsum("bngij,bnjgs->bnigs", dscores, slab.B)
+    dC = torch.einsum("bngji,bnjgs->bnigs", dscores, slab.B)
     dC += torch.einsum("bnigrp,bngrps->bnigs", seen, before)
 
     # A frame's decay weighs what passes over it: from earlier frames to itself and later ones, from the state before
     # the chunk to these, from earlier frames to the state after it, and from state to state.
-    passing = (dweights * slab.weights).masked_fill_(~slab.strictly_lower, 0)
-    passing = passing.flip(-2).cumsum(-2).flip(-2).masked_fill_(~slab.strictly_lower, 0).sum(-1)
+    passing = (dweights * slab.weights).masked_fill_(slab.not_later, 0)
+    passing = passing.flip(-1).cumsum(-1).flip(-1).masked_fill_(slab.not_later, 0).sum(-2)
     into = torch.einsum("bnigs,bngrps->bnigrp", slab.C, before)
     into = (seen * into).sum(-1).flip(2).cumsum(2).flip(2)
     onward = (slab.u * from_end).sum(-1)
