@@ -100,12 +100,13 @@ def choose_device(name: str) -> str:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return "cuda" if gpus else "cpu"
+    told = f"There is no device '{name}': give auto, cpu, cuda, or cuda:1 and on for the other GPUs."
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(
-            f"There is no device '{name}': give auto, cpu, cuda, or cuda:1 and on for the other GPUs."
-        ) from error
+        raise ValueError(told) from error
+    if device.type == "meta":  # torch has it, but nothing can be computed there
+        raise ValueError(told)
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ValueError(
             f"There is no device '{name}': torch can use {gpus or 'no'} GPU{'' if gpus == 1 else 's'} here. Give "

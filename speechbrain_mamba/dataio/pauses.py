@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,10 +74,10 @@ class PauseCutter:
     """
 
     def __init__(self, sample_rate: int, max_seconds: float | None = 20.0, overlap_seconds: float = 2.0) -> None:
-        if max_seconds is not None and not max_seconds >= 3 * overlap_seconds > 0:
+        if max_seconds is not None and not math.inf > max_seconds >= 3 * overlap_seconds > 0:
             raise ValueError(
-                f"max_seconds is {max_seconds}, but must be at least {3 * overlap_seconds}, three times what two "
-                "windows share."
+                f"max_seconds is {max_seconds}, but must be a number of at least {3 * overlap_seconds}, three times "
+                "what two windows share."
             )
         self.sample_rate = sample_rate
         self.longest = None if max_seconds is None else round(max_seconds * sample_rate)

@@ -286,6 +286,10 @@ def open_recording(
         raise ValueError(f"channels is {channels!r}, but must be one of {', '.join(CHANNELS)}.")
     if sample_rate is not None and not (sample_rate == int(sample_rate) and sample_rate > 0):
         raise ValueError(f"sample_rate is {sample_rate}, but must be a whole number of Hz.")
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise TypeError(
+            f"The recording is of type {type(source).__name__}, but must be a path, '-' or an open binary stream."
+        )
     shown = name or ("standard input" if source == STDIN else printable(_path_of(source)))
     with contextlib.ExitStack() as closing:
         decoder = _decode(source, shown, closing)

@@ -134,8 +134,8 @@ class LongSeparator:
         self.separate, self.sample_rate, self.speakers = separate, sample_rate, speakers
         self.shortest, self.stream, self.batch_size, self.progress = shortest, stream, batch_size, progress
         self.stride, self.folder = stride, folder
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be a whole number of at least 1.")
         self.length = self.overlap = 0
         if window is not None and stream is None:
             self._set_window(window, overlap)

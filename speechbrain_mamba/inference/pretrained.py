@@ -135,7 +135,8 @@ class OpenedModel:
             hparams = self._build_trusted()
         else:
             found = self.find_files()
-            hparams = build_model_yaml(self.checked)
+            with torch.random.fork_rng(devices=[]):  # of modules, whose first weights are random
+                hparams = build_model_yaml(self.checked)
             for name, path in found.items():
                 fill(hparams["pretrainer"].loadables[name], path, f"{name} of '{self.files.source}'")
             self._refuse_unfilled(hparams["modules"], hparams["pretrainer"].loadables)
@@ -147,12 +148,15 @@ class OpenedModel:
         model = cls(modules=hparams["modules"], hparams=hparams, run_opts=_run_options(run_opts), **options)
         model.source_files = self.files
         if isinstance(model, Pretrained):
-            model.on_loaded()
+            with torch.random.fork_rng(devices=[]):
+                model.on_loaded()
         return model
 
     def _refuse_another_kind(self, cls: type) -> None:
         needed = [*getattr(cls, "MODULES_NEEDED", []), *getattr(cls, "HPARAMS_NEEDED", [])]
         lacking = [name for name in needed if name not in self.modules and name not in self.plan]
+        if lacking and self.kind in getattr(cls, "LACKING", {}):
+            raise ValueError(f"The {self.kind} '{self.files.source}' {cls.LACKING[self.kind]}.")  # type: ignore[attr-defined]
         if lacking or not self.modules:
             known = f"a {self.kind}" if self.kind else "another kind of model"
             advice = f" Load it with {KINDS[self.kind]}." if self.kind else ""
@@ -244,6 +248,10 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """SpeechBrain's run options; ``eval_precision`` counts as ``precision``, which is that of inference here."""
     if given is None:
         return None
+    if not isinstance(given, Mapping) or not _RUN_OPTIONS.issuperset(given):
+        raise ValueError(
+            f"run_opts are {given!r}, but must be a mapping with some of {', '.join(sorted(_RUN_OPTIONS))}."
+        )
     options = dict(given)
     if "eval_precision" in options:
         options.setdefault("precision", options["eval_precision"])
@@ -256,10 +264,18 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
             torch.empty(0, device=options["device"])
         except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
             raise ValueError(
-                f"The device '{options['device']}' is not there: {str(error).splitlines()[0].rstrip('.')}. Use cpu, or "
-                "cuda on a machine with a GPU."
+                f"The device '{options['device']}' is not there: {_first_sentence(error)}. Use cpu, or cuda on a "
+                "machine with a GPU."
             ) from error
+    device = torch.device(options.get("device") or "cpu")
+    if options.get("precision") == "fp16" and device.type == "cpu":
+        # torch computes little with them on a CPU, and some convolutions of oneDNN never end
+        raise ValueError("precision is 'fp16', which needs a GPU: on a CPU take bf16 or fp32.")
     return options
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).splitlines()[0].split(". ")[0].rstrip(".")
 
 
 def open_model(
@@ -293,9 +309,17 @@ def open_model(
     if trust_yaml:
         warnings.warn(f"'{path}' is trusted: it can run any program on this machine.", stacklevel=3)
     else:
-        checked = check_model_yaml(
-            text, name, overrides=overrides, must_match=overrides_must_match, sources=frozenset(sources)
-        )
+        try:
+            checked = check_model_yaml(
+                text, name, overrides=overrides, must_match=overrides_must_match, sources=frozenset(sources)
+            )
+        except UnsafeModelError as error:
+            hint = _inner_models(files, hparams_file)
+            if not hint:
+                raise
+            raise UnsafeModelError(
+                f"'{files.source}' is not a model, but seems to be the output folder of a training.{hint}"
+            ) from error
     return OpenedModel(files, text, checked, overrides, overrides_must_match, name)
 
 
@@ -307,6 +331,11 @@ def find_source(source: str | os.PathLike) -> str:
     FileNotFoundError
         When it has the form of a name, and there is no such model.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"source is of type {type(source).__name__}, but must be a folder, the id of a model on the Hub, or the "
+            "name of one that comes with the package."
+        )
     name = os.fspath(source)
     if Path(name).is_dir() or not re.fullmatch(r"[\w-]+", name):
         return name
@@ -319,8 +348,17 @@ def _hint(files: ModelFiles, hparams_file: str) -> str:
         return ""
     if (files.folder / "codec.json").is_file():
         return f" It holds a codec: load it with {KINDS['codec']}."
-    inner = files.folder / "inference"
-    return f" Did you mean '{inner}'?" if (inner / hparams_file).is_file() else ""
+    return _inner_models(files, hparams_file)
+
+
+def _inner_models(files: ModelFiles, hparams_file: str) -> str:
+    """Which folders in that of a model are meant perhaps."""
+    if files.folder is None:
+        return ""
+    inner = sorted(path.parent for path in files.folder.glob(f"*/{hparams_file}"))
+    inner = [path for path in inner if path.name == "inference"] or inner
+    names = [f"'{path}'" for path in inner[:5]]
+    return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
 class Pretrained(interfaces.Pretrained):
@@ -336,6 +374,8 @@ class Pretrained(interfaces.Pretrained):
 
     MODULES_NEEDED: ClassVar[list[str]] = []
     HPARAMS_NEEDED: ClassVar[list[str]] = []
+    LACKING: ClassVar[dict[str, str]] = {}
+    """What to say of a model that lacks something, although it is of this kind."""
 
     def on_loaded(self) -> None:
         """Load what else belongs to the model; called when it has its weights and its ``source_files``."""

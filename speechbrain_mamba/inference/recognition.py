@@ -159,7 +159,7 @@ class Recognizer(Pretrained):
 
     def _check_waveforms(self, wavs: Any, wav_lens: Any) -> list[Tensor]:
         """Bring waveforms of any accepted form to a list of floats (samples,)."""
-        if isinstance(wavs, (list, tuple)) and not all(isinstance(value, (int, float)) for value in wavs):
+        if isinstance(wavs, (list, tuple)) and not (wavs and all(isinstance(value, (int, float)) for value in wavs)):
             if wav_lens is not None:
                 raise ValueError("wav_lens is for a padded batch: the waveforms of a list have their own lengths.")
             waves = [as_float(wav, f"Waveform {i}") for i, wav in enumerate(wavs)]
@@ -275,6 +275,8 @@ class Recognizer(Pretrained):
 
         Arguments, transcripts and errors are as in :meth:`transcribe`; the transcripts are in the order of the sources.
         """
+        if isinstance(sources, (str, os.PathLike, Tensor)):
+            raise TypeError("sources is a single recording, but must be a list of them: transcribe takes one.")
         queue, transcripts = _WindowQueue(self, batch_size), []
         for source in sources:
             with self._open(source, None, "mix") as reader:
@@ -287,7 +289,7 @@ class Recognizer(Pretrained):
         self, source: Source | Tensor, sample_rate: int | None, channels: str
     ) -> AbstractContextManager[RecordingReader | _Samples]:
         if isinstance(source, Tensor) or hasattr(source, "__array__"):
-            return _Samples(source, sample_rate or self.sample_rate, self, channels)
+            return _Samples(source, self.sample_rate if sample_rate is None else sample_rate, self, channels)
         if sample_rate is not None:
             raise ValueError("sample_rate is for samples: files say their own.")
         return open_recording(source, self.sample_rate, channels, min_seconds=self.min_samples / self.sample_rate)

@@ -323,6 +323,9 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
         """
         if len(targets) != self.speakers:
             raise ValueError(f"There are {len(targets)} targets, but the model separates {self.speakers} speakers.")
+        given = [os.path.realpath(path) for path in (source, *targets) if isinstance(path, (str, os.PathLike))]
+        if len(set(given)) < len(given):
+            raise ValueError("The recording and the targets must be different files: choose another target.")
         with open_recording(source, self.sample_rate, channels) as reader:
             writers = [
                 RecordingWriter(target, self.sample_rate, reader.channels, like=reader, force=force)
@@ -354,7 +357,7 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
             stride=self._conv.stride[0],
             shortest=self._conv.kernel_size[0],
             stream=self.stream() if self.can_stream else None,
-            batch_size=batch_size or (1 if torch.device(self.device).type == "cpu" else 8),
+            batch_size=(1 if torch.device(self.device).type == "cpu" else 8) if batch_size is None else batch_size,
             **options,
         )
 
@@ -364,7 +367,7 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
 
     @staticmethod
     def _fetched(path: str | os.PathLike, savedir: str | os.PathLike | None) -> str | os.PathLike:
-        if os.path.lexists(path) or str(path) == "-":
+        if not isinstance(path, (str, os.PathLike)) or os.path.lexists(path) or str(path) == "-":
             return path
         source, name = split_path(str(path))
         if "://" not in str(path) and (os.path.isdir(source) or not source or os.path.isabs(path)):

@@ -74,7 +74,7 @@ class StreamingSeparator:
         ValueError, TypeError
             When the piece has other axes or another batch than those before, or holds NaN. The stream is unchanged.
         """
-        piece = as_float(piece, "the piece")
+        piece = as_float(piece, "The piece")
         piece = piece[None] if piece.dim() == 1 else piece
         batch = len(piece) if self.state is None else len(self.state["samples"])
         if piece.dim() != 2 or len(piece) != batch or not batch:
@@ -82,7 +82,7 @@ class StreamingSeparator:
                 f"The piece has shape {tuple(piece.shape)}, but must be (samples,) or (batch, samples), with the batch "
                 "of the first piece."
             )
-        check_finite(piece, "the piece")
+        check_finite(piece, "The piece")
         state = self.model.init_state(batch) if self.state is None else self.state
         estimate, self.state = self.model(piece.to(state["samples"]), state)
         self.samples += piece.shape[1]

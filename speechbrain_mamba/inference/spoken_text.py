@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.dataio.recording_writer import write_recording
 from speechbrain_mamba.text.pieces import TextPiece
 
 PAUSES = {"paragraph": 0.5, "sentence": 0.3, "phrase": 0.15, "word": 0.05}
@@ -82,7 +82,7 @@ class SpokenText:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the speech to a file, atomically; samples above full scale are clipped."""
-        write_audio(path, self.wav.clamp(-1, 1), self.sample_rate)
+        write_recording(path, self.wav, self.sample_rate, force=True)
 
 
 def join_speech(

@@ -44,6 +44,10 @@ class StreamingRecognizer(Pretrained):
 
     HPARAMS_NEEDED: ClassVar[list[str]] = ["tokenizer", "sample_rate", "blank_index", "chunk_config"]
     MODULES_NEEDED: ClassVar[list[str]] = ["encoder", "enc", "proj_enc", "fea_streaming_extractor"]
+    LACKING: ClassVar[dict[str, str]] = {
+        "recognizer": "cannot run on a stream: it needs whole utterances, or a decoder writes its text. Train one with "
+        "CTC and --streaming True or --causal True"
+    }
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -144,6 +148,7 @@ class StreamingRecognizer(Pretrained):
         if self._stream is None:
             raise ValueError("The stream ended without any audio.")
         stream, self._stream = self._stream, None
+        self._check_length(self._samples, "The stream")
         with self.inference_ctx:
             log_probs = stream.finish()
         return self._decode(log_probs)
@@ -161,6 +166,7 @@ class StreamingRecognizer(Pretrained):
         """Recognize a whole waveform, (samples,) or (1, samples), at once, and return its text; the stream is left
         unchanged."""
         wav = self._checked(wav)
+        self._check_length(wav.shape[1], "The waveform")
         with self.inference_ctx:
             log_probs = self.mods.encoder(wav, torch.ones(1, device=self.device))
         path = GreedySpans(self.hparams.blank_index)
@@ -170,6 +176,15 @@ class StreamingRecognizer(Pretrained):
     def forward(self, wav: Any) -> str:
         """Recognize a whole waveform: :meth:`recognize`."""
         return self.recognize(wav)
+
+    def _check_length(self, samples: int, name: str) -> None:
+        encoder: Any = self.mods.encoder
+        needed = max(1, (encoder.CNN.min_frames - 1) * encoder.compute_features.compute_STFT.hop_length)
+        if samples < needed:
+            raise ValueError(
+                f"{name} has {samples} samples, but the recognizer needs at least {needed} at {self.sample_rate} Hz, "
+                f"{needed / self.sample_rate:.2g} s."
+            )
 
     def _checked(self, wav: Any) -> Tensor:
         piece = as_float(wav, "The piece")

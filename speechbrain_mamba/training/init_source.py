@@ -5,6 +5,7 @@ Only weights and tables are read. The hyper-parameters of a source are never bui
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import speechbrain_mamba
 from speechbrain_mamba.utils.checkpoint_files import find_fault
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_link_outside
+from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_link_outside, refuse_missing_folder
 from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
@@ -107,11 +108,18 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
             f"init_from is '{name}', which is a file: give the folder of an exported model, of a run or of a "
             "checkpoint, or a Hub id."
         )
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+    try:
+        refuse_missing_folder(name)
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(name, [path.name for path in bundled.parent.glob("*")], 1)
+        if near:
+            raise FileNotFoundError(
+                f"init_from: There is no model or folder '{name}'. Did you mean '{near[0]}'?"
+            ) from error
         raise FileNotFoundError(
-            f"init_from is '{name}', but there is no such folder: give the folder of an exported model, of a run or of "
-            "a checkpoint, a Hub id such as 'name/model', or the name of a model that the package carries."
-        )
+            f"init_from: {error} Give the folder of an exported model, of a run or of a checkpoint, a Hub id such as "
+            "'name/model', or the name of a model that the package carries."
+        ) from error
     return InitSource(name, f"the model '{name}' on the Hub")
 
 

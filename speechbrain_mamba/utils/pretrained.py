@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import filecmp
 import os
+import re
 from pathlib import Path
 
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch, link_with_strategy
@@ -47,6 +49,7 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
             raise FileNotFoundError(f"The folder '{source}' has no {file_name}.")
         refuse_link_outside(Path(source), file)
         return file
+    refuse_missing_folder(source)
     try:
         return Path(fetch(file_name, str(source), savedir=collect_in))
     except (OSError, ValueError) as error:
@@ -122,6 +125,7 @@ class ModelFiles:
     def _find(self, name: str) -> Path:
         if self.folder is not None:
             return fetch_pretrained(self.folder, name)
+        refuse_missing_folder(self.source)
         skip = self.local_strategy == LocalStrategy.COPY_SKIP_CACHE and self.savedir is not None
         options = {"local_strategy": self.local_strategy} if skip else {}
         try:
@@ -161,5 +165,59 @@ def refuse_link_outside(folder: Path, path: Path) -> None:
         )
 
 
+_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])", re.ASCII)
+
+
+def refuse_missing_folder(source: str | os.PathLike) -> None:
+    """Refuse what is neither a folder nor has the form of a Hub id, ``name/model``.
+
+    Raises
+    ------
+    FileNotFoundError
+        Says what there is of the path, and near names.
+    NotADirectoryError
+        When it is a file.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "separator").mkdir()
+    >>> refuse_missing_folder(folder / "seperator")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: There is no folder '...seperator'. Did you mean '...separator'?
+    """
+    name, path = os.fspath(source), Path(source)
+    if path.is_dir():
+        return
+    if path.exists():
+        near = f" Did you mean '{path.parent}'?" if any(path.parent.glob("*.yaml")) else ""
+        raise NotADirectoryError(f"'{name}' is a file, but a model is a folder.{near}")
+    address = _HUB_ADDRESS.match(name)
+    if address:
+        raise FileNotFoundError(f"'{name}' is an address: give the id of the model, '{address[1]}'.")
+    if not _HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"There is no folder '{name}'.{_near_folders(path)}")
+
+
+def _near_folders(path: Path) -> str:
+    """A sentence about what is there in place of a folder that is not; empty if nothing is known."""
+    above = next((parent for parent in path.parents if parent.is_dir()), Path())
+    parts = path.parts[len(above.parts) :]
+    try:
+        there = sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(parts[0], there, 1) if parts else []
+    if close:
+        near = above.joinpath(close[0], *parts[1:])
+        return f" Did you mean '{near if near.is_dir() else above / close[0]}'?"
+    return f" '{above}' holds no '{parts[0]}'." if len(parts) > 1 and above != Path() else ""
+
+
 def _nothing_on_the_hub(source: str, name: str, error: Exception) -> FileNotFoundError:
-    return FileNotFoundError(f"'{source}' is not a folder, and the Hub gave no {name} of a model with this id: {error}")
+    near = _near_folders(Path(source)) if Path(source).parent.is_dir() else ""
+    said = str(error).rstrip(".")
+    return FileNotFoundError(
+        f"'{source}' is not a folder, and the Hub gave no {name} of a model with this id: {said}.{near}"
+    )

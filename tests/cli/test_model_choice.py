@@ -65,6 +65,7 @@ def test_a_bundled_model_says_what_it_is_good_for(monkeypatch, caplog):
     [
         ("cuda", 0, "There is no device 'cuda': torch can use no GPUs here. Give another one, or see what"),
         ("cuda:1", 1, "There is no device 'cuda:1': torch can use 1 GPU here."),
+        ("meta", 0, "There is no device 'meta': give auto, cpu, cuda, or cuda:1 and on"),
         ("cuda0", 1, "There is no device 'cuda0': give auto, cpu, cuda, or cuda:1 and on"),
     ],
 )

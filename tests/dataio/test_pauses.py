@@ -1,5 +1,7 @@
 """Windows of long recordings."""
 
+import math
+
 import pytest
 import torch
 
@@ -67,7 +69,9 @@ def test_silence_is_below_a_level_for_all_of_the_time():
     assert all(is_silent(window.signal, RATE) for window in cut(torch.zeros(30 * RATE)))
 
 
-@pytest.mark.parametrize("options", [{"max_seconds": 5.0}, {"max_seconds": 0}, {"overlap_seconds": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"max_seconds": 5.0}, {"max_seconds": 0}, {"max_seconds": math.inf}, {"overlap_seconds": 0.0}]
+)
 def test_windows_must_be_longer_than_what_they_share(options):
     with pytest.raises(ValueError, match=r"max_seconds is .*, three times what two windows share"):
         PauseCutter(RATE, **options)

@@ -453,11 +453,24 @@ def test_a_folder_that_is_no_model_is_named(model, tmp_path):
     shutil.copytree(model, run / "inference")
     with pytest.raises(FileNotFoundError, match=rf"has no hyperparams\.yaml\. Did you mean '{run / 'inference'}'\?"):
         Model.from_hparams(run)
+    (run / "hyperparams.yaml").write_text("seed: !apply:speechbrain.utils.seed_everything [1]\n")
+    with pytest.raises(
+        UnsafeModelError, match=rf"the output folder of a training\. Did you mean '{run / 'inference'}'"
+    ):
+        Model.from_hparams(run)
+    with pytest.raises(FileNotFoundError, match=rf"Did you mean '{model}' or '{run}'\?"):
+        Model.from_hparams(tmp_path)
     save_codec(EnCodec(8000, (4, 4), n_codebooks=2, codebook_size=16, dimension=8, n_filters=2), tmp_path / "codec")
     with pytest.raises(
         FileNotFoundError, match=r"It holds a codec: load it with speechbrain_mamba\.codecs\.load_codec"
     ):
         Model.from_hparams(tmp_path / "codec")
+
+
+def test_loading_leaves_the_random_numbers_of_the_caller(model):
+    state = torch.get_rng_state()
+    check(Model.from_hparams(model))
+    assert torch.get_rng_state().equal(state)
 
 
 # ---------------------------------------------------------------------------------------------------- run options
@@ -471,6 +484,16 @@ def test_the_precision_is_that_of_the_inference(model, options, dtype):
             assert loaded.mods.layer(torch.ones(1, 3)).dtype == dtype
     with pytest.raises(ValueError, match="precision is 'fp8', but must be one of fp32, fp16, bf16"):
         Model.from_hparams(model, run_opts={"precision": "fp8"})
+    with pytest.raises(ValueError, match="precision is 'fp16', which needs a GPU: on a CPU take bf16 or fp32"):
+        Model.from_hparams(model, run_opts={"precision": "fp16"})  # oneDNN can hang there
+
+
+def test_arguments_of_other_types_are_refused(model):
+    for options in ("cpu", {"devise": "cpu"}):
+        with pytest.raises(ValueError, match=r"run_opts are .*, but must be a mapping with some of .*device"):
+            Model.from_hparams(model, run_opts=options)
+    with pytest.raises(TypeError, match="source is of type NoneType, but must be a folder"):
+        Model.from_hparams(None)
 
 
 def test_a_device_may_be_an_object(model):

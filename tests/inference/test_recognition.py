@@ -147,10 +147,17 @@ def test_recordings_of_any_rate_and_channels_are_heard(load, tmp_path, caplog):
         (wave, {"channels": "left"}, "channels is 'left', but must be mix or each"),
         (tmp_path / "stereo.wav", {"sample_rate": 8000}, "sample_rate is for samples"),
         (tmp_path / "stereo.wav", {"batch_size": 0}, "batch_size is 0, but must be at least 1"),
-        (tmp_path / "stereo.wav", {"max_seconds": 3.0}, "max_seconds is 3.0, but must be at least 6.0"),
+        (tmp_path / "stereo.wav", {"max_seconds": 3.0}, "max_seconds is 3.0, but must be a number of at least 6.0"),
     ):
         with pytest.raises(ValueError, match=message):
             recognizer.transcribe(source, **options)
+    assert recognizer.transcribe_batch([]) == ([], [])
+    with pytest.raises(ValueError, match="Sample rates must be whole and positive"):
+        recognizer.transcribe(wave, 0)
+    with pytest.raises(TypeError, match="sources is a single recording, but must be a list"):
+        recognizer.transcribe_many(tmp_path / "stereo.wav")
+    with pytest.raises(TypeError, match="The recording is of type NoneType, but must be a path"):
+        recognizer.transcribe(None)
     write_audio(tmp_path / "one.wav", torch.ones(1), 8000)
     with pytest.raises(ValueError, match=r"one\.wav' is too short: .* at least 20 ms"):
         recognizer.transcribe(tmp_path / "one.wav")

@@ -146,6 +146,16 @@ def test_files_are_not_replaced_unless_told(separator, tmp_path):
         separator.separate_recording(tmp_path / "mix.wav", targets)
     assert targets[1].read_text() == "mine" and not targets[0].exists()
     separator.separate_recording(tmp_path / "mix.wav", targets, force=True)
+    before = (tmp_path / "mix.wav").read_bytes()
+    for same in ([tmp_path / "mix.wav", targets[1]], [targets[0], tmp_path / "." / targets[0].name]):
+        with pytest.raises(ValueError, match="the targets must be different files"):
+            separator.separate_recording(tmp_path / "mix.wav", same, force=True)
+    assert (tmp_path / "mix.wav").read_bytes() == before
+    for size in (0, 1.5):
+        with pytest.raises(ValueError, match=f"batch_size is {size}, but must be a whole number of at least 1"):
+            separator.separate_file(tmp_path / "mix.wav", batch_size=size)
+    with pytest.raises(TypeError, match="The recording is of type Tensor, but must be a path, '-' or an open"):
+        separator.separate_file(torch.zeros(8000))
     assert all(len(read_audio(target)) == 4000 for target in targets)
 
 

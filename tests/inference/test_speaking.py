@@ -247,6 +247,9 @@ class TestPrompts:
 
 def test_speech_is_saved_as_it_is(synthesizer, tmp_path):
     spoken = say(synthesizer, seed=1)
+    with pytest.raises(ValueError, match=r"has the suffix '\.txt', but audio is written to"):
+        spoken.save(tmp_path / "speech.txt")
+    assert not list(tmp_path.iterdir())
     spoken.save(tmp_path / "deep" / "speech.wav")
     torch.testing.assert_close(read_audio(tmp_path / "deep" / "speech.wav"), spoken.wav.clamp(-1, 1), atol=1e-4, rtol=0)
     assert spoken.wav.dtype == torch.float32 and spoken.wav.dim() == 1 and spoken.sample_rate == 8000

@@ -226,7 +226,7 @@ class TestSources:
         for source, words in (
             ("empty", "neither weights .* Did you mean '.*inference'"),
             ("file", "which is a file"),
-            ("no/such/folder", "there is no such folder"),
+            ("no/such/folder", "There is no folder"),
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=words):
                 find_init_source(tmp_path / source)
@@ -238,8 +238,10 @@ class TestSources:
         monkeypatch.chdir(tmp_path)
         source = find_init_source("recognizer-digits")
         assert source.folders == (tmp_path / "inference" / "bundled_models" / "recognizer-digits",)
-        with pytest.raises(FileNotFoundError, match="there is no such folder"):
-            find_init_source("recognizer-words")
+        with pytest.raises(FileNotFoundError, match="There is no folder"):
+            find_init_source("digits")
+        with pytest.raises(FileNotFoundError, match=r"'recognizer-digit'\. Did you mean 'recognizer-digits'\?"):
+            find_init_source("recognizer-digit")
 
     def test_a_damaged_checkpoint_is_refused(self, tune, tmp_path):
         _, brain = tune("first", number_of_epochs=1)

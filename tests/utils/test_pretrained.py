@@ -71,10 +71,35 @@ def test_what_the_hub_does_not_have_is_named(hub):
         fetch_pretrained("no/one", "lm.ckpt")
 
 
-def test_an_id_that_the_hub_cannot_have_is_named(monkeypatch):
-    def refuse(**options):
-        raise ValueError("no such id")
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("./there", "There is no folder './there'."),
+        ("there/", "There is no folder 'there/'."),
+        ("some one", "There is no folder 'some one'."),
+        ("models/seperator/", "There is no folder 'models/seperator/'. Did you mean 'models/separator'?"),
+        ("./model/separator", "There is no folder './model/separator'. Did you mean 'models/separator'?"),
+        ("models/other/1234/inference", "There is no folder 'models/other/1234/inference'. 'models' holds no 'other'."),
+        ("models/separator/hyperparams.yaml", "'models/separator/hyperparams.yaml' is a file, but a model is a folder. "
+         "Did you mean 'models/separator'?"),
+        ("https://huggingface.co/someone/model/tree/main", "'https://huggingface.co/someone/model/tree/main' is an "
+         "address: give the id of the model, 'someone/model'."),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(tmp_path, monkeypatch, hub, source, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "separator").mkdir(parents=True)
+    (tmp_path / "models" / "separator" / "hyperparams.yaml").write_text("size: 3\n")
+    for look in (lambda: fetch_pretrained(source, "lm.ckpt"), lambda: ModelFiles(source).find("lm.ckpt")):
+        with pytest.raises((FileNotFoundError, NotADirectoryError)) as caught:
+            look()
+        assert str(caught.value) == told
+    assert not hub
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(FileNotFoundError, match=r"'some one' is not a folder, .*no such id"):
-        fetch_pretrained("some one", "lm.ckpt")
+
+def test_a_path_in_the_form_of_an_id_gets_near_names_too(tmp_path, monkeypatch, hub):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "separator").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"404: nothing there\. Did you mean 'models/separator'\?$"):
+        fetch_pretrained("models/seperator", "lm.ckpt")
+    assert hub

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from speechbrain_mamba.cli.model_choice import SYNTHESIZER, ModelChoice
 from speechbrain_mamba.cli.options import force_option, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.utils.files import check_writable
+from speechbrain_mamba.utils.mistakes import MISTAKES, is_mistake
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +73,7 @@ def command(
         width = len(str(len(texts)))
         outputs = [str(Path(out or "speech", f"{number:0{width}}.wav")) for number in range(1, len(texts) + 1)]
     for output in outputs:
-        if not force and output != "-" and Path(output).exists():
-            raise FileExistsError(f"'{output}' exists and is not overwritten: choose another --out, or give --force.")
+        check_output(output, options["prompt"], force)
     if outputs[0] != "-":
         check_writable(Path(outputs[0]).parent)
     from tqdm import tqdm
@@ -82,12 +83,43 @@ def command(
 
     synthesizer = model.load(SpeechSynthesizer)
     hidden = True if not progress or len(texts) == 1 else None  # None: shown on a terminal
+    failed: dict[str, str] = {}
     for output, line in zip(outputs, tqdm(texts, "Speaking", disable=hidden)):
-        spoken = synthesizer.synthesize(line, **options)
+        try:
+            spoken = synthesizer.synthesize(line, **options)
+        except MISTAKES as error:
+            if len(texts) == 1 or not is_mistake(error):
+                raise
+            if str(error) not in failed.values():  # of the prompt, it is the same for all texts
+                click.echo(f"error: {output}: {error}", err=True)
+            failed[output] = str(error)
+            continue
         for notice in spoken.notices:
             logger.warning("%s: %s", output, notice)
         write_recording(output, spoken.wav, spoken.sample_rate, force=force)
         logger.info("%s: %.2f s, seed %s", output, spoken.seconds, spoken.seed)
+    if failed:
+        click.echo(f"{len(failed)} of {len(texts)} texts failed: {', '.join(failed)}", err=True)
+        raise SystemExit(3)
+
+
+def check_output(output: str, prompt: str, force: bool) -> None:
+    """Refuse what cannot be written, before speech is made for it.
+
+    Raises
+    ------
+    ValueError, OSError
+        When the file exists, is the prompt, or has no suffix of audio.
+    """
+    from speechbrain_mamba.dataio.recording_writer import RecordingWriter
+
+    if output == "-":
+        return
+    if prompt != "-" and os.path.realpath(output) == os.path.realpath(prompt):
+        raise ValueError(f"'{output}' would be written, but is the prompt: choose another --out.")
+    if not force and Path(output).is_file():
+        raise FileExistsError(f"'{output}' exists and is not overwritten: choose another --out, or give --force.")
+    RecordingWriter(output, 8000, force=force)  # which is not opened
 
 
 def read_lines(file: Path) -> list[str]:

@@ -49,7 +49,7 @@ FORMATS = {"txt": "text", "json": "json", "srt": "srt", "vtt": "vtt"}
 @click.option("--beam-size", type=click.IntRange(min=1), help="Hypotheses of the beam search.  [the model's own]")
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(min=6),
     default=20.0,
     show_default=True,
     help="Longest piece that is recognized at a time. Recordings are cut at pauses.",

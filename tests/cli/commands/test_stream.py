@@ -37,11 +37,21 @@ def test_a_separator_writes_speakers(models, place, run):
     [
         ("synthesizer", "is a synthesizer, but a recognizer or a separator is needed"),
         ("separator", "cannot run on a stream"),
+        ("recognizer", "cannot run on a stream: it needs whole utterances"),
     ],
 )
 def test_models_that_do_not_stream_are_refused(models, place, run, source, message):
     code, out, err = run("stream", "talk.wav", "--source", models / source)
     assert (code, out, err.count("\n")) == (1, "", 1) and message in err
+
+
+def test_a_stream_that_is_too_short_is_told_in_samples(models, place, run):
+    soundfile.write(place / "short.wav", torch.zeros(20).numpy(), 8000)
+    code, out, err = run("stream", "short.wav", "--quiet", "--source", models / "streaming_recognizer")
+    assert (code, out) == (
+        1,
+        "",
+    ) and "The stream has 20 samples, but the recognizer needs at least 160 at 8000 Hz" in err
 
 
 def test_ctrl_c_ends_the_microphone_and_not_the_command(monkeypatch):

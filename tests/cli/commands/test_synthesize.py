@@ -24,6 +24,18 @@ def test_each_line_of_a_text_is_said(models, place, run):
     assert sorted(path.name for path in (place / "speech").iterdir()) == ["1.wav", "2.wav"]
 
 
+def test_a_bad_line_is_named_and_the_others_are_said(models, place, run):
+    (place / "lines.txt").write_text("one\n話\ntwo\n", encoding="utf-8")
+    options = [*VOICE, "--source", models / "synthesizer", "--quiet"]
+    code, out, err = run("synthesize", "--text-file", "lines.txt", *options)
+    assert (code, out) == (3, "") and err.startswith("error: speech/2.wav: The text '話' has symbols")
+    assert err.endswith("1 of 3 texts failed: speech/2.wav\n")
+    assert sorted(path.name for path in (place / "speech").iterdir()) == ["1.wav", "3.wav"]
+    bad = ["synthesize", "--text-file", "lines.txt", *options, "--out", "bad", "--prompt", "none.wav"]
+    code, _, err = run(*bad)
+    assert code == 3 and err.count("'none.wav' does not exist") == 1 and "3 of 3 texts failed" in err
+
+
 def test_texts_come_from_standard_input(models, place, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
     options = [*VOICE, "--source", models / "synthesizer", "--out", "said"]
@@ -41,9 +53,17 @@ def test_texts_come_from_standard_input(models, place, run, monkeypatch):
         (["--text-file", "voice.wav", *VOICE], 1, "'voice.wav' is not a text in UTF-8: convert it first."),
         (["--text-file", "none.txt", *VOICE], 1, "error: 'none.txt': No such file or directory"),
         (["--text", "one", *VOICE, "--out", "talk.wav"], 1, "'talk.wav' exists and is not overwritten: choose"),
+        (
+            ["--text", "one", *VOICE, "--out", "../p/voice.wav", "--force"],
+            1,
+            "'../p/voice.wav' would be written, but is",
+        ),
+        (["--text", "one", *VOICE, "--out", "one.txt"], 1, "'one.txt' has the suffix '.txt', but audio is written to"),
+        (["--text", "one", *VOICE, "--out", "recordings"], 1, "'recordings' is a folder: give the name of a file."),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_loaded(place, run, arguments, code, message):
     (place / "empty.txt").write_text(" \n")
+    (place.parent / "p").symlink_to(place)
     status, out, err = run("synthesize", *arguments)
     assert (status, out, err.count("\n")) == (code, "", 1) and message in err
