@@ -3,8 +3,8 @@
     python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
 
 Compares the native kernels, for each instruction set of the machine, with the step loop in PyTorch (the reference
-backend), the parallel scan of mambapy (``pip install mambapy``; left out if it is missing), and the matrix products of
-the same layer. Ratios are those of medians in one run.
+backend), the parallel scan of mambapy (``pip install mambapy``; left out if it is missing), the matrix products of the
+same layer, and the scan of Mamba-2 over as many channels. Ratios are those of medians in one run.
 """
 
 from __future__ import annotations
@@ -48,6 +48,22 @@ def by_backend(name: str, **inputs: Tensor) -> Tensor:
     """The scan by one backend."""
     with ops.use_backend(name):
         return ops.selective_scan(**inputs, delta_softplus=True)
+
+
+def mamba2_inputs(batch: int, time: int, channels: int, state: int, head_channels: int) -> dict[str, Tensor]:
+    """Inputs of a scan of Mamba-2 as a layer makes them: slices of the convolution's output."""
+    heads = channels // head_channels
+    x, B, C = torch.randn(batch, time, channels + 2 * state).split([channels, state, state], -1)
+    return {
+        "x": x.unflatten(-1, (heads, head_channels)), "delta": torch.randn(batch, time, heads) - 3,
+        "A": -torch.linspace(1, 16, heads), "B": B[:, :, None], "C": C[:, :, None], "D": torch.ones(heads),
+        "delta_bias": torch.zeros(heads),
+    }  # fmt: skip
+
+
+def mamba2(**inputs: Tensor) -> Tensor:
+    """The scan of Mamba-2."""
+    return ops.ssd(**inputs, delta_softplus=True)
 
 
 def by_mambapy(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
@@ -102,6 +118,9 @@ def candidates(arguments: argparse.Namespace, run: Callable) -> dict[str, Callab
     }
     found["matrix products"] = partial(run, matrix_products, product_inputs(*shape))
     found["step loop"] = partial(run, partial(by_backend, "reference"), inputs)
+    for state in arguments.mamba2_states:
+        own = mamba2_inputs(*shape[:3], state, arguments.head_channels)
+        found[f"Mamba-2, {state} states"] = partial(run, mamba2, own)
     if pscan is not None:
         found["mambapy pscan"] = partial(run, by_mambapy, inputs)
     return found
@@ -114,6 +133,8 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=4000)
     parser.add_argument("--channels", type=int, default=512)
     parser.add_argument("--state", type=int, default=16)
+    parser.add_argument("--mamba2_states", type=int, nargs="*", default=[16, 64, 128])
+    parser.add_argument("--head_channels", type=int, default=64, help="of Mamba-2")
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--csv", type=Path, help="where to write the table")

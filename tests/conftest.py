@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def _seed():
 def _quick_stamps(monkeypatch):
     """Do not wait for all disks of the machine after each preparation."""
     monkeypatch.setattr("speechbrain_mamba.utils.stamps.flush_disks", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def _log_level():
+    """Commands set the level of the package's messages for their process, which here is that of all tests."""
+    log = logging.getLogger("speechbrain_mamba")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture

@@ -50,20 +50,23 @@ def test_backends_are_checked_on_request(capsys):
     text = capsys.readouterr().out
     assert "backend cpu        available" in text and "All agree with the reference." in text
     for name in ops.available_backends():
-        assert re.search(rf"^{name} +cpu +bidirectional_mamba_inner +bfloat16 .* ok$", text, re.MULTILINE)
+        op = "ssd" if name == "chunked" else "bidirectional_mamba_inner"
+        assert re.search(rf"^{name} +cpu +{op} +bfloat16 .* ok$", text, re.MULTILINE)
 
 
 def test_a_backend_that_is_wrong_fails_the_check(capsys, monkeypatch):
     wrong = ModuleType("wrong")
     wrong.unavailable, wrong.unsupported = lambda: None, lambda call: None if "update" in call.op else "it cannot."
-    wrong.causal_conv1d_update = wrong.selective_state_update = lambda *arguments, **options: (torch.zeros(1),) * 2
+    wrong.causal_conv1d_update = wrong.selective_state_update = wrong.ssd_update = lambda *arguments, **options: (
+        (torch.zeros(1),) * 2
+    )
     monkeypatch.setattr(backends, "_MODULES", {"wrong": "wrong"})
     monkeypatch.setattr(backends, "_loaded", {"wrong": wrong})
     monkeypatch.setattr(backends, "_reasons", {})
     with pytest.raises(SystemExit) as end:
         main(["doctor", "--check"])
     text = capsys.readouterr().out
-    assert end.value.code == 1 and "6 of 6 do not agree with it." in text
+    assert end.value.code == 1 and "9 of 9 do not agree with it." in text
     assert re.search("FAILED: output [01] is off by inf times what is allowed.", text)
 
 

@@ -46,13 +46,14 @@ class CodecBrain(TrainingBrain):
     best_by = "mel"
     evaluation_totals = ("report",)
     epoch_totals = ("report.totals", "report.used")
-    may_change = frozenset({"recognizer"})
+    may_change = frozenset({"recognizer", "judge_sources"})
     recognize = None
 
     def set_up(self):
         """Load the recognizer of the test, which may be missing."""
         if self.hparams.recognizer:
-            self.recognize = load_recognizer(self.hparams.recognizer, str(self.device))
+            sources = self.hparams.judge_sources or ()
+            self.recognize = load_recognizer(self.hparams.recognizer, str(self.device), sources=sources)
 
     def prepare_data(self, hparams):
         """Check all audio that the manifests list."""

@@ -69,7 +69,7 @@ class CodecLanguageModelBrain(TrainingBrain):
     evaluation_totals = ("counts", "broken")
     epoch_totals = ("counts",)
     may_change = frozenset(
-        {"n_test_utterances", "test_batch_size", "codec", "recognizer", "speaker_encoder", "sampler"}
+        {"n_test_utterances", "test_batch_size", "codec", "recognizer", "speaker_encoder", "judge_sources", "sampler"}
     )
 
     def __init__(self, modules, opt_class, hparams, **options):
@@ -90,7 +90,9 @@ class CodecLanguageModelBrain(TrainingBrain):
                     f"The codec '{source}' has other weights than the one that made the tokens in "
                     f"'{hparams['token_folder']}': give that one, or prepare the tokens again with this one."
                 )
-            self.judges = load_judges(hparams["recognizer"], hparams["speaker_encoder"], str(self.device))
+            self.judges = load_judges(
+                hparams["recognizer"], hparams["speaker_encoder"], str(self.device), hparams["judge_sources"] or ()
+            )
 
     def part_names(self):
         """The inventory of the texts and the codec of the tokens belong to the weights."""

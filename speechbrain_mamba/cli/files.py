@@ -14,7 +14,7 @@ from typing import Any
 
 from speechbrain_mamba.cli.sources import RECORDING_SUFFIXES, Source, Task, find_sources, plan_outputs
 from speechbrain_mamba.cli.workers import WorkerPool, as_picklable
-from speechbrain_mamba.utils.mistakes import is_full, is_mistake
+from speechbrain_mamba.utils.mistakes import is_full, is_mistake, words_of
 from speechbrain_mamba.utils.terminal import printable
 
 __all__ = [
@@ -51,7 +51,7 @@ class Outcome:
         """The error in a sentence that names the file; empty if there is none."""
         if self.error is None:
             return ""
-        name, said = self.task.source.name, str(self.error)
+        name, said = self.task.source.name, words_of(self.error)
         return said if f"'{name}'" in said else f"'{name}': {said}"
 
 

@@ -9,7 +9,8 @@ import click
 
 from speechbrain_mamba import __version__
 from speechbrain_mamba.cli.program import HELP, NAME, Program, program_name
-from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake
+from speechbrain_mamba.cli.signals import interrupted_by_signals
+from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        With code 1 after a mistake, 2 if the command line is wrong, 3 if some of many files failed, and 130 after
-        Ctrl-C. A fault of the code is raised as it is.
+        With code 1 after a mistake, 2 if the command line is wrong, 3 if some of many files failed, 130 after Ctrl-C,
+        and 143 after SIGTERM. A fault of the code is raised as it is.
 
     Example
     -------
@@ -49,25 +50,32 @@ def main(arguments: list[str] | None = None) -> None:
     Usage: python -m speechbrain_mamba train codec NAME [--key value ...]
     ...
     """
+    received: list[int] = []
     try:
-        run = program.main(arguments, prog_name=program_name(), standalone_mode=False)
+        with interrupted_by_signals() as received:
+            run = program.main(arguments, prog_name=program_name(), standalone_mode=False)
+    except SystemExit as error:
+        if received and error.code == INTERRUPTED:
+            raise SystemExit(128 + received[0]) from None
+        raise
     except click.UsageError as error:
         told = error.format_message()
         path = error.ctx.command_path if error.ctx else program_name()
         end(f"{told}{'' if told.endswith('.') else '.'} See '{path} --help'.", 2)
     except click.Abort:
-        end("interrupted.", INTERRUPTED)
+        print("interrupted.", file=sys.stderr)
+        raise SystemExit(128 + received[0] if received else INTERRUPTED) from None
     except MISTAKES as error:
         if not is_mistake(error):
             raise
         logger.debug("Where it came from:", exc_info=True)
         advice = ": free some space, and give the same command again." if is_full(error) else ""
-        end(f"{error}{advice}", 1)
+        end(f"{words_of(error)}{advice}", 1)
     if callable(run):  # what a command leaves to be done after it, whose errors are shown as they are
         run()
 
 
 def end(sentence: str, code: int) -> None:
     """End the process with a sentence on stderr."""
-    print(f"error: {sentence}" if code != INTERRUPTED else sentence, file=sys.stderr)
+    print(f"error: {sentence}", file=sys.stderr)
     raise SystemExit(code) from None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechbrain_mamba.utils.files import check_writable
 from speechbrain_mamba.utils.terminal import printable
 
 STANDARD = "-"
@@ -194,6 +195,8 @@ def plan_outputs(
     ------
     ValueError
         If ``out`` does not fit the number of recordings, or their outputs.
+    OSError
+        If nothing can be written there.
 
     Example
     -------
@@ -201,7 +204,7 @@ def plan_outputs(
     >>> [task.outputs for task in plan_outputs(sources, "texts", [".txt"])]
     [['texts/x/a.txt'], ['texts/y/a.txt']]
     """
-    names = _file_names(sources, out, endings)
+    names, folder = _file_names(sources, out, endings), None
     if names is None:
         folder = Path(default if out is None else out)
         if folder.exists() and not folder.is_dir():
@@ -209,6 +212,8 @@ def plan_outputs(
         longest = max(len(os.fsencode(ending)) for ending in endings)
         stems = [_shortened(stem, longest) for stem in _unique_stems(sources)]
         names = [[str(folder / f"{stem}{ending}") for ending in endings] for stem in stems]
+    if out != STANDARD:
+        check_writable(Path(names[0][0]).parent if folder is None else folder)
     read = {os.path.realpath(source.path) for source in sources if source.path != STANDARD}
     taken: set[str] = set()
     tasks = []

@@ -31,14 +31,14 @@ def save_codec(codec: EnCodec, folder: str | os.PathLike) -> None:
     (Path(folder) / WEIGHTS[1]).unlink(missing_ok=True)  # of an earlier version, which no longer counts
 
 
-def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnCodec:
+def load_codec(source: str | os.PathLike | ModelFiles, n_codebooks: int | None = None) -> EnCodec:
     """Load a codec, in evaluation mode.
 
     Arguments
     ---------
-    source : str or Path
+    source : str, Path or ModelFiles
         ``encodec_24khz`` for the published EnCodec, whose weights its package downloads; a folder with the file of its
-        weights; or a folder or Hub id of a codec written by :func:`save_codec`.
+        weights; a folder or Hub id of a codec written by :func:`save_codec`; or the files of a model that brings one.
     n_codebooks : int, optional
         How many of its codebooks to use. By default all of them; of the published EnCodec 8, which are 6 kbit/s.
 
@@ -56,11 +56,14 @@ def load_codec(source: str | os.PathLike, n_codebooks: int | None = None) -> EnC
     1
     """
     published = 8 if n_codebooks is None else n_codebooks
-    if str(source) == PUBLISHED:
+    if isinstance(source, ModelFiles):
+        files, source = source, source.source
+    elif str(source) == PUBLISHED:
         return pretrained_encodec(published)
-    if Path(source).is_dir() and any(Path(source).glob(f"{PUBLISHED}-*.th")):
+    elif Path(source).is_dir() and any(Path(source).glob(f"{PUBLISHED}-*.th")):
         return pretrained_encodec(published, Path(source))
-    files = ModelFiles(source)
+    else:
+        files = ModelFiles(source)
     codec = EnCodec(**_read_settings(files.find(SETTINGS)))
     load_strictly(codec, read_weights(files.find(*WEIGHTS)), f"the codec in '{source}'")
     if n_codebooks is not None:

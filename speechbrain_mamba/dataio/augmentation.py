@@ -77,7 +77,7 @@ class MixtureAugmentation:
     >>> augmentation = MixtureAugmentation(speeds=(80, 120), response=1.0)
     >>> rng = np.random.default_rng(0)
     >>> speed = augmentation.draw_speed(rng)
-    >>> augmentation.change_source(torch.randn(8800), 8000, speed, 8000, rng).shape
+    >>> augmentation.change_source(torch.randn(9600), 8000, speed, 8000, rng).shape
     torch.Size([8000])
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from speechbrain_mamba.dataio.recordings import Recording, RecordingReader
 from speechbrain_mamba.dataio.resampling import StreamingResampler
-from speechbrain_mamba.utils.files import temporary_name
+from speechbrain_mamba.utils.files import check_writable, temporary_name
 from speechbrain_mamba.utils.terminal import printable
 
 STDOUT = "-"
@@ -141,9 +141,7 @@ class RecordingWriter:
         elif os.path.lexists(self.path) and not self._force:
             raise self._exists()
         else:
-            folder = next(parent for parent in Path(self.path).absolute().parents if parent.exists())
-            if not folder.is_dir():
-                raise NotADirectoryError(f"'{printable(folder)}' is a file: '{self.name}' cannot be written below it.")
+            check_writable(Path(self.path).parent)
 
     def _exists(self) -> FileExistsError:
         return FileExistsError(f"'{self.name}' exists: choose another name, or replace it with --force (force=True).")

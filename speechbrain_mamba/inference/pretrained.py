@@ -294,6 +294,7 @@ def open_model(
 ) -> OpenedModel:
     """Read and check the file of a model; arguments as of :meth:`Pretrained.from_hparams`."""
     config = FetchConfig() if fetch_config is None else fetch_config
+    sources = [sources] if isinstance(sources, str) else sources
     if revision is not None:
         config = dataclasses.replace(config, revision=revision, allow_updates=True)
     if token is not None:

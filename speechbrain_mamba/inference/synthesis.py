@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speechbrain_mamba.codecs import SETTINGS, EnCodec, load_codec, save_codec
+from speechbrain_mamba.codecs import EnCodec, load_codec, save_codec
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.dataio.waveforms import as_float, check_relative_lengths
 from speechbrain_mamba.inference.export import exported
@@ -104,8 +104,7 @@ class SpeechSynthesizer(Pretrained):
         """Load the tokenizer and the codec."""
         files = self.source_files
         self.tokenizer = TextTokenizer.load(files.find(_TEXT))
-        codec = self._other_codec or files.find(SETTINGS).parent
-        self.codec = load_codec(codec, self.model.n_codebooks).to(self.device)
+        self.codec = load_codec(self._other_codec or files, self.model.n_codebooks).to(self.device)
         check_codec(self.model, self.codec)
         self.model.max_prompt_frames = round(self.hparams.prompt_seconds * self.codec.frame_rate)
         self.max_frames = round(self.hparams.max_seconds * self.codec.frame_rate)

@@ -31,6 +31,13 @@ MambaState = dict[str, Tensor]
 """
 
 
+def draw_step_bias(count: int, dt_min: float, dt_max: float, dt_init_floor: float) -> Tensor:
+    """Draw biases (count,) whose softplus, the step, is log-uniform in a range but not below a floor."""
+    low, high = math.log(dt_min), math.log(dt_max)
+    step = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=dt_init_floor)
+    return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
+
+
 class DeltaProjection(nn.Linear):
     """The projection from the low-rank step to all channels, initialized so that softplus(bias) spreads over a range.
 
@@ -70,10 +77,8 @@ class DeltaProjection(nn.Linear):
         """Draw weight and bias again."""
         bound = self.dt_scale / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
-        low, high = math.log(self.dt_min), math.log(self.dt_max)
-        step = torch.exp(torch.rand(self.out_features) * (high - low) + low).clamp(min=self.dt_init_floor)
         with torch.no_grad():
-            self.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+            self.bias.copy_(draw_step_bias(self.out_features, self.dt_min, self.dt_max, self.dt_init_floor))
 
 
 class ScaledLinear(nn.Linear):

@@ -6,6 +6,7 @@ from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, scan_argument
 from speechbrain_mamba.ops.lengths import absolute_lengths, lengths_on, mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import available_backends, unavailable_backends, use_backend
 from speechbrain_mamba.ops.scan import bidirectional_selective_scan, selective_scan, selective_state_update
+from speechbrain_mamba.ops.ssd import ssd, ssd_update
 
 __all__ = [
     "Direction",
@@ -23,6 +24,8 @@ __all__ = [
     "scan_arguments",
     "selective_scan",
     "selective_state_update",
+    "ssd",
+    "ssd_update",
     "unavailable_backends",
     "use_backend",
     "valid_frames",

@@ -1,8 +1,8 @@
 """The backends of the operations: which are available, and which one serves a call.
 
-A backend is a module with the six operations of :mod:`speechbrain_mamba.ops.backends.reference`, and two functions that
-return a reason in words, or None: why it cannot be used on this machine (``unavailable()``), and why it cannot serve a
-call (``unsupported(call)``).
+A backend is a module with operations of :mod:`speechbrain_mamba.ops.backends.reference`, and two functions that return
+a reason in words, or None: why it cannot be used on this machine (``unavailable()``), and why it cannot serve a call
+(``unsupported(call)``), such as an operation that it does not have.
 
 The choice is automatic, by device. :func:`use_backend` overrules it, and so does the environment variable
 ``SPEECHBRAIN_MAMBA_BACKEND`` for a whole process. Where it is automatic, a backend for GPUs is checked before it first
@@ -30,6 +30,7 @@ SELF_CHECK_VARIABLE = "SPEECHBRAIN_MAMBA_SELF_CHECK"
 
 _MODULES = {
     "reference": "speechbrain_mamba.ops.backends.reference",
+    "chunked": "speechbrain_mamba.ops.backends.chunked",
     "cpu": "speechbrain_mamba.ops.backends.cpu",
     "triton": "speechbrain_mamba.ops.backends.triton",
     "mamba_ssm": "speechbrain_mamba.ops.backends.mamba_ssm",
@@ -37,7 +38,7 @@ _MODULES = {
 """Every backend by name."""
 
 _PREFERENCE: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}
-"""The order of preference on each type of device, before the reference backend."""
+"""The order of preference on each type of device, before the backends in PyTorch: ``chunked``, then ``reference``."""
 _CHECKED_DEVICES = {"cuda"}
 """Types of devices whose backends are checked before they first serve."""
 
@@ -278,5 +279,7 @@ def select_backend(call: Call) -> ModuleType:
         serves = _unavailable(name) is None and load_backend(name).unsupported(call) is None
         if serves and _may_serve(name, device.type, device.index, traced, *case):
             return load_backend(name)
+    if load_backend("chunked").unsupported(call) is None:
+        return load_backend("chunked")
     _say_why_slow(device.type)
     return load_backend("reference")

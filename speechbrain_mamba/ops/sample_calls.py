@@ -17,6 +17,7 @@ from speechbrain_mamba.ops.layer import run_layer
 from speechbrain_mamba.ops.registry import Call
 
 BATCH, TIME, CHANNELS, D_MODEL = 2, 80, 48, 8
+HEADS, GROUPS = 6, 2
 LENGTHS = (80, 33)
 SUMS = {"A", "D", "delta_bias", "weight", "bias", "out_proj_weight", "conv_weight", "conv_bias", "x_proj_weight",
         "dt_proj_weight"}  # fmt: skip
@@ -76,6 +77,27 @@ def _scan_step(case: Case) -> dict[str, Tensor]:
     return {"state": torch.randn(BATCH, CHANNELS, case.states)} | _scan(case._replace(continues=False), BATCH)
 
 
+def _ssd(case: Case, *shape: int) -> dict[str, Tensor]:
+    shape = shape or (BATCH, TIME)
+    inputs = {
+        "x": torch.randn(*shape, HEADS, CHANNELS // HEADS),
+        "delta": torch.randn(*shape, HEADS) - 1,
+        "A": -4 * torch.rand(HEADS),
+        "B": torch.randn(*shape, GROUPS, case.states),
+        "C": torch.randn(*shape, GROUPS, case.states),
+        "D": torch.randn(HEADS),
+        "z": torch.randn(*shape, HEADS, CHANNELS // HEADS),
+        "delta_bias": torch.randn(HEADS),
+    }
+    state = torch.randn(BATCH, HEADS, CHANNELS // HEADS, case.states)
+    return inputs | ({"initial_state": state} if case.continues else {})
+
+
+def _ssd_step(case: Case) -> dict[str, Tensor]:
+    state = torch.randn(BATCH, HEADS, CHANNELS // HEADS, case.states)
+    return {"state": state} | _ssd(case._replace(continues=False), BATCH)
+
+
 def _filters(case: Case) -> Filters:
     return Filters(torch.randn(CHANNELS, case.width), torch.randn(CHANNELS))
 
@@ -131,6 +153,17 @@ OPERATIONS = {
         lambda backend, inputs, lengths: backend.selective_state_update(**inputs, delta_softplus=True),
         gradients=0,
     ),
+    "ssd": Operation(
+        _ssd,
+        lambda backend, inputs, lengths: backend.ssd(
+            **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths, return_last_state=True
+        ),
+    ),
+    "ssd_update": Operation(
+        _ssd_step,
+        lambda backend, inputs, lengths: backend.ssd_update(**inputs, delta_softplus=True, dt_limit=(0.01, 2.0)),
+        gradients=0,
+    ),
     "causal_conv1d": Operation(
         _conv,
         lambda backend, inputs, lengths: backend.causal_conv1d(
@@ -175,7 +208,7 @@ def make_inputs(case: Case) -> dict[str, Any]:
         inputs = OPERATIONS[case.op].inputs(case)
 
     def prepare(name: str, t: Tensor) -> Tensor:
-        if t.dim() == 3 and t.shape[1] == TIME:
+        if t.dim() >= 3 and t.shape[1] == TIME:
             for example, length in enumerate(LENGTHS):
                 t[example, length:] = torch.nan
         return t if name in SUMS or "state" in name else t.to(case.dtype)

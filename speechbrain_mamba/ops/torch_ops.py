@@ -200,7 +200,7 @@ class Operations:
             the same two parts; ``needs`` says in two such parts of which tensors they are needed, and others are
             dropped.
         flags : tuple of str
-            Booleans that forward and backward pass take.
+            What forward and backward pass take beside tensors: booleans, or with its type in front, as ``int chunk``.
         options : tuple of str
             Booleans that only the forward pass takes; ``keep`` is the last.
         """
@@ -236,12 +236,12 @@ class Operations:
             found = iter(self.call(f"{name}_backward", *tensors, *kept, *gradients[:outputs], *ctx.flags, needed))
             return (*(next(found) if need else None for need in needed), *nothing)
 
-        booleans = [f"bool {flag}" for flag in flags]
-        given = ", ".join([layout.schema, *booleans, *(f"bool {option}" for option in options)])
+        typed = [flag if " " in flag else f"bool {flag}" for flag in flags]
+        given = ", ".join([layout.schema, *typed, *(f"bool {option}" for option in options)])
         returned = ", ".join(["Tensor"] * (outputs + keeps))
         self.register(name, f"({given}) -> ({returned})", run(forward), run(fake))
         gradients = [f"Tensor? gradient{i}" for i in range(outputs)]
-        given = ", ".join([layout.schema, *["Tensor kept"] * keeps, *gradients, *booleans, "bool[] needed"])
+        given = ", ".join([layout.schema, *["Tensor kept"] * keeps, *gradients, *typed, "bool[] needed"])
         self.register(f"{name}_backward", f"({given}) -> Tensor[]", run_backward, fake_backward)
         self.register_gradient(name, setup_context, differentiate)
         self.forbid_gradient(f"{name}_backward")

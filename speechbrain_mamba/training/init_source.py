@@ -13,7 +13,7 @@ from pathlib import Path
 import speechbrain_mamba
 from speechbrain_mamba.utils.checkpoint_files import find_fault
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
-from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_missing_folder
+from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_link_outside, refuse_missing_folder
 from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
@@ -62,6 +62,7 @@ class InitSource:
 def _look(source: str, folders: tuple[Path, ...], name: str) -> Path | None:
     for folder in folders:
         if (folder / name).is_file():
+            refuse_link_outside(folder, folder / name)
             return folder / name
     if folders:
         return None

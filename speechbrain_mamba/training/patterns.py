@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-PATTERN_OPTIONS = ("init_skip", "freeze")
-"""Hyper-parameters that are lists of patterns."""
+LIST_OPTIONS = ("init_skip", "freeze", "judge_sources")
+"""Hyper-parameters that are lists of patterns or names."""
 
 
 def quote_patterns(arguments: Iterable[str]) -> list[str]:
-    """Write the patterns of a command line so that YAML reads a list: a leading ``*`` would be an alias there.
+    """Write the patterns and names of a command line so that YAML reads a list: a leading ``*`` would be an alias
+    there.
 
     Arguments
     ---------
@@ -32,7 +33,7 @@ def quote_patterns(arguments: Iterable[str]) -> list[str]:
         if argument.startswith("--"):
             _close(quoted, given)
             given = None
-            if option[2:] in PATTERN_OPTIONS:
+            if option[2:] in LIST_OPTIONS:
                 quoted.append(option)
                 given = [value] if joined else []
                 continue

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speechbrain_mamba.utils.distributed import leave_processes
 from speechbrain_mamba.utils.main_process import is_told_by_main
-from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake
+from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,6 @@ def run_script(main: Callable[[], None]) -> None:
         logger.debug("%s", error, exc_info=True)
         rank = os.environ.get("RANK", "0")
         advice = ": free some space, and give the same command again." if is_full(error) else ""
-        sys.stderr.write(f"error{'' if rank == '0' else f' in process {rank}'}: {error}{advice}\n")
+        sys.stderr.write(f"error{'' if rank == '0' else f' in process {rank}'}: {words_of(error)}{advice}\n")
         raise SystemExit(1) from None
     leave_processes()

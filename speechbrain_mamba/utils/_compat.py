@@ -153,6 +153,18 @@ class BatchesOfEpoch:
         self._batches = self.select_batches(self._batches, self._epoch)
 
 
+class PaddingInPlace:
+    """Mixin for SpeechBrain's ``Dual_Path_Model``: it pads as that does, but makes no zeros on the CPU for whose copy a
+    GPU waits."""
+
+    def _padding(self, input: Tensor, K: int) -> tuple[Tensor, int]:
+        from torch.nn.functional import pad
+
+        hop = K // 2
+        gap = K - (hop + input.shape[2] % K) % K
+        return pad(input, (hop, gap + hop)), gap
+
+
 def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
     """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
 

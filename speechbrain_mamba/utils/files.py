@@ -9,9 +9,13 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from speechbrain_mamba.utils.mistakes import is_full
+from speechbrain_mamba.utils.terminal import printable
 
 _TEMPORARY = re.compile(r"^\..*\.tmp-[0-9a-f]{12}(\.[^.]*)?$")
 
@@ -60,6 +64,32 @@ def atomic_path(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]
     except BaseException:
         _remove(temporary)
         raise
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Check that files can be written to a folder, which need not exist yet, before what is to be written is computed.
+
+    Raises
+    ------
+    OSError
+        When they cannot: in a sentence that says which folder, and why.
+
+    Example
+    -------
+    >>> check_writable(getfixture("tmp_path") / "new" / "folder")
+    >>> list(getfixture("tmp_path").iterdir())
+    []
+    """
+    home = next(parent for parent in (Path(folder) / "any").absolute().parents if parent.exists())
+    name = printable(folder if str(folder) != "." else home)
+    if not home.is_dir():
+        raise NotADirectoryError(f"'{printable(home)}' is a file: nothing can be written below it.")
+    try:
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise OSError(f"Nothing can be written to '{name}' ({error.strerror}): choose another folder.") from error
 
 
 def temporary_name(path: str | os.PathLike) -> Path:

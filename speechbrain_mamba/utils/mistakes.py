@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import linecache
+import os
 import traceback
 from pathlib import Path
+
+from speechbrain_mamba.utils.terminal import printable
 
 MISTAKES = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 """The kinds of errors by which the package tells a user what to do otherwise."""
@@ -37,6 +40,22 @@ def is_mistake(error: BaseException, *folders: Path) -> bool:
     path, line = Path(frames[-1].filename).resolve(), frames[-1].lineno or 0
     known = any(path.is_relative_to(folder) for folder in (PACKAGE, *folders))
     return known and linecache.getline(str(path), line).lstrip().startswith("raise ")
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; the number of an error of the operating system is left out, and its file comes first.
+
+    Example
+    -------
+    >>> words_of(PermissionError(errno.EACCES, "Permission denied", "notes.txt"))
+    "'notes.txt': Permission denied"
+    >>> words_of(ValueError("too long"))
+    'too long'
+    """
+    if not isinstance(error, OSError) or not error.strerror or not str(error).startswith("["):
+        return str(error)
+    file = "" if error.filename is None else f"'{printable(os.fsdecode(error.filename))}': "
+    return f"{file}{error.strerror}"
 
 
 def is_full(error: BaseException) -> bool:

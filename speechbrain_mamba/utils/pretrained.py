@@ -33,6 +33,8 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
     ------
     FileNotFoundError
         If the folder or the model on the Hub has no such file, or neither exists.
+    ValueError
+        When the file is a link out of its folder.
 
     Example
     -------
@@ -45,6 +47,7 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
         file = Path(source) / file_name
         if not file.is_file():
             raise FileNotFoundError(f"The folder '{source}' has no {file_name}.")
+        refuse_link_outside(Path(source), file)
         return file
     refuse_missing_folder(source)
     try:
@@ -121,9 +124,7 @@ class ModelFiles:
 
     def _find(self, name: str) -> Path:
         if self.folder is not None:
-            path = fetch_pretrained(self.folder, name)
-            refuse_link_outside(self.folder, path)
-            return path
+            return fetch_pretrained(self.folder, name)
         refuse_missing_folder(self.source)
         skip = self.local_strategy == LocalStrategy.COPY_SKIP_CACHE and self.savedir is not None
         options = {"local_strategy": self.local_strategy} if skip else {}

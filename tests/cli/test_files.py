@@ -185,9 +185,14 @@ def test_control_c_ends_the_processes_and_they_clean_up(tmp_path):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # what ran the tests, such as nohup, may have it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     start = time.monotonic()
-    summary = run_tasks(tasks_of("wait", "wait 2", outputs=[output]), make_work=Upper, jobs=2)
+    try:
+        summary = run_tasks(tasks_of("wait", "wait 2", outputs=[output]), make_work=Upper, jobs=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert summary.exit_code == 130 and summary.outcomes == [] and time.monotonic() - start < 55
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,6 @@
 """Which model is loaded, and where it computes."""
 
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,28 @@ def test_devices(monkeypatch, asked, gpus, device):
     options = ModelChoice("folder", asked, "bf16", trust_yaml=True).load(Model, search="beam")
     run_opts = {"device": device, "precision": "bf16"}
     assert options == {"source": "folder", "run_opts": run_opts, "trust_yaml": True, "search": "beam"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("separator", "separation.SpeechSeparator"),
+        ("recognizer", "recognition.Recognizer"),
+        ("streaming_recognizer", "streaming.StreamingRecognizer"),
+        ("synthesizer", "synthesis.SpeechSynthesizer"),
+    ],
+)
+def test_device_and_precision_are_those_of_every_class(models, folder, name):
+    module, _, name = name.partition(".")
+    cls = getattr(import_module(f"speechbrain_mamba.inference.{module}"), name)
+    loaded = cls.from_hparams(models / folder, run_opts={"device": "cpu", "precision": "bf16"})
+    with loaded.inference_ctx:
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+    assert loaded.device == "cpu" and {parameter.dtype for parameter in loaded.mods.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match=r"The device 'cuda:77' is not there: .* Use cpu, or cuda on a machine with"):
+        cls.from_hparams(models / folder, run_opts={"device": "cuda:77"})
+    with pytest.raises(ValueError, match="precision is 'int8', but must be one of fp32, fp16, bf16"):
+        cls.from_hparams(models / folder, run_opts={"precision": "int8"})
 
 
 def test_a_bundled_model_says_what_it_is_good_for(monkeypatch, caplog):

@@ -49,8 +49,8 @@ def test_a_command_is_a_file(tmp_path, monkeypatch, capsys, name):
     ("error", "code", "shown"),
     [
         (KeyboardInterrupt(), 130, "\ninterrupted.\n"),
-        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device: free some space"),
-        (FileNotFoundError(2, "No such file", "x.wav"), 1, "error: [Errno 2] No such file: 'x.wav'\n"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device: free some space"),
+        (FileNotFoundError(2, "No such file", "x.wav"), 1, "error: 'x.wav': No such file\n"),
     ],
 )
 def test_errors_end_in_a_sentence(monkeypatch, capsys, error, code, shown):

@@ -1,5 +1,6 @@
 """What a command line names, and what the outputs are called."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def test_nothing_is_replaced(here):
     assert [str(task.error) for task in tasks] == [
         "None", "'out/a_1_1.txt' would be written for two recordings: give each of them its own --out."
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("out", [None, "out", "out/said.txt"])
+def test_a_folder_that_takes_no_files_is_named_before_the_work(here, monkeypatch, out):
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    folder = "separated" if out is None else "out"
+    with pytest.raises(OSError, match=f"^Nothing can be written to '{folder}' .Read-only file system.: choose another"):
+        plan(["b.wav"], out, default="separated")
+    assert plan(["b.wav"], "-") == [["-"]]
 
 
 def test_an_error_of_a_source_is_kept(here):

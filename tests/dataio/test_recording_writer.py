@@ -207,7 +207,7 @@ def test_formats_that_cannot_be_written_are_told(tmp_path):
     with pytest.raises(ValueError, match=r"a.mp3' cannot be written with 12345 Hz and 1 channels"):
         write_recording(tmp_path / "a.mp3", torch.zeros(9), 12345)
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"file' is a file: '.*a\.wav' cannot be written below it"):
+    with pytest.raises(NotADirectoryError, match=r"file' is a file: nothing can be written below it"):
         write_recording(tmp_path / "file" / "a.wav", torch.zeros(9), 8000)
     assert names(tmp_path) == ["file"]
 

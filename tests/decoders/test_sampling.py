@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -109,7 +111,7 @@ def test_logits_that_are_not_finite_are_named(values, temperature):
 class TestSeedsOfExamples:
     """Samplers whose examples have random numbers of their own."""
 
-    OPTIONS = {"top_p": 0.9, "repetition_window": 4, "repetition_ratio": 0.3}
+    OPTIONS: ClassVar = {"top_p": 0.9, "repetition_window": 4, "repetition_ratio": 0.3}
 
     def run(self, logits, seeds, steps=300, **options) -> torch.Tensor:
         """The tokens (batch, steps) that are drawn from the same logits at each step."""

@@ -410,7 +410,8 @@ def test_another_model_is_asked_only_if_the_caller_agrees(model, hub, tmp_path, 
         return str(tmp_path / filename)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    check(Model.from_hparams(model, sources=["someone/labels"]))
+    for sources in (["someone/labels"], "someone/labels"):
+        check(Model.from_hparams(model, sources=sources))
     assert set(hub) == {"someone/labels"}
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("encodec", reason="the package encodec is not installed")
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.decoders.sampling import TokenSampler
 from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.utils.weights import read_weights
 from tests.inference.test_synthesis import load_model, write_model
 
 SAMPLER = {"temperature": 1.0, "top_p": 0.9, "repetition_window": 10, "repetition_ratio": 0.3, "seed": 4}
@@ -258,6 +259,7 @@ def test_an_export_of_version_0_2_loads(tmp_path):
     """It has no prompt_level, and only .ckpt files."""
     write_model(tmp_path / "model", "mini_vallm", sampler=SAMPLER)
     for path in (tmp_path / "model").glob("*.safetensors"):
+        torch.save(read_weights(path), path.with_suffix(".ckpt"))
         path.unlink()
     file = tmp_path / "model" / "hyperparams.yaml"
     file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("prompt_level")))

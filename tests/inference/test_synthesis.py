@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 import torchaudio.functional
@@ -273,6 +275,25 @@ def test_prompts_are_at_most_so_long(tmp_path, prompt_seconds, frames):
     loaded.synthesize_batch(["one"], torch.randn(1, 160 * frames), prompt_texts=["two"])
     with pytest.raises(ValueError, match=f"{frames + 1} frames, but the model takes at most {frames}"):
         loaded.synthesize_batch(["one"], torch.randn(1, 160 * frames + 1), prompt_texts=["two"])
+
+
+def test_all_its_files_come_from_one_version_on_the_hub(tmp_path, monkeypatch):
+    parts = write_model(tmp_path / "model", "mini_vallm")
+    asked, snapshot = {}, tmp_path / "hub" / "models--someone--model" / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+
+    def download(repo_id, filename, revision=None, **options):
+        asked[filename] = revision
+        if not (tmp_path / "model" / filename).is_file():
+            raise OSError("404")
+        return shutil.copy(tmp_path / "model" / filename, snapshot / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    loaded = SpeechSynthesizer.from_hparams("someone/model", revision="v1")
+    torch.testing.assert_close(loaded.codec.state_dict(), parts.codec.state_dict())
+    assert loaded.tokenizer.encode("one") == parts.tokenizer.encode("one")
+    assert asked.pop("hyperparams.yaml") == "v1" and {"text.json", "codec.json", "codec.safetensors"} <= asked.keys()
+    assert set(asked.values()) == {"abc123"}
 
 
 def test_another_codec_can_be_given(tmp_path):

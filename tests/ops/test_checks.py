@@ -66,7 +66,7 @@ def test_unknown_backend(monkeypatch):
 
 def test_every_available_backend_serves_a_call():
     expected = scan(u=torch.ones(2, 5, 3))
-    for name in available_backends():
+    for name in {*available_backends()} - {"chunked"}:  # which has the scan of Mamba-2 only
         with use_backend(name):
             assert torch.equal(scan(u=torch.ones(2, 5, 3)), expected)
 

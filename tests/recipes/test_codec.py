@@ -78,9 +78,9 @@ def heard(monkeypatch):
 
 def test_a_codec_is_trained_and_makes_tokens(train, heard, manifests, monkeypatch, tmp_path, capsys):
     said, judges = iter(["one two", "ONE", ""] * 3), []
-    judge = lambda *arguments: (judges.append(arguments), lambda wav, rate: next(said))[1]  # noqa: E731
+    judge = lambda *arguments, sources: (judges.append((*arguments, sources)), lambda wav, rate: next(said))[1]  # noqa: E731
     monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", judge)
-    out = train(number_of_epochs=3, recognizer="somebody", device="cpu:0")
+    out = train(number_of_epochs=3, recognizer="somebody", judge_sources="a/b,c/d", device="cpu:0")
     rows = table(out)
     assert rows[-1]["valid_mel"] < rows[0]["valid_mel"]
     assert [row["lr"] for row in rows] == pytest.approx([cosine(step, 6) for step in (2, 4, 6)])
@@ -94,7 +94,7 @@ def test_a_codec_is_trained_and_makes_tokens(train, heard, manifests, monkeypatc
     assert scores == {"utterances": 3, "reference_wer": 0, "wer": 50, "first_codebook_wer": 100}
     shown = " ".join(capsys.readouterr().out.split())
     assert "mel " in shown and "perplexity " in shown and "first_codebook_wer 100.0 %" in shown
-    assert judges == [("somebody", "cpu:0")]
+    assert judges == [("somebody", "cpu:0", ["a/b", "c/d"])]
     examples = sorted(path.name for path in (out / "test" / "examples").iterdir())
     assert examples == ["test0.png", "test0_original.wav", "test0_reconstruction.wav"]
 

@@ -253,7 +253,7 @@ def test_speech_is_judged_by_whom_the_command_line_names(tmp_path, monkeypatch, 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.write_bytes(b""))
     asked_for = []
     for kind, judge in (("recognizer", lambda *_: "one"), ("speaker_encoder", lambda wav, _: wav[:2])):
-        load = lambda *arguments, judge=judge: (asked_for.append(arguments), judge)[1]  # noqa: E731
+        load = lambda *arguments, sources, judge=judge: (asked_for.append(arguments), judge)[1]  # noqa: E731
         monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
     options = ["--recognizer", "hearer", "--speaker_encoder", "voices", "--device", "cuda:3"] if asked else []
     load_script("tts/evaluate").main([str(tmp_path), *options])
@@ -280,8 +280,8 @@ def test_speech_is_not_judged_while_another_command_works_on_the_run(tmp_path, m
 
 def test_the_judges_compute_on_the_cpu_by_default(tmp_path, monkeypatch):
     devices = []
-    load = lambda source, device: devices.append((source, device))  # noqa: E731
+    load = lambda source, device, sources: devices.append((source, device, sources))  # noqa: E731
     monkeypatch.setattr("speechbrain_mamba.inference.judges.load_recognizer", load)
     with pytest.raises(FileNotFoundError, match=r"has no synthesis\.csv"):
-        load_script("tts/evaluate").main([str(tmp_path), "--recognizer", "hearer"])
-    assert devices == [("hearer", "cpu")]
+        load_script("tts/evaluate").main([str(tmp_path), "--recognizer", "hearer", "--sources", "a/b"])
+    assert devices == [("hearer", "cpu", ["a/b"])]

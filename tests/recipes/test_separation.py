@@ -417,6 +417,7 @@ def test_without_examples_the_results_name_none(separation, tmp_path):
     assert f"{tmp_path / 'test' / 'examples' / 'a.png'} " in separation.format_results(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_speakers_become_three(run, tmp_path):
     """The example of docs/finetuning.md: only what makes the speakers apart is new, and the encoder stays."""
     two = run("two", num_spks=2, number_of_epochs=1)

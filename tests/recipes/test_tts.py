@@ -111,10 +111,10 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
 
     monkeypatch.setattr(TokenSampler, "__call__", note)
     for kind, judge in (("recognizer", lambda *_: "one"), ("speaker_encoder", lambda wav, _: wav[:1] + 1)):
-        load = lambda *arguments, judge=judge: (judges.append(arguments), judge)[1]  # noqa: E731
+        load = lambda *a, sources, judge=judge: (judges.append((*a, sources)), judge)[1]  # noqa: E731
         monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
     options = {"number_of_epochs": 1, "n_test_utterances": 5, "test_batch_size": 2, "max_seconds": 0.6, "seed": 77}
-    options |= {"recognizer": "hearer", "speaker_encoder": "voices", "device": "cpu:0"}
+    options |= {"recognizer": "hearer", "speaker_encoder": "voices", "judge_sources": "a/b", "device": "cpu:0"}
     out = run("mini_vallm", codec=tmp_path / "codec", **options)
     with open(out / "test" / "synthesis.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -129,7 +129,7 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
         assert row["reference"] == f"test{number}.wav"
     assert {size for size, *_ in sampled} == {1, 2}
     assert {tuple(choices) for _, *choices in sampled} == {(77, 0.9, 10, 0.3)}
-    assert judges == [("hearer", "cpu:0"), ("voices", "cpu:0")]
+    assert judges == [("hearer", "cpu:0", ["a/b"]), ("voices", "cpu:0", ["a/b"])]
     summary = json.loads((out / "test" / "summary.json").read_text())
     assert summary["utterances"] == 5 and summary["rtf"] > 0 and "wer" in summary
     said = f"5 test utterances were spoken, {[row['finished'] for row in rows].count('False')} of which did not end"
@@ -250,6 +250,7 @@ def test_damaged_tokens_stop_the_training(run, tokens):
     assert read_tokens(tokens, "train")[0]
 
 
+@pytest.mark.slow
 def test_weights_of_another_inventory_are_taken_symbol_by_symbol(run, tokens, tmp_path, caplog):
     """A second run on tokens whose inventory has the symbols in another order, and one more; from a checkpoint."""
     first = run("mini_vallm", number_of_epochs=1)

@@ -187,6 +187,13 @@ class TestStart:
             tune(init_from=folder[0], outputs=2)
         tune(init_from=folder[0], init_skip=["head"], outputs=2, number_of_epochs=1)
 
+    @pytest.mark.parametrize("name", ["head.ckpt", "normalizer.ckpt"])
+    def test_a_link_out_of_the_folder_is_refused(self, tune, folder, name, tmp_path):
+        (folder[0] / name).rename(tmp_path / "elsewhere")
+        (folder[0] / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ValueError, match=rf"{name}' is a link out of its folder"):
+            tune(init_from=folder[0])
+
     @pytest.mark.parametrize("kind", ["run", "save", "checkpoint"])
     def test_a_run_starts_from_another_run(self, tune, kind, tmp_path):
         _, brain = tune("first")

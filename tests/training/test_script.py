@@ -40,7 +40,7 @@ def ends(main, capsys):
 MISTAKES = {
     "of the package": (lambda: read_hparams("missing.yaml"), "error: There is no hyper-parameter file"),
     "passed through": (lambda: do_on_main(read_hparams, "missing.yaml"), "error: There is no hyper-parameter file"),
-    "a file": (lambda: Path("missing.csv").read_text(), "error: [Errno 2] No such file or directory: 'missing.csv'"),
+    "a file": (lambda: Path("missing.csv").read_text(), "error: 'missing.csv': No such file or directory"),
 }
 
 
@@ -49,7 +49,7 @@ def _write(number):
 
 
 for _number in (errno.ENOSPC, errno.EDQUOT):
-    _shown = f"error: [Errno {_number}] {os.strerror(_number)}: free some space, and give the same command again."
+    _shown = f"error: {os.strerror(_number)}: free some space, and give the same command again."
     MISTAKES[errno.errorcode[_number]] = (partial(_write, _number), _shown)
 
 

@@ -75,6 +75,22 @@ def test_dual_path_models_cut_into_chunks_and_add_up():
     torch.testing.assert_close(overlap_add(model, chunks, gap), 2 * x)  # half of each chunk overlaps with the next one
 
 
+@pytest.mark.parametrize("time", [1, 7, 8, 9, 40])
+def test_dual_path_models_pad_by_a_method(time):
+    from speechbrain.lobes.models.dual_path import Dual_Path_Model
+
+    class Padded(_compat.PaddingInPlace, Dual_Path_Model):
+        pass
+
+    x, asked = torch.randn(2, 3, time), []
+    theirs, ours = (kind(3, 3, torch.nn.Identity(), torch.nn.Identity(), K=8) for kind in (Dual_Path_Model, Padded))
+    for one, other in zip(ours._padding(x, 8), theirs._padding(x, 8)):
+        torch.testing.assert_close(one, other)
+    ours._padding = lambda *arguments: asked.append(arguments) or theirs._padding(*arguments)
+    _compat.segment(ours, x)
+    assert len(asked) == 1, _moved("Dual_Path_Model._padding")
+
+
 def test_speechbrain_asks_checkpointers_for_meta_files_and_folders(tmp_path):
     from speechbrain.utils.checkpoints import Checkpointer
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_mamba.utils.files import atomic_path, remove_temporaries, sync_path, write_csv, write_json
+from speechbrain_mamba.utils.files import (
+    atomic_path,
+    check_writable,
+    remove_temporaries,
+    sync_path,
+    write_csv,
+    write_json,
+)
 from speechbrain_mamba.utils.stamps import Stamp
 
 
@@ -24,6 +31,23 @@ def test_the_temporary_name_is_beside_hidden_and_free(tmp_path):
         assert not target.exists()
     assert target.read_text() == "one"  # that context ends last
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOENT])
+def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, number):
+    def refuse(dir):
+        assert dir == tmp_path
+        raise OSError(number, os.strerror(number), str(dir))
+
+    check_writable(tmp_path / "new" / "folder")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    words = rf"^Nothing can be written to '.*folder' \({os.strerror(number)}\): choose another folder\.$"
+    with pytest.raises(OSError, match=words):
+        check_writable(tmp_path / "new" / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file' is a file: nothing can be written below it"):
+        check_writable(tmp_path / "file" / "folder")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_an_error_before_anything_is_written_is_the_error_that_shows(tmp_path):

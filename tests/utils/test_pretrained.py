@@ -36,6 +36,25 @@ def test_a_folder_is_taken_as_it_is(tmp_path, hub):
     assert not hub and not (tmp_path / "collected").exists()
 
 
+@pytest.mark.parametrize(
+    "find", [fetch_pretrained, lambda folder, name: ModelFiles(folder).find(name)], ids=["one file", "a model's files"]
+)
+def test_a_link_out_of_a_folder_is_refused(tmp_path, find):
+    folder, blob = tmp_path / "model", tmp_path / "hub" / "models--someone--model" / "blobs" / "0123"
+    folder.mkdir()
+    blob.parent.mkdir(parents=True)
+    for path in (tmp_path / "secret.ckpt", blob, folder / "here.ckpt"):
+        path.write_text("weights")
+    for name, target in (("lm.ckpt", tmp_path / "secret.ckpt"), ("inside.ckpt", "here.ckpt"), ("cached.ckpt", blob)):
+        (folder / name).symlink_to(target)
+    with pytest.raises(ValueError, match=r"lm\.ckpt' is a link out of its folder, to '.*secret\.ckpt'.* a copy if"):
+        find(folder, "lm.ckpt")
+    for name in ("inside.ckpt", "cached.ckpt"):
+        assert find(folder, name).read_text() == "weights"
+    (tmp_path / "other name").symlink_to(folder)
+    assert find(tmp_path / "other name", "here.ckpt").read_text() == "weights"
+
+
 def test_a_file_of_the_hub_is_collected_where_it_is_asked_for(tmp_path, hub):
     found = fetch_pretrained("someone/model", "lm.ckpt", tmp_path / "collected")
     assert found == tmp_path / "collected" / "lm.ckpt"

@@ -13,6 +13,7 @@ import click
 from speechbrain_mamba.cli.model_choice import SYNTHESIZER, ModelChoice
 from speechbrain_mamba.cli.options import force_option, model_options, talk_options
 from speechbrain_mamba.cli.program import Command
+from speechbrain_mamba.utils.files import check_writable
 from speechbrain_mamba.utils.mistakes import MISTAKES, is_mistake
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def command(
         outputs = [str(Path(out or "speech", f"{number:0{width}}.wav")) for number in range(1, len(texts) + 1)]
     for output in outputs:
         check_output(output, options["prompt"], force)
+    if outputs[0] != "-":
+        check_writable(Path(outputs[0]).parent)
     from tqdm import tqdm
 
     from speechbrain_mamba.dataio.recording_writer import write_recording

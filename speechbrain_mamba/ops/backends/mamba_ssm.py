@@ -83,6 +83,8 @@ def unavailable() -> str | None:
 
 def unsupported(call: Call) -> str | None:
     """Why this backend cannot serve a call, None if it can."""
+    if call.op in ("ssd", "ssd_update"):
+        return f"the adapters have no {call.op}."
     if reason := call.wrong_tensor(DEVICE, DTYPES):
         return reason
     if call.states > LARGEST_STATE:

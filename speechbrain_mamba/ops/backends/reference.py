@@ -28,7 +28,7 @@ def unsupported(call: Call) -> str | None:
     return None
 
 
-def _scan_order(time: int, lengths: Tensor | None, reverse: bool, device: torch.device) -> Tensor | None:
+def scan_order(time: int, lengths: Tensor | None, reverse: bool, device: torch.device) -> Tensor | None:
     """Positions in the order of a reverse scan, (batch or 1, time): each example's valid frames backwards, then its
     padding. Its own inverse; None for a forward scan.
     """
@@ -40,13 +40,15 @@ def _scan_order(time: int, lengths: Tensor | None, reverse: bool, device: torch.
     return torch.where(valid_frames(lengths, time), lengths[:, None] - 1 - position, position)
 
 
-def _reorder(x: Tensor, order: Tensor | None) -> Tensor:
+def reorder(x: Tensor, order: Tensor | None) -> Tensor:
+    """Bring frames (batch, time, ...) into an order, or back."""
     if order is None:
         return x
-    return x.gather(1, order[..., None].expand(x.shape))
+    return x.gather(1, order.reshape(order.shape + (1,) * (x.dim() - 2)).expand(x.shape))
 
 
-def _accumulation_dtype(x: Tensor) -> torch.dtype:
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """The type of states and sums."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -63,7 +65,7 @@ def selective_state_update(
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.selective_state_update`."""
-    dtype, out_dtype = _accumulation_dtype(u), u.dtype
+    dtype, out_dtype = accumulation_dtype(u), u.dtype
     state, u, delta, A, B, C = (t.to(dtype) for t in (state, u, delta, A, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.to(dtype)
@@ -96,11 +98,11 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The selective scan; see :func:`speechbrain_mamba.ops.scan`."""
     batch, time, channels = u.shape
-    dtype, out_dtype = _accumulation_dtype(u), u.dtype
-    order = _scan_order(time, lengths, reverse, u.device)
+    dtype, out_dtype = accumulation_dtype(u), u.dtype
+    order = scan_order(time, lengths, reverse, u.device)
 
     def prepare(x: Tensor) -> Tensor:
-        return _reorder(mask_frames(x.to(dtype), lengths), order)
+        return reorder(mask_frames(x.to(dtype), lengths), order)
 
     u, delta, B, C = prepare(u), prepare(delta), prepare(B), prepare(C)
     A = A.to(dtype)
@@ -118,7 +120,7 @@ def selective_scan(
     y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
     if D is not None:
         y = y + D.to(dtype) * u
-    y = _reorder(y, order)
+    y = reorder(y, order)
     if z is not None:
         y = y * F.silu(mask_frames(z.to(dtype), lengths))
     y = mask_frames(y, lengths).to(out_dtype)
@@ -132,11 +134,96 @@ def bidirectional_selective_scan(
 
     def scan(direction: ScanInputs, backwards: bool) -> Tensor:
         u, delta, A, B, C, D, delta_bias = direction
-        u = u.to(_accumulation_dtype(u))  # rounded to the input's type at the end only
+        u = u.to(accumulation_dtype(u))  # rounded to the input's type at the end only
         inputs = (u, delta, A, B, C, D, z, delta_bias, delta_softplus)
         return cast(Tensor, selective_scan(*inputs, lengths=lengths, reverse=backwards))
 
     return (0.5 * (scan(forward, False) + scan(reverse, True))).to(forward.u.dtype)
+
+
+def step_size(delta: Tensor, bias: Tensor | None, softplus: bool, limit: tuple[float, float]) -> Tensor:
+    """The steps of :func:`speechbrain_mamba.ops.ssd`, in the type of its states."""
+    delta = delta.to(accumulation_dtype(delta))
+    if bias is not None:
+        delta = delta + bias.to(delta.dtype)
+    if softplus:
+        delta = F.softplus(delta)
+    return delta.clamp(*limit)
+
+
+def _ssd_step(
+    state: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One frame of the recurrence, all in the type of the state."""
+    B, C = (t.repeat_interleave(len(A) // t.shape[1], 1)[:, :, None] for t in (B, C))  # of each head
+    state = torch.exp(delta * A)[..., None, None] * state + (delta[..., None] * x)[..., None] * B
+    y = (state * C).sum(-1)
+    if D is not None:
+        y = y + (D[:, None] if D.dim() == 1 else D) * x
+    return (y if z is None else y * F.silu(z)), state
+
+
+def ssd_update(
+    state: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """One step of the recurrence; see :func:`speechbrain_mamba.ops.ssd_update`."""
+    dtype = accumulation_dtype(x)
+    delta = step_size(delta, delta_bias, delta_softplus, dt_limit).to(dtype)
+    values = (t if t is None else t.to(dtype) for t in (state, x, delta, A, B, C, D, z))
+    y, state = _ssd_step(*values)  # type: ignore[arg-type]
+    return y.to(x.dtype), state
+
+
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    chunk_size: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The scan of Mamba-2, frame by frame whatever ``chunk_size``; see :func:`speechbrain_mamba.ops.ssd`."""
+    batch, time, heads, channels = x.shape
+    dtype, out_dtype = accumulation_dtype(x), x.dtype
+    order = scan_order(time, lengths, reverse, x.device)
+
+    def prepare(t: Tensor) -> Tensor:
+        return reorder(mask_frames(t.to(dtype), lengths), order)
+
+    x, B, C, z = prepare(x), prepare(B), prepare(C), None if z is None else prepare(z)
+    delta = step_size(prepare(delta), delta_bias, delta_softplus, dt_limit)
+    delta = mask_frames(delta, lengths)  # a step of length zero keeps the state
+    A, D = A.to(dtype), None if D is None else D.to(dtype)
+    shape = (batch, heads, channels, B.shape[-1])
+    state = x.new_zeros(shape) if initial_state is None else initial_state.to(dtype)
+    outputs = []
+    for t in range(time):
+        gate = None if z is None else z[:, t]
+        y, state = _ssd_step(state, x[:, t], delta[:, t], A, B[:, t], C[:, t], D, gate)
+        outputs.append(y)
+    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(x)
+    y = mask_frames(reorder(y, order), lengths).to(out_dtype)
+    return (y, state) if return_last_state else y
 
 
 def _activate(y: Tensor, activation: str | None) -> Tensor:
@@ -147,7 +234,7 @@ def causal_conv1d_update(
     x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """One step of the convolution; see :func:`speechbrain_mamba.ops.causal_conv1d_update`."""
-    dtype = _accumulation_dtype(x)
+    dtype = accumulation_dtype(x)
     window = torch.cat([state.to(dtype), x.to(dtype)[..., None]], -1)
     y = (window * weight.to(dtype)).sum(-1)
     if bias is not None:
@@ -169,15 +256,15 @@ def causal_conv1d(
     """The depthwise causal convolution; see :func:`speechbrain_mamba.ops.conv`."""
     batch, time, channels = x.shape
     width = weight.shape[1]
-    dtype, out_dtype = _accumulation_dtype(x), x.dtype
-    order = _scan_order(time, lengths, reverse, x.device)
+    dtype, out_dtype = accumulation_dtype(x), x.dtype
+    order = scan_order(time, lengths, reverse, x.device)
     history = x.new_zeros(batch, width - 1, channels) if initial_state is None else initial_state.transpose(1, 2)
-    padded = torch.cat([history.to(dtype), _reorder(mask_frames(x.to(dtype), lengths), order)], 1)
+    padded = torch.cat([history.to(dtype), reorder(mask_frames(x.to(dtype), lengths), order)], 1)
     taps = (weight[:, k].to(dtype) * padded[:, k : k + time] for k in range(width))
     y = sum(taps, torch.zeros((), dtype=dtype, device=x.device))
     if bias is not None:
         y = y + bias.to(dtype)
-    y = mask_frames(_reorder(_activate(y, activation), order), lengths).to(out_dtype)
+    y = mask_frames(reorder(_activate(y, activation), order), lengths).to(out_dtype)
     if not return_final_state:
         return y
     # The last width - 1 inputs before each example's end, in the order of the scan.

@@ -1,12 +1,17 @@
 """The command separate."""
 
+import os
 import pickle
+import signal
+import time
 from functools import partial
 
+import pytest
 import soundfile
 
 from speechbrain_mamba.cli.commands.separate import Separation
 from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.dataio.recording_writer import RecordingWriter
 
 
 def test_speakers_are_written_as_the_recording_was(models, place, run):
@@ -36,6 +41,28 @@ def test_nothing_is_overwritten_without_force(models, place, run):
     assert [path.name for path in target.parent.iterdir()] == [target.name] and target.read_text() == "mine"
     assert run("separate", "talk.wav", "--source", models / "separator", "--force")[0] == 0
     assert soundfile.info(target).frames == 4000
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(models, place, run, monkeypatch, number, code):
+    there = []
+
+    def finish(writer):
+        there.extend(path.name for path in (place / "separated").iterdir())
+        os.kill(os.getpid(), number)
+        time.sleep(5)  # the signal comes at once
+
+    monkeypatch.setattr(RecordingWriter, "finish", finish)
+    # what ran the tests, such as nohup, may have it ignored
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        told, out, err = run("separate", "talk.wav", "--source", models / "separator")
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert (told, out) == (code, "") and "interrupted" in err
+    assert len(there) == 2 and all(name.startswith(".talk_speaker") for name in there)
+    assert not list((place / "separated").iterdir())
 
 
 def test_a_bad_file_among_many_is_named(models, place, run):

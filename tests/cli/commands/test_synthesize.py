@@ -52,7 +52,7 @@ def test_texts_come_from_standard_input(models, place, run, monkeypatch):
         (["--text", "one", "--prompt", "voice.wav"], 2, "Missing option '--prompt-text'. See"),
         (["--text-file", "empty.txt", *VOICE], 1, "'empty.txt' has no text: write one on each line."),
         (["--text-file", "voice.wav", *VOICE], 1, "'voice.wav' is not a text in UTF-8: convert it first."),
-        (["--text-file", "none.txt", *VOICE], 1, "No such file or directory: 'none.txt'"),
+        (["--text-file", "none.txt", *VOICE], 1, "error: 'none.txt': No such file or directory"),
         (["--text", "one", *VOICE, "--out", "talk.wav"], 1, "'talk.wav' exists and is not overwritten: choose"),
         (
             ["--text", "one", *VOICE, "--out", "../p/voice.wav", "--force"],

@@ -11,7 +11,7 @@ from speechbrain.lobes.models.dual_path import CumulativeLayerNorm, Dual_Computa
 from torch import Tensor, nn
 
 from speechbrain_mamba.ops import lengths_on, valid_frames
-from speechbrain_mamba.utils._compat import overlap_add, segment
+from speechbrain_mamba.utils._compat import PaddingInPlace, overlap_add, segment
 
 
 def _normalize(norm: nn.GroupNorm | CumulativeLayerNorm, x: Tensor, valid: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def _normalize(norm: nn.GroupNorm | CumulativeLayerNorm, x: Tensor, valid: Tenso
     return y * norm.weight.reshape(shape) + norm.bias.reshape(shape)
 
 
-class DualPathModel(Dual_Path_Model):
+class DualPathModel(PaddingInPlace, Dual_Path_Model):
     """SpeechBrain's ``Dual_Path_Model`` (Luo et al., arXiv 1910.06379) with lengths: same arguments, same weights.
 
     Without lengths it is ``Dual_Path_Model``. With them, each example of a padded batch gets the masks that it gets
@@ -76,12 +76,6 @@ class DualPathModel(Dual_Path_Model):
             for example, length in zip(x, lengths.tolist())
         ]
         return torch.cat(alone, 1)
-
-    def _padding(self, input: Tensor, K: int) -> tuple[Tensor, int]:
-        """Pad (batch, channels, time) as SpeechBrain does, which makes zeros on the CPU and waits for their copy."""
-        hop = K // 2
-        gap = K - (hop + input.shape[2] % K) % K
-        return F.pad(input, (hop, gap + hop)), gap
 
     def _forward_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
         batch, _, time = x.shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from speechbrain_mamba.ops.backends.chunked import ssd as ssd
+from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
 from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
 from speechbrain_mamba.ops.backends.cpu.layer_kernel import layer_backward, layer_forward, layer_kept

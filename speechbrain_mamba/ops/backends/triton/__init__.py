@@ -9,6 +9,8 @@ import importlib.util
 
 import torch
 
+from speechbrain_mamba.ops.backends.chunked import ssd as ssd
+from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.utils.toolchain import missing_tools

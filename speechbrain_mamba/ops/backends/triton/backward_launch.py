@@ -57,8 +57,8 @@ class ScanBackward:
 
     def run(
         self,
-        dus: Sequence[Tensor | None],
-        ddeltas: Sequence[Tensor | None],
+        dus: Sequence[Tensor | None] | Tensor,
+        ddeltas: Sequence[Tensor | None] | Tensor,
         dz: Tensor | None,
         output: bool = False,
     ) -> None:
@@ -66,7 +66,7 @@ class ScanBackward:
 
         Arguments
         ---------
-        dus, ddeltas : sequence of two Tensor
+        dus, ddeltas : sequence of two Tensor, or Tensor (2, frames, channels)
             Memory for the gradients of inputs and steps of each direction, (frames, channels); it may be that of the
             inputs and steps.
         dz : Tensor, optional
@@ -154,7 +154,7 @@ def scan_backward(
         backward = ScanBackward(scan, dy, dlast, with_sums)
         backward.run([*dus, *absent], [*ddeltas, *absent], dz)
         dmaps = scan.new(count, scan.batch * scan.time, 2 * p.block_n)
-        sums = backward.finish(dmaps) or [(None, None, None)] * count
+        sums: Sequence = backward.finish(dmaps) or [(None, None, None)] * count
     dB_dC = dmaps.view(count, scan.batch, scan.time, 2, p.block_n)[..., : scan.states]
     gradients = [
         ScanInputs(

@@ -64,7 +64,7 @@ class LayerBackward:
         torch.mm(self.doutput.reshape(layer.rows, -1), layer.out, out=dy.view(layer.rows, packed.channels))
         dus, dsteps = layer.us, pair(xz, layer.rows, packed.channels) if layer.steps is None else layer.steps
         backward = ScanBackward(layer.scan, dy, None, bool(self.needed & {"A", "D", "delta_bias"}))
-        backward.run(dus, dsteps, dz, self.need.out_proj_weight)
+        backward.run(dus, dsteps, dz, bool(self.need.out_proj_weight))
         dprojected, factor, scans = self._finish(backward)
         del backward
         dx_proj, ddt_proj = self._weights(dsteps, dprojected, factor)

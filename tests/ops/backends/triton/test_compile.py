@@ -46,10 +46,9 @@ def causal():
         x = torch.zeros(1, 4000, channels, dtype=torch.bfloat16, requires_grad=True)
         maps, frame = torch.zeros(1, 4000, states, dtype=torch.bfloat16), x.detach()[:, 0]
         weight, vector, A = torch.zeros(channels, 4), torch.zeros(channels), torch.zeros(channels, states)
+        filters = weight.clone().requires_grad_(), vector.clone().requires_grad_()
         conv_state, state = torch.zeros(1, channels, 3), torch.zeros(1, channels, states, requires_grad=True)
-        u, conv_state = backend.causal_conv1d(
-            x, weight, vector, "silu", initial_state=conv_state, return_final_state=True
-        )
+        u, conv_state = backend.causal_conv1d(x, *filters, "silu", initial_state=conv_state, return_final_state=True)
         y, last = backend.selective_scan(
             u, u, A, maps, maps, vector, x, vector, True, initial_state=state, return_last_state=True
         )

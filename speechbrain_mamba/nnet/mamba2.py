@@ -1,0 +1,383 @@
+"""Mamba-2 layers: one direction, with a state to run step by step, and both directions.
+
+Parameters carry the names of mamba-ssm's ``Mamba2``, so that its weights load; the reverse direction adds ``_b``.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechbrain_mamba.nnet.mamba import MambaState, ScaledLinear, draw_step_bias
+from speechbrain_mamba.ops import (
+    Filters,
+    bidirectional_causal_conv1d,
+    causal_conv1d,
+    causal_conv1d_update,
+    mask_frames,
+    ssd,
+    ssd_update,
+)
+from speechbrain_mamba.ops.checks import check_lengths
+from speechbrain_mamba.ops.ssd import NO_LIMIT
+
+
+class GatedRMSNorm(nn.Module):
+    """RMS norm within groups of channels, gated by ``silu(z)`` before or after; computed in float32.
+
+    Arguments
+    ---------
+    channels : int
+        Number of channels.
+    groups : int
+        Groups of successive channels that are normalized separately.
+    norm_before_gate : bool
+        Whether the gate multiplies the norm's output instead of its input.
+    eps : float
+        Added to the mean square.
+
+    Example
+    -------
+    >>> GatedRMSNorm(8, groups=2)(torch.randn(2, 10, 8), torch.randn(2, 10, 8)).shape
+    torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, channels: int, groups: int = 1, norm_before_gate: bool = False, eps: float = 1e-5):
+        super().__init__()
+        self.groups, self.norm_before_gate, self.eps = groups, norm_before_gate, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def reset_parameters(self) -> None:
+        """Set the weights to one."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Normalize and gate.
+
+        Arguments
+        ---------
+        x, z : Tensor
+            Input and gate before its SiLU, (..., channels).
+
+        Returns
+        -------
+        Tensor
+            Output, like ``x``.
+        """
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        y, gate = x.to(dtype), F.silu(z.to(dtype))
+        if not self.norm_before_gate:
+            y = y * gate
+        y = y.unflatten(-1, (self.groups, -1))
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        y = y.flatten(-2) * self.weight.to(dtype)
+        return (y * gate if self.norm_before_gate else y).to(x.dtype)
+
+
+class _Mamba2Layer(nn.Module):
+    """The common part of both layers: projections in and out, a norm, a convolution and a scan for each direction."""
+
+    _suffixes: tuple[str, ...]
+    """The ends of the names of each direction's parameters."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: float = 2,
+        headdim: int = 64,
+        d_ssm: int | None = None,
+        ngroups: int = 1,
+        A_init_range: tuple[float, float] = (1, 16),
+        D_has_hdim: bool = False,
+        rmsnorm: bool = True,
+        norm_before_gate: bool = False,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] = NO_LIMIT,
+        bias: bool = False,
+        conv_bias: bool = True,
+        chunk_size: int | None = None,
+        out_proj_init_scale: float = 1.0,
+        masks_input: bool = True,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.headdim, self.ngroups, self.D_has_hdim, self.rmsnorm = headdim, ngroups, D_has_hdim, rmsnorm
+        self.dt_min, self.dt_max, self.dt_init_floor = dt_min, dt_max, dt_init_floor
+        self.dt_limit, self.A_init_range = (dt_limit[0], dt_limit[1]), (A_init_range[0], A_init_range[1])
+        self.chunk_size, self.masks_input = chunk_size, masks_input
+        self.d_inner = int(expand * d_model)
+        self.d_ssm = self.d_inner if d_ssm is None else d_ssm
+        self.d_mlp = self.d_inner - self.d_ssm
+        if not 0 < self.d_ssm <= self.d_inner:
+            raise ValueError(f"{name}: d_ssm is {d_ssm}, but must be between 1 and the {self.d_inner} inner channels.")
+        if self.d_ssm % headdim:
+            raise ValueError(f"{name}: {self.d_ssm} inner channels do not divide into heads of headdim = {headdim}.")
+        self.nheads = self.d_ssm // headdim
+        if self.nheads % ngroups:
+            raise ValueError(
+                f"{name}: {self.nheads} heads ({self.d_ssm} inner channels by headdim = {headdim}) do not divide into "
+                f"ngroups = {ngroups}."
+            )
+        if not 0 < self.A_init_range[0] <= self.A_init_range[1]:
+            raise ValueError(f"{name}: A_init_range is {A_init_range}, but must be two positive numbers in order.")
+        self.conv_dim = self.d_ssm + 2 * ngroups * d_state
+        widths = 2 * self.d_mlp + self.d_ssm + self.conv_dim + self.nheads
+        self.in_proj = nn.Linear(d_model, widths, bias=bias)
+        for suffix in self._suffixes:
+            conv1d = nn.Conv1d(self.conv_dim, self.conv_dim, d_conv, groups=self.conv_dim, bias=conv_bias)
+            self.register_module(f"conv1d{suffix}", conv1d)
+            self.register_parameter(f"dt_bias{suffix}", nn.Parameter(torch.empty(self.nheads)))
+            self.register_parameter(f"A{suffix}_log", nn.Parameter(torch.empty(self.nheads)))
+            skips = self.d_ssm if D_has_hdim else self.nheads
+            self.register_parameter(f"D{suffix}", nn.Parameter(torch.empty(skips)))
+        if rmsnorm:
+            self.norm = GatedRMSNorm(self.d_ssm, ngroups, norm_before_gate)
+        self.out_proj = ScaledLinear(self.d_inner, d_model, bias=bias, init_scale=out_proj_init_scale)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
+        with torch.no_grad():
+            for suffix in self._suffixes:
+                bias = draw_step_bias(self.nheads, self.dt_min, self.dt_max, self.dt_init_floor)
+                self.get_parameter(f"dt_bias{suffix}").copy_(bias)
+                self.get_parameter(f"A{suffix}_log").uniform_(*self.A_init_range).log_()
+                self.get_parameter(f"D{suffix}").fill_(1.0)
+
+    def _project_in(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The parts of the input projection: of the gated MLP, gate z, input of the convolution, and steps."""
+        parts = [2 * self.d_mlp, self.d_ssm, self.conv_dim, self.nheads]
+        mlp, z, convolved, delta = self.in_proj(x).split(parts, dim=-1)
+        return mlp, z, convolved, delta
+
+    def _filters(self, suffix: str) -> Filters:
+        conv1d = getattr(self, f"conv1d{suffix}")
+        return Filters(conv1d.weight.squeeze(1), conv1d.bias)
+
+    def _scan_arguments(self, convolved: Tensor, delta: Tensor, z: Tensor, suffix: str) -> tuple:
+        """The positional arguments of :func:`ssd` and, for frames (batch, channels), of :func:`ssd_update`."""
+        maps = self.ngroups * self.d_state
+        x, B, C = convolved.split([self.d_ssm, maps, maps], dim=-1)
+        A_log, D = self.get_parameter(f"A{suffix}_log"), self.get_parameter(f"D{suffix}")
+        A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+        skip = self._by_head(D) if self.D_has_hdim else D
+        gate = None if self.rmsnorm else self._by_head(z)
+        B, C = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (B, C))
+        dt_bias = self.get_parameter(f"dt_bias{suffix}")
+        return self._by_head(x), delta, A, B, C, skip, gate, dt_bias, True, self.dt_limit
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.nheads, self.headdim))
+
+    def _project_out(self, mlp: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """The output, from the scan's (..., heads, head channels)."""
+        y = y.flatten(-2)
+        if self.rmsnorm:
+            y = self.norm(y, z)
+        if self.d_mlp:
+            gate, value = mlp.chunk(2, dim=-1)
+            y = torch.cat([F.silu(gate) * value, y], dim=-1)
+        return self.out_proj(y)
+
+
+class Mamba2(_Mamba2Layer):
+    """A Mamba-2 layer: a scan with one decay per head, gated, between projections (Dao and Gu, arXiv 2405.21060).
+
+    It sees the past only, and can run in chunks or step by step from a state, with the same output as in one go.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of input and output.
+    d_state : int
+        States per inner channel.
+    d_conv : int
+        Width of the convolution, in frames.
+    expand : float
+        Inner channels per channel of ``d_model``.
+    headdim : int
+        Channels of a head.
+    d_ssm : int, optional
+        Inner channels that are scanned, all by default; the others are a gated MLP.
+    ngroups : int
+        Groups of heads that share B and C, and of channels that are normalized together.
+    A_init_range : tuple of float
+        The heads' rates of decay are drawn from this range.
+    D_has_hdim : bool
+        Whether the skip connection has a weight per channel instead of one per head.
+    rmsnorm : bool
+        Whether the gated output is normalized.
+    norm_before_gate : bool
+        Whether it is normalized before the gate instead of after it.
+    dt_min, dt_max, dt_init_floor : float
+        The steps are initialized log-uniformly in this range, but not below the floor.
+    dt_limit : tuple of float
+        Smallest and largest step.
+    bias : bool
+        Whether the input and output projections have one.
+    conv_bias : bool
+        Whether the convolution has a bias.
+    chunk_size : int, optional
+        A hint for the scan's speed and memory, see :func:`speechbrain_mamba.ops.ssd`; the result is the same.
+    out_proj_init_scale : float
+        Factor on the initial weights of the output projection; stacks of residual layers set 1 / sqrt(layers).
+    masks_input : bool
+        As in :class:`speechbrain_mamba.nnet.mamba.Mamba`.
+
+    Example
+    -------
+    >>> layer = Mamba2(d_model=8, d_state=4, headdim=4)
+    >>> x = torch.randn(2, 10, 8)
+    >>> y = layer(x, lengths=torch.tensor([7, 10]))
+    >>> y.shape
+    torch.Size([2, 10, 8])
+    >>> head, state = layer(x[:, :4], return_state=True)
+    >>> fifth, state = layer.step(x[:, 4], state)
+    >>> torch.allclose(fifth, y[:, 4], atol=1e-5)
+    True
+    """
+
+    _suffixes = ("",)
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: MambaState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MambaState]:
+        """Run the layer over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+        state : dict, optional
+            State to start from, returned by :meth:`init_state` or an earlier call.
+        return_state : bool
+            Whether to return the state after each example's last valid frame too.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state.
+        """
+        lengths = check_lengths("Mamba2", lengths, x.shape[0], x.shape[1], x.device)
+        mlp, z, convolved, delta = self._project_in(mask_frames(x, lengths) if self.masks_input else x)
+        convolved, conv = causal_conv1d(
+            convolved, *self._filters(""), "silu", lengths=lengths,
+            initial_state=None if state is None else state["conv"], return_final_state=True,
+        )  # fmt: skip
+        y, last = ssd(
+            *self._scan_arguments(convolved, delta, z, ""), lengths=lengths, chunk_size=self.chunk_size,
+            initial_state=None if state is None else state["ssm"], return_last_state=True,
+        )  # fmt: skip
+        y = mask_frames(self._project_out(mlp, y, z), lengths)
+        return (y, {"conv": conv, "ssm": last}) if return_state else y
+
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MambaState:
+        """The state before the first frame.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of examples.
+        device : torch.device, optional
+            Device; that of the parameters by default.
+        dtype : torch.dtype, optional
+            Type of the convolution's state; that of the parameters by default. The scan's state is float32, or float64
+            for float64.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``conv`` (batch, d_ssm + 2 * ngroups * d_state, d_conv - 1) and ``ssm`` (batch, heads, headdim, d_state).
+        """
+        weight = self.in_proj.weight
+        device, dtype = device or weight.device, dtype or weight.dtype
+        scan_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        shape = (batch_size, self.nheads, self.headdim, self.d_state)
+        return {
+            "conv": torch.zeros(batch_size, self.conv_dim, self.d_conv - 1, device=device, dtype=dtype),
+            "ssm": torch.zeros(shape, device=device, dtype=scan_dtype),
+        }
+
+    def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """Run the layer over one frame.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Input frame (batch, d_model).
+        state : dict
+            State before the frame.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output frame (batch, d_model).
+        state : dict
+            State after the frame; the given one is not changed.
+        """
+        mlp, z, convolved, delta = self._project_in(x_t)
+        convolved, conv = causal_conv1d_update(convolved, state["conv"], *self._filters(""), "silu")
+        y, last = ssd_update(state["ssm"], *self._scan_arguments(convolved, delta, z, ""))
+        return self._project_out(mlp, y, z), {"conv": conv, "ssm": last}
+
+
+class BiMamba2(_Mamba2Layer):
+    """A bidirectional Mamba-2 layer: two scans, averaged between shared projections.
+
+    It is to :class:`Mamba2` what :class:`speechbrain_mamba.nnet.mamba.BiMamba` is to Mamba (arXiv 2407.09732): input
+    projection, gate, norm and output projection are shared, and each direction has its own convolution, ``dt_bias``,
+    ``A_log`` and ``D``. It has no state, as it sees the future.
+
+    Arguments
+    ---------
+    d_model, d_state, d_conv, expand, headdim, d_ssm, ngroups, ...
+        As in :class:`Mamba2`.
+
+    Example
+    -------
+    >>> layer = BiMamba2(d_model=8, d_state=4, headdim=4)
+    >>> x, lengths = torch.randn(2, 10, 8), torch.tensor([7, 10])
+    >>> y = layer(x, lengths)
+    >>> alone = layer(x[:1, :7])
+    >>> torch.allclose(y[:1, :7], alone, atol=1e-5)
+    True
+    """
+
+    _suffixes = ("", "_b")
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Run the layer over whole sequences.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model).
+        """
+        lengths = check_lengths("BiMamba2", lengths, x.shape[0], x.shape[1], x.device)
+        mlp, z, inputs, delta = self._project_in(mask_frames(x, lengths) if self.masks_input else x)
+        both = bidirectional_causal_conv1d(inputs, self._filters(""), self._filters("_b"), "silu", lengths=lengths)
+        forward, reverse = (
+            cast(Tensor, ssd(*self._scan_arguments(convolved, delta, z, suffix), lengths=lengths,
+                             reverse=bool(suffix), chunk_size=self.chunk_size))
+            for convolved, suffix in zip(both, self._suffixes)
+        )  # fmt: skip
+        return mask_frames(self._project_out(mlp, 0.5 * (forward + reverse), z), lengths)
