@@ -279,7 +279,7 @@ def test_progress_is_told():
         ({"window": -1.0}, "The window is -1 s"),
         ({"window": math.inf}, "The window is inf s"),
         ({"window": math.nan}, "The window is nan s"),
-        ({"batch_size": 0}, "batch_size is 0, but must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0, but must be a whole number of at least 1"),
     ],
 )
 def test_wrong_options_are_refused(options, words):

@@ -144,7 +144,7 @@ def test_a_codec_or_judge_that_does_not_fit_stops_before_the_training(run, tmp_p
     save_codec(EnCodec(8000, (5, 4), n_codebooks=3, codebook_size=16, dimension=4, n_filters=2), tmp_path / "codec")
     with pytest.raises(ValueError, match=r"a frame_rate of 50\.0, but the codec given has 400\.0"):
         run("vallm", codec=tmp_path / "codec", n_test_utterances=1)
-    with pytest.raises(FileNotFoundError, match="'made up' is not a folder"):
+    with pytest.raises(FileNotFoundError, match="There is no folder 'made up'"):
         run("vallm", n_test_utterances=1)
     sizes = {"n_codebooks": 3, "codebook_size": 16, "dimension": 4, "n_filters": 2, "lstm": 1}
     save_codec(EnCodec(8000, (8, 5, 4), **sizes), tmp_path / "right")

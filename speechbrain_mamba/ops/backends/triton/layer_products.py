@@ -82,10 +82,11 @@ class Packed:
         (d_model, channels)."""
         weights, (size, size_dt, _) = memory.view(self.dtype), self.sizes
         channels, features, ranks = self.channels, self.features, self.block_r
+        start = weights.storage_offset()  # as_strided counts from the storage's first element
         return (
-            weights.as_strided((2, features, channels), (features * channels, channels, 1)),
-            weights.as_strided((2, channels, ranks), (channels * ranks, ranks, 1), size),
-            weights.as_strided((self.d_model, channels), (channels, 1), size + size_dt),
+            weights.as_strided((2, features, channels), (features * channels, channels, 1), start),
+            weights.as_strided((2, channels, ranks), (channels * ranks, ranks, 1), start + size),
+            weights.as_strided((self.d_model, channels), (channels, 1), start + size + size_dt),
         )
 
     def columns(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
