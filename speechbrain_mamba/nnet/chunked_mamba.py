@@ -100,9 +100,11 @@ class ChunkedBiMamba(BiMamba):
             return super().forward(x, lengths)
         batch, time, _ = x.shape
         projected = self._project_in(x, lengths)
-        forward, state = self._scan(*projected.chunk(2, dim=-1), lengths, state=state)
+        x, z = projected.chunk(2, dim=-1)
+        forward, state = self._scan(x, z, lengths, state=state)
         chunks, chunk_lengths = split_chunks(projected, lengths, chunk_size or max(time, 1))
-        reverse, _ = self._scan(*chunks.chunk(2, dim=-1), chunk_lengths, "_b", reverse=True)
+        x, z = chunks.chunk(2, dim=-1)
+        reverse, _ = self._scan(x, z, chunk_lengths, "_b", reverse=True)
         y = self._project_out(0.5 * forward + 0.5 * join_chunks(reverse, batch, time), lengths)
         return (y, state) if return_state else y
 

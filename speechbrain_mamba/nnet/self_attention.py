@@ -216,10 +216,10 @@ class SelfAttention(MultiHeadProjections):
     ) -> Tensor:
         """Scaled dot-product attention over (batch, time, nhead, channels), where mask, (batch or 1, queries, keys), is
         true."""
-        heads = (part.transpose(1, 2) for part in (query, key, value))
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         mask = None if mask is None else mask[:, None]
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(*heads, mask, dropout, causal).transpose(1, 2)
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal).transpose(1, 2)
 
     def _visible(
         self,
@@ -234,8 +234,8 @@ class SelfAttention(MultiHeadProjections):
         """Which keys the queries see, booleans (batch or 1, [blocks,] queries, keys).
 
         ``frames`` are the queries' places in the input, ([blocks,] queries); the keys of a block begin ``before``
-        frames before its first query. Places below 0 are of earlier frames, of which each example has ``seen`` some. ``time``
-        is the number of frames in the input, if there are keys past it.
+        frames before its first query. Places below 0 are of earlier frames, of which each example has ``seen`` some.
+        ``time`` is the number of frames in the input, if there are keys past it.
         """
         query = frames[..., None]
         key = frames[..., :1, None] - before + torch.arange(n_keys, device=frames.device)
