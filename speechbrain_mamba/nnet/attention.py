@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.mamba import ScaledLinear
 from speechbrain_mamba.ops import valid_frames
 
 GROWTH = 256
@@ -32,15 +33,44 @@ class GrowingCache(PrefixCache):
     """Frames that are filled; there may be room for more."""
 
 
-class _Attention(nn.Module):
-    """The projections that both kinds of attention share."""
+class MultiHeadProjections(nn.Module):
+    """The projections that all kinds of attention share.
 
-    def __init__(self, d_model: int, nhead: int, dropout: float = 0.0):
+    Arguments
+    ---------
+    d_model, nhead : int
+        Channels of input and output, and number of heads.
+    dropout : float
+        Dropout rate of the attention weights.
+    d_attention : int, optional
+        Channels of all heads together, ``d_model`` by default.
+    bias : bool
+        Whether the projections have one.
+    out_proj_init_scale : float
+        Factor on the initial weights of the output projection.
+
+    Raises
+    ------
+    ValueError
+        When the heads do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dropout: float = 0.0,
+        d_attention: int | None = None,
+        bias: bool = True,
+        out_proj_init_scale: float = 1.0,
+    ):
         super().__init__()
-        if d_model % nhead:
-            raise ValueError(f"d_model is {d_model}, which nhead, {nhead}, does not divide.")
+        name, width = ("d_model", d_model) if d_attention is None else ("d_attention", d_attention)
+        if width % nhead:
+            raise ValueError(f"{name} is {width}, which nhead, {nhead}, does not divide.")
         self.nhead, self.dropout = nhead, dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, width, bias=bias) for _ in range(3))
+        self.out_proj = ScaledLinear(width, d_model, bias=bias, init_scale=out_proj_init_scale)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
@@ -52,7 +82,7 @@ class _Attention(nn.Module):
         return self.out_proj(y.transpose(1, 2).flatten(-2))
 
 
-class PrefixAttention(_Attention):
+class PrefixAttention(MultiHeadProjections):
     """Multi-head self-attention: causal except for a prefix that all frames see entirely, or over everything.
 
     Arguments
@@ -156,7 +186,7 @@ def _grow(cache: Tensor, axis: int) -> Tensor:
     return torch.cat([cache, cache.new_zeros(room)], axis)
 
 
-class PrefixCrossAttention(_Attention):
+class PrefixCrossAttention(MultiHeadProjections):
     """Multi-head attention of all frames to those of the prefix only, so that keys and values do not grow with time.
 
     Arguments

@@ -10,8 +10,8 @@ from speechbrain.nnet.attention import PositionalwiseFeedForward
 from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.chunked_mamba import ChunkedBiMamba
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionModule
+from speechbrain_mamba.nnet.chunked_mamba import ChunkedBiMamba
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
 
