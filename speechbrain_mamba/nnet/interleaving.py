@@ -65,6 +65,7 @@ class Interleaved(nn.Module):
         batch, time = memory.shape[:2]
         if lengths is None:
             lengths = torch.full((batch,), time, device=memory.device)
+        lengths = lengths.long()  # SpeechBrain's searches have shorter integers
         memory = mask_frames(memory, lengths)
         if places.shape[1]:
             places = torch.minimum(places.clamp(min=0), lengths[:, None]).cummax(1).values
@@ -174,7 +175,7 @@ def places_of_tokens(tokens: Tensor, blank: int, lengths: Tensor) -> Tensor:
     >>> places_of_tokens(torch.tensor([[0, 7, 7, 0, 5, 0, 5, 0]]), blank=0, lengths=torch.tensor([8]))
     tensor([[4, 6, 8]])
     """
-    batch, time = tokens.shape
+    (batch, time), lengths = tokens.shape, lengths.long()
     tokens = tokens.masked_fill(torch.arange(time, device=tokens.device) >= lengths[:, None], blank)
     before = torch.cat([tokens.new_full((batch, 1), blank), tokens[:, :-1]], 1)
     begins = (tokens != blank) & (tokens != before)

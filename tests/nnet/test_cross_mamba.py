@@ -241,7 +241,7 @@ def test_frames_are_flipped_within_their_lengths():
 
 def test_places_follow_the_beginnings_of_tokens():
     path = torch.tensor([[3, 3, 0, 3, 4, 0, 0, 9], [0, 0, 0, 0, 0, 0, 0, 0], [0, 5, 0, 0, 6, 6, 0, 7]])
-    places = places_of_tokens(path, 0, torch.tensor([8, 8, 6]))
+    places = places_of_tokens(path, 0, torch.tensor([8, 8, 6], dtype=torch.int32))
     assert places.tolist() == [[3, 4, 7, 8], [8, 8, 8, 8], [4, 6, 6, 6]]
     assert places_of_tokens(path[1:2], 0, torch.tensor([8])).shape == (1, 0)
 
