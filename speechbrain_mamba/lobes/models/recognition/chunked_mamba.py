@@ -53,18 +53,19 @@ class ChunkedBiMamba(BiMamba):
         """
         if chunk_size is None and state is None and not return_state:
             return super().forward(x, lengths)
-        x, z = self._project_in(x, lengths).chunk(2, dim=-1)
-        forward, state = self._scan(x, z, lengths, state=state)
-        reverse = self._reverse_in_chunks(x, z, lengths, chunk_size or x.shape[1])
-        y = self._project_out(0.5 * forward + 0.5 * reverse, lengths)
+        parts = self._project_in(self._mask_input(x, lengths))
+        forward, state = self._scan(parts, lengths, state=state)
+        reverse = self._reverse_in_chunks(parts, lengths, chunk_size or x.shape[1])
+        y = self._finish(0.5 * forward + 0.5 * reverse, parts, lengths)
         return (y, state) if return_state else y
 
-    def _reverse_in_chunks(self, x: Tensor, z: Tensor, lengths: Tensor | None, chunk_size: int) -> Tensor:
-        batch, time, _ = x.shape
-        first = torch.arange(0, time, chunk_size, device=x.device)
+    def _reverse_in_chunks(self, parts: tuple[Tensor, ...], lengths: Tensor | None, chunk_size: int) -> Tensor:
+        (batch, time, _), device = parts[0].shape, parts[0].device
+        first = torch.arange(0, time, chunk_size, device=device)
         if lengths is None:
-            lengths = torch.full((batch,), time, device=x.device)
-        lengths = (lengths.to(x.device)[:, None] - first).clamp(0, chunk_size).flatten()
-        x, z = (F.pad(a, (0, 0, 0, -time % chunk_size)).reshape(len(lengths), chunk_size, -1) for a in (x, z))
-        y, _ = self._scan(x, z, lengths, "_b", reverse=True)
-        return y.reshape(batch, len(first) * chunk_size, -1)[:, :time]
+            lengths = torch.full((batch,), time, device=device)
+        lengths = (lengths.to(device)[:, None] - first).clamp(0, chunk_size).flatten()
+        padding = (0, 0, 0, -time % chunk_size)
+        chunks = tuple(F.pad(part, padding).reshape(len(lengths), chunk_size, part.shape[-1]) for part in parts)
+        y, _ = self._scan(chunks, lengths, "_b", reverse=True)
+        return y.reshape(batch, len(first) * chunk_size, *y.shape[2:])[:, :time]
