@@ -265,10 +265,11 @@ def test_mimetic_initialization(kind, mixer, options):
         if isinstance(part, Mamba):
             B, C = part.x_proj.weight[part.dt_rank :].chunk(2)
         elif isinstance(part, Mamba2):
-            _, _, convolved, delta = part._project_in(torch.randn(2, 9, D_MODEL))
-            _, delta, _, B, C, *_ = part._scan_arguments(convolved, delta, convolved[..., : part.d_ssm], "")
-            assert not delta.any()
-            assert torch.equal(part.conv1d.weight[-2 * 4 : -4], part.conv1d.weight[-4:])
+            rows = part.in_proj.weight[: -part.nheads]
+            B, C = rows[-2 * part.d_state : -part.d_state], rows[-part.d_state :]
+            assert not part.in_proj.weight[-part.nheads :].any()
+            filters = part.conv1d.weight
+            assert torch.equal(filters[-2 * part.d_state : -part.d_state], filters[-part.d_state :])
         elif isinstance(part, HiddenAttention):
             B = part.memory_proj.weight[part.d_inner : part.conv_dim].repeat(part.nheads, 1)
             C = part.target_proj.weight[part.d_inner :]
