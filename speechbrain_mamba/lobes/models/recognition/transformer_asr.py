@@ -101,7 +101,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             self.encoder = ConmambaEncoder(options["num_encoder_layers"], causal=self.causal, **shared, **own)
         if mamba_decoder:
             self.custom_tgt_module = ModuleList(NormalizedEmbedding(options["d_model"], options["tgt_vocab"]))
-            reading = {"cross": cross, "cross_config": cross_config}
+            reading: dict[str, Any] = {"cross": cross, "cross_config": cross_config}
             self.decoder = MambaDecoder(options["num_decoder_layers"], **shared, **reading)
         if self.encoder_module == "conmamba" or mamba_decoder:
             _draw_matrices(self)
