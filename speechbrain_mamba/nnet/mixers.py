@@ -344,6 +344,24 @@ def plan_mixers(
     return MixerPlan(d_model, causal, kinds, options, parameters, budget, {"bidirectional": form, "chunked": chunked})
 
 
+def describe_mixers(model: nn.Module) -> list[str]:
+    """Say which mixers the stacks of a model have, a line for all those that are alike.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+    >>> describe_mixers(nn.ModuleDict({"masknet": MambaBlocksSequential(2, True, 16)}))
+    ['masknet: 2 x mamba of 5,184 parameters, +0.0%']
+    """
+    places: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        plan = getattr(module, "mixer_plan", None)
+        if isinstance(plan, MixerPlan):
+            places.setdefault(plan.describe(), []).append(name)
+    more = {text: f" and {len(names) - 1} more" if len(names) > 1 else "" for text, names in places.items()}
+    return [f"{names[0]}{more[text]}: {text}" for text, names in places.items()]
+
+
 _find_attention_layers = attention_layers  # plan_mixers has an argument of this name
 
 

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
 from speechbrain_mamba.lobes.models.recognition.transformer_options import check_options
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
-from speechbrain_mamba.nnet.mamba2 import BiMamba2, Mamba2
+from speechbrain_mamba.nnet.mamba_layer import MambaLayer
 from speechbrain_mamba.nnet.mixers import bidirectional_form
 from speechbrain_mamba.ops import absolute_lengths, lengths_on, mask_frames, valid_frames
 
@@ -283,7 +282,7 @@ def _padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
 def _draw_matrices(net: nn.Module) -> None:
     """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers, whose recurrence depends on
     their own initialization."""
-    layers = [module for module in net.modules() if isinstance(module, (Mamba, BiMamba, Mamba2, BiMamba2))]
+    layers = [module for module in net.modules() if isinstance(module, MambaLayer)]
     keep = {id(parameter) for layer in layers for parameter in layer.parameters()}
     for parameter in net.parameters():
         if parameter.dim() > 1 and id(parameter) not in keep:
