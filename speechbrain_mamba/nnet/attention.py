@@ -228,7 +228,7 @@ def check_window(window: int | None) -> None:
 def _keep_window(key: Tensor, value: Tensor, text: Tensor, lengths: Tensor, window: int) -> WindowCache:
     """The cache after each example's last frame: all text, and the last frames of speech that later ones can see."""
     n_text = int(text.sum(1).max())
-    written = text.long().argsort(1, descending=True, stable=True)[:, :n_text]
+    written = text.long().argsort(dim=1, descending=True, stable=True)[:, :n_text]
     recent = lengths[:, None] - (window - 1) + torch.arange(window - 1, device=lengths.device)
     spoken = (recent >= 0) & ~text.gather(1, recent.clamp(min=0))
     index = torch.cat([written, recent.clamp(min=0)], 1)
