@@ -41,3 +41,18 @@ def check_options(
             raise ValueError(f"{name} is given, but encoder_module is '{encoder_module}': set it to conmamba.")
         if name in of_decoder and decoder_module != "mamba":
             raise ValueError(f"{name} is given, but decoder_module is '{decoder_module}': set it to mamba.")
+
+
+def check_cross(decoder_module: str, cross: str, cross_config: Mapping[str, Any] | None, places_by: Any) -> None:
+    """Raise a ValueError unless the decoder can read its memory as the arguments of our ``TransformerASR`` say."""
+    given = {"cross": cross != "concat", "cross_config": bool(cross_config), "places_by": places_by is not None}
+    for name, differs in given.items():
+        if differs and decoder_module != "mamba":
+            raise ValueError(f"{name} is given, but decoder_module is '{decoder_module}': set it to mamba.")
+    if cross == "interleaved" and places_by is None:
+        raise ValueError(
+            "cross is 'interleaved', which takes the places of the targets from CTC, but places_by is not given: set "
+            "it to the layer of the CTC, by places_by: !ref <ctc_lin> in an hparams file."
+        )
+    if cross != "interleaved" and places_by is not None:
+        raise ValueError(f"places_by is given, but cross is '{cross}', which needs no places: leave it out.")
