@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.nnet.mamba import BiMamba
+from speechbrain_mamba.nnet.mamba import BiMamba, MambaState
 from speechbrain_mamba.nnet.mamba2 import BiMamba2
-from speechbrain_mamba.nnet.mamba_layer import BidirectionalLayer, MambaState
+from speechbrain_mamba.nnet.mamba_layer import BidirectionalLayer
 from speechbrain_mamba.ops.checks import check_lengths
 
 
@@ -53,13 +53,13 @@ def join_chunks(chunks: Tensor, batch: int, time: int) -> Tensor:
 
 
 class ChunkedLayer(BidirectionalLayer):
-    """A bidirectional layer that can run chunk by chunk, with the same arguments and weights.
+    """A bidirectional layer that can run chunk by chunk.
 
     With a chunk size the forward direction scans the whole sequence, and the reverse direction each chunk on its own. A
     chunk then depends on itself and the past only, and a state of constant size holds the past.
     """
 
-    def forward(  # type: ignore[override]  # adds chunks and a state to a bidirectional layer's arguments
+    def forward(  # type: ignore[override]  # adds chunks and a state to the arguments
         self,
         x: Tensor,
         lengths: Tensor | None = None,
@@ -84,7 +84,7 @@ class ChunkedLayer(BidirectionalLayer):
         Returns
         -------
         Tensor
-            Output like ``x``; and with ``return_state`` the state.
+            Output (batch, time, d_model); and with ``return_state`` the state.
         """
         if chunk_size is None and state is None and not return_state:
             return super().forward(x, lengths)
@@ -93,13 +93,13 @@ class ChunkedLayer(BidirectionalLayer):
         parts = self._project_in(self._mask_input(x, lengths))
         forward, state = self._scan(parts, lengths, state=state)
         split = [split_chunks(part, lengths, chunk_size or max(time, 1)) for part in parts]
-        reverse, _ = self._scan(tuple(part for part, _ in split), split[0][1], "_b", reverse=True)
+        reverse, _ = self._scan(tuple(chunks for chunks, _ in split), split[0][1], "_b", reverse=True)
         y = self._finish(0.5 * forward + 0.5 * join_chunks(reverse, batch, time), parts, lengths)
         return (y, state) if return_state else y
 
 
 class ChunkedBiMamba(ChunkedLayer, BiMamba):
-    """:class:`~speechbrain_mamba.nnet.mamba.BiMamba` that can run chunk by chunk.
+    """:class:`~speechbrain_mamba.nnet.mamba.BiMamba` that can run chunk by chunk, with the same arguments and weights.
 
     Example
     -------
@@ -114,7 +114,7 @@ class ChunkedBiMamba(ChunkedLayer, BiMamba):
 
 
 class ChunkedBiMamba2(ChunkedLayer, BiMamba2):
-    """:class:`~speechbrain_mamba.nnet.mamba2.BiMamba2` that can run chunk by chunk.
+    """:class:`~speechbrain_mamba.nnet.mamba2.BiMamba2` that can run chunk by chunk, as :class:`ChunkedBiMamba` does.
 
     Example
     -------

@@ -44,6 +44,38 @@ def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}.")
 
 
+def bidirectional_form(value: bool | str | None) -> str | None:
+    """Read the key ``bidirectional`` of an hparams file.
+
+    Arguments
+    ---------
+    value : bool, str or None
+        ``inner``, ``outer`` or ``outer_concat``, see :func:`build_mixer`; True means ``inner``, and False none.
+
+    Returns
+    -------
+    str or None
+        The form of layers that see both ways, or None for layers that see the past only.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+
+    Example
+    -------
+    >>> bidirectional_form(True), bidirectional_form("outer"), bidirectional_form(False)
+    ('inner', 'outer', None)
+    """
+    if value is None or value is False:
+        return None
+    if value is True:
+        return "inner"
+    if value not in BIDIRECTIONAL:
+        raise ValueError(f"bidirectional is {value!r}, but must be one of {', '.join(BIDIRECTIONAL)}, True or False.")
+    return value
+
+
 def attention_layers(spec: Sequence[int] | str | None, num_layers: int) -> tuple[int, ...]:
     """Find which layers of a stack attend.
 
@@ -151,7 +183,9 @@ def build_mixer(
     if bidirectional == "inner":
         return (in_chunks if chunked else both_ways)(d_model, **options)
     merge = "concat" if bidirectional == "outer_concat" else "add"
-    return OuterBidirectional(one_way(d_model, **options), one_way(d_model, **options), d_model, merge)
+    masks_input = options.pop("masks_input", True)
+    forward, reverse = (one_way(d_model, masks_input=False, **options) for _ in range(2))
+    return OuterBidirectional(forward, reverse, d_model, merge, masks_input)
 
 
 def count_parameters(build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> int:
@@ -276,7 +310,7 @@ def plan_mixers(
     True
     """
     check_choice("mixer", mixer, MIXERS)
-    form = bidirectional or "inner"
+    form = "inner" if bidirectional is None else bidirectional
     check_choice("bidirectional", form, BIDIRECTIONAL)
     given = {kind: _options_of(kind, options) for kind, options in (mixer_config or {}).items()}
     attends = _find_attention_layers(attention_layers, num_layers)
@@ -303,8 +337,29 @@ def plan_mixers(
         if kind == "attention" and attention_window is not None:
             chosen["window"] = attention_window
         options[kind] = chosen
-        parameters[kind] = count_parameters(build_mixer, kind, d_model, causal, **forms, **chosen)
+        unchanged = is_reference and not own
+        parameters[kind] = (
+            budget if unchanged else count_parameters(build_mixer, kind, d_model, causal, **forms, **chosen)
+        )
     return MixerPlan(d_model, causal, kinds, options, parameters, budget, {"bidirectional": form, "chunked": chunked})
+
+
+def describe_mixers(model: nn.Module) -> list[str]:
+    """Say which mixers the stacks of a model have, a line for all those that are alike.
+
+    Example
+    -------
+    >>> from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+    >>> describe_mixers(nn.ModuleDict({"masknet": MambaBlocksSequential(2, True, 16)}))
+    ['masknet: 2 x mamba of 5,184 parameters, +0.0%']
+    """
+    places: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        plan = getattr(module, "mixer_plan", None)
+        if isinstance(plan, MixerPlan):
+            places.setdefault(plan.describe(), []).append(name)
+    more = {text: f" and {len(names) - 1} more" if len(names) > 1 else "" for text, names in places.items()}
+    return [f"{names[0]}{more[text]}: {text}" for text, names in places.items()]
 
 
 _find_attention_layers = attention_layers  # plan_mixers has an argument of this name

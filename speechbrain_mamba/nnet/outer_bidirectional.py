@@ -53,6 +53,8 @@ class OuterBidirectional(nn.Module):
         Channels of input and output.
     merge : str
         ``add``: the outputs are added; ``concat``: they are concatenated and projected to ``d_model`` channels.
+    masks_input : bool
+        As in :class:`~speechbrain_mamba.nnet.mamba.Mamba`, whatever the two layers say.
 
     Raises
     ------
@@ -70,10 +72,18 @@ class OuterBidirectional(nn.Module):
     True
     """
 
-    def __init__(self, forward_mixer: nn.Module, reverse_mixer: nn.Module, d_model: int, merge: str = "add"):
+    def __init__(
+        self,
+        forward_mixer: nn.Module,
+        reverse_mixer: nn.Module,
+        d_model: int,
+        merge: str = "add",
+        masks_input: bool = True,
+    ):
         super().__init__()
         if merge not in MERGES:
             raise ValueError(f"merge is '{merge}', but must be one of {', '.join(MERGES)}.")
+        self.masks_input = masks_input
         self.forward_mixer: Any = forward_mixer
         self.reverse_mixer: Any = reverse_mixer
         self.merge_proj = nn.Linear(2 * d_model, d_model, bias=False) if merge == "concat" else None
@@ -107,7 +117,7 @@ class OuterBidirectional(nn.Module):
         """
         batch, time, _ = x.shape
         lengths = check_lengths("OuterBidirectional", lengths, batch, time, x.device)
-        x = mask_frames(x, lengths)
+        x = mask_frames(x, lengths) if self.masks_input else x
         forward, state = self.forward_mixer(x, lengths, state=state, return_state=True)
         if chunk_size is None:
             reverse = reverse_frames(self.reverse_mixer(reverse_frames(x, lengths), lengths), lengths)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.nnet.attention import MultiHeadProjections
+from speechbrain_mamba.nnet.attention import MultiHeadProjections, check_window
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -130,8 +130,7 @@ class SelfAttention(MultiHeadProjections):
                 f"Each of {nhead} heads has {width // nhead} of the {width} channels of attention, but rotary "
                 "positions need an even number: change nhead or d_attention."
             )
-        if window is not None and window < 1:
-            raise ValueError(f"The window of attention is {window}, but a frame must see at least 1, itself.")
+        check_window(window)
         self.d_model, self.causal, self.window = d_model, causal, window
         self.rotary, self.masks_input = rotary, masks_input
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
-from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone
+from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone, has_attention
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
 from speechbrain_mamba.lobes.models.synthesis.packing import Packing
 
@@ -69,7 +69,8 @@ class AutoregressiveCodecLM(nn.Module):
         super().__init__()
         if prompt_order not in PROMPT_ORDERS:
             raise ValueError(f"prompt_order is '{prompt_order}', but must be one of {', '.join(PROMPT_ORDERS)}.")
-        if prompt_order == "interleaved" and backbone != "mamba":
+        attends = has_attention(backbone, **sizes)
+        if prompt_order == "interleaved" and attends:
             raise ValueError(
                 f"prompt_order is 'interleaved', but the backbone '{backbone}' attends to text that has to be in one "
                 "piece: use 'joint', or the backbone 'mamba'."
@@ -78,7 +79,7 @@ class AutoregressiveCodecLM(nn.Module):
         self._prompt_part = 2 if prompt_order == "joint" else 1
         self.n_phonemes, self.codebook_size = n_phonemes, codebook_size
         self.eos_index, self.bos_index = codebook_size, codebook_size + 1
-        with_positions = backbone != "mamba" if positions is None else positions
+        with_positions = attends if positions is None else positions
         self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, with_positions, dropout)
         self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, with_positions, dropout)
         self.backbone = CodecLanguageBackbone(backbone, d_model=d_model, dropout=dropout, **sizes)

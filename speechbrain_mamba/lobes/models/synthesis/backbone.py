@@ -1,7 +1,8 @@
-"""The layers of a codec language model: Transformer, Mamba, or Mamba that also attends to the text."""
+"""The layers of a codec language model: Transformer, Mamba or other mixers, which may also attend to the text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,7 @@ from speechbrain.nnet.attention import PositionalwiseFeedForward
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
-from speechbrain_mamba.nnet.mamba_config import mamba_options
+from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
 
 BACKBONES = ("transformer", "mamba", "hybrid")
 LayerState = dict[str, Any]
@@ -50,12 +50,13 @@ class AdaptiveLayerNorm(nn.Module):
 
 
 class CodecLanguageLayer(nn.Module):
-    """A pre-norm layer: attention or Mamba, in hybrids attention to the text, and a feed-forward network.
+    """A pre-norm layer: a mixer, in hybrids attention to the text, and a feed-forward network.
 
     Arguments
     ---------
     mixer : torch.nn.Module
-        :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a Mamba layer.
+        :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a layer such as
+        :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
     text_attention : PrefixCrossAttention, optional
         Attention to the text.
     d_model, d_ffn, dropout, n_stages
@@ -63,6 +64,7 @@ class CodecLanguageLayer(nn.Module):
 
     Example
     -------
+    >>> from speechbrain_mamba.nnet.mamba import Mamba
     >>> layer = CodecLanguageLayer(Mamba(8), d_model=8, d_ffn=16)
     >>> layer(torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4]), 4)[0].shape
     torch.Size([2, 10, 8])
@@ -120,6 +122,26 @@ class CodecLanguageLayer(nn.Module):
         return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": state["text"]}
 
 
+def default_mixer(backbone: str) -> str:
+    """The mixer of a backbone, which also sets the size of others. Raises a ValueError for an unknown backbone."""
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone is '{backbone}', but must be one of {', '.join(BACKBONES)}.")
+    return "attention" if backbone == "transformer" else "mamba"
+
+
+def has_attention(
+    backbone: str, mixer: str | None = None, attention_layers: Sequence[int] | str | None = None, **_: Any
+) -> bool:
+    """Whether some layer attends, given arguments of :class:`CodecLanguageBackbone`.
+
+    Example
+    -------
+    >>> has_attention("mamba"), has_attention("hybrid"), has_attention("mamba", attention_layers="low")
+    (False, True, True)
+    """
+    return backbone == "hybrid" or (mixer or default_mixer(backbone)) == "attention" or bool(attention_layers)
+
+
 class CodecLanguageBackbone(nn.Module):
     """A stack of layers over text followed by speech.
 
@@ -138,11 +160,23 @@ class CodecLanguageBackbone(nn.Module):
         In a hybrid, one layer in this many attends to the text, the first of them at this depth.
     n_stages : int
         Stages of the normalizations; 0 for plain ones.
+    mixer : str, optional
+        ``mamba``, ``mamba2`` or ``attention`` in place of the backbone's own mixer, of the same size, see
+        :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`.
+    attention_layers : list of int, str or None
+        Layers whose mixer is replaced by attention, see :func:`~speechbrain_mamba.nnet.mixers.attention_layers`.
+    attention_window : int, optional
+        The frames of speech that these see, beside the text. All by default.
+    bidirectional : str, optional
+        The form of Mamba layers that are not causal, see :func:`~speechbrain_mamba.nnet.mixers.build_mixer`.
+    mixer_config : dict, optional
+        Options of each kind of mixers, such as ``{"mamba2": {"d_state": 128}}``. Attention has ``nhead`` heads unless
+        it says otherwise, and no rotary positions: embeddings carry the positions.
 
     Raises
     ------
     ValueError
-        For an unknown backbone or key of ``mamba_config``.
+        For an unknown backbone or key of ``mamba_config``, and as in ``plan_mixers``.
 
     Example
     -------
@@ -164,21 +198,27 @@ class CodecLanguageBackbone(nn.Module):
         mamba_config: dict[str, Any] | None = None,
         attention_interval: int = 4,
         n_stages: int = 0,
+        mixer: str | None = None,
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        bidirectional: str | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone is '{backbone}', but must be one of {', '.join(BACKBONES)}.")
+        own = default_mixer(backbone)
         self.causal = causal
-        mamba = Mamba if causal else BiMamba
+        self.mixer_plan = plan_mixers(
+            num_layers, d_model, causal, mixer=mixer or own, attention_layers=attention_layers,
+            attention_window=attention_window, bidirectional=bidirectional, mamba_config=mamba_config,
+            mixer_config=mixer_config, reference=own,
+            attention={"nhead": nhead, "dropout": dropout, "rotary": False, "bias": True},
+        )  # fmt: skip
         layers = []
-        for depth in range(1, num_layers + 1):
-            if backbone == "transformer":
-                mixer: nn.Module = PrefixAttention(d_model, nhead, dropout, causal)
-            else:
-                mixer = mamba(d_model, **mamba_options(mamba_config))
-            attends = backbone == "hybrid" and depth % attention_interval == 0
+        for i in range(num_layers):
+            layer_mixer = _build(self.mixer_plan, i)
+            attends = backbone == "hybrid" and (i + 1) % attention_interval == 0
             text_attention = PrefixCrossAttention(d_model, nhead, dropout) if attends else None
-            layers.append(CodecLanguageLayer(mixer, d_model, d_ffn, text_attention, dropout, n_stages))
+            layers.append(CodecLanguageLayer(layer_mixer, d_model, d_ffn, text_attention, dropout, n_stages))
         self.layers: Any = nn.ModuleList(layers)
         self.norm = AdaptiveLayerNorm(d_model, n_stages)
 
@@ -223,3 +263,16 @@ class CodecLanguageBackbone(nn.Module):
             x_t, after = layer.step(x_t, before)
             states.append(after)
         return self.norm(x_t), tuple(states)
+
+
+def _build(plan: MixerPlan, layer: int) -> nn.Module:
+    """The mixer of a layer: attention sees the text whole, as other mixers need not be told where it ends."""
+    if plan.kinds[layer] != "attention":
+        return plan.build(layer)
+    options = dict(plan.options["attention"])
+    if options.pop("rotary") or not options.pop("bias"):
+        raise ValueError(
+            "mixer_config has rotary or bias for attention, but in a codec language model it has biases and no rotary "
+            "positions, as the embeddings carry the positions: leave them out."
+        )
+    return PrefixAttention(plan.d_model, causal=plan.causal, **options)
