@@ -31,6 +31,9 @@ WIDTHS = range(2, 5)
 OLDEST = {"mamba_ssm": (2, 1), "causal_conv1d": (1, 4)}
 """The oldest version of each package whose interface fits."""
 
+MARK = "__speechbrain_mamba__"
+"""An attribute of modules that ``speechbrain_mamba.drop_in`` serves under the names of these packages."""
+
 _SCAN_MODULE = "mamba_ssm.ops.selective_scan_interface"
 _NEEDED = (
     (_SCAN_MODULE, "selective_scan_fn"),
@@ -47,7 +50,9 @@ def _kernels() -> SimpleNamespace:
 
 
 def _too_old(package: str) -> str | None:
-    """A sentence on a package that is older than the adapters, None if it is not."""
+    """A sentence on a package that is older than the adapters, or is our own stand-in, None if it is neither."""
+    if hasattr(importlib.import_module(package), MARK):
+        return f"{package.replace('_', '-')} is not installed, and speechbrain_mamba.drop_in serves its names."
     version = importlib.import_module(package).__version__
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers >= OLDEST[package]:
