@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -73,11 +74,10 @@ class Account(NamedTuple):
     kept: int
 
 
-def account_layer(
-    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True,
-    frozen: bool = False,
-) -> Account:  # fmt: skip
-    """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
+def layer_tensors(
+    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True
+) -> tuple[list[Direction], LayerShared]:
+    """The arguments of a bidirectional layer, all zero; only a batch's lengths are all of its time."""
     rank, d_model = channels // 32, channels // 2
 
     def direction() -> Direction:
@@ -85,19 +85,25 @@ def account_layer(
             (channels, 4), (channels,), (rank + 2 * states, channels), (channels, rank), (channels,),
             (channels, states), (channels,),
         )  # fmt: skip
-        return Direction(*(torch.empty(size) for size in sizes))
+        return Direction(*(torch.zeros(size) for size in sizes))
 
-    def make() -> tuple:
-        shared = LayerShared(
-            torch.empty(batch, time, 2 * channels, dtype=dtype), torch.empty(d_model, channels), None,
-            torch.empty(batch, dtype=torch.long) if lengths else None,
-        )  # fmt: skip
-        return [direction(), direction()], shared
+    return [direction(), direction()], LayerShared(
+        torch.zeros(batch, time, 2 * channels, dtype=dtype), torch.zeros(d_model, channels), None,
+        torch.full((batch,), time) if lengths else None,
+    )  # fmt: skip
+
+
+def account_layer(
+    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True,
+    frozen: bool = False,
+) -> Account:  # fmt: skip
+    """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
 
     def backward(directions: Sequence[Direction], shared: LayerShared, kept: torch.Tensor, doutput: torch.Tensor):
         needs = [Direction(*(not frozen,) * 7)] * 2, LayerShared(True, not frozen, False, False)  # type: ignore[arg-type]
         return layer_backward(directions, shared, kept, doutput, needs=needs)
 
+    make = partial(layer_tensors, batch, time, channels, states, dtype, lengths)
     size = batch * time * 2 * channels * dtype.itemsize
     return _account(make, lambda *inputs: layer_forward(*inputs, True), backward, size)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
 from speechbrain_mamba.ops.directions import Filters
+from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call, select_backend
 
 
@@ -38,6 +40,7 @@ def causal_conv1d(
     reverse: bool = False,
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
+    seq_idx: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Convolve each channel with its own causal filter: an output frame sees ``width - 1`` earlier frames and itself.
 
@@ -61,6 +64,10 @@ def causal_conv1d(
         zeros by default.
     return_final_state : bool
         Whether to return the last ``width - 1`` inputs of each example in the scan's order too.
+    seq_idx : Tensor, optional
+        Which of several sequences packed into an example each frame belongs to, integers (batch, time). A frame sees
+        earlier frames of its own sequence only; a negative number marks padding, which gives zeros. It goes with
+        neither ``initial_state`` nor ``return_final_state``.
 
     Returns
     -------
@@ -88,12 +95,40 @@ def causal_conv1d(
     width = weight.shape[1]
     state_shape = (x.shape[0], x.shape[2], width - 1)
     check_shape(op, "initial_state", initial_state, "(batch, channels, width - 1)", state_shape)
+    if seq_idx is not None:
+        if initial_state is not None or return_final_state:
+            raise ValueError(f"{op}: seq_idx packs several sequences into one: it goes with no initial or final state.")
+        check_shape(op, "seq_idx", seq_idx, "(batch, time)", (x.shape[0], x.shape[1]))
+        if seq_idx.is_floating_point():
+            raise TypeError(f"{op}: seq_idx has dtype {seq_idx.dtype}, but must be integers: numbers of sequences.")
+        with torch.autocast(x.device.type, enabled=False):
+            return _convolve_packed(x, Filters(weight, bias), activation, lengths, reverse, seq_idx)
     backend = select_backend(Call(op, x, (weight, bias, initial_state), width=width))
     with torch.autocast(x.device.type, enabled=False):
         return backend.causal_conv1d(
             x, weight, bias, activation, lengths=lengths, reverse=reverse, initial_state=initial_state,
             return_final_state=return_final_state,
         )  # fmt: skip
+
+
+def _convolve_packed(
+    x: Tensor, filters: Filters, activation: str | None, lengths: Tensor | None, reverse: bool, seq_idx: Tensor
+) -> Tensor:
+    """Convolve packed sequences: each tap meets the frame before it, unless that is of another sequence."""
+    dtype, (weight, bias), time = torch.promote_types(x.dtype, torch.float32), filters, x.shape[1]
+    padding = seq_idx[..., None] < 0
+    frames = mask_frames(x, lengths).masked_fill(padding, 0).to(dtype)
+    y = frames * weight[:, -1].to(dtype)
+    for back in range(1, min(weight.shape[1], time)):
+        # the frame that each frame sees is `back` frames away, in the direction of the scan
+        here, there = (slice(None, -back), slice(back, None)) if reverse else (slice(back, None), slice(None, -back))
+        other = (seq_idx[:, here] != seq_idx[:, there])[..., None]
+        tap = frames[:, there].masked_fill(other, 0) * weight[:, -1 - back].to(dtype)
+        y = y + F.pad(tap, (0, 0, 0, back) if reverse else (0, 0, back, 0))
+    if bias is not None:
+        y = y + bias.to(dtype)
+    y = F.silu(y) if activation else y
+    return mask_frames(y.masked_fill(padding, 0), lengths).to(x.dtype)
 
 
 def causal_conv1d_update(

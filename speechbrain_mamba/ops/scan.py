@@ -8,23 +8,27 @@ from torch import Tensor
 from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
 from speechbrain_mamba.ops.directions import ScanInputs
 from speechbrain_mamba.ops.registry import Call, select_backend
+from speechbrain_mamba.ops.scan_maps import check_map, count_groups, map_of_group, of_group, scan_with_maps
 
 
 def _check(op: str, inputs: ScanInputs, z: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-    """Check the arguments of a scan named ``op``; returns the lengths on the inputs' device."""
-    u, delta, A, B, C, D, delta_bias = inputs
+    """Check the arguments of a scan named ``op`` but B and C; returns the lengths on the inputs' device."""
+    u, delta, A, _, _, D, delta_bias = inputs
     check_dims(op, "u", u, "(batch, time, channels)")
-    check_dims(op, "A", A, "(channels, state)")
+    _check_state_matrix(op, A)
     batch, time, channels = u.shape
-    state = A.shape[1]
     check_shape(op, "delta", delta, "(batch, time, channels)", (batch, time, channels))
-    check_shape(op, "A", A, "(channels, state)", (channels, state))
-    check_shape(op, "B", B, "(batch, time, state)", (batch, time, state))
-    check_shape(op, "C", C, "(batch, time, state)", (batch, time, state))
+    check_shape(op, "A", A, "(channels, state)", (channels, A.shape[1]))
     check_shape(op, "D", D, "(channels,)", (channels,))
     check_shape(op, "z", z, "(batch, time, channels)", (batch, time, channels))
     check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
     return check_lengths(op, lengths, batch, time, u.device)
+
+
+def _check_state_matrix(op: str, A: Tensor) -> None:
+    if A.is_complex():
+        raise TypeError(f"{op}: A is complex ({A.dtype}), but only real A is served: give a floating-point type.")
+    check_dims(op, "A", A, "(channels, state)")
 
 
 def selective_scan(
@@ -61,7 +65,9 @@ def selective_scan(
     A : Tensor
         State matrix, diagonal, usually negative, (channels, state).
     B, C : Tensor
-        Input and output maps, (batch, time, state).
+        Input and output maps, (batch, time, state). With groups, (batch, time, groups, state), each serves
+        ``channels // groups`` successive channels. Constant over time, (channels, state), is exact too, but takes a
+        scan per state.
     D : Tensor, optional
         Skip connection, (channels,).
     z : Tensor, optional
@@ -106,6 +112,13 @@ def selective_scan(
     lengths = _check(op, inputs, z, lengths)
     (batch, _, channels), state = u.shape, A.shape[1]
     check_shape(op, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, state))
+    check_map(op, "B", B, u, state)
+    check_map(op, "C", C, u, state)
+    if B.dim() != 3 or C.dim() != 3:
+        y, last_state = scan_with_maps(
+            selective_scan, inputs, z, delta_softplus, initial_state, lengths=lengths, reverse=reverse
+        )
+        return (y, last_state) if return_last_state else y
     continues = initial_state is not None
     others = (delta, A, B, C, D, delta_bias, z, initial_state)  # torch 2.8 does not compile inputs[1:]
     backend = select_backend(Call(op, u, others, states=state, continues=continues))
@@ -139,7 +152,7 @@ def selective_state_update(
     A : Tensor
         State matrix, (channels, state).
     B, C : Tensor
-        Input and output maps, (batch, state).
+        Input and output maps, (batch, state), or with groups of channels (batch, groups, state).
     D, z, delta_bias, delta_softplus
         As in :func:`selective_scan`; ``z`` is (batch, channels).
 
@@ -167,19 +180,45 @@ def selective_state_update(
     """
     op = "selective_state_update"
     check_dims(op, "u", u, "(batch, channels)")
-    check_dims(op, "A", A, "(channels, state)")
+    _check_state_matrix(op, A)
     (batch, channels), states = u.shape, A.shape[1]
     check_shape(op, "state", state, "(batch, channels, state)", (batch, channels, states))
     check_shape(op, "delta", delta, "(batch, channels)", (batch, channels))
     check_shape(op, "A", A, "(channels, state)", (channels, states))
-    check_shape(op, "B", B, "(batch, state)", (batch, states))
-    check_shape(op, "C", C, "(batch, state)", (batch, states))
+    check_map(op, "B", B, u, states, constants=False)
+    check_map(op, "C", C, u, states, constants=False)
     check_shape(op, "D", D, "(channels,)", (channels,))
     check_shape(op, "z", z, "(batch, channels)", (batch, channels))
     check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
+    if B.dim() == 3 or C.dim() == 3:
+        return _update_groups(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     backend = select_backend(Call(op, u, (state, delta, A, B, C, D, z, delta_bias), states=states))
     with torch.autocast(u.device.type, enabled=False):
         return backend.selective_state_update(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+
+
+def _update_groups(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """One step with maps in groups of channels: a step of each group."""
+    groups = count_groups("selective_state_update", B, C, 3)
+    steps = []
+    for group in range(groups):
+        state_, u_, delta_, z_ = (of_group(t, group, groups, 1) for t in (state, u, delta, z))
+        A_, D_, bias_ = (of_group(t, group, groups, 0) for t in (A, D, delta_bias))
+        B_, C_ = (map_of_group(t, group, groups, 3) for t in (B, C))
+        steps.append(selective_state_update(state_, u_, delta_, A_, B_, C_, D_, z_, bias_, softplus))  # type: ignore[arg-type]
+    y, states = zip(*steps)
+    return torch.cat(y, 1), torch.cat(states, 1)
 
 
 def bidirectional_selective_scan(
@@ -231,6 +270,9 @@ def bidirectional_selective_scan(
     op = "bidirectional_selective_scan"
     check_directions(op, ScanInputs, forward, reverse)
     lengths = _check(op, forward, z, lengths)
+    batch, time, states = *forward.u.shape[:2], forward.A.shape[1]
+    check_shape(op, "B", forward.B, "(batch, time, state)", (batch, time, states))
+    check_shape(op, "C", forward.C, "(batch, time, state)", (batch, time, states))
     backend = select_backend(Call(op, forward.u, (*forward, *reverse, z), states=forward.A.shape[1]))
     with torch.autocast(forward.u.device.type, enabled=False):
         return backend.bidirectional_selective_scan(forward, reverse, z, delta_softplus, lengths)

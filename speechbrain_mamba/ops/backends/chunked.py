@@ -33,9 +33,9 @@ __all__ = ["ssd", "ssd_update", "unavailable", "unsupported"]
 CHUNKS = {"cpu": (32, 64), "cuda": (64, 256)}
 """Frames of a chunk on each type of device: by default, and at most, whatever the caller asks for. Longer chunks make
 larger products of fewer states, and more decays."""
-SLABS = {"cpu": 2**19, "cuda": 2**25}
+SLABS = {"cpu": 2**17, "cuda": 2**25}
 """Most elements of a slab's decays, (batch, chunks, heads, chunk, chunk), and states, (batch, chunks, heads, head
-channels, state), on each type of device: 2 MiB in float32, about the cache of a core, and 128 MiB."""
+channels, state), on each type of device: 512 KiB in float32, a share of a core's cache, and 128 MiB."""
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

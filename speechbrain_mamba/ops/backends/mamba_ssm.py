@@ -3,7 +3,7 @@
 Older ones do not fit: the one-step kernel of mamba-ssm before 2.1 does not compile with today's Triton, and the
 convolution's state has one frame more in causal-conv1d before 1.4.
 
-The layout of their convolution, and of the scan of Mamba, is (batch, channels, time). They know neither lengths nor a
+The layout of their convolution and of the scan of Mamba is (batch, channels, time). They know neither lengths nor a
 reverse direction: sequences are put into the order of the scan and their padding is cleared before the call. What they
 cannot serve, :func:`unsupported` names.
 """
@@ -35,6 +35,8 @@ OLDEST = {"mamba_ssm": (2, 1), "causal_conv1d": (1, 4)}
 
 SSD_CHUNKS = (64, 256)
 """Shortest chunk of mamba-ssm's scan of Mamba-2 that is asked for, and longest, which is the default."""
+MARK = "__speechbrain_mamba__"
+"""An attribute of modules that ``speechbrain_mamba.drop_in`` serves under the names of these packages."""
 
 _SCAN_MODULE = "mamba_ssm.ops.selective_scan_interface"
 _SSD_MODULE = "mamba_ssm.ops.triton.ssd_combined"
@@ -62,7 +64,9 @@ def _ssd_kernel() -> tuple[Any, str | None]:
 
 
 def _too_old(package: str) -> str | None:
-    """A sentence on a package that is older than the adapters, None if it is not."""
+    """A sentence on a package that is older than the adapters, or is our own stand-in, None if it is neither."""
+    if hasattr(importlib.import_module(package), MARK):
+        return f"{package.replace('_', '-')} is not installed, and speechbrain_mamba.drop_in serves its names."
     version = importlib.import_module(package).__version__
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers >= OLDEST[package]:
