@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import random
 import signal
 import statistics
@@ -32,6 +31,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from speechbrain_mamba.utils.files import write_csv
 from speechbrain_mamba.utils.hparams import read_hparams
 
 ROOT = Path(__file__).parents[1]
@@ -171,16 +171,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table anew, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
 def print_best(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: int) -> None:
     """Print the best trial of each system by its mean over the seeds; those with a failed seed do not count."""
     for system in dict.fromkeys(row["system"] for row in rows):
@@ -262,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 result = run_trial(command, folder, parsed.epochs, 60 * parsed.trial_minutes)
                 row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs, **values, **result}
                 rows.append(row)
-                write_rows(table, rows)
+                write_csv(table, rows, list(rows[0]))
                 print(f"{file.stem}, trial {trial}, seed {seed}: {row['reason'] or row['score']}", flush=True)
     print_best(rows, keys, len(parsed.seeds))
 

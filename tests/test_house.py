@@ -25,7 +25,7 @@ FLOORS = [
     ["text"],
     ["dataio"],
     ["nnet", "corpora"],
-    ["lobes", "codecs", "decoders"],
+    ["lobes", "codecs", "decoders", "drop_in"],
     ["training"],
     ["inference", "evaluation"],
     ["doctor"],

@@ -81,7 +81,7 @@ class Program(click.Group):
     -------
     >>> program = Program()
     >>> program.list_commands(click.Context(program))  # doctest: +ELLIPSIS
-    ['doctor', 'hparams', 'recipes', ...]
+    ['doctor', 'drop-in', 'hparams', ...]
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:

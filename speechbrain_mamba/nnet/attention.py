@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba import ScaledLinear
+from speechbrain_mamba.nnet.text_blocks import take_frames
 from speechbrain_mamba.ops import valid_frames
 
 GROWTH = 256
@@ -246,7 +247,10 @@ def _grow(cache: Tensor, axis: int) -> Tensor:
 
 
 class PrefixCrossAttention(MultiHeadProjections):
-    """Multi-head attention of all frames to those of the prefix only, so that keys and values do not grow with time.
+    """Multi-head attention of all frames to text only, so that keys and values do not grow with time.
+
+    The text is a prefix that all frames see, or several blocks, each of which its own frames and all later ones see.
+    A frame before any text reads zeros.
 
     Arguments
     ---------
@@ -275,9 +279,10 @@ class PrefixCrossAttention(MultiHeadProjections):
         x : Tensor
             Input (batch, time, d_model), finite.
         prefix_lengths : Tensor
-            Frames of the prefix, at least 1, integers (batch,).
+            Frames of the prefix, at least 1, integers (batch,); or what each frame belongs to, integers (batch, time),
+            see :func:`~speechbrain_mamba.nnet.text_blocks.mark_blocks`.
         prefix_time : int
-            Length of the longest prefix.
+            Length of the longest prefix; not needed for blocks.
         return_state : bool
             Whether to return the state for :meth:`step`.
 
@@ -286,10 +291,23 @@ class PrefixCrossAttention(MultiHeadProjections):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
+        if prefix_lengths.dim() == 2:
+            return self._attend_to_blocks(x, prefix_lengths, return_state)
         prefix = x[:, :prefix_time]
         key, value = self._heads(self.k_proj(prefix)), self._heads(self.v_proj(prefix))
         valid = valid_frames(prefix_lengths, prefix_time)
         y = self._attend(x, key, value, valid[:, None, None])
+        return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
+
+    def _attend_to_blocks(self, x: Tensor, blocks: Tensor, return_state: bool) -> Tensor | tuple[Tensor, PrefixCache]:
+        text, text_lengths, index = take_frames(x, blocks > 0)
+        key, value = self._heads(self.k_proj(text)), self._heads(self.v_proj(text))
+        valid = valid_frames(text_lengths, text.shape[1])
+        latest = blocks.cummax(1).values[..., None]  # the last text that each frame knows
+        seen = valid[:, None] & (blocks.gather(1, index)[:, None] <= latest)
+        nothing = ~seen.any(2, keepdim=True)
+        y = self._attend(x, key, value, (seen | nothing)[:, None])  # a softmax over nothing would be NaN
+        y = y.masked_fill(nothing, 0.0)
         return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
 
     def step(self, x_t: Tensor, state: PrefixCache) -> tuple[Tensor, PrefixCache]:

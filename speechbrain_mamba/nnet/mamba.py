@@ -94,7 +94,7 @@ class _Mamba1Layer(MambaLayer):
         super().__init__(d_model, d_state, d_conv, expand, masks_input)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
-        for suffix in self._suffixes:
+        for suffix in self.suffixes:
             self._add_direction(suffix, conv_bias, dt_init)
         self.out_proj = ScaledLinear(self.d_inner, d_model, bias=bias, init_scale=out_proj_init_scale)
         self.reset_parameters()
@@ -211,6 +211,6 @@ class BiMamba(BidirectionalLayer, _Mamba1Layer):
     """
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        forward, reverse = (self._direction(suffix) for suffix in self._suffixes)
+        forward, reverse = (self._direction(suffix) for suffix in self.suffixes)
         weight, bias = self.out_proj.weight, self.out_proj.bias
         return bidirectional_mamba_inner(self.in_proj(x), forward, reverse, weight, bias, lengths=lengths)

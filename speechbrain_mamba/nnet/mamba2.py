@@ -125,7 +125,7 @@ class _Mamba2Layer(MambaLayer):
         self.conv_dim = self.d_ssm + 2 * ngroups * d_state
         widths = 2 * self.d_mlp + self.d_ssm + self.conv_dim + self.nheads
         self.in_proj = nn.Linear(d_model, widths, bias=bias)
-        for suffix in self._suffixes:
+        for suffix in self.suffixes:
             self._add_convolution(suffix, self.conv_dim, conv_bias)
             self.register_parameter(f"dt_bias{suffix}", nn.Parameter(torch.empty(self.nheads)))
             self.register_parameter(f"A{suffix}_log", nn.Parameter(torch.empty(self.nheads)))
@@ -139,7 +139,7 @@ class _Mamba2Layer(MambaLayer):
     def reset_parameters(self) -> None:
         """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
         with torch.no_grad():
-            for suffix in self._suffixes:
+            for suffix in self.suffixes:
                 bias = draw_step_bias(self.nheads, self.dt_min, self.dt_max, self.dt_init_floor)
                 self.get_parameter(f"dt_bias{suffix}").copy_(bias)
                 self.get_parameter(f"A{suffix}_log").uniform_(*self.A_init_range).log_()
@@ -270,11 +270,11 @@ class BiMamba2(BidirectionalLayer, _Mamba2Layer):
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         parts = self._project_in(x)
-        forward, reverse = (self._filters(suffix) for suffix in self._suffixes)
+        forward, reverse = (self._filters(suffix) for suffix in self.suffixes)
         both = bidirectional_causal_conv1d(parts[0], forward, reverse, "silu", lengths=lengths)
         y, y_reverse = (
             cast(Tensor, ssd(*self._scan_arguments(convolved, parts, suffix), lengths=lengths, reverse=bool(suffix),
                              chunk_size=self.chunk_size))
-            for convolved, suffix in zip(both, self._suffixes)
+            for convolved, suffix in zip(both, self.suffixes)
         )  # fmt: skip
         return self._finish(0.5 * (y + y_reverse), parts, lengths)

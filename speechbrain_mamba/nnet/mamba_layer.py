@@ -77,7 +77,7 @@ class MambaLayer(nn.Module):
         Whether the layer sets the frames past the lengths to zero first.
     """
 
-    _suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]
     """The ends of the names of each direction's parameters."""
     _scan_op: Callable[..., Any]
     """The scan; it takes what :meth:`_scan_arguments` returns."""
@@ -159,7 +159,7 @@ class CausalLayer(MambaLayer):
     It can run in chunks or step by step from a state, with the same output as in one go.
     """
 
-    _suffixes = ("",)
+    suffixes = ("",)
     _step_op: Callable[..., tuple[Tensor, Tensor]]
     """One step of the scan, which takes a state before the scan's arguments."""
 
@@ -254,7 +254,7 @@ class BidirectionalLayer(MambaLayer):
     It has no state, as it sees the future.
     """
 
-    _suffixes = ("", "_b")
+    suffixes = ("", "_b")
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Run the layer over whole sequences.

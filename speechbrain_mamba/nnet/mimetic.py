@@ -50,7 +50,7 @@ def initialize_mimetically(module: nn.Module) -> None:
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, (Mamba, BiMamba)):
-                for suffix in layer._suffixes:
+                for suffix in layer.suffixes:
                     _selective_scan(layer, suffix)
             elif isinstance(layer, (Mamba2, BiMamba2)):
                 _mamba2(layer)
@@ -85,7 +85,7 @@ def _mamba2(layer: Mamba2 | BiMamba2) -> None:
     for projection in projections:
         projection[end:].zero_()
         projection[end - maps : end].copy_(projection[end - 2 * maps : end - maps])
-    for suffix in layer._suffixes:
+    for suffix in layer.suffixes:
         _spread_rates(layer.get_parameter(f"A{suffix}_log"))
         layer.get_parameter(f"dt_bias{suffix}").fill_(UNIT_STEP)
         for parameter in layer.get_submodule(f"conv1d{suffix}").parameters():

@@ -53,7 +53,7 @@ def take_frames(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tensor([5, 7])
     """
     lengths = chosen.sum(1)
-    index = chosen.long().argsort(1, descending=True, stable=True)[:, : int(lengths.max())]
+    index = chosen.long().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
     return mask_frames(x.gather(1, _expand(index, x)), lengths), lengths, index
 
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from speechbrain_mamba.ops.checks import check_shape
 from speechbrain_mamba.ops.directions import ScanInputs
 from speechbrain_mamba.ops.lengths import mask_frames
+from speechbrain_mamba.ops.registry import chosen_backend, use_backend
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 
 
@@ -131,14 +132,16 @@ def _scan_constant(
     u, delta, A, B, C, D, delta_bias = inputs
     dtype, lengths = torch.promote_types(u.dtype, torch.float32), options["lengths"]
     u_wide = mask_frames(u, lengths).to(dtype)  # each state's output is rounded to the type of its input
+    backend = chosen_backend()
     ones = u_wide.new_ones(1, 1, 1).expand(u.shape[0], u.shape[1], 1)
 
     def scan_state(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, bias: Tensor | None, state: Any) -> Any:
         weighted, read = B.dim() == 1, C.dim() == 1  # by the channels' weights
-        y, last = scan(
-            u * B.to(dtype) if weighted else u, delta, A, ones if weighted else B, ones if read else C, None, None,
-            bias, softplus, initial_state=state, return_last_state=True, **options,
-        )  # fmt: skip
+        with use_backend(backend):  # when it is computed again too
+            y, last = scan(
+                u * B.to(dtype) if weighted else u, delta, A, ones if weighted else B, ones if read else C, None, None,
+                bias, softplus, initial_state=state, return_last_state=True, **options,
+            )  # fmt: skip
         return (y * C.to(dtype) if read else y), last
 
     y, states = torch.zeros_like(u_wide), []

@@ -17,7 +17,7 @@ EXAMPLES = [(name, line) for name, command in COMMANDS.items() for line, _ in co
 
 def test_the_commands():
     expected = {"separate", "transcribe", "synthesize", "stream", "train", "recipes", "hparams", "doctor", "try"}
-    assert expected <= COMMANDS.keys()
+    assert expected | {"drop-in"} <= COMMANDS.keys()
     for command in COMMANDS.values():
         assert command.examples and command.section in SECTIONS
         assert len(command.get_short_help_str(100)) < 80

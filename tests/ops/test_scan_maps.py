@@ -148,6 +148,15 @@ def test_the_chosen_backend_serves_the_parts():
         selective_scan(**{n: t.double() for n, t in inputs.items()})
 
 
+def test_the_backward_pass_keeps_the_backend():
+    torch.manual_seed(0)
+    inputs = {n: t.requires_grad_() for n, t in draw("constant", "shared").items()}
+    with use_backend("reference"):
+        y = selective_scan(**inputs)
+    y.sum().backward()
+    assert inputs["A"].grad.any()
+
+
 def test_maps_that_do_not_fit_are_named():
     inputs = draw(3, 2)
     with pytest.raises(ValueError, match="B has 3 groups and C has 2, but they must have as many"):

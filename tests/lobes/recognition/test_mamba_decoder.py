@@ -139,10 +139,21 @@ CROSSES = {
 }
 
 
-@pytest.mark.parametrize("cross", CROSSES)
-def test_decoders_that_read_otherwise(cross):
+MIXERS = {
+    "mamba2": {"mixer": "mamba2", "mixer_config": {"mamba2": {"d_state": 4, "headdim": 4}}},
+    "half attention": {"attention_layers": [1], "mixer_config": {"attention": {"nhead": 2}}, "attention_window": 4},
+}
+BUILDS = [
+    *((cross, {}) for cross in CROSSES),
+    *((cross, MIXERS[name]) for cross in ("concat", "prefix_bidirectional", "interleaved") for name in MIXERS),
+]
+
+
+@pytest.mark.parametrize(("cross", "mixers"), BUILDS)
+def test_decoders_that_read_otherwise(cross, mixers):
     """Steps equal one go, and a padded memory, NaN past its end, changes nothing."""
-    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, cross_config=CROSSES[cross])
+    config = {} if mixers else CROSSES[cross]
+    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, cross_config=config, **mixers)
     lengths, memory, tgt = [23, 9], torch.randn(2, 23, 12), torch.randn(2, 6, 12)
     memory[1, 9:] = float("nan")
     places = torch.tensor([[2, 9, 9, 20], [0, 3, 9, 9]]) if cross == "interleaved" else None

@@ -358,6 +358,7 @@ def test_layers_that_start_like_attention_are_left_so():
         ({"decoder_module": "mamba", "cross": "gated"}, "cross is 'gated', but must be one of concat"),
         ({"decoder_module": "mamba", "cross": "interleaved"}, "set it to the layer of the CTC"),
         ({"decoder_module": "mamba", "places_by": torch.nn.Linear(16, 20)}, "needs no places"),
+        ({"decoder_module": "mamba", "cross": "interleaved", "places_by": "ctc_lin"}, "must be a layer"),
     ],
 )
 def test_option_errors(options, message):

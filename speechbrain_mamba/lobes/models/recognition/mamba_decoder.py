@@ -14,6 +14,7 @@ from speechbrain_mamba.nnet.cross_mamba import build_cross, consume
 from speechbrain_mamba.nnet.interleaving import product_dtype
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
+from speechbrain_mamba.nnet.mixers import build_mixer, plan_mixers
 from speechbrain_mamba.ops import lengths_on, mask_frames
 
 DecoderLayerState = dict[str, dict[str, Any]]
@@ -38,7 +39,9 @@ class MambaDecoderLayer(nn.Module):
     cross : str
         How the memory is read: a kind of :func:`~speechbrain_mamba.nnet.cross_mamba.build_cross`.
     cross_config : dict, optional
-        Options of that: ``init``, ``nhead``, and those of ``hidden_attention``.
+        Options of that: ``init``, ``nhead``, and those of ``hidden_attention`` or of the mixers.
+    make_mixer : callable, optional
+        Makes another causal mixer in the place of Mamba, given further arguments of it by name.
 
     Example
     -------
@@ -58,11 +61,13 @@ class MambaDecoderLayer(nn.Module):
         mamba_config: Mapping[str, Any] | None = None,
         cross: str = "concat",
         cross_config: Mapping[str, Any] | None = None,
+        make_mixer: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.cross = cross
-        make_mixer = partial(Mamba, d_model, **mamba_options(mamba_config))
-        self.self_mamba = make_mixer()
+        if make_mixer is None:
+            make_mixer = partial(Mamba, d_model, **mamba_options(mamba_config))
+        self.self_mamba: Any = make_mixer()
         # all kinds have the name that published weights give the first one
         self.cross_mamba: Any = build_cross(cross, d_model, make_mixer, dropout=dropout, **(cross_config or {}))
         self.pos_ffn = PositionalwiseFeedForward(d_ffn, input_size=d_model, dropout=dropout, activation=activation)
@@ -110,6 +115,8 @@ class MambaDecoder(nn.Module):
         Number of layers.
     d_model, d_ffn, **layer_options
         As in :class:`MambaDecoderLayer`.
+    mamba_config, mixer, attention_layers, attention_window, mixer_config
+        The mixers over the targets, and those of cross-Mamba, see :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`.
 
     Example
     -------
@@ -122,9 +129,33 @@ class MambaDecoder(nn.Module):
     True
     """
 
-    def __init__(self, num_layers: int, d_model: int, d_ffn: int, **layer_options: Any) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        d_ffn: int,
+        *,
+        mamba_config: Mapping[str, Any] | None = None,
+        mixer: str = "mamba",
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
+        **layer_options: Any,
+    ) -> None:
         super().__init__()
-        layers = (MambaDecoderLayer(d_model, d_ffn, **layer_options) for _ in range(num_layers))
+        plan = plan_mixers(
+            num_layers, d_model, mixer=mixer, attention_layers=attention_layers, attention_window=attention_window,
+            mamba_config=mamba_config, mixer_config=mixer_config,
+        )  # fmt: skip
+        self.mixer_plan = plan
+
+        def make_mixer(kind: str, **others: Any) -> nn.Module:
+            return build_mixer(kind, d_model, **{**plan.options[kind], **others})
+
+        layers = (
+            MambaDecoderLayer(d_model, d_ffn, make_mixer=partial(make_mixer, kind), **layer_options)
+            for kind in plan.kinds
+        )
         self.layers: Any = nn.ModuleList(layers)
         self.norm = LayerNorm(d_model, eps=1e-6)
 

@@ -131,7 +131,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             self.encoder = ConmambaEncoder(options["num_encoder_layers"], **shared, **own)
         if mamba_decoder:
             self.custom_tgt_module = ModuleList(NormalizedEmbedding(options["d_model"], options["tgt_vocab"]))
-            reading = {"cross": cross, "cross_config": cross_config}
+            reading: dict[str, Any] = {"cross": cross, "cross_config": cross_config}
             own = _mixers_of(
                 decoder_attention_layers, mixer, attention_window, mixer_config, self.encoder_module == "conmamba"
             )

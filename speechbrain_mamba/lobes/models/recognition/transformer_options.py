@@ -54,5 +54,7 @@ def check_cross(decoder_module: str, cross: str, cross_config: Mapping[str, Any]
             "cross is 'interleaved', which takes the places of the targets from CTC, but places_by is not given: set "
             "it to the layer of the CTC, by places_by: !ref <ctc_lin> in an hparams file."
         )
+    if places_by is not None and not callable(places_by):
+        raise ValueError(f"places_by is {places_by!r}, but must be a layer, such as !ref <ctc_lin> in an hparams file.")
     if cross != "interleaved" and places_by is not None:
         raise ValueError(f"places_by is given, but cross is '{cross}', which needs no places: leave it out.")

@@ -10,7 +10,10 @@ from speechbrain.nnet.attention import PositionalwiseFeedForward
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
+from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, INITS
+from speechbrain_mamba.nnet.mimetic import initialize_mimetically
 from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
+from speechbrain_mamba.nnet.text_blocks import HiddenTextAttention, TextBidirectional, mark_blocks
 
 BACKBONES = ("transformer", "mamba", "hybrid")
 LayerState = dict[str, Any]
@@ -57,8 +60,9 @@ class CodecLanguageLayer(nn.Module):
     mixer : torch.nn.Module
         :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a layer such as
         :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
-    text_attention : PrefixCrossAttention, optional
-        Attention to the text.
+    text_attention : torch.nn.Module, optional
+        :class:`~speechbrain_mamba.nnet.attention.PrefixCrossAttention` to the text, or
+        :class:`~speechbrain_mamba.nnet.text_blocks.HiddenTextAttention`.
     d_model, d_ffn, dropout, n_stages
         As in :class:`CodecLanguageBackbone`.
 
@@ -75,7 +79,7 @@ class CodecLanguageLayer(nn.Module):
         mixer: nn.Module,
         d_model: int,
         d_ffn: int,
-        text_attention: PrefixCrossAttention | None = None,
+        text_attention: nn.Module | None = None,
         dropout: float = 0.0,
         n_stages: int = 0,
     ) -> None:
@@ -106,7 +110,7 @@ class CodecLanguageLayer(nn.Module):
             y, state[part] = module(x, *arguments, return_state=True)
             return self.dropout(y)
 
-        prefix = [prefix_lengths] if isinstance(self.mixer, PrefixAttention) else []
+        prefix = [prefix_lengths] if isinstance(self.mixer, (PrefixAttention, TextBidirectional)) else []
         x = x + run("mixer", self.mixer, self.norm1(x, stage), lengths, *prefix)
         if self.text_attention is not None:
             x = x + run("text", self.text_attention, self.norm_text(x, stage), prefix_lengths, prefix_time)
@@ -117,9 +121,11 @@ class CodecLanguageLayer(nn.Module):
         """Run the layer over one frame, (batch, d_model), from a state; returns the output and the state after it."""
         y, mixer = self.mixer.step(self.norm1(x_t), state["mixer"])
         x_t = x_t + y
+        text = state["text"]
         if self.text_attention is not None:
-            x_t = x_t + self.text_attention.step(self.norm_text(x_t), state["text"])[0]
-        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": state["text"]}
+            y, text = self.text_attention.step(self.norm_text(x_t), text)
+            x_t = x_t + y
+        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": text}
 
 
 def default_mixer(backbone: str) -> str:
@@ -129,8 +135,39 @@ def default_mixer(backbone: str) -> str:
     return "attention" if backbone == "transformer" else "mamba"
 
 
+def check_text_reading(backbone: str, cross: str | None, cross_config: Mapping[str, Any] | None) -> str:
+    """Find out how speech reads the text, given arguments of :class:`CodecLanguageBackbone`. Raises a ValueError for
+    choices that are unknown or contradict each other."""
+    usual = "attention" if backbone == "hybrid" else "concat"
+    cross = usual if cross is None else cross
+    if cross not in CROSS_KINDS:
+        raise ValueError(f"cross is {cross!r}, but must be one of {', '.join(CROSS_KINDS)}.")
+    if cross == "interleaved":
+        raise ValueError(
+            "cross is 'interleaved', but codec tokens come without durations of their phonemes: set prompt_order to "
+            "interleaved, which puts the text of each utterance right before its speech."
+        )
+    if backbone != "mamba" and cross != usual:
+        raise ValueError(
+            f"cross is '{cross}', but the backbone '{backbone}' attends to the text: use the backbone mamba."
+        )
+    init = (cross_config or {}).get("init", "default")
+    others = [key for key in cross_config or {} if key != "init"]
+    if init not in INITS:
+        raise ValueError(f"init of cross is {init!r}, but must be one of {', '.join(INITS)}.")
+    if init == "mimetic" and (cross == "attention" or backbone == "transformer"):
+        raise ValueError("init of cross is 'mimetic', but attention has no states to initialize: leave it out.")
+    if others and cross != "hidden_attention":
+        raise ValueError(f"cross_config has {', '.join(others)}, which are for hidden_attention: leave them out.")
+    return cross
+
+
 def has_attention(
-    backbone: str, mixer: str | None = None, attention_layers: Sequence[int] | str | None = None, **_: Any
+    backbone: str,
+    mixer: str | None = None,
+    attention_layers: Sequence[int] | str | None = None,
+    cross: str | None = None,
+    **_: Any,
 ) -> bool:
     """Whether some layer attends, given arguments of :class:`CodecLanguageBackbone`.
 
@@ -139,7 +176,8 @@ def has_attention(
     >>> has_attention("mamba"), has_attention("hybrid"), has_attention("mamba", attention_layers="low")
     (False, True, True)
     """
-    return backbone == "hybrid" or (mixer or default_mixer(backbone)) == "attention" or bool(attention_layers)
+    reads = backbone == "hybrid" or cross == "attention"
+    return reads or (mixer or default_mixer(backbone)) == "attention" or bool(attention_layers)
 
 
 class CodecLanguageBackbone(nn.Module):
@@ -157,7 +195,7 @@ class CodecLanguageBackbone(nn.Module):
     mamba_config : dict, optional
         Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
     attention_interval : int
-        In a hybrid, one layer in this many attends to the text, the first of them at this depth.
+        One layer in this many attends to the text, or reads it by hidden attention, the first of them at this depth.
     n_stages : int
         Stages of the normalizations; 0 for plain ones.
     mixer : str, optional
@@ -172,6 +210,16 @@ class CodecLanguageBackbone(nn.Module):
     mixer_config : dict, optional
         Options of each kind of mixers, such as ``{"mamba2": {"d_state": 128}}``. Attention has ``nhead`` heads unless
         it says otherwise, and no rotary positions: embeddings carry the positions.
+    cross : str, optional
+        How speech reads the text. ``concat``: only as what comes before it. ``attention``, the default of hybrids: by
+        attention to it too. ``hidden_attention``:
+        :class:`~speechbrain_mamba.nnet.text_blocks.HiddenTextAttention` in its place. ``prefix_bidirectional``: each
+        Mamba layer of a causal stack also runs backwards over the text, see
+        :class:`~speechbrain_mamba.nnet.text_blocks.TextBidirectional`; stacks that are not causal see it both ways
+        anyway.
+    cross_config : dict, optional
+        ``init: mimetic`` for the state space layers that read the text, see
+        :func:`~speechbrain_mamba.nnet.mimetic.initialize_mimetically`, and options of ``hidden_attention``.
 
     Raises
     ------
@@ -203,10 +251,14 @@ class CodecLanguageBackbone(nn.Module):
         attention_window: int | None = None,
         bidirectional: str | None = None,
         mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
+        cross: str | None = None,
+        cross_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         own = default_mixer(backbone)
-        self.causal = causal
+        self.causal, self.cross = causal, check_text_reading(backbone, cross, cross_config)
+        reading = dict(cross_config or {})
+        mimetic = reading.pop("init", "default") == "mimetic"
         self.mixer_plan = plan_mixers(
             num_layers, d_model, causal, mixer=mixer or own, attention_layers=attention_layers,
             attention_window=attention_window, bidirectional=bidirectional, mamba_config=mamba_config,
@@ -216,8 +268,17 @@ class CodecLanguageBackbone(nn.Module):
         layers = []
         for i in range(num_layers):
             layer_mixer = _build(self.mixer_plan, i)
-            attends = backbone == "hybrid" and (i + 1) % attention_interval == 0
-            text_attention = PrefixCrossAttention(d_model, nhead, dropout) if attends else None
+            if self.cross == "prefix_bidirectional" and causal and not isinstance(layer_mixer, PrefixAttention):
+                layer_mixer = TextBidirectional(layer_mixer, _build(self.mixer_plan, i))
+            text_attention: nn.Module | None = None
+            if (i + 1) % attention_interval == 0 and self.cross == "attention":
+                text_attention = PrefixCrossAttention(d_model, nhead, dropout)
+            elif (i + 1) % attention_interval == 0 and self.cross == "hidden_attention":
+                text_attention = HiddenTextAttention(d_model, **reading)
+            if mimetic:
+                for reader in (text_attention,) if self.cross == "hidden_attention" else (layer_mixer,):
+                    if reader is not None and not isinstance(reader, PrefixAttention):
+                        initialize_mimetically(reader)
             layers.append(CodecLanguageLayer(layer_mixer, d_model, d_ffn, text_attention, dropout, n_stages))
         self.layers: Any = nn.ModuleList(layers)
         self.norm = AdaptiveLayerNorm(d_model, n_stages)
@@ -237,7 +298,9 @@ class CodecLanguageBackbone(nn.Module):
         x : Tensor
             Text and then speech, without padding in between, (batch, time, d_model).
         lengths, prefix_lengths : Tensor
-            Valid frames per example, and how many of them are text, at least 1, integers (batch,).
+            Valid frames per example, and how many of them are text, at least 1, integers (batch,). With several texts
+            in an example, the latter say what each frame belongs to, integers (batch, time), see
+            :func:`~speechbrain_mamba.nnet.text_blocks.mark_blocks`.
         stage : Tensor, optional
             Stage of each example, integers (batch,).
         return_state : bool
@@ -248,7 +311,12 @@ class CodecLanguageBackbone(nn.Module):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state, a tuple of one dict per layer.
         """
-        states, prefix_time = [], int(prefix_lengths.max())
+        if prefix_lengths.dim() == 1:
+            states, prefix_time = [], int(prefix_lengths.max())
+            if self.cross in ("hidden_attention", "prefix_bidirectional"):
+                prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
+        else:
+            states, prefix_time = [], int((prefix_lengths > 0).sum(1).max())
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)
