@@ -7,26 +7,30 @@ import pytest
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
+from speechbrain_mamba.codecs import EnCodec
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.inference.pretrained import open_model
 from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
-from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
+from speechbrain_mamba.inference.synthesis import SpeechSynthesizer, export_synthesizer
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.mixers import BIDIRECTIONAL, MIXERS
+from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 from tests.errors import relative_error
 from tests.inference.test_every_export import equal
-from tests.inference.test_synthesis import write_model
+from tests.inference.test_synthesis import CODEC, GREEDY
 from tests.inference.tiny_recognizers import make_recognizer
 
+QUICK = {"mini_mambatasnet_streaming", "mini_conmamba_ctc_streaming", "mini_conmambamamba_s2s_fsdd", "mini_vallm"}
+"""Systems of which one combination is tried in every run."""
 LAYOUTS = [None, "low", "high", "spread", "every 2", [0]]
-STEPS = 6
+STEPS = 4
 
 
 def draw(system, forms=BIDIRECTIONAL, others=({},)):
-    """For each mixer a layout and what goes with it. The first is tried in every run."""
+    """For each mixer a layout and what goes with it."""
     chance = random.Random(system)
     for mixer in chance.sample(MIXERS, len(MIXERS)):
         changes = {"mixer": mixer, "attention_layers": chance.choice(LAYOUTS), **chance.choice(others)}
@@ -42,7 +46,9 @@ def combinations(systems):
     for system, options in systems.items():
         for number, changes in enumerate(draw(system, **options)):
             name = "-".join([system, *(str(value) for value in changes.values() if value is not None)])
-            yield pytest.param(system, changes, id=name, marks=pytest.mark.slow if number else ())
+            yield pytest.param(
+                system, changes, id=name, marks=pytest.mark.slow if number or system not in QUICK else ()
+            )
 
 
 def train(parameters, compute_loss):
@@ -56,7 +62,7 @@ def train(parameters, compute_loss):
         loss = compute_loss()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0], losses
     still = [name for name, parameter in parameters.items() if torch.equal(parameter, before[name])]
     assert not still
@@ -105,6 +111,7 @@ def test_recognizers(name, changes, tmp_path):
     *causal, name = name.split()
     made = make_recognizer(tmp_path, name, num_encoder_layers=2, dropout=0.0, causal=bool(causal), **changes)
     net, streaming = made.hparams["Transformer"], made.hparams["streaming"]
+    assert equal(open_model(made.folder).load(Recognizer).mods.encoder.encoder.transformer, net)
     src = torch.randn(2, 21, net.custom_src_module.layers[0].w.in_features)
     chunks, lens = DynChunkTrainConfig(4), torch.tensor([1.0, 0.6])
     train(net.encoder.named_parameters(), lambda: (net.encode(src, lens) - 1).square().mean())
@@ -116,31 +123,53 @@ def test_recognizers(name, changes, tmp_path):
             context = net.make_streaming_context(chunks)
             pieces = [net.encode_streaming(piece, context) for piece in src.split(8, 1)]
             assert relative_error(torch.cat(pieces, 1), whole) < 1e-4
-    made = make_recognizer(tmp_path / "again", name, num_encoder_layers=2, causal=bool(causal), **changes)
-    loaded = open_model(made.folder).load(Recognizer)
-    assert equal(loaded.mods.encoder.encoder.transformer, made.hparams["Transformer"])
 
 
+CROSSES = [{"cross": kind} for kind in ("concat", "attention", "prefix_bidirectional", "hidden_attention")]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    list(combinations({"mini_conmambamamba_s2s_fsdd": {"forms": None, "others": CROSSES}})),
+)
+def test_recognizers_with_a_decoder(name, changes, tmp_path):
+    changes = {**changes, "num_decoder_layers": 2, "decoder_attention_layers": changes["attention_layers"]}
+    made = make_recognizer(tmp_path, name, num_encoder_layers=2, dropout=0.0, **changes)
+    net, linear = made.hparams["Transformer"], made.hparams["seq_lin"]
+    assert equal(open_model(made.folder).load(Recognizer).mods.encoder.transformer, net)
+    src, lens = torch.randn(2, 21, net.custom_src_module.layers[0].w.in_features), torch.tensor([1.0, 0.6])
+    tokens = torch.randint(3, 9, (2, 6))
+
+    def loss():
+        _, decoded = net(src, tokens, lens)
+        return torch.nn.functional.cross_entropy(linear(decoded).flatten(0, 1), tokens.roll(-1, 1).flatten())
+
+    train(net.decoder.layers.named_parameters(), loss)
+    net.eval()
+    with torch.no_grad():
+        memory, whole = net(src, tokens, lens)
+        state, steps = net.init_decoder_state(memory, torch.tensor([21, 13])), []
+        for token in tokens.unbind(1):
+            decoded, state = net.decode_step(token, state)
+            steps.append(decoded)
+        alone = net(src[1:, :13], tokens[1:])[1]
+    assert relative_error(torch.stack(steps, 1), whole) < 1e-4
+    assert relative_error(whole[1:], alone) < 1e-4
+
+
+ORDERS = ({"prompt_order": "joint"}, {"prompt_order": "interleaved"})
 SYNTHESIZERS = {
-    "mini_vallm": {"others": ({"prompt_order": "joint"}, {"prompt_order": "joint", "positions": False})},
-    "mini_vallm_hybrid": {},
-    "mini_valle": {},
+    "mini_vallm": {"others": [{"cross": kind} for kind in ("concat", "hidden_attention", "prefix_bidirectional")]},
+    "mini_vallm_hybrid": {"others": ORDERS},
+    "mini_valle": {"others": ORDERS},
 }
 
 
 @pytest.mark.parametrize(("name", "changes"), list(combinations(SYNTHESIZERS)))
 def test_synthesizers(name, changes, tmp_path):
-    sizes = {
-        "token_folder": "unused",
-        "n_codebooks": 4,
-        "codebook_size": 16,
-        "num_layers": 2,
-        "d_model": 16,
-        "d_ffn": 16,
-    }
-    sizes |= {"nhead": 2, "max_seconds": 0.5, "n_phonemes": 8, **changes}
-    hparams = load_hparams(HPARAMS / "tts" / f"{name}.yaml", sizes)
-    ar, nar = hparams["ar"], hparams["nar"]
+    path, sizes = HPARAMS / "tts" / f"{name}.yaml", {**GREEDY, "d_ffn": 16, "nhead": 2, **changes}
+    modules = load_hparams(path, sizes)["modules"]
+    ar, nar = modules["ar"], modules["nar"]
     phonemes = Padded(torch.randint(8, (2, 5)), torch.tensor([5, 3]))
     speech = Utterances(phonemes, Padded(torch.randint(16, (2, 9, 4)), torch.tensor([9, 6])))
     prompt = Utterances(
@@ -168,6 +197,7 @@ def test_synthesizers(name, changes, tmp_path):
             steps.append(logits)
     for example, length in enumerate(speech.codes.lengths):
         assert relative_error(torch.stack(steps, 1)[example, :length], whole[example, :length]) < 1e-4
-    made = write_model(tmp_path / "model", name, **changes)
+    tokenizer = TextTokenizer.train(["one two three"], "characters")
+    export_synthesizer(tmp_path / "model", read_hparams(path, sizes), modules, tokenizer, EnCodec(**CODEC))
     loaded = SpeechSynthesizer.from_hparams(tmp_path / "model")
-    assert all(equal(loaded.mods[part], made.modules[part]) for part in ("ar", "nar"))
+    assert all(equal(loaded.mods[part], module) for part, module in modules.items())
