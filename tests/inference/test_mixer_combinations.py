@@ -7,6 +7,8 @@ import pytest
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
+pytest.importorskip("encodec", reason="the package encodec is not installed")
+
 from speechbrain_mamba.codecs import EnCodec
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.inference.pretrained import open_model
