@@ -37,7 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "concat": {"cross": "concat"},
     "concat, 32 states": {"cross": "concat", "cross_config": {"d_state": 32}},
     "concat, mimetic, 32 states": {"cross": "concat", "cross_config": {"d_state": 32, "init": "mimetic"}},
-    "prefix_bidirectional": {"cross": "prefix_bidirectional"},
+    # two scans of half the width
+    "prefix_bidirectional": {"cross": "prefix_bidirectional", "cross_config": {"expand": 1}},
     "hidden_attention, no places": {"cross": "hidden_attention", "cross_config": {**HIDDEN, "positions": False}},
     "hidden_attention, no places, mimetic": {
         "cross": "hidden_attention",
