@@ -31,9 +31,28 @@ models: $(READY) | $(FSDD) $(SPEECH_TO_INTENT)  ## train the bundled models agai
 	$(BIN)/python recipes/tts/prepare_mini.py data/mini_digits_8k data/bundled_digits/voices --speakers 100 6 8 \
 		--sentences 0 --digit_strings 24
 	$(BIN)/python recipes/asr/train.py hparams/asr/bundled_conmamba_ctc_digits.yaml --output_folder $(RUNS)/digits
-	$(BIN)/python recipes/bundled/bundle.py recognizer-digits $(RUNS)/digits --manifest data/bundled_digits/fsdd/test.csv
-	$(BIN)/python recipes/asr/train.py hparams/asr/mini_conmamba_ctc.yaml --output_folder $(RUNS)/sentences
-	$(BIN)/python recipes/bundled/bundle.py recognizer-sentences $(RUNS)/sentences
+	$(BIN)/python recipes/bundled/bundle.py recognizer-digits $(RUNS)/digits --count 100 \
+		--tests 'an unseen speaker=data/bundled_digits/fsdd/test.csv' \
+		'five seen speakers=data/bundled_digits/fsdd/valid.csv' \
+		'unseen synthetic voices=data/bundled_digits/voices/test.csv'
+	$(BIN)/python recipes/asr/train.py hparams/asr/bundled_conmamba_ctc_sentences.yaml \
+		--output_folder $(RUNS)/sentences
+	$(BIN)/python recipes/bundled/bundle.py recognizer-sentences $(RUNS)/sentences \
+		--tests 'unseen synthetic voices=$(RUNS)/sentences/save/test.csv' \
+		'a person who says digits=data/bundled_digits/fsdd/test.csv'
+	$(BIN)/python recipes/tts/prepare_fsdd_digits.py $(FSDD) data/bundled_synthesis/fsdd --long 6000 --short 3000 \
+		--test_speakers theo
+	$(BIN)/python recipes/tts/prepare_mini.py data/mini_digits_48 data/bundled_synthesis/voices --speakers 100 6 8 \
+		--sentences 0 --digit_strings 48
+	$(BIN)/python recipes/bundled/join_manifests.py data/bundled_synthesis/all data/bundled_synthesis/fsdd \
+		data/bundled_synthesis/voices
+	$(BIN)/python recipes/codec/train.py hparams/codec/bundled_codec.yaml --output_folder $(RUNS)/codec
+	$(BIN)/python recipes/tts/prepare_tokens.py data/bundled_synthesis/all data/bundled_synthesis/tokens \
+		--codec $(RUNS)/codec/codec
+	$(BIN)/python recipes/tts/train.py hparams/tts/bundled_vallm_digits.yaml --output_folder $(RUNS)/vallm
+	$(BIN)/python recipes/bundled/bundle.py synthesizer-digits $(RUNS)/vallm --count 100 \
+		--tests 'an unseen person=data/bundled_synthesis/fsdd/test.csv' \
+		'unseen synthetic voices=data/bundled_synthesis/voices/test.csv'
 
 $(FSDD):
 	git clone --depth 1 https://github.com/Jakobovski/free-spoken-digit-dataset $@

@@ -44,6 +44,8 @@ class Launch:
         Warps of a program.
     registers : int or None
         Most registers of a thread that the launch allows.
+    stages : int
+        Blocks of a loop that are loaded ahead.
     """
 
     kernel: JITFunction
@@ -52,6 +54,7 @@ class Launch:
     aligned: tuple[int, ...]
     warps: int
     registers: int | None = None
+    stages: int = 3
 
     @property
     def name(self) -> str:
@@ -82,7 +85,7 @@ def _launch(kernel: JITFunction, args: tuple, kwargs: dict) -> Launch:
             signature.append((parameter.name, "i32" if -(2**31) <= value < 2**31 else "i64"))
             if value % 16 == 0 and special:
                 aligned.append(i)
-    options = kwargs.get("num_warps", 4), kwargs.get("maxnreg")
+    options = kwargs.get("num_warps", 4), kwargs.get("maxnreg"), kwargs.get("num_stages", 3)
     return Launch(kernel, tuple(signature), tuple(constants), tuple(aligned), *options)
 
 
@@ -134,7 +137,8 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
         unit, ``loop_shuffles`` and ``loop_barriers``, and ``loop_spills``, its moves of spilled
         registers.
     """
-    target, options = GPUTarget("cuda", architecture, 32), {"num_warps": launch.warps, "maxnreg": launch.registers}
+    target = GPUTarget("cuda", architecture, 32)
+    options = {"num_warps": launch.warps, "maxnreg": launch.registers, "num_stages": launch.stages}
     compiled = triton.compile(launch.source(), target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
@@ -144,7 +148,7 @@ def resources(launch: Launch, architecture: int) -> dict[str, int]:
     return {
         "registers": int(found["REG"]),
         "spill_bytes": int(found["STACK"]) + int(found["LOCAL"]),
-        "shared_bytes": int(found["SHARED"]),
+        "shared_bytes": max(int(found["SHARED"]), compiled.metadata.shared),  # what is asked for at the launch too
         "code_bytes": len(compiled.asm["cubin"]),
         "loop_instructions": len(loop),
         "loop_exponentials": sum(name.startswith("MUFU") for name in loop),

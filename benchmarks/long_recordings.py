@@ -57,6 +57,8 @@ def write_noise(path, minutes, rate, channels):
 
 def measure(arguments):
     """Separate one file in this process."""
+    if arguments.folder is not None:
+        Path(arguments.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         folder = Path(folder)
         write_noise(folder / "talk.wav", arguments.minutes[0], arguments.rate, arguments.channels)

@@ -71,11 +71,10 @@ class Account(NamedTuple):
     kept: int
 
 
-def account_layer(
-    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True,
-    frozen: bool = False,
-) -> Account:  # fmt: skip
-    """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
+def layer_tensors(
+    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True
+) -> tuple[list[Direction], LayerShared]:
+    """The arguments of a bidirectional layer, all zero; only a batch's lengths are all of its time."""
     rank, d_model = channels // 32, channels // 2
 
     def direction() -> Direction:
@@ -83,8 +82,19 @@ def account_layer(
             (channels, 4), (channels,), (rank + 2 * states, channels), (channels, rank), (channels,),
             (channels, states), (channels,),
         )  # fmt: skip
-        return Direction(*(torch.empty(size) for size in sizes))
+        return Direction(*(torch.zeros(size) for size in sizes))
 
+    return [direction(), direction()], LayerShared(
+        torch.zeros(batch, time, 2 * channels, dtype=dtype), torch.zeros(d_model, channels), None,
+        torch.full((batch,), time) if lengths else None,
+    )  # fmt: skip
+
+
+def account_layer(
+    batch: int, time: int, channels: int, states: int = 16, dtype: torch.dtype = torch.bfloat16, lengths: bool = True,
+    frozen: bool = False,
+) -> Account:  # fmt: skip
+    """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
     passes = AllocatedMemory(), AllocatedMemory()
     forward, backward = passes
 
@@ -94,11 +104,7 @@ def account_layer(
     run, JITFunction.run = JITFunction.run, count
     try:
         with fake_tensors(), torch.no_grad():
-            directions = [direction(), direction()]
-            shared = LayerShared(
-                torch.empty(batch, time, 2 * channels, dtype=dtype), torch.empty(d_model, channels), None,
-                torch.empty(batch, dtype=torch.long) if lengths else None,
-            )  # fmt: skip
+            directions, shared = layer_tensors(batch, time, channels, states, dtype, lengths)
             trained = not frozen
             needs = [Direction(*(trained,) * 7)] * 2, LayerShared(True, trained, False, False)  # type: ignore[arg-type]
             with watch_operations(forward.see):

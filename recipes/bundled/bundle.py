@@ -2,7 +2,7 @@
 """Put a trained model into the package: its weights in half precision, measured again, and its card.
 
     python recipes/bundled/bundle.py separator RUN_FOLDER --fsdd /path/to/free-spoken-digit-dataset
-    python recipes/bundled/bundle.py recognizer-digits RUN_FOLDER
+    python recipes/bundled/bundle.py recognizer-digits RUN_FOLDER --tests "an unseen speaker=test.csv"
 
 RUN_FOLDER is what the training wrote, with its folder inference. All figures of the card are measured here, with the
 files that the package then carries.
@@ -18,6 +18,7 @@ import platform
 import re
 import shutil
 import string
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from typing import Any
 import torch
 
 from speechbrain_mamba.dataio.audio import read_audio
-from speechbrain_mamba.dataio.manifests import read_manifest
+from speechbrain_mamba.dataio.manifests import TRANSCRIBED, read_manifest
+from speechbrain_mamba.dataio.resampling import resample
 from speechbrain_mamba.dataio.utterances import read_utterances
+from speechbrain_mamba.evaluation.new_voices import say_in_voices
 from speechbrain_mamba.evaluation.unseen_speakers import by_pair, digit_mixtures, score_mixtures, summarize
 from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
 from speechbrain_mamba.inference.bundled import CARD, FOLDER, SCORES
@@ -38,7 +41,12 @@ CARDS = Path(__file__).parent / "cards"
 LENGTHS = (2.0, 8.0)
 """Seconds of the mixtures of two tests: those of the training, and longer ones."""
 
+PIECE = 0.1
+"""Seconds of the pieces of the test of a stream."""
+
 Facts = dict[str, Any]
+Rows = list[dict[str, Any]]
+Items = Mapping[str, Mapping[str, Any]]
 
 
 def halve_weights(source: Path, target: Path) -> int:
@@ -102,39 +110,150 @@ def measure_separator(folder: Path, run: Path, options: argparse.Namespace) -> t
     }
 
 
-def measure_recognizer(folder: Path, run: Path, options: argparse.Namespace) -> tuple[dict[str, float], Facts]:
-    """The figures of a recognizer by name, and what else its card tells: of the test set that the training tested."""
+def named_tests(options: argparse.Namespace, run: Path) -> dict[str, Items]:
+    """The recordings of each test by its name; those that the training tested if no others are given."""
+    tests = {}
+    for given in options.tests or [f"the test of the training={run / 'save/test.csv'}"]:
+        name, equals, manifest = given.partition("=")
+        if not equals or not name:
+            raise ValueError(f"'{given}' is not a test: give NAME=MANIFEST, such as 'an unseen speaker=test.csv'.")
+        tests[name] = read_manifest(manifest, columns=(*TRANSCRIBED, "spk_id"))
+    return tests
+
+
+def describe_tests(tests: Mapping[str, Rows]) -> str:
+    """Lines of Markdown that say how large each test is."""
+    lines = []
+    for name, rows in tests.items():
+        speakers = len({row["speaker"] for row in rows})
+        lines.append(f"- {name}: {len(rows)} recordings of {speakers} speaker{'' if speakers == 1 else 's'}")
+    return "\n".join(lines)
+
+
+def error_rate(rows: Rows, heard: str = "heard") -> float:
+    """Word errors of a column of texts, in percent."""
+    errors = WordErrors()
+    for row in rows:
+        errors.add(row["id"], normalize_words(row[heard]), normalize_words(row["said"]))
+    return errors.rate() or 0.0
+
+
+def transcribe_tests(source: Path, tests: Mapping[str, Items]) -> dict[str, Rows]:
+    """A row with what a recognizer hears in each recording, by the names of the tests."""
     from speechbrain_mamba.inference.recognition import Recognizer
 
-    manifest = options.manifest or run / "save" / "test.csv"
-    items = read_manifest(manifest)
-    rates, rows = {}, []
-    for source in (run / "inference", folder):
-        recognizer, errors = Recognizer.from_hparams(source), WordErrors()
-        signals = [read_audio(item["wav"], recognizer.sample_rate) for item in items.values()]
-        texts, _ = recognizer.transcribe_batch(signals)
-        for (name, item), text in zip(items.items(), texts):
-            errors.add(name, normalize_words(text), normalize_words(item["wrd"]))
-        rates[source] = errors.rate() or 0.0
-        rows = [{"id": name, "said": item["wrd"], "heard": text} for (name, item), text in zip(items.items(), texts)]
+    recognizer, found = Recognizer.from_hparams(source), {}
+    for test, items in tests.items():
+        texts, _ = recognizer.transcribe_batch(
+            [read_audio(item["wav"], recognizer.sample_rate) for item in items.values()]
+        )
+        found[test] = [
+            {"test": test, "id": name, "speaker": item["spk_id"], "said": item["wrd"], "heard": text}
+            for (name, item), text in zip(items.items(), texts)
+        ]
+    return found
+
+
+def measure_recognizer(folder: Path, run: Path, options: argparse.Namespace) -> tuple[dict[str, float], Facts]:
+    """The figures of a recognizer by name, and what else its card tells."""
+    tests = named_tests(options, run)
+    before, after = (transcribe_tests(source, tests) for source in (run / "inference", folder))
+    rows = [row for test in after.values() for row in test]
     write_csv(folder / SCORES, rows, list(rows[0]))
-    wer = rates[folder]
-    return {"WER, %": round(wer, 2)}, {
-        "wer": f"{wer:.0f}",
-        "utterances": len(items),
-        "half": f"{wer - rates[run / 'inference']:+.2f}",
+    figures = {f"WER of {test}, %": round(error_rate(after[test]), 2) for test in tests}
+    main = next(iter(tests))
+    return figures, {
+        "wer": f"{error_rate(after[main]):.0f}",
+        "half": f"{error_rate(after[main]) - error_rate(before[main]):+.2f}",
+        "tests": describe_tests(after),
+    }
+
+
+def measure_streaming_recognizer(
+    folder: Path, run: Path, options: argparse.Namespace
+) -> tuple[dict[str, float], Facts]:
+    """The same of one that streams, with what a stream costs, and in how many texts it differs from a whole file."""
+    from speechbrain_mamba.inference.streaming import StreamingRecognizer
+
+    figures, facts = measure_recognizer(folder, run, options)
+    recognizer, items = StreamingRecognizer.from_hparams(folder), next(iter(named_tests(options, run).values()))
+    with open(folder / SCORES, newline="", encoding="utf-8") as file:
+        heard = {row["id"]: row["heard"] for row in csv.DictReader(file)}
+    chosen = list(items)[: options.count]
+    seconds = took = different = 0.0
+    for name in chosen:
+        signal = read_audio(items[name]["wav"], recognizer.sample_rate)
+        start = time.process_time()
+        for piece in signal.split(round(PIECE * recognizer.sample_rate)):
+            recognizer.add(piece)
+        different += " ".join(recognizer.finish().split()) != heard[name]
+        took += time.process_time() - start
+        seconds += len(signal) / recognizer.sample_rate
+    figures["latency of a stream, s"] = round(recognizer.latency, 2)
+    return figures, facts | {
+        "streams": len(chosen), "different": round(different), "piece": f"{1000 * PIECE:g}",
+        "streaming": f"{took / seconds:.2f}",
+    }  # fmt: skip
+
+
+def speak_tests(source: Path, options: argparse.Namespace, run: Path) -> dict[str, Rows]:
+    """A row for each text that a synthesizer says, by the names of the tests: what a recognizer hears in the speech and
+    in the recording of the same text, their seconds, and those of processor time."""
+    from speechbrain_mamba.inference.recognition import Recognizer
+    from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
+
+    synthesizer, recognizer = SpeechSynthesizer.from_hparams(source), Recognizer.from_hparams(options.recognizer)
+    found, rate = {}, recognizer.sample_rate
+    for test, items in named_tests(options, run).items():
+        longest = synthesizer.hparams.prompt_seconds
+        said = list(say_in_voices(synthesizer.synthesize, items, options.count, longest))
+        heard, _ = recognizer.transcribe_batch([resample(one.wav, one.sample_rate, rate) for one in said])
+        recorded, _ = recognizer.transcribe_batch([read_audio(one.recording["wav"], rate) for one in said])
+        found[test] = [
+            {
+                "test": test, "id": one.name, "speaker": one.recording["spk_id"], "said": one.recording["wrd"],
+                "heard": text, "heard_in_recording": other, "seconds": round(one.seconds, 3),
+                "seconds_of_recording": round(one.recording["duration"], 3), "finished": one.finished,
+                "computing": round(one.computing, 3),
+            }
+            for one, text, other in zip(said, heard, recorded)
+        ]  # fmt: skip
+    return found
+
+
+def measure_synthesizer(folder: Path, run: Path, options: argparse.Namespace) -> tuple[dict[str, float], Facts]:
+    """The figures of a synthesizer by name, and what else its card tells."""
+    before, after = (speak_tests(source, options, run) for source in (run / "inference", folder))
+    rows = [row for test in after.values() for row in test]
+    write_csv(folder / SCORES, rows, list(rows[0]))
+    figures = {}
+    for test, own in after.items():
+        errors = [abs(row["seconds"] / row["seconds_of_recording"] - 1) for row in own]
+        figures[f"WER in the voice of {test}, %"] = round(error_rate(own), 2)
+        figures[f"WER of recordings of {test}, %"] = round(error_rate(own, "heard_in_recording"), 2)
+        figures[f"duration error in the voice of {test}, %"] = round(100 * sum(errors) / len(errors), 1)
+    main = next(iter(after))
+    return figures, {
+        "wer": f"{error_rate(after[main]):.0f}",
+        "before": f"{error_rate(before[main]):.0f}",
+        "unfinished": sum(not row["finished"] for row in rows),
+        "texts": len(rows),
+        "computing": f"{sum(row['computing'] for row in rows) / sum(row['seconds'] for row in rows):.2f}",
+        "tests": describe_tests(after),
     }
 
 
 MEASURES: dict[str, Callable[[Path, Path, argparse.Namespace], tuple[dict[str, float], Facts]]] = {
     "separator": measure_separator,
-    "recognizer-digits": measure_recognizer,
+    "recognizer-digits": measure_streaming_recognizer,
     "recognizer-sentences": measure_recognizer,
+    "synthesizer-digits": measure_synthesizer,
 }
 COMMANDS = {
     "separator": "python recipes/separation/train.py hparams/separation/bundled_separator.yaml",
     "recognizer-digits": "python recipes/asr/train.py hparams/asr/bundled_conmamba_ctc_digits.yaml",
-    "recognizer-sentences": "python recipes/asr/train.py hparams/asr/mini_conmamba_ctc.yaml",
+    "recognizer-sentences": "python recipes/asr/train.py hparams/asr/bundled_conmamba_ctc_sentences.yaml",
+    "synthesizer-digits": "python recipes/tts/train.py hparams/tts/bundled_vallm_digits.yaml",
 }
 
 
@@ -199,8 +318,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("name", choices=MEASURES, help="the model")
     parser.add_argument("run", type=Path, help="the output folder of its training")
     parser.add_argument("--fsdd", type=Path, help="the Free Spoken Digit Dataset, for the test of the separator")
-    parser.add_argument("--count", type=int, default=200, help="mixtures of the test of the separator")
-    parser.add_argument("--manifest", type=Path, help="the test of a recognizer; by default that of its training")
+    parser.add_argument("--count", type=int, default=200, help="mixtures, texts or streams of a test")
+    parser.add_argument(
+        "--tests", metavar="NAME=MANIFEST", nargs="+", help="the tests of a recognizer or synthesizer: a name for the "
+        "card, and recordings; by default those that the training tested",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recognizer", default="recognizer-digits", help="what listens to a synthesizer: a name, a folder or a Hub id"
+    )
     parser.add_argument("--machine", help="where it was trained; by default this machine and torch's threads")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder of all models")
     options = parser.parse_args(arguments)

@@ -19,9 +19,11 @@ from speechbrain_mamba.decoders.search_options import check_search_options
 from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
 from speechbrain_mamba.ops import absolute_lengths
 from speechbrain_mamba.text.tokenizer import is_special
+from speechbrain_mamba.utils.cuda_graphs import GraphedFunction, pad_time
 
 SEARCHES = ("greedy", "beam")
 _NGRAMS = (".arpa", ".bin", ".binary")
+_GRAPHS = 32  # shapes of batches whose graphs are kept
 
 
 class Hypotheses(ABC):
@@ -42,6 +44,19 @@ class Hypotheses(ABC):
         transformer = encoder.transformer if hasattr(encoder, "transformer") else encoder.encoder.transformer
         self.is_padding_safe = isinstance(transformer.encoder, ConmambaEncoder)
         """Whether an example of a padded batch is encoded as it is alone. SpeechBrain's Conformer sees the padding."""
+        self._graphed: GraphedFunction | None = None
+
+    def use_cuda_graphs(self, use: bool = True) -> None:
+        """Set whether the encoder of batches is replayed as a CUDA graph, where it runs on a GPU."""
+        self._graphed = GraphedFunction(self.encoder.encode, limit=_GRAPHS) if use else None
+
+    def encode(self, wavs: Tensor, wav_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """The output of the encoder for a batch as in :meth:`__call__`, and its relative lengths, floats (batch,)."""
+        if self._graphed is None:
+            return self.encoder.encode(wavs, wav_lens)
+        if self.is_padding_safe:  # few shapes occur, each of which is captured
+            wavs, wav_lens = pad_time(wavs, wav_lens, int(self.hparams.sample_rate) // 2)
+        return self._graphed(wavs, wav_lens)
 
     @abstractmethod
     def __call__(self, wavs: Tensor, wav_lens: Tensor) -> list[list[TokenSpan]]:
@@ -115,7 +130,7 @@ class CTCHypotheses(Hypotheses):
             self.unspoken = torch.tensor([token for token in silent if token != self.blank], dtype=torch.long)
 
     def __call__(self, wavs: Tensor, wav_lens: Tensor) -> list[list[TokenSpan]]:
-        log_probs, lens = self.encoder.encode(wavs, wav_lens)
+        log_probs, lens = self.encode(wavs, wav_lens)
         frames = absolute_lengths(lens, log_probs.shape[1]).tolist()
         return [self.spans(example[:count]) for example, count in zip(log_probs.float().cpu(), frames)]
 
@@ -185,7 +200,7 @@ class Seq2SeqHypotheses(Hypotheses):
         self.decoder.scorer = ScorerBuilder(full_scorers=scorers, weights=weights)
 
     def __call__(self, wavs: Tensor, wav_lens: Tensor) -> list[list[TokenSpan]]:
-        memory, lens = self.encoder.encode(wavs, wav_lens)
+        memory, lens = self.encode(wavs, wav_lens)
         log_probs = self.ctc_lin(memory).float().log_softmax(-1).cpu()
         found = []
         for example, count in enumerate(absolute_lengths(lens, memory.shape[1]).tolist()):

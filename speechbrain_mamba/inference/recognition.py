@@ -52,6 +52,9 @@ class Recognizer(Pretrained):
         ``lm.ckpt`` of one with the same tokens; with CTC an n-gram model of KenLM, an ``.arpa`` or ``.bin`` file.
     lm_weight : float, optional
         Its weight.
+    cuda_graphs : bool
+        Whether, on a GPU, the encoder is captured as a CUDA graph for each shape of a batch: one launch instead of
+        hundreds. Windows are padded to whole half seconds so that shapes come again; streams run without.
 
     Example
     -------
@@ -75,6 +78,7 @@ class Recognizer(Pretrained):
         beam_size: int | None = None,
         lm: str | os.PathLike | None = None,
         lm_weight: float | None = None,
+        cuda_graphs: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
@@ -87,6 +91,7 @@ class Recognizer(Pretrained):
         self.hypotheses = make_hypotheses(
             self.mods, self.hparams, search=search, beam_size=beam_size, lm=lm, lm_weight=lm_weight
         )
+        self.hypotheses.use_cuda_graphs(cuda_graphs)
 
     # ------------------------------------------------------------ facts
 

@@ -1,13 +1,15 @@
-"""Attention with a prefix that all frames see, and a cache to continue step by step."""
+"""Attention with text that all later frames see, and a cache to continue step by step."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.mamba import ScaledLinear
+from speechbrain_mamba.nnet.text_blocks import take_frames
 from speechbrain_mamba.ops import valid_frames
 
 GROWTH = 256
@@ -32,15 +34,51 @@ class GrowingCache(PrefixCache):
     """Frames that are filled; there may be room for more."""
 
 
-class _Attention(nn.Module):
-    """The projections that both kinds of attention share."""
+class WindowCache(PrefixCache):
+    """The state of a :class:`PrefixAttention` with a window, which does not grow."""
 
-    def __init__(self, d_model: int, nhead: int, dropout: float = 0.0):
+    text: int
+    """Frames of text, which come first; those after them are the last frames of speech."""
+
+
+class MultiHeadProjections(nn.Module):
+    """The projections that all kinds of attention share.
+
+    Arguments
+    ---------
+    d_model, nhead : int
+        Channels of input and output, and number of heads.
+    dropout : float
+        Dropout rate of the attention weights.
+    d_attention : int, optional
+        Channels of all heads together, ``d_model`` by default.
+    bias : bool
+        Whether the projections have one.
+    out_proj_init_scale : float
+        Factor on the initial weights of the output projection.
+
+    Raises
+    ------
+    ValueError
+        When the heads do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dropout: float = 0.0,
+        d_attention: int | None = None,
+        bias: bool = True,
+        out_proj_init_scale: float = 1.0,
+    ):
         super().__init__()
-        if d_model % nhead:
-            raise ValueError(f"d_model is {d_model}, which nhead, {nhead}, does not divide.")
+        name, width = ("d_model", d_model) if d_attention is None else ("d_attention", d_attention)
+        if width % nhead:
+            raise ValueError(f"{name} is {width}, which nhead, {nhead}, does not divide.")
         self.nhead, self.dropout = nhead, dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d_model, d_model) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, width, bias=bias) for _ in range(3))
+        self.out_proj = ScaledLinear(width, d_model, bias=bias, init_scale=out_proj_init_scale)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
@@ -52,8 +90,9 @@ class _Attention(nn.Module):
         return self.out_proj(y.transpose(1, 2).flatten(-2))
 
 
-class PrefixAttention(_Attention):
-    """Multi-head self-attention: causal except for a prefix that all frames see entirely, or over everything.
+class PrefixAttention(MultiHeadProjections):
+    """Multi-head self-attention over text and speech: causal except for blocks of text, which their frames see whole,
+    or over everything.
 
     Arguments
     ---------
@@ -64,12 +103,17 @@ class PrefixAttention(_Attention):
     dropout : float
         Dropout rate of the attention weights.
     causal : bool
-        Whether frames after the prefix see no later ones.
+        Whether frames see no later ones outside their own block of text.
+    d_attention : int, optional
+        Channels of all heads together, ``d_model`` by default.
+    window : int, optional
+        The frames of speech that a frame sees: itself and ``window - 1`` before it, and as many after it unless the
+        layer is causal. Text is seen at any distance. All by default.
 
     Raises
     ------
     ValueError
-        When the heads do not divide the channels.
+        When the heads do not divide the channels, or for a window below 1.
 
     Example
     -------
@@ -81,13 +125,22 @@ class PrefixAttention(_Attention):
     >>> next_frame, cache = layer.step(torch.randn(2, 8), cache)
     """
 
-    def __init__(self, d_model: int, nhead: int, dropout: float = 0.0, causal: bool = True):
-        super().__init__(d_model, nhead, dropout)
-        self.causal = causal
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dropout: float = 0.0,
+        causal: bool = True,
+        d_attention: int | None = None,
+        window: int | None = None,
+    ):
+        super().__init__(d_model, nhead, dropout, d_attention)
+        check_window(window)
+        self.causal, self.window = causal, window
 
     def forward(
         self, x: Tensor, lengths: Tensor, prefix_lengths: Tensor, return_state: bool = False
-    ) -> Tensor | tuple[Tensor, GrowingCache]:
+    ) -> Tensor | tuple[Tensor, GrowingCache | WindowCache]:
         """Run the layer over a sequence.
 
         Arguments
@@ -97,7 +150,8 @@ class PrefixAttention(_Attention):
         lengths : Tensor
             Valid frames per example, at least 1, integers (batch,).
         prefix_lengths : Tensor
-            Frames of the prefix, integers (batch,).
+            Frames of text at the beginning, at least 1, integers (batch,); or the block of text that each frame belongs
+            to, counted from 1, and 0 for speech, integers (batch, time).
         return_state : bool
             Whether to return a cache for :meth:`step`; for causal layers.
 
@@ -106,23 +160,32 @@ class PrefixAttention(_Attention):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the cache.
         """
+        time = x.shape[1]
+        blocks = valid_frames(prefix_lengths, time).long() if prefix_lengths.dim() == 1 else prefix_lengths
         key, value = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
-        valid = valid_frames(lengths, x.shape[1])
-        y = self._attend(x, key, value, self._mask(valid, prefix_lengths))
-        cache: GrowingCache = {"key": key, "value": value, "valid": valid, "used": x.shape[1]}
-        return (y, cache) if return_state else y
+        valid = valid_frames(lengths, time)
+        y = self._attend(x, key, value, self._mask(valid, blocks))
+        if not return_state:
+            return y
+        if self.window is not None:
+            return y, _keep_window(key, value, valid & (blocks > 0), lengths, self.window)
+        return y, GrowingCache(key=key, value=value, valid=valid, used=time)
 
-    def _mask(self, valid: Tensor, prefix_lengths: Tensor) -> Tensor:
-        if not self.causal:
+    def _mask(self, valid: Tensor, blocks: Tensor) -> Tensor:
+        if not self.causal and self.window is None:
             return valid[:, None, None]
-        time = valid.shape[1]
-        earlier = torch.ones(time, time, dtype=torch.bool, device=valid.device).tril()
-        inside = valid_frames(prefix_lengths, time)
-        seen = earlier | (inside[:, :, None] & inside[:, None])
+        frames = torch.arange(valid.shape[1], device=valid.device)
+        distance = frames[:, None] - frames
+        text = blocks > 0
+        seen = (distance >= 0)[None] if self.causal else torch.ones_like(distance, dtype=torch.bool)[None]
+        if self.window is not None:
+            seen = seen & ((distance.abs() < self.window) | text[:, None])
+        if self.causal:
+            seen = seen | ((blocks[:, :, None] == blocks[:, None]) & text[:, None])
         return (seen & valid[:, None])[:, None]
 
-    def step(self, x_t: Tensor, state: GrowingCache) -> tuple[Tensor, GrowingCache]:
-        """Run the layer over one frame.
+    def step(self, x_t: Tensor, state: GrowingCache | WindowCache) -> tuple[Tensor, GrowingCache | WindowCache]:
+        """Run the layer over one frame of speech.
 
         Arguments
         ---------
@@ -138,16 +201,45 @@ class PrefixAttention(_Attention):
         state : dict
             Cache after the frame.
         """
-        x, used = x_t[:, None], state["used"]
-        key, value, valid = state["key"], state["value"], state["valid"]
+        x = x_t[:, None]
+        new = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        if "text" in state:
+            window = cast(WindowCache, state)
+            key, value = (torch.cat([old, part], 2) for old, part in zip((window["key"], window["value"]), new))
+            valid = F.pad(window["valid"], (0, 1), value=True)
+            y, text = self._attend(x, key, value, valid[:, None, None]), window["text"]
+            key, value = (torch.cat([part[:, :, :text], part[:, :, text + 1 :]], 2) for part in (key, value))
+            valid = torch.cat([valid[:, :text], valid[:, text + 1 :]], 1)
+            return y[:, 0], WindowCache(key=key, value=value, valid=valid, text=text)
+        growing = cast(GrowingCache, state)
+        key, value, valid, used = growing["key"], growing["value"], growing["valid"], growing["used"]
         if used == key.shape[2]:
             key, value, valid = _grow(key, 2), _grow(value, 2), _grow(valid, 1)
-        key[:, :, used : used + 1] = self._heads(self.k_proj(x))
-        value[:, :, used : used + 1] = self._heads(self.v_proj(x))
+        key[:, :, used : used + 1], value[:, :, used : used + 1] = new
         valid[:, used] = True
         seen = used + 1
         y = self._attend(x, key[:, :, :seen], value[:, :, :seen], valid[:, None, None, :seen])
-        return y[:, 0], {"key": key, "value": value, "valid": valid, "used": seen}
+        return y[:, 0], GrowingCache(key=key, value=value, valid=valid, used=seen)
+
+
+def check_window(window: int | None) -> None:
+    """Raise a ValueError for a window that leaves nothing to attend to."""
+    if window is not None and window < 1:
+        raise ValueError(f"The window of attention is {window}, but a frame must see at least 1, itself.")
+
+
+def _keep_window(key: Tensor, value: Tensor, text: Tensor, lengths: Tensor, window: int) -> WindowCache:
+    """The cache after each example's last frame: all text, and the last frames of speech that later ones can see."""
+    n_text = int(text.sum(1).max())
+    written = text.long().argsort(dim=1, descending=True, stable=True)[:, :n_text]
+    recent = lengths[:, None] - (window - 1) + torch.arange(window - 1, device=lengths.device)
+    spoken = (recent >= 0) & ~text.gather(1, recent.clamp(min=0))
+    index = torch.cat([written, recent.clamp(min=0)], 1)
+    valid = torch.cat([text.gather(1, written), spoken], 1)
+    key, value = (
+        part.gather(2, index[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3])) for part in (key, value)
+    )
+    return WindowCache(key=key, value=value, valid=valid, text=n_text)
 
 
 def _grow(cache: Tensor, axis: int) -> Tensor:
@@ -156,8 +248,11 @@ def _grow(cache: Tensor, axis: int) -> Tensor:
     return torch.cat([cache, cache.new_zeros(room)], axis)
 
 
-class PrefixCrossAttention(_Attention):
-    """Multi-head attention of all frames to those of the prefix only, so that keys and values do not grow with time.
+class PrefixCrossAttention(MultiHeadProjections):
+    """Multi-head attention of all frames to text only, so that keys and values do not grow with time.
+
+    The text is a prefix that all frames see, or several blocks, each of which its own frames and all later ones see.
+    A frame before any text reads zeros.
 
     Arguments
     ---------
@@ -186,9 +281,10 @@ class PrefixCrossAttention(_Attention):
         x : Tensor
             Input (batch, time, d_model), finite.
         prefix_lengths : Tensor
-            Frames of the prefix, at least 1, integers (batch,).
+            Frames of the prefix, at least 1, integers (batch,); or what each frame belongs to, integers (batch, time),
+            see :func:`~speechbrain_mamba.nnet.text_blocks.mark_blocks`.
         prefix_time : int
-            Length of the longest prefix.
+            Length of the longest prefix; not needed for blocks.
         return_state : bool
             Whether to return the state for :meth:`step`.
 
@@ -197,10 +293,23 @@ class PrefixCrossAttention(_Attention):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
+        if prefix_lengths.dim() == 2:
+            return self._attend_to_blocks(x, prefix_lengths, return_state)
         prefix = x[:, :prefix_time]
         key, value = self._heads(self.k_proj(prefix)), self._heads(self.v_proj(prefix))
         valid = valid_frames(prefix_lengths, prefix_time)
         y = self._attend(x, key, value, valid[:, None, None])
+        return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
+
+    def _attend_to_blocks(self, x: Tensor, blocks: Tensor, return_state: bool) -> Tensor | tuple[Tensor, PrefixCache]:
+        text, text_lengths, index = take_frames(x, blocks > 0)
+        key, value = self._heads(self.k_proj(text)), self._heads(self.v_proj(text))
+        valid = valid_frames(text_lengths, text.shape[1])
+        latest = blocks.cummax(1).values[..., None]  # the last text that each frame knows
+        seen = valid[:, None] & (blocks.gather(1, index)[:, None] <= latest)
+        nothing = ~seen.any(2, keepdim=True)
+        y = self._attend(x, key, value, (seen | nothing)[:, None])  # a softmax over nothing would be NaN
+        y = y.masked_fill(nothing, 0.0)
         return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
 
     def step(self, x_t: Tensor, state: PrefixCache) -> tuple[Tensor, PrefixCache]:

@@ -1,14 +1,16 @@
-"""Residual blocks around Mamba layers, and stacks of them."""
+"""Residual blocks around Mamba layers or other mixers, and stacks of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba, MambaState
+from speechbrain_mamba.nnet.mamba import MambaState
+from speechbrain_mamba.nnet.mixers import bidirectional_form, plan_mixers
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -25,6 +27,7 @@ class MambaBlock(nn.Module):
 
     Example
     -------
+    >>> from speechbrain_mamba.nnet.mamba import Mamba
     >>> block = MambaBlock(Mamba(8), nn.RMSNorm(8))
     >>> block(torch.randn(2, 10, 8)).shape
     torch.Size([2, 10, 8])
@@ -78,8 +81,9 @@ class MambaBlocksSequential(nn.Module):
     ---------
     n_mamba : int
         Number of blocks.
-    bidirectional : bool
-        Whether the layers scan in both directions; otherwise the stack is causal and has a state.
+    bidirectional : bool or str
+        Whether a frame sees later ones; otherwise the stack is causal and has a state. A string is the form of layers
+        that see both ways, see :func:`~speechbrain_mamba.nnet.mixers.build_mixer`; True means ``inner``, as published.
     d_model : int
         Channels of input and output.
     d_state : int
@@ -101,6 +105,20 @@ class MambaBlocksSequential(nn.Module):
     residual_in_fp32 : bool
         Whether the sum of the residuals is kept in float32 (float64 for float64 inputs) even if the input has a
         shorter type.
+    mixer : str
+        ``mamba``, ``mamba2`` or ``attention``. Other mixers than Mamba get the inner width with which they have as many
+        parameters as Mamba with the arguments above, see :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`.
+    attention_layers : list of int, str or None
+        Layers whose mixer is replaced by attention, see :func:`~speechbrain_mamba.nnet.mixers.attention_layers`.
+    attention_window : int, optional
+        The frames that attention sees. All by default.
+    mixer_config : dict, optional
+        Options of each kind of mixers, such as ``{"mamba2": {"d_state": 128}}``.
+
+    Raises
+    ------
+    ValueError
+        For unknown choices, see :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`.
 
     Example
     -------
@@ -114,7 +132,7 @@ class MambaBlocksSequential(nn.Module):
     def __init__(
         self,
         n_mamba: int,
-        bidirectional: bool,
+        bidirectional: bool | str,
         d_model: int,
         d_state: int = 16,
         expand: float = 2,
@@ -125,30 +143,45 @@ class MambaBlocksSequential(nn.Module):
         rms_norm: bool = True,
         norm_epsilon: float = 1e-5,
         residual_in_fp32: bool = True,
+        mixer: str = "mamba",
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
-        layer = BiMamba if bidirectional else Mamba
-        norm = nn.RMSNorm if rms_norm else nn.LayerNorm
-        self.bidirectional = bidirectional
+        mamba_config: dict[str, Any] = {
+            "d_state": d_state, "expand": expand, "d_conv": d_conv, "dt_rank": dt_rank, "conv_bias": conv_bias,
+            "bias": bias,
+        }  # fmt: skip
+        self._settings: dict[str, Any] = {
+            "n_mamba": n_mamba, "bidirectional": bidirectional, "d_model": d_model, **mamba_config,
+            "rms_norm": rms_norm, "norm_epsilon": norm_epsilon, "residual_in_fp32": residual_in_fp32,
+            "mixer_config": mixer_config,
+        }  # fmt: skip
+        form = bidirectional_form(bidirectional)
+        self.bidirectional = form is not None
         self.residual_in_fp32 = residual_in_fp32
+        self.mixer_plan = plan_mixers(
+            n_mamba, d_model, form is None, mixer=mixer, attention_layers=attention_layers,
+            attention_window=attention_window, bidirectional=form, mamba_config=mamba_config, mixer_config=mixer_config,
+        )  # fmt: skip
+        norm = nn.RMSNorm if rms_norm else nn.LayerNorm
         self.layers = nn.ModuleList(
             MambaBlock(
-                layer(
-                    d_model=d_model,
-                    d_state=d_state,
-                    d_conv=d_conv,
-                    expand=expand,
-                    dt_rank=dt_rank,
-                    conv_bias=conv_bias,
-                    bias=bias,
+                self.mixer_plan.build(
+                    i,
                     out_proj_init_scale=1 / math.sqrt(n_mamba),
                     masks_input=False,  # the stack does
                 ),
                 norm(d_model, eps=norm_epsilon),
             )
-            for _ in range(n_mamba)
+            for i in range(n_mamba)
         )
         self.norm_f = norm(d_model, eps=norm_epsilon)
+
+    def with_attention(self) -> MambaBlocksSequential:
+        """Make a stack of the same size whose mixers are attention, with weights of its own."""
+        return MambaBlocksSequential(**self._settings, mixer="attention")
 
     def _residual(self, x: Tensor) -> Tensor:
         return x.float() if self.residual_in_fp32 and x.dtype.itemsize < 4 else x

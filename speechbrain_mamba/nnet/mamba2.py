@@ -5,23 +5,20 @@ Parameters carry the names of mamba-ssm's ``Mamba2``, so that its weights load; 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechbrain_mamba.nnet.mamba import MambaState, ScaledLinear, draw_step_bias
-from speechbrain_mamba.ops import (
-    Filters,
-    bidirectional_causal_conv1d,
-    causal_conv1d,
-    causal_conv1d_update,
-    mask_frames,
-    ssd,
-    ssd_update,
+from speechbrain_mamba.nnet.mamba_layer import (
+    BidirectionalLayer,
+    CausalLayer,
+    MambaLayer,
+    ScaledLinear,
+    draw_step_bias,
 )
-from speechbrain_mamba.ops.checks import check_lengths
+from speechbrain_mamba.ops import bidirectional_causal_conv1d, ssd, ssd_update
 from speechbrain_mamba.ops.ssd import NO_LIMIT
 
 
@@ -77,11 +74,10 @@ class GatedRMSNorm(nn.Module):
         return (y * gate if self.norm_before_gate else y).to(x.dtype)
 
 
-class _Mamba2Layer(nn.Module):
-    """The common part of both layers: projections in and out, a norm, a convolution and a scan for each direction."""
+class _Mamba2Layer(MambaLayer):
+    """The common part of both layers: their parameters, and how the scan takes them."""
 
-    _suffixes: tuple[str, ...]
-    """The ends of the names of each direction's parameters."""
+    _scan_op = staticmethod(ssd)
 
     def __init__(
         self,
@@ -106,14 +102,12 @@ class _Mamba2Layer(nn.Module):
         out_proj_init_scale: float = 1.0,
         masks_input: bool = True,
     ):
-        super().__init__()
+        super().__init__(d_model, d_state, d_conv, expand, masks_input)
         name = type(self).__name__
-        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.headdim, self.ngroups, self.D_has_hdim, self.rmsnorm = headdim, ngroups, D_has_hdim, rmsnorm
         self.dt_min, self.dt_max, self.dt_init_floor = dt_min, dt_max, dt_init_floor
         self.dt_limit, self.A_init_range = (dt_limit[0], dt_limit[1]), (A_init_range[0], A_init_range[1])
-        self.chunk_size, self.masks_input = chunk_size, masks_input
-        self.d_inner = int(expand * d_model)
+        self.chunk_size = chunk_size
         self.d_ssm = self.d_inner if d_ssm is None else d_ssm
         self.d_mlp = self.d_inner - self.d_ssm
         if not 0 < self.d_ssm <= self.d_inner:
@@ -131,9 +125,8 @@ class _Mamba2Layer(nn.Module):
         self.conv_dim = self.d_ssm + 2 * ngroups * d_state
         widths = 2 * self.d_mlp + self.d_ssm + self.conv_dim + self.nheads
         self.in_proj = nn.Linear(d_model, widths, bias=bias)
-        for suffix in self._suffixes:
-            conv1d = nn.Conv1d(self.conv_dim, self.conv_dim, d_conv, groups=self.conv_dim, bias=conv_bias)
-            self.register_module(f"conv1d{suffix}", conv1d)
+        for suffix in self.suffixes:
+            self._add_convolution(suffix, self.conv_dim, conv_bias)
             self.register_parameter(f"dt_bias{suffix}", nn.Parameter(torch.empty(self.nheads)))
             self.register_parameter(f"A{suffix}_log", nn.Parameter(torch.empty(self.nheads)))
             skips = self.d_ssm if D_has_hdim else self.nheads
@@ -146,39 +139,38 @@ class _Mamba2Layer(nn.Module):
     def reset_parameters(self) -> None:
         """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
         with torch.no_grad():
-            for suffix in self._suffixes:
+            for suffix in self.suffixes:
                 bias = draw_step_bias(self.nheads, self.dt_min, self.dt_max, self.dt_init_floor)
                 self.get_parameter(f"dt_bias{suffix}").copy_(bias)
                 self.get_parameter(f"A{suffix}_log").uniform_(*self.A_init_range).log_()
                 self.get_parameter(f"D{suffix}").fill_(1.0)
 
-    def _project_in(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The parts of the input projection: of the gated MLP, gate z, input of the convolution, and steps."""
-        parts = [2 * self.d_mlp, self.d_ssm, self.conv_dim, self.nheads]
-        mlp, z, convolved, delta = self.in_proj(x).split(parts, dim=-1)
-        return mlp, z, convolved, delta
+    def _project_in(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The input of the convolution, the gate z, the steps, and the input of the gated MLP."""
+        widths = [2 * self.d_mlp, self.d_ssm, self.conv_dim, self.nheads]
+        mlp, z, inputs, delta = self.in_proj(x).split(widths, dim=-1)
+        return inputs, z, delta, mlp
 
-    def _filters(self, suffix: str) -> Filters:
-        conv1d = getattr(self, f"conv1d{suffix}")
-        return Filters(conv1d.weight.squeeze(1), conv1d.bias)
-
-    def _scan_arguments(self, convolved: Tensor, delta: Tensor, z: Tensor, suffix: str) -> tuple:
-        """The positional arguments of :func:`ssd` and, for frames (batch, channels), of :func:`ssd_update`."""
+    def _scan_arguments(self, convolved: Tensor, parts: tuple[Tensor, ...], suffix: str) -> tuple:
+        _, z, delta, _ = parts
         maps = self.ngroups * self.d_state
         x, B, C = convolved.split([self.d_ssm, maps, maps], dim=-1)
-        A_log, D = self.get_parameter(f"A{suffix}_log"), self.get_parameter(f"D{suffix}")
-        A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+        D = self.get_parameter(f"D{suffix}")
         skip = self._by_head(D) if self.D_has_hdim else D
         gate = None if self.rmsnorm else self._by_head(z)
         B, C = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (B, C))
         dt_bias = self.get_parameter(f"dt_bias{suffix}")
-        return self._by_head(x), delta, A, B, C, skip, gate, dt_bias, True, self.dt_limit
+        return self._by_head(x), delta, self._rates(suffix), B, C, skip, gate, dt_bias, True, self.dt_limit
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.nheads, self.headdim))
 
-    def _project_out(self, mlp: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """The output, from the scan's (..., heads, head channels)."""
+    def _scan_options(self) -> dict[str, Any]:
+        return {"chunk_size": self.chunk_size}
+
+    def _project_out(self, y: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        """The output, from the scan's (..., heads, headdim)."""
+        _, z, _, mlp = parts
         y = y.flatten(-2)
         if self.rmsnorm:
             y = self.norm(y, z)
@@ -187,8 +179,11 @@ class _Mamba2Layer(nn.Module):
             y = torch.cat([F.silu(gate) * value, y], dim=-1)
         return self.out_proj(y)
 
+    def _fills_padding(self) -> bool:
+        return self.d_mlp > 0 or super()._fills_padding()
 
-class Mamba2(_Mamba2Layer):
+
+class Mamba2(CausalLayer, _Mamba2Layer):
     """A Mamba-2 layer: a scan with one decay per head, gated, between projections (Dao and Gu, arXiv 2405.21060).
 
     It sees the past only, and can run in chunks or step by step from a state, with the same output as in one go.
@@ -245,95 +240,13 @@ class Mamba2(_Mamba2Layer):
     True
     """
 
-    _suffixes = ("",)
+    _step_op = staticmethod(ssd_update)
 
-    def forward(
-        self, x: Tensor, lengths: Tensor | None = None, state: MambaState | None = None, return_state: bool = False
-    ) -> Tensor | tuple[Tensor, MambaState]:
-        """Run the layer over a sequence.
-
-        Arguments
-        ---------
-        x : Tensor
-            Input (batch, time, d_model).
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); frames past them give zeros.
-        state : dict, optional
-            State to start from, returned by :meth:`init_state` or an earlier call.
-        return_state : bool
-            Whether to return the state after each example's last valid frame too.
-
-        Returns
-        -------
-        Tensor
-            Output (batch, time, d_model); and with ``return_state`` the state.
-        """
-        lengths = check_lengths("Mamba2", lengths, x.shape[0], x.shape[1], x.device)
-        mlp, z, convolved, delta = self._project_in(mask_frames(x, lengths) if self.masks_input else x)
-        convolved, conv = causal_conv1d(
-            convolved, *self._filters(""), "silu", lengths=lengths,
-            initial_state=None if state is None else state["conv"], return_final_state=True,
-        )  # fmt: skip
-        y, last = ssd(
-            *self._scan_arguments(convolved, delta, z, ""), lengths=lengths, chunk_size=self.chunk_size,
-            initial_state=None if state is None else state["ssm"], return_last_state=True,
-        )  # fmt: skip
-        y = mask_frames(self._project_out(mlp, y, z), lengths)
-        return (y, {"conv": conv, "ssm": last}) if return_state else y
-
-    def init_state(
-        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> MambaState:
-        """The state before the first frame.
-
-        Arguments
-        ---------
-        batch_size : int
-            Number of examples.
-        device : torch.device, optional
-            Device; that of the parameters by default.
-        dtype : torch.dtype, optional
-            Type of the convolution's state; that of the parameters by default. The scan's state is float32, or float64
-            for float64.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``conv`` (batch, d_ssm + 2 * ngroups * d_state, d_conv - 1) and ``ssm`` (batch, heads, headdim, d_state).
-        """
-        weight = self.in_proj.weight
-        device, dtype = device or weight.device, dtype or weight.dtype
-        scan_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        shape = (batch_size, self.nheads, self.headdim, self.d_state)
-        return {
-            "conv": torch.zeros(batch_size, self.conv_dim, self.d_conv - 1, device=device, dtype=dtype),
-            "ssm": torch.zeros(shape, device=device, dtype=scan_dtype),
-        }
-
-    def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """Run the layer over one frame.
-
-        Arguments
-        ---------
-        x_t : Tensor
-            Input frame (batch, d_model).
-        state : dict
-            State before the frame.
-
-        Returns
-        -------
-        y_t : Tensor
-            Output frame (batch, d_model).
-        state : dict
-            State after the frame; the given one is not changed.
-        """
-        mlp, z, convolved, delta = self._project_in(x_t)
-        convolved, conv = causal_conv1d_update(convolved, state["conv"], *self._filters(""), "silu")
-        y, last = ssd_update(state["ssm"], *self._scan_arguments(convolved, delta, z, ""))
-        return self._project_out(mlp, y, z), {"conv": conv, "ssm": last}
+    def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
+        return self.conv_dim, (self.nheads, self.headdim, self.d_state)
 
 
-class BiMamba2(_Mamba2Layer):
+class BiMamba2(BidirectionalLayer, _Mamba2Layer):
     """A bidirectional Mamba-2 layer: two scans, averaged between shared projections.
 
     It is to :class:`Mamba2` what :class:`speechbrain_mamba.nnet.mamba.BiMamba` is to Mamba (arXiv 2407.09732): input
@@ -355,29 +268,13 @@ class BiMamba2(_Mamba2Layer):
     True
     """
 
-    _suffixes = ("", "_b")
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Run the layer over whole sequences.
-
-        Arguments
-        ---------
-        x : Tensor
-            Input (batch, time, d_model).
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); frames past them give zeros.
-
-        Returns
-        -------
-        Tensor
-            Output (batch, time, d_model).
-        """
-        lengths = check_lengths("BiMamba2", lengths, x.shape[0], x.shape[1], x.device)
-        mlp, z, inputs, delta = self._project_in(mask_frames(x, lengths) if self.masks_input else x)
-        both = bidirectional_causal_conv1d(inputs, self._filters(""), self._filters("_b"), "silu", lengths=lengths)
-        forward, reverse = (
-            cast(Tensor, ssd(*self._scan_arguments(convolved, delta, z, suffix), lengths=lengths,
-                             reverse=bool(suffix), chunk_size=self.chunk_size))
-            for convolved, suffix in zip(both, self._suffixes)
+    def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        parts = self._project_in(x)
+        forward, reverse = (self._filters(suffix) for suffix in self.suffixes)
+        both = bidirectional_causal_conv1d(parts[0], forward, reverse, "silu", lengths=lengths)
+        y, y_reverse = (
+            cast(Tensor, ssd(*self._scan_arguments(convolved, parts, suffix), lengths=lengths, reverse=bool(suffix),
+                             chunk_size=self.chunk_size))
+            for convolved, suffix in zip(both, self.suffixes)
         )  # fmt: skip
-        return mask_frames(self._project_out(mlp, 0.5 * (forward + reverse), z), lengths)
+        return self._finish(0.5 * (y + y_reverse), parts, lengths)

@@ -29,6 +29,36 @@ class ConvShared(NamedTuple):
     lengths: Tensor | None = None
 
 
+class SsdInputs(NamedTuple):
+    """Tensors of a scan of Mamba-2, or their gradients."""
+
+    x: Tensor
+    """(batch, time, heads, head channels)"""
+    delta: Tensor
+    """(batch, time, heads)"""
+    A: Tensor
+    """(heads,)"""
+    B: Tensor
+    """(batch, time, groups, state)"""
+    C: Tensor
+    """(batch, time, groups, state)"""
+    D: Tensor | None = None
+    """(heads,) or (heads, head channels)"""
+    delta_bias: Tensor | None = None
+    """(heads,)"""
+
+
+class SsdShared(NamedTuple):
+    """Tensors of a scan of Mamba-2 beside its inputs, or their gradients."""
+
+    z: Tensor | None = None
+    """(batch, time, heads, head channels)"""
+    initial_state: Tensor | None = None
+    """(batch, heads, head channels, state)"""
+    lengths: Tensor | None = None
+    """(batch,)"""
+
+
 class LayerShared(NamedTuple):
     """Tensors of a bidirectional layer that belong to no direction, or their gradients."""
 
@@ -41,6 +71,7 @@ class LayerShared(NamedTuple):
 ScanGradients = tuple[Sequence[ScanInputs], ScanShared]
 ConvGradients = tuple[Sequence[Filters], ConvShared]
 LayerGradients = tuple[Sequence[Direction], LayerShared]
+SsdGradients = tuple[Sequence[SsdInputs], SsdShared]
 
 
 @dataclass(frozen=True)
@@ -69,6 +100,13 @@ class Kernels:
     """(directions, shared) -> shape of the states that a layer keeps for its backward pass"""
     scan_step: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> y, state; without it a step is a scan of one frame"""
+    ssd_forward: Callable[..., tuple[Tensor, Tensor]] | None = None
+    """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state; of a single direction. Without
+    it, a backend's ``ssd`` is that of another."""
+    ssd_backward: Callable[..., SsdGradients] | None = None
+    """(directions, shared, dy, dlast_state, softplus, reverse, low, high) -> gradients"""
+    ssd_step: Callable[..., tuple[Tensor, Tensor]] | None = None
+    """(state, x, delta, A, B, C, D, z, delta_bias, softplus, low, high) -> y, state"""
     selective: bool = False
     """Whether the backward functions take ``needs``."""
 
@@ -91,6 +129,13 @@ def scan_outputs(
     )
 
 
+def ssd_outputs(directions: Sequence[SsdInputs], last_state: bool) -> tuple[Tensor, Tensor]:
+    """Memory for the outputs of a scan of Mamba-2: y and the last state, empty where it is not asked for."""
+    x, states = directions[0].x, directions[0].B.shape[3]
+    shape = (x.shape[0], *x.shape[2:], states) if last_state else (0,)
+    return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
+
+
 def conv_outputs(
     directions: Sequence[Filters], shared: ConvShared, silu: bool, reverse: bool, final_state: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +150,7 @@ def conv_outputs(
 
 
 _SCAN, _CONV = Layout(ScanInputs, ScanShared), Layout(Filters, ConvShared)
-_LAYER = Layout(Direction, LayerShared)
+_LAYER, _SSD = Layout(Direction, LayerShared), Layout(SsdInputs, SsdShared)
 
 
 class KernelBackend:
@@ -157,6 +202,17 @@ class KernelBackend:
             operations.register("scan_step", schema, kernels.scan_step, _fake_step)
             operations.forbid_gradient("scan_step")
             self._step = operations.operators["scan_step"]
+        if kernels.ssd_forward is not None:
+            operations.register_differentiable(
+                "ssd", _SSD, 2, kernels.ssd_forward, _fake_ssd, kernels.backward("ssd"),
+                flags=("softplus", "reverse", "float low", "float high"), options=("last_state",),
+            )  # fmt: skip
+        if kernels.ssd_step is not None:
+            given = "Tensor state, Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z"
+            schema = f"({given}, Tensor? delta_bias, bool softplus, float low, float high) -> (Tensor, Tensor)"
+            operations.register("ssd_step", schema, kernels.ssd_step, _fake_step)
+            operations.forbid_gradient("ssd_step")
+            self._ssd_step = operations.operators["ssd_step"]
 
     def selective_scan(
         self,
@@ -211,6 +267,56 @@ class KernelBackend:
         )  # fmt: skip
         return y[:, 0], last_state
 
+    def ssd(
+        self,
+        x: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        dt_limit: tuple[float, float],
+        *,
+        lengths: Tensor | None = None,
+        reverse: bool = False,
+        initial_state: Tensor | None = None,
+        return_last_state: bool = False,
+        chunk_size: int | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd`. The kernels choose the chunks themselves."""
+        tensors = _SSD.flatten([(x, delta, A, B, C, D, delta_bias)], (z, initial_state, lengths))
+        low, high = map(float, dt_limit)
+        y, last_state = self._call("ssd", *tensors, delta_softplus, reverse, low, high, return_last_state)
+        return (y, last_state) if return_last_state else y
+
+    def ssd_update(
+        self,
+        state: Tensor,
+        x: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        dt_limit: tuple[float, float],
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd_update`."""
+        low, high = map(float, dt_limit)
+        if not asks_for_gradient(state, x, delta, A, B, C, D, z, delta_bias):
+            return self._ssd_step(state, x, delta, A, B, C, D, z, delta_bias, delta_softplus, low, high)
+        x, delta, B, C = (t[:, None] for t in (x, delta, B, C))  # a sequence of one frame
+        y, last_state = self.ssd(
+            x, delta, A, B, C, D, None if z is None else z[:, None], delta_bias, delta_softplus, dt_limit,
+            initial_state=state, return_last_state=True,
+        )  # fmt: skip
+        return y[:, 0], last_state
+
     def causal_conv1d(
         self,
         x: Tensor,
@@ -257,6 +363,18 @@ class KernelBackend:
         """A bidirectional layer; see :func:`speechbrain_mamba.ops.bidirectional_mamba_inner`."""
         tensors = _LAYER.flatten([forward, reverse], (xz, out_proj_weight, out_proj_bias, lengths))
         return self._call("layer", *tensors, asks_for_gradient(*tensors))[0]
+
+
+def _fake_ssd(
+    directions: list[SsdInputs],
+    shared: SsdShared,
+    softplus: bool,
+    reverse: bool,
+    low: float,
+    high: float,
+    last_state: bool,
+) -> tuple[Tensor, Tensor]:
+    return ssd_outputs(directions, last_state)
 
 
 def _fake_step(state: Tensor, u: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechbrain_mamba.dataio.process_batches import EvaluationShare, TrainingBatches, batches_of_options
 from speechbrain_mamba.dataio.shards import ShardBatches, ShardDataset, ShardLoader
+from speechbrain_mamba.nnet.mixers import describe_mixers
 from speechbrain_mamba.training.averaging import best_checkpoints, load_average
 from speechbrain_mamba.training.fine_tuning import FineTuning, trainable
 from speechbrain_mamba.training.loggers import make_loggers
@@ -97,6 +98,8 @@ class TrainingBrain(FineTuning, SteppingBrain):
         """Called when the training has loaded the last checkpoint, or found that there is none, before its first step.
         """
         self._epoch_start = time.monotonic()
+        for line in describe_mixers(self.modules):
+            logger.info("mixers of %s.", line)
 
     # ----------------------------------------------------------------------------------------- what recipes define
 

@@ -64,6 +64,10 @@ speechbrain_mamba.lobes.models.synthesis.autoregressive.AutoregressiveCodecLM
 speechbrain_mamba.lobes.models.synthesis.non_autoregressive.NonAutoregressiveCodecLM
 speechbrain_mamba.lobes.models.transformer_asr.TransformerASR
 speechbrain_mamba.nnet.blocks.MambaBlocksSequential
+speechbrain_mamba.nnet.cross_mamba.CrossAttention
+speechbrain_mamba.nnet.cross_mamba.PrefixBidirectional
+speechbrain_mamba.nnet.hidden_attention.HiddenAttention
+speechbrain_mamba.nnet.interleaving.Interleaved
 speechbrain_mamba.nnet.mamba.Mamba
 speechbrain_mamba.text.spelling.SpellingContext
 speechbrain_mamba.text.spelling.spell_next

@@ -17,17 +17,31 @@ from tests.errors import relative_error
 VOCABULARY = 20
 
 
-@pytest.fixture
-def modules():
+CROSSES = {
+    "attention": {"nhead": 2},
+    "prefix_bidirectional": {},
+    "hidden_attention": {"d_state": 8, "headdim": 8},
+    "interleaved": {"init": "mimetic"},
+}
+
+
+def make_modules(cross="concat"):
+    seq_lin, ctc_lin = (Linear(input_size=16, n_neurons=VOCABULARY) for _ in range(2))
+    reading = {"cross": cross, "cross_config": CROSSES.get(cross)}
+    reading |= {"places_by": ctc_lin} if cross == "interleaved" else {}
     net = TransformerASR(
         tgt_vocab=VOCABULARY, input_size=24, d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=2, d_ffn=24,
         normalize_before=True, causal=False, attention_type="RelPosMHAXL", kernel_size=9,
-        encoder_module="conmamba", decoder_module="mamba", mamba_config={"d_state": 4},
+        encoder_module="conmamba", decoder_module="mamba", mamba_config={"d_state": 4}, **reading,
     )  # fmt: skip
-    seq_lin, ctc_lin = (Linear(input_size=16, n_neurons=VOCABULARY) for _ in range(2))
     with torch.no_grad():
         seq_lin.w.weight.mul_(2)  # peaked enough that hypotheses differ
     return torch.nn.ModuleList([net, seq_lin, ctc_lin]).eval()
+
+
+@pytest.fixture
+def modules():
+    return make_modules()
 
 
 @pytest.fixture
@@ -75,6 +89,25 @@ def test_beam_search_is_that_of_whole_prefixes(modules, memory, scorer, beam_siz
     with torch.no_grad():
         assert_same(ours(*memory), theirs(*memory))
         assert_same(ours(*memory), theirs(*memory))  # nothing is left over of the last search
+
+
+@pytest.mark.parametrize("cross", CROSSES)
+def test_search_with_another_cross_is_that_of_whole_prefixes(cross):
+    net, seq_lin, _ = make_modules(cross)
+    wav_len = torch.tensor([1.0, 0.4, 0.75])
+    memory = net.encode(torch.randn(3, 20, 24), wav_len).detach()
+    memory[1, 8:] = float("nan")
+    if cross == "interleaved":
+        places = net._places(memory, torch.tensor([20, 8, 15]))
+        assert len(set(places[0].tolist())) > 2  # the targets lie in between
+        assert not any(name.startswith("_places_by") or "ctc" in name for name in net.state_dict())
+    options = dict(
+        modules=[net, seq_lin], bos_index=1, eos_index=2, min_decode_ratio=0.1, max_decode_ratio=0.8, beam_size=4,
+        using_eos_threshold=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        ours, theirs = (cls(**options)(memory, wav_len) for cls in (S2SMambaBeamSearcher, S2STransformerBeamSearcher))
+    assert_same(ours, theirs)
 
 
 def test_all_beams_are_those_of_whole_prefixes(modules, memory):

@@ -228,7 +228,8 @@ def test_bad_files(tmp_path):
         ("vallm", 158.2, 169.3),
         ("vallm_hybrid", 170.8, 181.9),
         ("mini_vallm", 0.8, 0.9),
-        ("mini_valle", 0.8, 0.8),
+        ("mini_vallm_hybrid", 0.8, 0.9),
+        ("mini_valle", 0.8, 0.9),
     ],
 )
 def test_codec_language_models_have_as_many_parameters_as_their_files_say(name, ar, nar):

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
 from speechbrain_mamba.dataio.audio import read_audio
+from speechbrain_mamba.dataio.manifests import read_manifest
 from speechbrain_mamba.evaluation.unseen_speakers import digit_mixtures, score_mixtures, summarize
-from speechbrain_mamba.evaluation.word_errors import WordErrors
+from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
 from speechbrain_mamba.inference.bundled import (
     CARD,
     FOLDER,
@@ -19,7 +21,9 @@ from speechbrain_mamba.inference.bundled import (
     find_bundled,
     read_front_matter,
 )
+from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator
+from speechbrain_mamba.inference.streaming import StreamingRecognizer
 from speechbrain_mamba.utils.weights import SAFETENSORS, read_weights
 from tests.conftest import GOLDEN
 
@@ -192,9 +196,61 @@ class Mixed:
         self.sources, self.mix = sources.T, sources.sum(1)
 
 
-def test_the_error_rate_of_a_recognizer_is_that_of_its_texts():
-    for name in (name for name in MODELS if name.startswith("recognizer")):
-        errors = WordErrors()
-        for row in rows(name):
-            errors.add(row["id"], row["heard"], row["said"])
-        assert MODELS[name].figures["WER, %"] == pytest.approx(errors.rate(), abs=0.006)
+def error_rate(rows, heard="heard"):
+    errors = WordErrors()
+    for row in rows:
+        errors.add(row["id"], normalize_words(row[heard]), normalize_words(row["said"]))
+    return errors.rate()
+
+
+def by_test(name):
+    """The scores of a model, by the names of its tests."""
+    tests = {}
+    for row in rows(name):
+        tests.setdefault(row["test"], []).append(row)
+    return tests
+
+
+class TestRecognizers:
+    NAMES = tuple(name for name in MODELS if name.startswith("recognizer"))
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_the_figures_are_those_of_the_texts(self, name):
+        figures, tests = MODELS[name].figures, by_test(name)
+        assert {figure for figure in figures if figure.startswith("WER")} == {f"WER of {test}, %" for test in tests}
+        for test, own in tests.items():
+            assert figures[f"WER of {test}, %"] == pytest.approx(error_rate(own), abs=0.006)
+        assert f"{error_rate(next(iter(tests.values()))):.0f} % of the words wrong" in MODELS[name].limits
+
+
+@pytest.mark.skipif("recognizer-digits" not in MODELS, reason="this version has no recognizer of digits")
+class TestRecognizerOfDigits:
+    def test_it_hears_a_few_recordings_as_its_card_says_in_pieces_too(self):
+        """Of the speaker who was in no training."""
+        recognizer = StreamingRecognizer.from_hparams("recognizer-digits")
+        expected = {row["id"]: row["heard"] for row in by_test("recognizer-digits")["an unseen speaker"]}
+        for path in sorted((GOLDEN / "fsdd").glob("theo_*.flac")):
+            signal = read_audio(path, 8000)
+            for piece in signal.split(800):
+                recognizer.add(piece)
+            assert recognizer.finish() == recognizer.recognize(signal) == expected[path.stem.removeprefix("theo_")]
+        assert recognizer.latency == pytest.approx(
+            MODELS["recognizer-digits"].figures["latency of a stream, s"], abs=0.006
+        )
+
+    def test_it_is_worth_something_to_a_speaker_who_was_in_no_training(self):
+        unseen = by_test("recognizer-digits")["an unseen speaker"]
+        assert len(unseen) >= 100 and error_rate(unseen) < 25
+
+    @needs_fsdd
+    @pytest.mark.slow
+    def test_it_hears_a_speaker_of_fsdd_as_its_card_says(self, tmp_path):
+        options = {"counts": (3000, 100, 300), "level": 0.08, "test_speakers": ["theo"]}
+        items = read_manifest(prepare_fsdd_digits(FSDD, tmp_path, **options)["test"])
+        heard, _ = Recognizer.from_hparams("recognizer-digits").transcribe_batch(
+            [read_audio(item["wav"], 8000) for item in items.values()]
+        )
+        found = [{"id": name, "said": item["wrd"], "heard": text} for (name, item), text in zip(items.items(), heard)]
+        expected = by_test("recognizer-digits")["an unseen speaker"]
+        assert [row["said"] for row in found] == [row["said"] for row in expected]
+        assert error_rate(found) == pytest.approx(error_rate(expected), abs=0.5)

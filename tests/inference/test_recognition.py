@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 import torch
+from ruamel.yaml import YAML
 from speechbrain.inference.ASR import EncoderASR, EncoderDecoderASR
 
 from speechbrain_mamba.dataio.audio import write_audio
@@ -20,6 +21,10 @@ KINDS = {
     "chunks": ("mini_conmamba_ctc_fsdd", {"streaming": True, "chunk_size": 4}),
     "causal": ("mini_conmamba_ctc_fsdd", {"causal": True}),
     "Mamba decoder": ("mini_conmambamamba_s2s_fsdd", {"max_decode_ratio": 0.1}),
+    "interleaved": (
+        "mini_conmambamamba_s2s_fsdd",
+        {"max_decode_ratio": 0.1, "cross": "interleaved", "places_by": YAML().load("!ref <ctc_lin>")},
+    ),
 }
 
 
@@ -54,7 +59,7 @@ def load(exported):
 def test_any_recognizer_hears_what_speechbrains_class_does(exported, load, tmp_path, kind):
     recognizer = load(kind)
     assert (recognizer.kind, recognizer.streams) == (
-        "s2s" if kind == "Mamba decoder" else "ctc", kind in ("chunks", "causal")
+        "s2s" if kind in ("Mamba decoder", "interleaved") else "ctc", kind in ("chunks", "causal")
     )  # fmt: skip
     theirs = (EncoderDecoderASR if recognizer.kind == "s2s" else EncoderASR).from_hparams(exported(kind))
     waves = [speech(seconds, seed=seed)[0] for seed, seconds in enumerate((0.9, 1.4, 0.4))]

@@ -239,7 +239,7 @@ def test_a_stream_gives_the_estimates_of_the_whole(causal, sizes):
 
 
 def test_a_stream_refuses_what_it_cannot_take_and_goes_on(causal, separator):
-    with pytest.raises(ValueError, match="cannot run on a stream: its Mamba layers scan in both directions"):
+    with pytest.raises(ValueError, match="cannot run on a stream: its layers see later frames"):
         separator.stream()
     assert not separator.can_stream
     stream, mix = causal.stream(), NOISE[0]

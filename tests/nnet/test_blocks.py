@@ -115,7 +115,7 @@ def test_padding_is_masked_once_at_the_door_of_a_stack(bidirectional, monkeypatc
     expected = model(x, lengths)
     x[1, 3:] = torch.nan
     masked = []
-    monkeypatch.setattr("speechbrain_mamba.nnet.mamba.mask_frames", lambda x, lengths: masked.append(x) or x)
+    monkeypatch.setattr("speechbrain_mamba.nnet.mamba_layer.mask_frames", lambda x, lengths: masked.append(x) or x)
     y = model(x, lengths)
     y.square().sum().backward()
     assert not masked

@@ -68,6 +68,27 @@ def bidirectional_scan_inputs(
     return {"forward": forward, "reverse": reverse} | ({"z": directions[0]["z"]} if gated else {})
 
 
+def ssd_inputs(
+    batch: int, time: int, heads: int, channels: int, groups: int, states: int, dtypes: dict | None = None,
+    skip_by_channel: bool = False,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Every input of a scan of Mamba-2, in float32 but for ``dtypes``; those over time are slices, as in a layer."""
+    size = heads * channels
+    xz, maps = torch.randn(batch, time, 2 * size), torch.randn(batch, time, 3 + 2 * groups * states)
+    inputs = {
+        "x": xz[..., :size].unflatten(-1, (heads, channels)),
+        "delta": torch.randn(batch, time, heads) - 1,
+        "A": -4 * torch.rand(heads),
+        "B": maps[..., 3 : 3 + groups * states].unflatten(-1, (groups, states)),
+        "C": maps[..., 3 + groups * states :].unflatten(-1, (groups, states)),
+        "D": torch.randn(heads, channels) if skip_by_channel else torch.randn(heads),
+        "z": xz[..., size:].unflatten(-1, (heads, channels)),
+        "delta_bias": torch.randn(heads),
+        "initial_state": torch.randn(batch, heads, channels, states),
+    }
+    return {name: tensor.to((dtypes or {}).get(name, torch.float32)) for name, tensor in inputs.items()}
+
+
 def layer_inputs(batch: int, time: int, channels: int, states: int, rank: int, width: int = 4) -> dict:
     """Every input of a bidirectional layer."""
 

@@ -1,19 +1,24 @@
 """How a trained model gets into the package."""
 
 import argparse
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from speechbrain_mamba.codecs import EnCodec
 from speechbrain_mamba.dataio.audio import write_audio
 from speechbrain_mamba.dataio.manifests import write_manifest
 from speechbrain_mamba.inference.bundled import CARD, SCORES, bundled_models
 from speechbrain_mamba.inference.separation import export_separator
+from speechbrain_mamba.inference.synthesis import export_synthesizer
+from speechbrain_mamba.text.phonemes import TextTokenizer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from speechbrain_mamba.utils.weights import read_weights, write_weights
 from tests.conftest import HPARAMS
+from tests.inference.tiny_recognizers import make_recognizer
 from tests.recipes.conftest import buzz, table
 from tests.recipes.tts_spies import load_script
 
@@ -48,7 +53,7 @@ def test_a_card_has_the_figures_twice_and_lacks_nothing(script, tmp_path):
         script.write_card(tmp_path / CARD, tmp_path / "template.md", {}, {})
 
 
-@pytest.mark.parametrize("name", ["separator", "recognizer-digits", "recognizer-sentences"])
+@pytest.mark.parametrize("name", ["separator", "recognizer-digits", "recognizer-sentences", "synthesizer-digits"])
 def test_every_model_has_a_template_and_a_recipe(script, name):
     assert (script.CARDS / f"{name}.md").is_file() and name in script.MEASURES
     (recipe, hparams) = re.findall(r"\S+\.(?:py|yaml)", script.COMMANDS[name])
@@ -98,6 +103,101 @@ class TestSeparator:
         with pytest.raises(FileNotFoundError, match="has no folder inference: give the folder of a training"):
             script.bundle("separator", tmp_path / "nothing", options)
         assert not [path for path in Path(options.out).rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Four recordings of 1.2 s of two speakers."""
+    rows = []
+    for number, (speaker, text) in enumerate(itertools.product(("anna", "ben"), ("ONE TWO", "TWO ONE"))):
+        path = tmp_path / f"speech/{number}.wav"
+        write_audio(path, buzz(90 + 50 * number, 1.2, number), 8000)
+        rows.append({"ID": f"s{number}", "duration": 1.2, "wav": str(path), "wrd": text, "spk_id": speaker})
+    write_manifest(tmp_path / "test.csv", rows)
+    return tmp_path / "test.csv"
+
+
+@pytest.fixture
+def recognizer(tmp_path):
+    """The folder of a run that ended."""
+    make_recognizer(tmp_path / "recognizer", causal=True)
+    (tmp_path / "recognizer/training.csv").write_text("epoch,seconds\n1,60\n")
+    return tmp_path / "recognizer"
+
+
+def bundle(script, name, run, tmp_path, *options):
+    arguments = [name, run, "--machine", "a slate", "--out", tmp_path / "out", "--count", 3, *options]
+    script.main(list(map(str, arguments)))
+    return bundled_models(tmp_path / "out")[name]
+
+
+class TestRecognizer:
+    def test_each_test_has_a_figure_and_rows(self, script, recognizer, manifest, tmp_path):
+        model = bundle(
+            script, "recognizer-digits", recognizer, tmp_path, "--tests", f"two people={manifest}", f"both={manifest}"
+        )
+        scores = table(model.folder / SCORES)
+        assert [(row["test"], row["id"]) for row in scores] == [
+            (test, f"s{number}") for test in ("two people", "both") for number in range(4)
+        ]
+        assert list(model.figures) == ["WER of two people, %", "WER of both, %", "latency of a stream, s"]
+        wrong = model.figures["WER of two people, %"]
+        assert wrong == model.figures["WER of both, %"] == pytest.approx(script.error_rate(scores), abs=0.006)
+        assert f"{wrong:.0f} % of the words wrong" in model.limits
+        text = " ".join(model.card.read_text().split())
+        assert "- two people: 4 recordings of 2 speakers" in text
+        assert "Of 3 recordings that came as a stream, in pieces of 100 ms, 0 got another text" in text
+
+    def test_without_tests_it_is_that_of_the_training(self, script, recognizer, manifest, tmp_path):
+        (recognizer / "save").mkdir()
+        (recognizer / "save/test.csv").write_text(manifest.read_text())
+        model = bundle(script, "recognizer-sentences", recognizer, tmp_path)
+        assert list(model.figures) == ["WER of the test of the training, %"]
+
+    @pytest.mark.parametrize("given", ["test.csv", "=test.csv"])
+    def test_a_test_without_a_name_is_refused(self, script, recognizer, tmp_path, given):
+        with pytest.raises(ValueError, match=f"'{given}' is not a test: give NAME=MANIFEST"):
+            bundle(script, "recognizer-digits", recognizer, tmp_path, "--tests", given)
+
+
+class TestSynthesizer:
+    @pytest.fixture
+    def run(self, tmp_path):
+        codec = EnCodec(8000, (8, 5, 4), n_codebooks=2, codebook_size=16, dimension=8, n_filters=2)
+        codec(torch.randn(4, 4000))  # fills the codebooks
+        sizes = {"token_folder": "unused", "n_codebooks": 2, "codebook_size": 16, "num_layers": 1, "d_model": 16}
+        path, sizes = HPARAMS / "tts/mini_vallm.yaml", sizes | {"max_seconds": 0.4}
+        tokenizer = TextTokenizer.train(["ONE TWO"], "characters")
+        modules = load_hparams(path, sizes)["modules"]
+        export_synthesizer(tmp_path / "run/inference", read_hparams(path, sizes), modules, tokenizer, codec.eval())
+        (tmp_path / "run/training.csv").write_text("epoch,seconds\n1,60\n")
+        return tmp_path / "run"
+
+    def test_its_speech_and_the_recordings_are_heard(self, script, run, recognizer, manifest, tmp_path):
+        options = ["--tests", f"two people={manifest}", "--recognizer", recognizer / "inference"]
+        model = bundle(script, "synthesizer-digits", run, tmp_path, *options)
+        assert {"codec.safetensors", "codec.json", "ar.safetensors"} <= {path.name for path in model.folder.iterdir()}
+        scores = table(model.folder / SCORES)
+        assert [row["id"] for row in scores] == ["s0", "s1", "s2"]
+        assert all(0 < float(row["seconds"]) < 1.2 and row["seconds_of_recording"] == "1.2" for row in scores)
+        assert dict(model.figures) == {
+            "WER in the voice of two people, %": pytest.approx(script.error_rate(scores), abs=0.006),
+            "WER of recordings of two people, %": pytest.approx(
+                script.error_rate(scores, "heard_in_recording"), abs=0.006
+            ),
+            "duration error in the voice of two people, %": pytest.approx(
+                sum(100 * (1 - float(row["seconds"]) / 1.2) for row in scores) / 3, abs=0.06
+            ),
+        }
+        unfinished = sum(row["finished"] == "False" for row in scores)
+        assert f"{unfinished} of 3 texts did not come to an end" in " ".join(model.card.read_text().split())
+
+    def test_speakers_with_one_recording_are_refused(self, script, run, recognizer, manifest, tmp_path):
+        rows = manifest.read_text().splitlines()
+        manifest.write_text("\n".join([rows[0], rows[1], rows[3]]))
+        options = ["--tests", f"two people={manifest}", "--recognizer", recognizer / "inference"]
+        with pytest.raises(ValueError, match="No text can be said in the voice of another recording"):
+            bundle(script, "synthesizer-digits", run, tmp_path, *options)
 
 
 def test_a_machine_is_described(script):

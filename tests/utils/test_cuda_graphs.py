@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
+from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
-from speechbrain_mamba.lobes.models.recognition.ctc_encoder import CTCEncoder
 from speechbrain_mamba.lobes.models.synthesis import AutoregressiveCodecLM, VallE
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.utils import cuda_graphs
-from speechbrain_mamba.utils.cuda_graphs import GraphedFunction, flatten, pad_time, unflatten
+from speechbrain_mamba.utils.cuda_graphs import GraphedFunction, flatten, unflatten
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
+from tests.inference.tiny_recognizers import make_recognizer, speech
 
 
 @pytest.fixture
@@ -145,23 +146,15 @@ def test_options_are_arguments_too_and_constants_that_cannot_be_compared_are_not
     assert len(captures) == 2 and graphed.failure is None
 
 
-def test_a_recognizers_encoder_is_captured_once_for_recordings_of_similar_length(captures):
-    """Padded to whole tenths of a second, they have one shape; all that is valid is as alone."""
-    loaded = load_hparams(HPARAMS / "asr" / "mini_conmamba_ctc.yaml", {})
-    networks = [loaded[name] for name in ("compute_features", "normalize")]
-    networks += [loaded["modules"][name] for name in ("CNN", "Encoder", "ctc_lin")]
-    encoder = CTCEncoder(*networks)
-    graphed = GraphedFunction(encoder)
-    with torch.no_grad():
-        encoder(torch.randn(2, 8000), torch.ones(2))  # learns to normalize
-        encoder.eval()
-        for samples in (8000, 7900, 7990, 7420):
-            wavs, lens = torch.randn(2, samples), torch.tensor([1.0, 0.7])
-            alone = encoder(wavs, lens)
-            found = graphed(*pad_time(wavs, lens, 800))
-            torch.testing.assert_close(found[:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
-            assert not found[:, alone.shape[1] :, 1:].exp().any()
-    assert len(captures) == 1
+@pytest.mark.parametrize("name", ["mini_conmamba_ctc_fsdd", "mini_conformer_ctc_fsdd", "mini_conmambamamba_s2s_fsdd"])
+def test_a_recognizers_encoder_is_captured_on_request(captures, tmp_path, name):
+    """ConMamba once for recordings of similar length, padded to one shape; all that is valid is heard as alone."""
+    folder = make_recognizer(tmp_path, name, **({"max_decode_ratio": 0.1} if "s2s" in name else {})).folder
+    plain, graphed = Recognizer.from_hparams(folder), Recognizer.from_hparams(folder, cuda_graphs=True)
+    waves = [speech(seconds, seed=seed)[0] for seed, seconds in enumerate((0.95, 0.9, 0.87, 0.95, 0.9))]
+    found, expected = ([recognizer.transcribe_batch([wave]) for wave in waves] for recognizer in (graphed, plain))
+    assert found == expected
+    assert len(captures) == (2 if "conformer" in name else 1)  # a Conformer sees padding, and gets none
 
 
 def test_structures_are_put_together_again():

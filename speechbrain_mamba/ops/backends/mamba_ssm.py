@@ -3,8 +3,9 @@
 Older ones do not fit: the one-step kernel of mamba-ssm before 2.1 does not compile with today's Triton, and the
 convolution's state has one frame more in causal-conv1d before 1.4.
 
-Their layout is (batch, channels, time). They know neither lengths nor a reverse direction: sequences are put into the
-order of the scan and their padding is cleared before the call. What they cannot serve, :func:`unsupported` names.
+The layout of their convolution and of the scan of Mamba is (batch, channels, time). They know neither lengths nor a
+reverse direction: sequences are put into the order of the scan and their padding is cleared before the call. What they
+cannot serve, :func:`unsupported` names.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.backends.reference import reorder, scan_order, step_size
 from speechbrain_mamba.ops.directions import Filters, ScanInputs
-from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
+from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 
@@ -31,10 +33,13 @@ WIDTHS = range(2, 5)
 OLDEST = {"mamba_ssm": (2, 1), "causal_conv1d": (1, 4)}
 """The oldest version of each package whose interface fits."""
 
+SSD_CHUNKS = (64, 256)
+"""Shortest chunk of mamba-ssm's scan of Mamba-2 that is asked for, and longest, which is the default."""
 MARK = "__speechbrain_mamba__"
 """An attribute of modules that ``speechbrain_mamba.drop_in`` serves under the names of these packages."""
 
 _SCAN_MODULE = "mamba_ssm.ops.selective_scan_interface"
+_SSD_MODULE = "mamba_ssm.ops.triton.ssd_combined"
 _NEEDED = (
     (_SCAN_MODULE, "selective_scan_fn"),
     ("mamba_ssm.ops.triton.selective_state_update", "selective_state_update"),
@@ -47,6 +52,15 @@ _NEEDED = (
 def _kernels() -> SimpleNamespace:
     """The functions of both packages, by name."""
     return SimpleNamespace(**{name: getattr(importlib.import_module(module), name) for module, name in _NEEDED})
+
+
+@cache
+def _ssd_kernel() -> tuple[Any, str | None]:
+    """The scan of Mamba-2, or why it is missing: the others serve without it."""
+    try:
+        return importlib.import_module(_SSD_MODULE).mamba_chunk_scan_combined, None
+    except Exception as error:
+        return None, f"{_SSD_MODULE} of mamba-ssm cannot be imported ({type(error).__name__}: {error})."
 
 
 def _too_old(package: str) -> str | None:
@@ -88,15 +102,15 @@ def unavailable() -> str | None:
 
 def unsupported(call: Call) -> str | None:
     """Why this backend cannot serve a call, None if it can."""
-    if call.op in ("ssd", "ssd_update"):
-        return f"the adapters have no {call.op}."
+    if call.op == "ssd" and (missing := _ssd_kernel()[1]):
+        return missing
     if reason := call.wrong_tensor(DEVICE, DTYPES):
         return reason
     if call.states > LARGEST_STATE:
         return f"mamba-ssm takes up to {LARGEST_STATE} states per channel, but got {call.states}."
     if call.width and call.width not in WIDTHS:
         return f"causal-conv1d takes filters of 2 to 4 frames, but got {call.width}."
-    if call.continues:
+    if call.continues and call.op != "ssd":
         return "the scan of mamba-ssm takes no initial state."
     if call.op.endswith("_update") and asks_for_gradient(call.tensor, *call.others):
         return "the one-step kernels of mamba-ssm and causal-conv1d have no gradients."
@@ -124,13 +138,9 @@ class _WithoutGradient(torch.autograd.Function):
 def _in_scan_order(x: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
     """Frames in the order of the scan, zero past the length; its own inverse."""
     x = mask_frames(x, lengths)
-    if not reverse:
-        return x
-    if lengths is None:
+    if reverse and lengths is None:
         return x.flip(1)
-    position = torch.arange(x.shape[1], device=x.device)
-    order = torch.where(valid_frames(lengths, x.shape[1]), lengths[:, None] - 1 - position, position)
-    return x.gather(1, order[..., None].expand(x.shape))
+    return reorder(x, scan_order(x.shape[1], lengths, reverse, x.device))
 
 
 def _channels_first(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -218,6 +228,80 @@ def selective_state_update(
         dt_bias=nothing if delta_bias is None else delta_bias.float(), dt_softplus=delta_softplus,
     )  # fmt: skip
     return y.to(u.dtype), state
+
+
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    chunk_size: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd`. Its chunks are powers of two."""
+    x, delta, B, C = (_in_scan_order(t, lengths, reverse) for t in (x, delta, B, C))
+    z = None if z is None else _in_scan_order(z, lengths, reverse).to(x.dtype)
+    if lengths is not None and return_last_state:
+        # Steps of length zero in the padding keep the state; bias, softplus and limits have to come before.
+        delta = mask_frames(step_size(delta, delta_bias, delta_softplus, dt_limit), lengths)
+        delta_bias, delta_softplus, dt_limit = None, False, (0.0, float("inf"))
+    shortest, longest = SSD_CHUNKS
+    chunk = min(max(1 << ((chunk_size or longest) - 1).bit_length(), shortest), longest)
+    result = _ssd_kernel()[0](
+        x, delta, A.float(), B.to(x.dtype), C.to(x.dtype), chunk,
+        D=None if D is None else D.float(),
+        z=z,
+        dt_bias=None if delta_bias is None else delta_bias.float(),
+        initial_states=initial_state,
+        dt_softplus=delta_softplus,
+        dt_limit=dt_limit,
+        return_final_states=return_last_state,
+    )  # fmt: skip
+    y, last = result if return_last_state else (result, None)
+    y = mask_frames(_in_scan_order(y, lengths, reverse), lengths)
+    return (y, last.float()) if last is not None else y
+
+
+def ssd_update(
+    state: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """One step of the scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd_update`.
+
+    Theirs takes every parameter by channel and state. Expanded, with strides of zero, they are read once.
+    """
+    if not delta_softplus or dt_limit != (0.0, float("inf")):  # it knows no limits, and a softplus keeps to these
+        delta = step_size(delta, delta_bias, delta_softplus, dt_limit)
+        delta_bias, delta_softplus = None, False
+    state = state.to(torch.float32, copy=True)  # theirs changes it in place
+    heads, channels, states = state.shape[1:]
+    nothing = torch.zeros(heads, device=x.device)
+    D, delta_bias = (nothing if t is None else t.float() for t in (D, delta_bias))
+    y = _kernels().selective_state_update(
+        state, x, delta[..., None].expand(x.shape), A.float()[:, None, None].expand(heads, channels, states), B, C,
+        D if D.dim() == 2 else D[:, None].expand(heads, channels), z=z,
+        dt_bias=delta_bias[:, None].expand(heads, channels), dt_softplus=delta_softplus,
+    )  # fmt: skip
+    return y.to(x.dtype), state
 
 
 def causal_conv1d(

@@ -7,10 +7,10 @@ from speechbrain.lobes.models.transformer.Conformer import ConformerEncoderLayer
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
-from speechbrain_mamba.lobes.models.recognition.chunked_mamba import ChunkedBiMamba
 from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
 from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer, is_bidirectional
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
+from speechbrain_mamba.nnet.chunked_mamba import ChunkedBiMamba
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
 from tests.errors import assert_padding_is_harmless, relative_error

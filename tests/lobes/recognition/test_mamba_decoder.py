@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder, MambaDecoderLayer
+from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS
 from tests.errors import relative_error
 from tests.lobes.recognition.test_conmamba import padding_mask, rates
 from tests.nnet.test_mamba import scramble, written_out
@@ -128,3 +129,50 @@ def test_decoder_steps_under_autocast():
         for i in range(tgt.shape[1]):
             y_t, state = decoder.step(tgt[:, i], state)
             assert relative_error(y_t.float(), expected[:, i]) < 0.05
+
+
+CROSSES = {
+    "attention": {"nhead": 3},
+    "prefix_bidirectional": {"d_state": 6},
+    "hidden_attention": {"d_state": 8, "headdim": 4, "init": "mimetic"},
+    "interleaved": {"init": "mimetic"},
+}
+
+
+MIXERS = {
+    "mamba2": {"mixer": "mamba2", "mixer_config": {"mamba2": {"d_state": 4, "headdim": 4}}},
+    "half attention": {"attention_layers": [1], "mixer_config": {"attention": {"nhead": 2}}, "attention_window": 4},
+}
+BUILDS = [
+    *((cross, {}) for cross in CROSSES),
+    *((cross, MIXERS[name]) for cross in ("concat", "prefix_bidirectional", "interleaved") for name in MIXERS),
+]
+
+
+@pytest.mark.parametrize(("cross", "mixers"), BUILDS)
+def test_decoders_that_read_otherwise(cross, mixers):
+    """Steps equal one go, and a padded memory, NaN past its end, changes nothing."""
+    config = {} if mixers else CROSSES[cross]
+    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, cross_config=config, **mixers)
+    lengths, memory, tgt = [23, 9], torch.randn(2, 23, 12), torch.randn(2, 6, 12)
+    memory[1, 9:] = float("nan")
+    places = torch.tensor([[2, 9, 9, 20], [0, 3, 9, 9]]) if cross == "interleaved" else None
+    y, attention, _ = decoder(tgt, memory, memory_key_padding_mask=padding_mask(lengths, 23), places=places)
+    assert attention == [None] * 2
+    state = decoder.consume(memory, torch.tensor(lengths), places)
+    for i in range(tgt.shape[1]):
+        y_t, state = decoder.step(tgt[:, i], state)
+        assert relative_error(y_t, y[:, i]) < 1e-5
+    for i, length in enumerate(lengths):
+        own = None if places is None else places[i : i + 1]
+        alone, _, _ = decoder(tgt[i : i + 1], memory[i : i + 1, :length], places=own)
+        assert relative_error(y[i : i + 1], alone) < 1e-5
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        state = decoder.consume(memory, torch.tensor(lengths), places)
+        for i in range(tgt.shape[1]):
+            y_t, state = decoder.step(tgt[:, i], state)
+            assert relative_error(y_t.float(), y[:, i]) < 0.1
+
+
+def test_every_cross_is_tested():
+    assert {"concat", *CROSSES} == set(CROSS_KINDS)

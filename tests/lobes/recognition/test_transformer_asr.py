@@ -337,6 +337,14 @@ def test_other_matrices_are_drawn_as_speechbrains(encoder_module):
     assert net.decoder.layers[0].cross_mamba.in_proj.weight.abs().max() <= 1 / 4
 
 
+def test_layers_that_start_like_attention_are_left_so():
+    config = {"init": "mimetic", "d_state": 8, "headdim": 8}
+    net = conmamba(decoder_module="mamba", cross="hidden_attention", cross_config=config)
+    for layer in net.decoder.layers:
+        cross = layer.cross_mamba
+        assert torch.equal(cross.memory_proj.weight[16:24], cross.target_proj.weight[16:24])
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -346,6 +354,11 @@ def test_other_matrices_are_drawn_as_speechbrains(encoder_module):
         ({"normalize_before": False}, "normalize_before is False"),
         ({"positional_encoding": "rotary"}, "positional_encoding is 'rotary'"),
         ({"attention_type": "flash"}, "attention_type is 'flash'"),
+        ({"cross": "attention"}, "cross is given, but decoder_module is 'transformer'"),
+        ({"decoder_module": "mamba", "cross": "gated"}, "cross is 'gated', but must be one of concat"),
+        ({"decoder_module": "mamba", "cross": "interleaved"}, "set it to the layer of the CTC"),
+        ({"decoder_module": "mamba", "places_by": torch.nn.Linear(16, 20)}, "needs no places"),
+        ({"decoder_module": "mamba", "cross": "interleaved", "places_by": "ctc_lin"}, "must be a layer"),
     ],
 )
 def test_option_errors(options, message):

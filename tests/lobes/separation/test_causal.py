@@ -71,7 +71,7 @@ def test_a_mask_network_steps_frame_by_frame():
 
 @pytest.mark.parametrize("name", ["mambatasnet", "dpmamba", "sepformer"])
 def test_models_that_see_the_future_are_refused(name):
-    faults = {"mambatasnet": "its Mamba layers scan in both directions", "other": "its mask network, DualPathModel"}
+    faults = {"mambatasnet": "its layers see later frames", "other": "its mask network, DualPathModel"}
     encoder, decoder = Encoder(16, 16), Decoder(16, 1, 16, stride=8, bias=False)
     with pytest.raises(ValueError, match=f"cannot run on a stream: {faults.get(name, faults['other'])}.*bidirectional"):
         CausalSeparator(encoder, MASKNETS[name](), decoder)

@@ -52,3 +52,9 @@ def test_examples_are_split_where_they_are_told(shape):
     for example, length in enumerate(lengths):
         assert torch.equal(first.values[example, :length], values[example, :length])
         assert torch.equal(second.values[example, : 5 - length], values[example, length:])
+
+
+def test_marks_say_what_each_frame_belongs_to():
+    lengths = [torch.tensor([1, 0]), torch.tensor([2, 1]), torch.tensor([1, 1])]
+    packing = Packing([Padded(torch.zeros(2, 3), length) for length in lengths])
+    assert packing.mark([5, 0, 7]).tolist() == [[5, 0, 0, 7], [0, 7, -1, -1]]

@@ -31,11 +31,17 @@ PROMPTS, SPEECH = ("prompt_phonemes", "prompt_codes"), ("phonemes", "codes")
 
 
 def make_model(
-    backbone: str, prompt_order: str = "joint", positions: bool | None = None, tied_head: bool = False
+    backbone: str,
+    prompt_order: str = "joint",
+    positions: bool | None = None,
+    tied_head: bool = False,
+    cross: str | None = None,
+    cross_config: dict | None = None,
 ) -> VallE:
     """A small model with weights far enough from zero for its outputs to depend on everything."""
     torch.manual_seed(0)
     sizes = {"backbone": backbone, "num_layers": 3, "d_model": 16, "d_ffn": 32, "nhead": NHEAD, "attention_interval": 2}
+    sizes |= {"cross": cross, "cross_config": cross_config}
     order = {"prompt_order": prompt_order, "positions": positions, "tied_head": tied_head}
     ar, nar = (
         AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, **sizes, **order),
@@ -43,7 +49,7 @@ def make_model(
     )
     model = VallE(ar, nar).eval()
     if not tied_head:
-        ar.head.bias.data[CODEBOOK] += 2  # so that speech comes to its end
+        ar.head.bias.data[CODEBOOK] += 2 if cross is None else 1  # so that speech comes to its end
     for name, parameter in model.named_parameters():
         if "norm" in name or "position_weight" in name:
             nn.init.normal_(parameter, 1.0 if name.endswith(("scale", "weight")) else 0.0, 0.5)
@@ -54,12 +60,26 @@ MODELS = {backbone: (backbone,) for backbone in BACKBONES} | {
     "mamba-interleaved": ("mamba", "interleaved"),
     "mamba-positions": ("mamba", "joint", True),
     "mamba-interleaved-positions": ("mamba", "interleaved", True),
+    "transformer-interleaved": ("transformer", "interleaved"),
+    "hybrid-interleaved": ("hybrid", "interleaved"),
+}
+HIDDEN = {"d_state": 8, "headdim": 8}
+READERS = {
+    f"{cross}-{order}": ("mamba", order, None, False, cross, config)
+    for cross, config in (("hidden_attention", HIDDEN), ("prefix_bidirectional", {"init": "mimetic"}))
+    for order in ("joint", "interleaved")
 }
 
 
 @pytest.fixture(params=MODELS.values(), ids=MODELS.keys())
 def model(request) -> VallE:
     """A small model for each backbone, and for each order that it can have."""
+    return make_model(*request.param)
+
+
+@pytest.fixture(params=[*MODELS.values(), *READERS.values()], ids=[*MODELS, *READERS])
+def any_model(request) -> VallE:
+    """A small model as above, or one that reads the text otherwise, which no formula here describes."""
     return make_model(*request.param)
 
 
@@ -165,17 +185,18 @@ class Formula:
             heads.append(scores.softmax(1) @ v)
         return self.linear(f"{name}.out_proj", torch.cat(heads, 1))
 
-    def mix(self, name: str, x: torch.Tensor, text: int) -> torch.Tensor:
+    def mix(self, name: str, x: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         if f"{name}.q_proj.weight" in self.weights:
             frames = torch.arange(len(x))
-            seen = (frames <= frames[:, None]) | (frames < text) & (frames[:, None] < text) | (not self.causal)
+            seen = (frames <= frames[:, None]) | (texts == texts[:, None]) & (texts > 0) | (not self.causal)
             return self.attend(name, x, x, seen)
         layer = (Mamba if self.causal else BiMamba)(self.width)
         layer.load_state_dict({n.removeprefix(f"{name}."): w for n, w in self.weights.items() if n.startswith(name)})
         return layer(x[None])[0]
 
-    def run(self, x: torch.Tensor, text: int, stage: int | None = None) -> torch.Tensor:
-        """All layers over a whole sequence that begins with so many phonemes."""
+    def run(self, x: torch.Tensor, texts: list[int], stage: int | None = None) -> torch.Tensor:
+        """All layers over a whole sequence, given the text that each frame belongs to, or 0."""
+        text = torch.tensor(texts)
         for depth in itertools.count():
             name = f"backbone.layers.{depth}"
             if f"{name}.ffn.ffn.0.weight" not in self.weights:
@@ -183,7 +204,9 @@ class Formula:
             x = x + self.mix(f"{name}.mixer", self.norm(f"{name}.norm1", x, stage), text)
             if f"{name}.text_attention.q_proj.weight" in self.weights:
                 y = self.norm(f"{name}.norm_text", x, stage)
-                x = x + self.attend(f"{name}.text_attention", y, y[:text], torch.tensor(True))
+                seen = text[text > 0] <= text.cummax(0).values[:, None]
+                read = self.attend(f"{name}.text_attention", y, y[text > 0], seen | ~seen.any(1, keepdim=True))
+                x = x + read * seen.any(1, keepdim=True)
             y = self.linear(f"{name}.ffn.ffn.0", self.norm(f"{name}.norm2", x, stage))
             x = x + self.linear(f"{name}.ffn.ffn.3", F.gelu(y))
 
@@ -191,13 +214,14 @@ class Formula:
         """Logits of each code and the end; ``said`` phonemes and ``spoken`` codes in front are an utterance of their
         own."""
         bos, texts, speeches = CODEBOOK + 1, (phonemes[:said], phonemes[said:]), (codes[:spoken], codes[spoken:])
-        parts, is_asked = [], []
+        parts, is_asked, blocks = [], [], []
         for text, speech, last in zip(texts, speeches, (False, True)):
+            blocks += [1 + last] * len(text) + [0] * (1 + len(speech) if speech or last else 0)
             parts += [self.embed("phoneme", text)] if text else []
             parts += [self.embed("code", [bos, *speech])] if speech or last else []
             # behind a prompt's last code comes no other
             is_asked += [False] * len(text) + ([True] * len(speech) + [last] if speech or last else [])
-        x = self.run(torch.cat(parts), len(phonemes))[torch.tensor(is_asked)]
+        x = self.run(torch.cat(parts), blocks)[torch.tensor(is_asked)]
         if "head.weight" in self.weights:
             return self.linear("head", x)
         return x @ self.weights["code_embedding.embedding.weight"][: CODEBOOK + 1].T
@@ -209,7 +233,8 @@ class Formula:
             self.embed("code", *prompt.T.tolist()),
             self.embed("code", *codes.T.tolist()[:book], first=len(prompt)),
         ]
-        x = self.run(torch.cat(parts), len(phonemes), book)[-len(codes) :]
+        texts = [1] * len(phonemes) + [0] * (len(prompt) + len(codes))
+        x = self.run(torch.cat(parts), texts, book)[-len(codes) :]
         return x @ self.weights["code_embedding.embedding.weight"][book * CODEBOOK : (book + 1) * CODEBOOK].T
 
 
@@ -537,7 +562,8 @@ def test_texts_and_prompts_of_any_lengths_become_sound(batch):
             speak(model, other, prompt, batch["phonemes"], 7)
 
 
-def test_padding_changes_nothing(model, unprompted):
+def test_padding_changes_nothing(any_model, unprompted):
+    model = any_model
     batch, stage = unprompted, torch.tensor([1, 2, 1])
     (prompt_logits, logits), nar = run_ar(model, batch), run_nar(model, batch, stage)
     for example in range(3):
@@ -550,7 +576,8 @@ def test_padding_changes_nothing(model, unprompted):
         torch.testing.assert_close(nar[rows, :length], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_speech_sees_its_text_and_prompt_but_no_later_speech(model, batch):
+def test_speech_sees_its_text_and_prompt_but_no_later_speech(any_model, batch):
+    model = any_model
     prompt_logits, logits = run_ar(model, batch)
 
     def difference(name, where, size):
@@ -603,8 +630,9 @@ def test_a_stage_sees_the_codebooks_below_it_and_the_whole_prompt(model, batch):
     assert (run_nar(model, batch, stage + 1) - logits).abs().max() > 1e-3
 
 
-def test_cached_generation_is_that_of_whole_sequences(model, batch):
+def test_cached_generation_is_that_of_whole_sequences(any_model, batch):
     """Token by token, the state has to predict what running over everything anew predicts."""
+    model = any_model
     sampler = TokenSampler(top_k=20, top_p=0.95, repetition_window=4, repetition_ratio=0.3, seed=3)
     speech = generate(model, batch, max_frames=40, sampler=sampler)
 
@@ -631,8 +659,9 @@ def test_cached_generation_is_that_of_whole_sequences(model, batch):
         assert (speech.codes[example, length:] == 0).all()
 
 
-def test_everything_is_made_where_the_inputs_are(model, batch):
+def test_everything_is_made_where_the_inputs_are(any_model, batch):
     """A tensor made on the default device would not go with the others."""
+    model = any_model
     with torch.device("meta"):
         assert {logits.device.type for logits in run_ar(model, batch)} == {"cpu"}
         speech = generate(model, batch, max_frames=3)
@@ -651,7 +680,8 @@ def test_a_cache_grows_past_its_room():
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_reach_every_parameter(model, batch):
+def test_gradients_reach_every_parameter(any_model, batch):
+    model = any_model
     stages = [torch.full((3,), stage) for stage in (1, 2)]
     outputs = [*run_ar(model, batch), *(run_nar(model, batch, stage) for stage in stages)]
     sum(logits.square().sum() for logits in outputs).backward()
@@ -735,5 +765,31 @@ def test_an_unknown_backbone_is_named():
 def test_an_order_that_a_model_cannot_have_is_named():
     with pytest.raises(ValueError, match="prompt_order is 'shuffled', but must be one of joint, interleaved"):
         AutoregressiveCodecLM(20, 32, "mamba", prompt_order="shuffled")
-    with pytest.raises(ValueError, match="the backbone 'hybrid' attends to text that has to be in one piece"):
-        AutoregressiveCodecLM(20, 32, "hybrid", prompt_order="interleaved")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cross": "gated"}, "cross is 'gated', but must be one of concat"),
+        ({"cross": "interleaved"}, "set prompt_order to interleaved"),
+        ({"backbone": "hybrid", "cross": "hidden_attention"}, "the backbone 'hybrid' attends to the text"),
+        ({"backbone": "transformer", "cross": "attention"}, "the backbone 'transformer' attends to the text"),
+        ({"cross": "attention", "cross_config": {"init": "mimetic"}}, "no states to initialize"),
+        ({"cross_config": {"init": "zeros"}}, "init of cross is 'zeros'"),
+        ({"cross_config": {"d_state": 8}}, "d_state, which are for hidden_attention"),
+    ],
+)
+def test_readings_that_a_model_cannot_have_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        AutoregressiveCodecLM(20, 32, **{"backbone": "mamba", "num_layers": 1, "d_model": 8, "d_ffn": 8, **options})
+
+
+def test_attention_to_the_text_by_either_name():
+    """A hybrid is Mamba that reads by attention."""
+    sizes = {"num_layers": 2, "d_model": 8, "d_ffn": 8, "nhead": 2, "attention_interval": 2}
+    models = []
+    for options in ({"backbone": "hybrid"}, {"backbone": "mamba", "cross": "attention"}):
+        torch.manual_seed(0)
+        models.append(AutoregressiveCodecLM(20, 32, **options, **sizes).state_dict())
+    assert all(torch.equal(models[0][name], value) for name, value in models[1].items())
+    assert models[0].keys() == models[1].keys()

@@ -21,6 +21,16 @@ from speechbrain_mamba.ops.backends import mamba_ssm, reference
 
 # Arguments of selective_scan_fn and causal_conv1d_fn, the same in all versions.
 SCAN = "u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False"
+_SSD = (
+    "x, dt, A, B, C, chunk_size, D=None, z=None, dt_bias=None, initial_states=None, seq_idx=None, {}dt_softplus=False, "
+    "dt_limit=(0.0, float('inf')), return_final_states=False{}"
+)
+SSD = {
+    "oldest": _SSD.format("", ""),
+    "today": _SSD.format("cu_seqlens=None, ", ", return_varlen_states=False"),
+    "newest": _SSD.format("cu_seqlens=None, ", ", return_varlen_states=False, state_dtype=None"),
+}
+"""Arguments of mamba_chunk_scan_combined."""
 CONV = (
     "x, weight, bias=None, seq_idx=None, initial_states=None, return_final_states=False, final_states_out=None, "
     "activation=None"
@@ -37,6 +47,8 @@ class MambaSsm(NamedTuple):
     """Whether its kernel compiles with Triton 3."""
     step_needs_all: bool = True
     """Whether it fails without D or dt_bias."""
+    ssd: str = SSD["today"]
+    """Arguments of ``mamba_chunk_scan_combined``."""
     has_scan: bool = True
     """Whether ``selective_scan_cuda`` is there; optional in the newest source only."""
 
@@ -57,8 +69,8 @@ MAMBA_SSM = {
     for facts in (
         MambaSsm("1.2.0", _SHORT_STEP, step_compiles=False, step_needs_all=False),
         MambaSsm("1.2.2", _SHORT_STEP, step_compiles=False),
-        MambaSsm("2.0.4", _SHORT_STEP, step_compiles=False),
-        MambaSsm("2.1.0", _SHORT_STEP),
+        MambaSsm("2.0.4", _SHORT_STEP, step_compiles=False, ssd=SSD["oldest"]),
+        MambaSsm("2.1.0", _SHORT_STEP, ssd=SSD["oldest"]),
         MambaSsm("2.2.2", _SHORT_STEP),
         MambaSsm("2.2.5"),
         MambaSsm("2.2.6.post3"),
@@ -158,11 +170,53 @@ def scan_step(facts: MambaSsm):
         assert facts.step_compiles, "module 'triton.language.math' has no attribute 'log1p'"
         if facts.step_needs_all and (a.D is None or a.dt_bias is None):
             raise TypeError("print_function() argument after * must be an iterable, not int")
-        y, after = reference.selective_state_update(
-            a.state, a.x, a.dt, a.A, a.B, a.C, a.D, a.z, a.dt_bias, a.dt_softplus
-        )
+        step = step_of_heads if a.state.dim() == 4 else reference.selective_state_update
+        y, after = step(a.state, a.x, a.dt, a.A, a.B, a.C, a.D, a.z, a.dt_bias, a.dt_softplus)
         a.state.copy_(after)  # in place
         return y
+
+    return function
+
+
+def step_of_heads(state, x, dt, A, B, C, D, z, dt_bias, softplus):
+    """What the kernel of ``selective_state_update`` computes of heads, each number with its own parameters."""
+    batch, heads, channels, _ = state.shape
+    assert x.shape == dt.shape == (batch, heads, channels) and A.shape == state.shape[1:]
+    assert B.shape == C.shape and B.shape[0] == batch and heads % B.shape[1] == 0
+    assert D.shape == dt_bias.shape == (heads, channels) and (z is None or z.shape == x.shape)
+    B, C = (t.float().repeat_interleave(heads // t.shape[1], 1)[:, :, None] for t in (B, C))
+    step = dt.float() + dt_bias
+    step = torch.nn.functional.softplus(step) if softplus else step
+    after = torch.exp(step[..., None] * A) * state + (step * x.float())[..., None] * B
+    y = (after * C).sum(-1) + D * x.float()
+    return (y if z is None else y * torch.nn.functional.silu(z.float())).to(x.dtype), after
+
+
+def check_ssd(x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states):
+    """What ``mamba_chunk_scan_combined`` asserts, and what its kernels take."""
+    batch, time, heads, channels = x.shape
+    assert heads % B.shape[2] == 0 and B.shape[:2] == (batch, time) and C.shape == B.shape
+    assert dt.shape == (batch, time, heads) and A.shape == (heads,)
+    assert B.dtype == C.dtype == x.dtype in mamba_ssm.DTYPES and A.dtype == torch.float32
+    assert z is None or (z.shape == x.shape and z.dtype == x.dtype)
+    assert D is None or D.shape in ((heads, channels), (heads,))
+    assert dt_bias is None or dt_bias.shape == (heads,)
+    assert initial_states is None or initial_states.shape == (batch, heads, channels, B.shape[3])
+    assert chunk_size & (chunk_size - 1) == 0
+
+
+def ssd_function(facts: MambaSsm):
+    """``mamba_chunk_scan_combined`` of a version."""
+
+    def function(*arguments, **named):
+        a = bind(facts.ssd, arguments, named)
+        assert a.seq_idx is None
+        check_ssd(a.x, a.dt, a.A, a.B, a.C, a.chunk_size, a.D, a.z, a.dt_bias, a.initial_states)
+        y, last = reference.ssd(
+            a.x, a.dt, a.A, a.B, a.C, a.D, a.z, a.dt_bias, a.dt_softplus, a.dt_limit,
+            initial_state=a.initial_states, return_last_state=True,
+        )  # fmt: skip
+        return (y, last) if a.return_final_states else y
 
     return function
 
@@ -188,11 +242,19 @@ def conv_step(facts: CausalConv1d):
     return function
 
 
+def forget() -> None:
+    """Let the adapters look for the packages again."""
+    mamba_ssm._kernels.cache_clear()
+    mamba_ssm._ssd_kernel.cache_clear()
+
+
 @contextmanager
 def installed(scan: MambaSsm, conv: CausalConv1d) -> Iterator[None]:
     """As if these versions were installed, for a device of type ``cpu``."""
     package, ops, triton = (ModuleType(name) for name in ("mamba_ssm", "ops", "triton"))
     interface, update, convolution = (ModuleType(name) for name in ("interface", "update", "causal_conv1d"))
+    combined = ModuleType("ssd_combined")
+    combined.mamba_chunk_scan_combined = ssd_function(scan)
     package.__version__, convolution.__version__ = scan.version, conv.version
     interface.selective_scan_fn, interface.selective_scan_cuda = scan_function, object() if scan.has_scan else None
     update.selective_state_update = scan_step(scan)
@@ -203,6 +265,7 @@ def installed(scan: MambaSsm, conv: CausalConv1d) -> Iterator[None]:
         "mamba_ssm.ops.triton": triton,
         "mamba_ssm.ops.selective_scan_interface": interface,
         "mamba_ssm.ops.triton.selective_state_update": update,
+        "mamba_ssm.ops.triton.ssd_combined": combined,
         "causal_conv1d": convolution,
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -210,6 +273,6 @@ def installed(scan: MambaSsm, conv: CausalConv1d) -> Iterator[None]:
             patch.setitem(sys.modules, name, module)
         patch.setattr(mamba_ssm, "DEVICE", "cpu")
         patch.setattr(registry, "_reasons", {})
-        mamba_ssm._kernels.cache_clear()
+        forget()
         yield
-    mamba_ssm._kernels.cache_clear()
+    forget()

@@ -13,8 +13,8 @@ from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends import mamba_ssm
 from speechbrain_mamba.ops.sample_calls import OPERATIONS, Case
 from speechbrain_mamba.ops.self_check import compare
-from tests.ops.backends.public_kernels import SERVED, installed
-from tests.ops.cases import check, layer_inputs, lengths_of, pick, scan_inputs, size
+from tests.ops.backends.public_kernels import SERVED, forget, installed
+from tests.ops.cases import check, layer_inputs, lengths_of, pick, scan_inputs, size, ssd_inputs
 
 
 @pytest.fixture(scope="module", autouse=True, params=SERVED, ids=lambda pair: " and ".join(one.version for one in pair))
@@ -74,7 +74,7 @@ def test_convolution_of_one_frame(channels):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("op", [op for op in OPERATIONS if not op.startswith("ssd")])
+@pytest.mark.parametrize("op", OPERATIONS)
 def test_every_operation_passes_its_self_check(op, dtype):
     assert compare(mamba_ssm, Case(op, dtype), torch.device("cpu")).failure is None
 
@@ -101,10 +101,43 @@ def test_steps_leave_their_states_alone(left_out):
     torch.testing.assert_close((state, conv_state), before, rtol=0, atol=0)
 
 
-def test_the_scan_of_mamba2_is_left_to_others():
-    x, delta, A, B, C = (torch.randn(shape) for shape in ((1, 5, 2, 3), (1, 5, 2), (2,), (1, 5, 1, 4), (1, 5, 1, 4)))
-    with ops.use_backend("mamba_ssm"), pytest.raises(ValueError, match="the adapters have no ssd"):
-        ops.ssd(x, delta, A, B, C)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_ssd(seed):
+    torch.manual_seed(seed)
+    batch, time, groups, softplus = size(3), size(20), size(2), pick(True, False)
+    inputs = ssd_inputs(batch, time, groups * size(2), size(4), groups, size(4), None, pick(True, False))
+    for name in ("D", "z", "delta_bias", "initial_state"):
+        if pick(True, False):
+            del inputs[name]
+    check(ops.ssd, inputs, "mamba_ssm", "cpu", delta_softplus=softplus, dt_limit=pick((0.0, float("inf")), (0.1, 0.6)),
+          lengths=lengths_of(batch, time), reverse=pick(True, False), return_last_state=pick(True, False),
+          chunk_size=pick(None, 3, 100, 1000))  # fmt: skip
+
+
+@pytest.mark.parametrize("left_out", [(), ("D",), ("delta_bias", "z")])
+@pytest.mark.parametrize("options", [{"delta_softplus": True}, {}, {"delta_softplus": True, "dt_limit": (0.1, 0.6)}])
+def test_steps_of_ssd_leave_their_states_alone(left_out, options):
+    inputs = ssd_inputs(2, 1, 4, 3, 2, 5, None, "D" in left_out)
+    state = inputs.pop("initial_state")
+    inputs = {name: t[:, 0] if t.shape[:2] == (2, 1) else t for name, t in inputs.items() if name not in left_out}
+    before, results = state.clone(), []
+    for name in ("mamba_ssm", "reference"):
+        with ops.use_backend(name):
+            results.append(ops.ssd_update(state, **inputs, **options))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
+    assert torch.equal(state, before)
+
+
+def test_without_the_scan_of_mamba2_the_others_serve(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mamba_ssm.ops.triton.ssd_combined", None)
+    forget()
+    inputs = ssd_inputs(1, 5, 2, 3, 1, 4)
+    with ops.use_backend("mamba_ssm"):
+        with pytest.raises(ValueError, match="ssd_combined of mamba-ssm cannot be imported"):
+            ops.ssd(**inputs)
+        ops.causal_conv1d(torch.ones(1, 3, 2), torch.ones(2, 4))
+    forget()
 
 
 def test_what_it_cannot_serve_it_says():

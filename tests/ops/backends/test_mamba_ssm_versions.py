@@ -32,9 +32,12 @@ from tests.ops.backends.public_kernels import (
     check_conv,
     check_conv_step,
     check_scan,
+    check_ssd,
+    forget,
     installed,
+    step_of_heads,
 )
-from tests.ops.cases import check, layer_inputs, scan_inputs
+from tests.ops.cases import check, layer_inputs, scan_inputs, ssd_inputs
 
 
 @pytest.mark.parametrize("pair", TOO_OLD, ids=lambda pair: " and ".join(one.version for one in pair))
@@ -93,6 +96,8 @@ def test_recorded_facts_are_those_of_the_sources(sources):
             update = folder / package / "ops" / "triton" / "selective_state_update.py"
             given = functions(interface) | functions(update)
             assert (given["selective_scan_fn"], given["selective_state_update"]) == (SCAN, facts.step)
+            given = functions(folder / package / "ops" / "triton" / "ssd_combined.py") if version >= "2" else {}
+            assert given.get("mamba_chunk_scan_combined", facts.ssd) == facts.ssd
             assert ("selective_scan_cuda = None" not in interface.read_text()) == facts.has_scan
             assert ("if D is not None else 0," in update.read_text()) == facts.step_needs_all
             language = pytest.importorskip("triton").language
@@ -104,8 +109,7 @@ def gradients(function, inputs, *outputs_gradients):
     """Gradients of a function of tensors, None for None."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in inputs]
     with torch.enable_grad():
-        y = function(*leaves)
-        found = torch.autograd.grad(y, [t for t in leaves if t is not None], outputs_gradients)
+        found = torch.autograd.grad(function(*leaves), [t for t in leaves if t is not None], outputs_gradients)
     found = iter(found)
     return [None if t is None else next(found).to(t.dtype) for t in leaves]
 
@@ -186,6 +190,11 @@ class StepKernel:
         def launch(*arguments, **options):
             a = SimpleNamespace(**dict(zip(self.names, arguments)))
             inputs = (a.state_ptr, a.x_ptr, a.dt_ptr, a.A_ptr, a.B_ptr, a.C_ptr, a.D_ptr, a.z_ptr, a.dt_bias_ptr)
+            if a.state_ptr.shape[1] > 1:
+                y, after = step_of_heads(*inputs, a.DT_SOFTPLUS)
+                a.state_ptr.copy_(after)
+                a.out_ptr.copy_(y)
+                return
             per_channel = {3, 6, 8}  # these have a leading axis of heads, the others one after the batch
             inputs = (t if t is None else t[0] if i in per_channel else t[:, 0] for i, t in enumerate(inputs))
             y, after = reference.selective_state_update(*inputs, a.DT_SOFTPLUS)
@@ -193,6 +202,28 @@ class StepKernel:
             a.out_ptr.copy_(y[:, None])
 
         return launch
+
+
+def run_ssd(x, dt, A, B, C, D, z, dt_bias, initial, softplus, limit):
+    return reference.ssd(x, dt, A, B, C, D, z, dt_bias, softplus, limit, initial_state=initial, return_last_state=True)
+
+
+def ssd_forward(x, dt, A, B, C, chunk_size, D=None, z=None, dt_bias=None, initial_states=None, dt_softplus=False,
+                dt_limit=(0.0, float("inf")), **others):  # fmt: skip
+    """``_mamba_chunk_scan_combined_fwd``, which launches the kernels, on the CPU."""
+    assert not any(value is not None for value in others.values())
+    check_ssd(x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states)
+    y, last = run_ssd(x, dt, A, B, C, D, z, dt_bias, initial_states, dt_softplus, dt_limit)
+    return y, y, dt, dt, last, last
+
+
+def ssd_backward(dy, x, dt, A, B, C, out, chunk_size, D=None, z=None, dt_bias=None, initial_states=None,
+                 dfinal_states=None, dt_softplus=False, dt_limit=(0.0, float("inf")), **others):  # fmt: skip
+    """``_mamba_chunk_scan_combined_bwd`` on the CPU."""
+    dfinal = torch.zeros(x.shape[0], *x.shape[2:], B.shape[3]) if dfinal_states is None else dfinal_states
+    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_states)
+    found = gradients(lambda *t: run_ssd(*t, dt_softplus, dt_limit), inputs, dy, dfinal)
+    return tuple(found)
 
 
 @contextlib.contextmanager
@@ -216,9 +247,12 @@ def imported(scan_source: Path, conv_source: Path):
         patch.setattr(registry, "_reasons", {})
         update = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
         patch.setattr(update, "_selective_scan_update_kernel", StepKernel(update._selective_scan_update_kernel))
-        mamba_ssm._kernels.cache_clear()
+        combined = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+        patch.setattr(combined, "_mamba_chunk_scan_combined_fwd", ssd_forward)
+        patch.setattr(combined, "_mamba_chunk_scan_combined_bwd", ssd_backward)
+        forget()
         yield
-    mamba_ssm._kernels.cache_clear()
+    forget()
     for name in list(sys.modules):
         if name.split(".")[0] in names:
             del sys.modules[name]
@@ -242,6 +276,21 @@ def test_the_packages_own_python_takes_what_the_adapters_give(sources, which):
         check(ops.bidirectional_mamba_inner, layer_inputs(3, 9, 5, 3, 2), "mamba_ssm", lengths=torch.tensor([9, 0, 4]))
         one_frame = {"x": torch.randn(2, 1, 5), "weight": torch.randn(5, 4), "bias": torch.randn(5)}
         check(ops.causal_conv1d, one_frame, "mamba_ssm", activation="silu")
+        for options in ({}, {"lengths": torch.tensor([9, 4]), "reverse": True, "return_last_state": True}):
+            check(ops.ssd, ssd_inputs(2, 9, 4, 3, 2, 5), "mamba_ssm", delta_softplus=True, **options)
+        inputs = {name: t if t.dim() == 1 else t[:, 0] for name, t in ssd_inputs(2, 1, 4, 3, 2, 5).items()}
+        inputs["initial_state"] = torch.randn(2, 4, 3, 5)
+        steps = []
+        for name in ("mamba_ssm", "reference"):
+            with ops.use_backend(name):
+                steps.append(
+                    ops.ssd_update(
+                        inputs["initial_state"],
+                        **{k: t for k, t in inputs.items() if k != "initial_state"},
+                        delta_softplus=True,
+                    )
+                )
+        torch.testing.assert_close(*steps, rtol=1e-5, atol=1e-5)
         inputs = {name: t[:, 0] if t.dim() == 3 else t for name, t in scan_inputs(2, 1, 5, 3).items()}
         state, x = torch.randn(2, 5, 3), torch.randn(2, 5)
         del inputs["initial_state"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,15 @@ from speechbrain.nnet.normalization import LayerNorm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer
+from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer, is_bidirectional
+from speechbrain_mamba.nnet.mixers import plan_mixers
 from speechbrain_mamba.ops import mask_frames
 
 
 @dataclass
 class ConmambaEncoderStreamingContext:
-    """What a :class:`ConmambaEncoder` keeps between the chunks of a stream; its size does not grow."""
+    """What a :class:`ConmambaEncoder` keeps between the chunks of a stream. Its size does not grow, unless a layer
+    attends without a window."""
 
     dynchunktrain_config: DynChunkTrainConfig
     """Frames per chunk. The left context is ignored: the state covers the whole past."""
@@ -35,12 +38,22 @@ class ConmambaEncoder(nn.Module):
     ---------
     num_layers : int
         Number of layers.
-    d_model, d_ffn, causal, **layer_options
+    d_model, d_ffn, causal, dropout, mamba_config, **layer_options
         As in :class:`~speechbrain_mamba.lobes.models.recognition.conmamba_layer.ConmambaEncoderLayer`.
     output_hidden_states : bool
         Whether to return the input and the output of each layer too.
     layerdrop_prob : float
         Probability of skipping a layer in training.
+    nhead : int, optional
+        Heads of the layers that attend; by default about one for 64 channels.
+    mixer, attention_layers, attention_window, bidirectional, mixer_config
+        The mixers of the layers and the form of those that see both ways, see
+        :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`. Attention drops weights at the rate ``dropout``.
+
+    Raises
+    ------
+    ValueError
+        As there, and as in the layers.
 
     Example
     -------
@@ -59,11 +72,35 @@ class ConmambaEncoder(nn.Module):
         causal: bool = False,
         output_hidden_states: bool = False,
         layerdrop_prob: float = 0.0,
+        dropout: float = 0.0,
+        mamba_config: Mapping[str, Any] | None = None,
+        nhead: int | None = None,
+        mixer: str = "mamba",
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        bidirectional: str | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__()
+        attention = {"dropout": dropout} | ({} if nhead is None else {"nhead": nhead})
+        both_ways = is_bidirectional(mamba_config, causal)
+        if bidirectional is not None and not both_ways:
+            raise ValueError(f"bidirectional is '{bidirectional}', but the encoder sees no later frames: leave it out.")
+        self.mixer_plan = plan_mixers(
+            num_layers, d_model, not both_ways, mixer=mixer, attention_layers=attention_layers,
+            attention_window=attention_window, bidirectional=bidirectional, mamba_config=mamba_config,
+            mixer_config=mixer_config, attention=attention, chunked=True,
+        )  # fmt: skip
+        layer_options |= {"causal": causal, "dropout": dropout, "mamba_config": mamba_config}
         self.layers = nn.ModuleList(
-            ConmambaEncoderLayer(d_model, d_ffn, causal=causal, **layer_options) for _ in range(num_layers)
+            ConmambaEncoderLayer(
+                d_model,
+                d_ffn,
+                mixer=self.mixer_plan.build(i, masks_input=False),  # the encoder masks its input
+                **layer_options,
+            )
+            for i in range(num_layers)
         )
         self.norm = LayerNorm(d_model, eps=1e-6)
         self.causal = causal
@@ -85,8 +122,9 @@ class ConmambaEncoder(nn.Module):
         src : Tensor
             Input (batch, time, d_model).
         src_mask, pos_embs
-            Arguments of attention, accepted for the interface and ignored: ``causal``, ``mamba_config`` and
-            ``dynchunktrain_config`` decide which frames see which, and Mamba needs no positions.
+            Arguments of a Conformer's attention, accepted for the interface and ignored: ``causal``, ``mamba_config``
+            and ``dynchunktrain_config`` decide which frames see which. Mamba needs no positions, and layers that attend
+            have rotary ones.
         src_key_padding_mask : Tensor, optional
             Boolean (batch, time), True for the frames past each example's length.
         dynchunktrain_config : DynChunkTrainConfig, optional
@@ -98,7 +136,7 @@ class ConmambaEncoder(nn.Module):
         output : Tensor
             Output (batch, time, d_model), zero past each length.
         attention_lst : list
-            None for each layer: there is no attention.
+            None for each layer: attention weights are not kept.
         hidden_state_lst : list
             With ``output_hidden_states``, the input and the output of each layer.
         """

@@ -1,4 +1,5 @@
-"""The layer of ConMamba: a Conformer layer with Mamba in place of attention ("Speech Slytherin", arXiv 2407.09732)."""
+"""The layer of ConMamba: a Conformer layer with Mamba, or another mixer, in place of its attention ("Speech Slytherin",
+arXiv 2407.09732)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,8 @@ from speechbrain.nnet.attention import PositionalwiseFeedForward
 from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
-from speechbrain_mamba.lobes.models.recognition.chunked_mamba import ChunkedBiMamba
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionModule
-from speechbrain_mamba.nnet.mamba import Mamba
-from speechbrain_mamba.nnet.mamba_config import mamba_options
+from speechbrain_mamba.nnet.mixers import plan_mixers
 
 
 def is_bidirectional(mamba_config: Mapping[str, Any] | None, causal: bool) -> bool:
@@ -52,6 +51,9 @@ class ConmambaEncoderLayer(nn.Module):
         Whether a frame sees no later frames.
     mamba_config : dict, optional
         ``bidirectional``, by default ``not causal``, and arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+    mixer : torch.nn.Module, optional
+        The layer that mixes frames, a Mamba layer with ``mamba_config`` by default. Whatever its kind, it is called
+        ``mamba`` in the weights, as in published ones. Unless it is causal it takes a ``chunk_size``.
 
     Raises
     ------
@@ -76,12 +78,14 @@ class ConmambaEncoderLayer(nn.Module):
         dropout: float = 0.0,
         causal: bool = False,
         mamba_config: Mapping[str, Any] | None = None,
+        mixer: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.bidirectional = is_bidirectional(mamba_config, causal)
-        mixer = ChunkedBiMamba if self.bidirectional else Mamba
-        # its input is finite: the encoder has masked its own
-        self.mamba = mixer(d_model=d_model, masks_input=False, **mamba_options(mamba_config))
+        if mixer is None:
+            plan = plan_mixers(1, d_model, not self.bidirectional, mamba_config=mamba_config, chunked=True)
+            mixer = plan.build(0, masks_input=False)  # its input is finite: the encoder has masked its own
+        self.mamba: Any = mixer
         self.convolution_module = ConvolutionModule(d_model, kernel_size, bias, activation, dropout, causal=causal)
         self.ffn_module1 = _feed_forward_module(d_model, d_ffn, activation, dropout)
         self.ffn_module2 = _feed_forward_module(d_model, d_ffn, activation, dropout)

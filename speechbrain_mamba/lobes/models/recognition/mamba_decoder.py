@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from speechbrain.nnet.attention import PositionalwiseFeedForward
 from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.cross_mamba import build_cross, consume
+from speechbrain_mamba.nnet.interleaving import product_dtype
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
+from speechbrain_mamba.nnet.mixers import build_mixer, plan_mixers
 from speechbrain_mamba.ops import lengths_on, mask_frames
 
-DecoderLayerState = dict[str, dict[str, Tensor]]
-"""``self`` and ``cross``, each a state of :class:`~speechbrain_mamba.nnet.mamba.Mamba`."""
+DecoderLayerState = dict[str, dict[str, Any]]
+"""The states of both mixers, ``self`` and ``cross``."""
 
 
 class MambaDecoderLayer(nn.Module):
-    """A pre-norm decoder layer: causal Mamba over the targets, cross-Mamba, and a feed-forward network.
+    """A pre-norm decoder layer: causal Mamba over the targets, a reader of the memory, and a feed-forward network.
 
-    Cross-Mamba is causal Mamba over the memory followed by the targets, of whose output the targets' part is kept. Each
-    example's memory is consumed up to its own length, and its targets resume from that state.
+    As published, the memory is read by cross-Mamba: causal Mamba over the memory followed by the targets, of whose
+    output the targets' part is kept. Each example's memory is consumed up to its own length, and its targets resume
+    from that state.
 
     Arguments
     ---------
@@ -31,6 +36,12 @@ class MambaDecoderLayer(nn.Module):
         Module used in the feed-forward network, and the dropout rate.
     mamba_config : dict, optional
         Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`; ``bidirectional`` concerns encoders only.
+    cross : str
+        How the memory is read: a kind of :func:`~speechbrain_mamba.nnet.cross_mamba.build_cross`.
+    cross_config : dict, optional
+        Options of that: ``init``, ``nhead``, and those of ``hidden_attention`` or of the mixers.
+    make_mixer : callable, optional
+        Makes another causal mixer in the place of Mamba, given further arguments of it by name.
 
     Example
     -------
@@ -48,23 +59,29 @@ class MambaDecoderLayer(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
         dropout: float = 0.0,
         mamba_config: Mapping[str, Any] | None = None,
+        cross: str = "concat",
+        cross_config: Mapping[str, Any] | None = None,
+        make_mixer: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        options = mamba_options(mamba_config)
-        self.self_mamba = Mamba(d_model=d_model, **options)
-        self.cross_mamba = Mamba(d_model=d_model, **options)
+        self.cross = cross
+        if make_mixer is None:
+            make_mixer = partial(Mamba, d_model, **mamba_options(mamba_config))
+        self.self_mamba: Any = make_mixer()
+        # all kinds have the name that published weights give the first one
+        self.cross_mamba: Any = build_cross(cross, d_model, make_mixer, dropout=dropout, **(cross_config or {}))
         self.pos_ffn = PositionalwiseFeedForward(d_ffn, input_size=d_model, dropout=dropout, activation=activation)
         self.norm1 = LayerNorm(d_model, eps=1e-6)
         self.norm2 = LayerNorm(d_model, eps=1e-6)
         self.norm3 = LayerNorm(d_model, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
 
-    def consume(self, memory: Tensor, lengths: Tensor | None = None) -> DecoderLayerState:
+    def consume(self, memory: Tensor, lengths: Tensor | None = None, places: Tensor | None = None) -> DecoderLayerState:
         """Compute the state before the first target from the output of the encoder (batch, memory time, d_model), which
-        is finite past the valid frames of each example, integers (batch,)."""
-        _, cross = self.cross_mamba(memory, lengths, return_state=True)
-        batch = memory.shape[0]
-        return {"self": self.self_mamba.init_state(batch, memory.device, cross["conv"].dtype), "cross": cross}
+        is finite past the valid frames of each example, integers (batch,); interleaved targets need their places too,
+        integers (batch, targets)."""
+        own = self.self_mamba.init_state(memory.shape[0], memory.device, product_dtype(memory))
+        return {"self": own, "cross": consume(self.cross_mamba, memory, lengths, places)}
 
     def forward(
         self, tgt: Tensor, state: DecoderLayerState, return_state: bool = False
@@ -98,6 +115,8 @@ class MambaDecoder(nn.Module):
         Number of layers.
     d_model, d_ffn, **layer_options
         As in :class:`MambaDecoderLayer`.
+    mamba_config, mixer, attention_layers, attention_window, mixer_config
+        The mixers over the targets, and those of cross-Mamba, see :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`.
 
     Example
     -------
@@ -110,9 +129,33 @@ class MambaDecoder(nn.Module):
     True
     """
 
-    def __init__(self, num_layers: int, d_model: int, d_ffn: int, **layer_options: Any) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        d_ffn: int,
+        *,
+        mamba_config: Mapping[str, Any] | None = None,
+        mixer: str = "mamba",
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
+        **layer_options: Any,
+    ) -> None:
         super().__init__()
-        layers = (MambaDecoderLayer(d_model, d_ffn, **layer_options) for _ in range(num_layers))
+        plan = plan_mixers(
+            num_layers, d_model, mixer=mixer, attention_layers=attention_layers, attention_window=attention_window,
+            mamba_config=mamba_config, mixer_config=mixer_config,
+        )  # fmt: skip
+        self.mixer_plan = plan
+
+        def make_mixer(kind: str, **others: Any) -> nn.Module:
+            return build_mixer(kind, d_model, **{**plan.options[kind], **others})
+
+        layers = (
+            MambaDecoderLayer(d_model, d_ffn, make_mixer=partial(make_mixer, kind), **layer_options)
+            for kind in plan.kinds
+        )
         self.layers: Any = nn.ModuleList(layers)
         self.norm = LayerNorm(d_model, eps=1e-6)
 
@@ -126,6 +169,7 @@ class MambaDecoder(nn.Module):
         memory_key_padding_mask: Tensor | None = None,
         pos_embs_tgt: Tensor | None = None,
         pos_embs_src: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, list[None], list[None]]:
         """Decode whole target sequences.
 
@@ -138,27 +182,31 @@ class MambaDecoder(nn.Module):
             sees the padding, which is at the end.
         memory_key_padding_mask : Tensor, optional
             Boolean (batch, memory time), True for the frames past each memory's length.
+        places : Tensor, optional
+            How many frames of the memory come before each target, integers (batch, targets); for ``interleaved``.
 
         Returns
         -------
         output : Tensor
             Output (batch, time, d_model).
         self_attns, multihead_attns : list
-            None for each layer: there is no attention.
+            None for each layer: attention weights are not kept.
         """
         lengths = None if memory_key_padding_mask is None else (~memory_key_padding_mask).sum(1)
         x = tgt
-        for layer, state in zip(self.layers, self.consume(memory, lengths)):
+        for layer, state in zip(self.layers, self.consume(memory, lengths, places)):
             x = layer(x, state)
         nothing = [None] * len(self.layers)
         return self.norm(x), nothing, nothing
 
-    def consume(self, memory: Tensor, lengths: Tensor | None = None) -> tuple[DecoderLayerState, ...]:
+    def consume(
+        self, memory: Tensor, lengths: Tensor | None = None, places: Tensor | None = None
+    ) -> tuple[DecoderLayerState, ...]:
         """Compute the states of all layers before the first target, as :meth:`MambaDecoderLayer.consume` does for one;
         here values past the lengths may be anything."""
         lengths = None if lengths is None else lengths_on(lengths, memory.device)
         valid = mask_frames(memory, lengths)
-        return tuple(layer.consume(valid, lengths) for layer in self.layers)
+        return tuple(layer.consume(valid, lengths, places) for layer in self.layers)
 
     def step(self, x_t: Tensor, state: Sequence[DecoderLayerState]) -> tuple[Tensor, tuple[DecoderLayerState, ...]]:
         """Run the decoder over one target, as :meth:`MambaDecoderLayer.step` does for one layer."""

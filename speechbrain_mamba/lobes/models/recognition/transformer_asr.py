@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,11 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.lobes.models.recognition.conmamba_encoder import ConmambaEncoder
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
-from speechbrain_mamba.lobes.models.recognition.transformer_options import check_options
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.lobes.models.recognition.transformer_options import check_cross, check_options
+from speechbrain_mamba.nnet.hidden_attention import HiddenAttention
+from speechbrain_mamba.nnet.interleaving import places_of_tokens
+from speechbrain_mamba.nnet.mamba_layer import MambaLayer
+from speechbrain_mamba.nnet.mixers import bidirectional_form
 from speechbrain_mamba.ops import absolute_lengths, lengths_on, mask_frames, valid_frames
 
 
@@ -47,6 +50,22 @@ class TransformerASR(speechbrain_asr.TransformerASR):
     mamba_config : dict, optional
         Options of the Mamba layers (``d_state``, ``d_conv``, ``expand``, ...), and ``bidirectional`` for the encoder,
         by default ``not causal``.
+    cross, cross_config
+        How the Mamba decoder reads the encoder's output, see
+        :class:`~speechbrain_mamba.lobes.models.recognition.mamba_decoder.MambaDecoderLayer`.
+    places_by : torch.nn.Module, optional
+        For the cross ``interleaved``: the linear layer to the logits of CTC, in which token 0 is the blank. Its
+        likeliest path says where each target belongs. It stays a part of the model around this one.
+    mixer, attention_window, mixer_config
+        The mixers of ConMamba and of the Mamba decoder, ``mamba`` by default, see
+        :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`. Attention has ``nhead`` heads unless ``mixer_config`` says
+        otherwise.
+    attention_layers, decoder_attention_layers : list of int, str or None
+        Layers of the encoder, and of the decoder, that attend instead, see
+        :func:`~speechbrain_mamba.nnet.mixers.attention_layers`.
+    bidirectional : bool, str or None
+        The form of the encoder's layers that see both ways, see :func:`~speechbrain_mamba.nnet.mixers.build_mixer`;
+        True and False are as in ``mamba_config``.
 
     Raises
     ------
@@ -72,12 +91,29 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         *args: Any,
         decoder_module: str = "transformer",
         mamba_config: Mapping[str, Any] | None = None,
+        cross: str = "concat",
+        cross_config: Mapping[str, Any] | None = None,
+        places_by: nn.Module | None = None,
+        mixer: str | None = None,
+        attention_layers: Sequence[int] | str | None = None,
+        decoder_attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        bidirectional: bool | str | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         bound = inspect.signature(super().__init__).bind(*args, **kwargs)
         bound.apply_defaults()
         options = bound.arguments
-        check_options(options, decoder_module, mamba_config)
+        mixers = {
+            "mixer": mixer, "attention_layers": attention_layers, "attention_window": attention_window,
+            "mixer_config": mixer_config, "bidirectional": bidirectional,
+            "decoder_attention_layers": decoder_attention_layers,
+        }  # fmt: skip
+        check_options(options, decoder_module, mamba_config, mixers)
+        check_cross(decoder_module, cross, cross_config, places_by)
+        if isinstance(bidirectional, bool):
+            mamba_config, bidirectional = {**(mamba_config or {}), "bidirectional": bidirectional}, None
         mamba_decoder = decoder_module == "mamba" and options["num_decoder_layers"] > 0
         # SpeechBrain's class makes no encoder for an unknown name, and no decoder of zero layers
         super().__init__(**{**options, "num_decoder_layers": 0 if mamba_decoder else options["num_decoder_layers"]})
@@ -86,12 +122,23 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         shared["mamba_config"] = mamba_config
         if self.encoder_module == "conmamba":
             own = {key: options[key] for key in ("kernel_size", "bias", "output_hidden_states", "layerdrop_prob")}
-            self.encoder = ConmambaEncoder(options["num_encoder_layers"], causal=self.causal, **shared, **own)
+            own |= {
+                "causal": self.causal,
+                "nhead": options["nhead"],
+                "bidirectional": bidirectional_form(bidirectional),
+            }
+            own |= _mixers_of(attention_layers, mixer, attention_window, mixer_config, mamba_decoder)
+            self.encoder = ConmambaEncoder(options["num_encoder_layers"], **shared, **own)
         if mamba_decoder:
             self.custom_tgt_module = ModuleList(NormalizedEmbedding(options["d_model"], options["tgt_vocab"]))
-            self.decoder = MambaDecoder(options["num_decoder_layers"], **shared)
+            reading: dict[str, Any] = {"cross": cross, "cross_config": cross_config}
+            own = _mixers_of(
+                decoder_attention_layers, mixer, attention_window, mixer_config, self.encoder_module == "conmamba"
+            )
+            self.decoder = MambaDecoder(options["num_decoder_layers"], **shared, **own, **reading)
         if self.encoder_module == "conmamba" or mamba_decoder:
             _draw_matrices(self)
+        self._places_by = (places_by,)  # in a tuple, so that its weights are not ours too
 
     def forward(self, src: Tensor, tgt: Tensor | None, wav_len: Tensor | None = None, pad_idx: int = 0) -> Any:
         """Encode and decode whole sequences.
@@ -197,7 +244,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
                 "A Transformer decoder has no state: set decoder_module to mamba, or decode whole prefixes."
             )
         position = torch.zeros(encoder_out.shape[0], dtype=torch.long, device=encoder_out.device)
-        return {"layers": self.decoder.consume(encoder_out, enc_len), "position": position}
+        places = self._places(encoder_out, enc_len)
+        return {"layers": self.decoder.consume(encoder_out, enc_len, places), "position": position}
 
     def decode_step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Feed the decoder one token of each example, integers (batch,), from a state returned by
@@ -219,14 +267,29 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         x, encoding = self.custom_tgt_module(tgt), self._target_positions()
         if encoding is not None:
             x = x + _positions(encoding, 0, tgt.shape[1], "target")
-        x, _, attention = self.decoder(
-            tgt=x,
-            memory=memory,
-            tgt_mask=None if self.has_mamba_decoder else get_lookahead_mask(tgt).isinf(),
-            tgt_key_padding_mask=padding,
-            memory_key_padding_mask=_padding_mask(memory_lengths, memory.shape[1]),
-        )
+        inputs: dict[str, Any] = {
+            "tgt": x,
+            "memory": memory,
+            "tgt_key_padding_mask": padding,
+            "memory_key_padding_mask": _padding_mask(memory_lengths, memory.shape[1]),
+        }
+        if self.has_mamba_decoder:
+            inputs["places"] = self._places(memory, memory_lengths)
+        else:
+            inputs["tgt_mask"] = get_lookahead_mask(tgt).isinf()
+        x, _, attention = self.decoder(**inputs)
         return x, attention[-1]
+
+    @torch.no_grad()
+    def _places(self, memory: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Where the targets belong in the memory, as CTC says, integers (batch, targets); None if nothing asks."""
+        places_by = self._places_by[0]
+        if places_by is None:
+            return None
+        if lengths is None:
+            lengths = torch.full(memory.shape[:1], memory.shape[1], device=memory.device)
+        lengths = lengths_on(lengths, memory.device)
+        return places_of_tokens(places_by(mask_frames(memory, lengths)).argmax(-1), 0, lengths)
 
     def _embed_source(self, src: Tensor, start: int = 0) -> Tensor:
         x = self.custom_src_module(src)
@@ -249,11 +312,27 @@ def _padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
 def _draw_matrices(net: nn.Module) -> None:
     """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers, whose recurrence depends on
     their own initialization."""
-    layers = [module for module in net.modules() if isinstance(module, (Mamba, BiMamba))]
+    layers = [module for module in net.modules() if isinstance(module, (MambaLayer, HiddenAttention))]
     keep = {id(parameter) for layer in layers for parameter in layer.parameters()}
     for parameter in net.parameters():
         if parameter.dim() > 1 and id(parameter) not in keep:
             nn.init.xavier_normal_(parameter)
+
+
+def _mixers_of(
+    layers: Sequence[int] | str | None,
+    mixer: str | None,
+    window: int | None,
+    mixer_config: Mapping[str, Mapping[str, Any]] | None,
+    shared: bool,
+) -> dict[str, Any]:
+    """What the encoder, or the decoder, is given of its mixers. A window that is ``shared`` may be for the other."""
+    attends = mixer == "attention" or layers is not None
+    given = {
+        "mixer": mixer, "attention_layers": layers, "mixer_config": mixer_config,
+        "attention_window": window if attends or not shared else None,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None and (name, value) != ("mixer", "mamba")}
 
 
 def _positions(encoding: PositionalEncoding, start: int, time: int, kind: str) -> Tensor:

@@ -35,12 +35,12 @@ def check_causal(masknet: nn.Module) -> None:
     >>> check_causal(MaskNet(16, 8, 2, MambaBlocksSequential(1, True, 8)))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: The separator cannot run on a stream: its Mamba layers scan in both directions. Train one with ...
+    ValueError: The separator cannot run on a stream: its layers see later frames. Train one with ...
     """
     if not hasattr(masknet, "init_state"):
         fault = f"its mask network, {type(masknet).__name__}, normalizes over the whole mixture and works across chunks"
     elif getattr(getattr(masknet, "mamba_net", None), "bidirectional", False):
-        fault = "its Mamba layers scan in both directions"
+        fault = "its layers see later frames"
     else:
         return
     raise ValueError(

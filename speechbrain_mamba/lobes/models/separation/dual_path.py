@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ import torch.nn.functional as F
 from speechbrain.lobes.models.dual_path import CumulativeLayerNorm, Dual_Computation_Block, Dual_Path_Model
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.attention import check_window
+from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+from speechbrain_mamba.nnet.mixers import attention_layers as find_attention_layers
+from speechbrain_mamba.nnet.self_attention import SelfAttention
 from speechbrain_mamba.ops import lengths_on, valid_frames
 from speechbrain_mamba.utils._compat import PaddingInPlace, overlap_add, segment
 
@@ -28,6 +33,16 @@ def _normalize(norm: nn.GroupNorm | CumulativeLayerNorm, x: Tensor, valid: Tenso
     return y * norm.weight.reshape(shape) + norm.bias.reshape(shape)
 
 
+def _with_attention(name: str, model: nn.Module) -> nn.Module:
+    """A model within or across chunks with attention in place of its mixers."""
+    if not isinstance(model, MambaBlocksSequential):
+        raise ValueError(
+            f"attention_layers is given, but {name} is a {type(model).__name__}, which has no mixers to replace: use "
+            "MambaBlocksSequential, or leave attention_layers out."
+        )
+    return model.with_attention()
+
+
 class DualPathModel(PaddingInPlace, Dual_Path_Model):
     """SpeechBrain's ``Dual_Path_Model`` (Luo et al., arXiv 1910.06379) with lengths: same arguments, same weights.
 
@@ -40,24 +55,53 @@ class DualPathModel(PaddingInPlace, Dual_Path_Model):
     ---------
     *args, **kwargs
         Those of ``speechbrain.lobes.models.dual_path.Dual_Path_Model``.
+    attention_layers : list of int, str or None
+        Dual-path blocks whose intra and inter model get attention in place of their mixers, see
+        :func:`~speechbrain_mamba.nnet.mixers.attention_layers`; for models that are ``MambaBlocksSequential``.
+    attention_window : int, optional
+        The frames, or chunks, that each attention of these models sees. All by default.
+
+    Raises
+    ------
+    ValueError
+        For blocks that there are not, intra or inter models that have no mixers, or a window that nothing uses.
 
     Example
     -------
-    >>> from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
     >>> intra, inter = MambaBlocksSequential(1, True, 8), MambaBlocksSequential(1, True, 8)
     >>> masknet = DualPathModel(16, 8, intra, inter, K=10, linear_layer_after_inter_intra=False)
     >>> masknet(torch.rand(3, 16, 50), torch.tensor([50, 20, 1])).shape
     torch.Size([2, 3, 16, 50])
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        for i in find_attention_layers(attention_layers, len(self.dual_mdl)):
+            for name in ("intra_mdl", "inter_mdl"):
+                setattr(self.dual_mdl[i], name, _with_attention(name, getattr(self.dual_mdl[i], name)))
+        self._limit_attention(attention_window)
         block = self.dual_mdl[0]
         takes_lengths = all(
             "lengths" in inspect.signature(model.forward).parameters for model in (block.intra_mdl, block.inter_mdl)
         )
         masks_apply = isinstance(self.norm, (nn.GroupNorm, CumulativeLayerNorm)) and not self.use_global_pos_enc
         self._batched = takes_lengths and masks_apply
+
+    def _limit_attention(self, window: int | None) -> None:
+        if window is None:
+            return
+        attention = [module for module in self.modules() if isinstance(module, SelfAttention)]
+        if not attention:
+            raise ValueError(f"attention_window is {window}, but no layer attends: set attention_layers.")
+        for module in attention:
+            check_window(window)
+            module.window = window
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Estimate the masks (speakers, batch, channels, time), not negative, of an encoded mixture (batch, channels,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
-from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone
+from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone, has_attention
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
 from speechbrain_mamba.lobes.models.synthesis.packing import Packing
 
@@ -29,7 +29,7 @@ class AutoregressiveCodecLM(nn.Module):
     prompt_order : str
         ``joint``, all phonemes before all codes, as in VALL-E; or ``interleaved``: phonemes and codes of the prompt,
         then phonemes and codes of the speech. A scan has to keep its place in the text; with this order it need not
-        pass the prompt's text again. For the backbone ``mamba`` only.
+        pass the prompt's text again. Attention sees each text whole, and of what is not text the past.
     positions : bool, optional
         Whether to add sinusoidal positions to phonemes and to codes, each counted from the beginning of its part. By
         default they are added if the backbone attends. A scan knows the order without them, but small models keep
@@ -41,7 +41,7 @@ class AutoregressiveCodecLM(nn.Module):
     Raises
     ------
     ValueError
-        As there, and for an unknown ``prompt_order`` or one that the backbone does not support.
+        As there, and for an unknown ``prompt_order``.
 
     Example
     -------
@@ -69,16 +69,12 @@ class AutoregressiveCodecLM(nn.Module):
         super().__init__()
         if prompt_order not in PROMPT_ORDERS:
             raise ValueError(f"prompt_order is '{prompt_order}', but must be one of {', '.join(PROMPT_ORDERS)}.")
-        if prompt_order == "interleaved" and backbone != "mamba":
-            raise ValueError(
-                f"prompt_order is 'interleaved', but the backbone '{backbone}' attends to text that has to be in one "
-                "piece: use 'joint', or the backbone 'mamba'."
-            )
+        attends = has_attention(backbone, **sizes)
         self.prompt_order = prompt_order
         self._prompt_part = 2 if prompt_order == "joint" else 1
         self.n_phonemes, self.codebook_size = n_phonemes, codebook_size
         self.eos_index, self.bos_index = codebook_size, codebook_size + 1
-        with_positions = backbone != "mamba" if positions is None else positions
+        with_positions = attends if positions is None else positions
         self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, with_positions, dropout)
         self.code_embedding = TokenEmbedding(codebook_size + 2, d_model, with_positions, dropout)
         self.backbone = CodecLanguageBackbone(backbone, d_model=d_model, dropout=dropout, **sizes)
@@ -107,7 +103,9 @@ class AutoregressiveCodecLM(nn.Module):
         sound = Padded(self.code_embedding(tokens, spoken if joint else 0), speech.codes.lengths + 1)
         order = [prompt_text, text, prompt_sound, sound] if joint else [prompt_text, prompt_sound, text, sound]
         packing = Packing(order)
-        return self.backbone(*packing.whole, said + speech.phonemes.lengths, **options), packing
+        # joint: one text in front of all; interleaved: two, each seen whole by what follows
+        blocks = said + speech.phonemes.lengths if joint else packing.mark([1, 0, 2, 0])
+        return self.backbone(*packing.whole, blocks, **options), packing
 
     def forward(self, prompt: Utterances, speech: Utterances) -> tuple[Tensor, Tensor]:
         """Predict every token and the end, each from the right ones before it.

@@ -1,7 +1,8 @@
-"""The layers of a codec language model: Transformer, Mamba, or Mamba that also attends to the text."""
+"""The layers of a codec language model: Transformer, Mamba or other mixers, which may also attend to the text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from speechbrain.nnet.attention import PositionalwiseFeedForward
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
-from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
-from speechbrain_mamba.nnet.mamba_config import mamba_options
+from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, INITS
+from speechbrain_mamba.nnet.mimetic import initialize_mimetically
+from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
+from speechbrain_mamba.nnet.text_blocks import HiddenTextAttention, TextBidirectional, mark_blocks
 
 BACKBONES = ("transformer", "mamba", "hybrid")
 LayerState = dict[str, Any]
@@ -50,19 +53,22 @@ class AdaptiveLayerNorm(nn.Module):
 
 
 class CodecLanguageLayer(nn.Module):
-    """A pre-norm layer: attention or Mamba, in hybrids attention to the text, and a feed-forward network.
+    """A pre-norm layer: a mixer, in hybrids attention to the text, and a feed-forward network.
 
     Arguments
     ---------
     mixer : torch.nn.Module
-        :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a Mamba layer.
-    text_attention : PrefixCrossAttention, optional
-        Attention to the text.
+        :class:`~speechbrain_mamba.nnet.attention.PrefixAttention`, or a layer such as
+        :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
+    text_attention : torch.nn.Module, optional
+        :class:`~speechbrain_mamba.nnet.attention.PrefixCrossAttention` to the text, or
+        :class:`~speechbrain_mamba.nnet.text_blocks.HiddenTextAttention`.
     d_model, d_ffn, dropout, n_stages
         As in :class:`CodecLanguageBackbone`.
 
     Example
     -------
+    >>> from speechbrain_mamba.nnet.mamba import Mamba
     >>> layer = CodecLanguageLayer(Mamba(8), d_model=8, d_ffn=16)
     >>> layer(torch.randn(2, 10, 8), torch.tensor([10, 7]), torch.tensor([3, 4]), 4)[0].shape
     torch.Size([2, 10, 8])
@@ -73,7 +79,7 @@ class CodecLanguageLayer(nn.Module):
         mixer: nn.Module,
         d_model: int,
         d_ffn: int,
-        text_attention: PrefixCrossAttention | None = None,
+        text_attention: nn.Module | None = None,
         dropout: float = 0.0,
         n_stages: int = 0,
     ) -> None:
@@ -104,7 +110,7 @@ class CodecLanguageLayer(nn.Module):
             y, state[part] = module(x, *arguments, return_state=True)
             return self.dropout(y)
 
-        prefix = [prefix_lengths] if isinstance(self.mixer, PrefixAttention) else []
+        prefix = [prefix_lengths] if isinstance(self.mixer, (PrefixAttention, TextBidirectional)) else []
         x = x + run("mixer", self.mixer, self.norm1(x, stage), lengths, *prefix)
         if self.text_attention is not None:
             x = x + run("text", self.text_attention, self.norm_text(x, stage), prefix_lengths, prefix_time)
@@ -115,9 +121,63 @@ class CodecLanguageLayer(nn.Module):
         """Run the layer over one frame, (batch, d_model), from a state; returns the output and the state after it."""
         y, mixer = self.mixer.step(self.norm1(x_t), state["mixer"])
         x_t = x_t + y
+        text = state["text"]
         if self.text_attention is not None:
-            x_t = x_t + self.text_attention.step(self.norm_text(x_t), state["text"])[0]
-        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": state["text"]}
+            y, text = self.text_attention.step(self.norm_text(x_t), text)
+            x_t = x_t + y
+        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": text}
+
+
+def default_mixer(backbone: str) -> str:
+    """The mixer of a backbone, which also sets the size of others. Raises a ValueError for an unknown backbone."""
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone is '{backbone}', but must be one of {', '.join(BACKBONES)}.")
+    return "attention" if backbone == "transformer" else "mamba"
+
+
+def check_text_reading(backbone: str, cross: str | None, cross_config: Mapping[str, Any] | None) -> str:
+    """Find out how speech reads the text, given arguments of :class:`CodecLanguageBackbone`. Raises a ValueError for
+    choices that are unknown or contradict each other."""
+    usual = "attention" if backbone == "hybrid" else "concat"
+    cross = usual if cross is None else cross
+    if cross not in CROSS_KINDS:
+        raise ValueError(f"cross is {cross!r}, but must be one of {', '.join(CROSS_KINDS)}.")
+    if cross == "interleaved":
+        raise ValueError(
+            "cross is 'interleaved', but codec tokens come without durations of their phonemes: set prompt_order to "
+            "interleaved, which puts the text of each utterance right before its speech."
+        )
+    if backbone != "mamba" and cross != usual:
+        raise ValueError(
+            f"cross is '{cross}', but the backbone '{backbone}' attends to the text: use the backbone mamba."
+        )
+    init = (cross_config or {}).get("init", "default")
+    others = [key for key in cross_config or {} if key != "init"]
+    if init not in INITS:
+        raise ValueError(f"init of cross is {init!r}, but must be one of {', '.join(INITS)}.")
+    if init == "mimetic" and (cross == "attention" or backbone == "transformer"):
+        raise ValueError("init of cross is 'mimetic', but attention has no states to initialize: leave it out.")
+    if others and cross != "hidden_attention":
+        raise ValueError(f"cross_config has {', '.join(others)}, which are for hidden_attention: leave them out.")
+    return cross
+
+
+def has_attention(
+    backbone: str,
+    mixer: str | None = None,
+    attention_layers: Sequence[int] | str | None = None,
+    cross: str | None = None,
+    **_: Any,
+) -> bool:
+    """Whether some layer attends, given arguments of :class:`CodecLanguageBackbone`.
+
+    Example
+    -------
+    >>> has_attention("mamba"), has_attention("hybrid"), has_attention("mamba", attention_layers="low")
+    (False, True, True)
+    """
+    reads = backbone == "hybrid" or cross == "attention"
+    return reads or (mixer or default_mixer(backbone)) == "attention" or bool(attention_layers)
 
 
 class CodecLanguageBackbone(nn.Module):
@@ -135,14 +195,36 @@ class CodecLanguageBackbone(nn.Module):
     mamba_config : dict, optional
         Arguments of :class:`~speechbrain_mamba.nnet.mamba.Mamba`.
     attention_interval : int
-        In a hybrid, one layer in this many attends to the text, the first of them at this depth.
+        One layer in this many attends to the text, or reads it by hidden attention, the first of them at this depth.
     n_stages : int
         Stages of the normalizations; 0 for plain ones.
+    mixer : str, optional
+        ``mamba``, ``mamba2`` or ``attention`` in place of the backbone's own mixer, of the same size, see
+        :func:`~speechbrain_mamba.nnet.mixers.plan_mixers`.
+    attention_layers : list of int, str or None
+        Layers whose mixer is replaced by attention, see :func:`~speechbrain_mamba.nnet.mixers.attention_layers`.
+    attention_window : int, optional
+        The frames of speech that these see, beside the text. All by default.
+    bidirectional : str, optional
+        The form of Mamba layers that are not causal, see :func:`~speechbrain_mamba.nnet.mixers.build_mixer`.
+    mixer_config : dict, optional
+        Options of each kind of mixers, such as ``{"mamba2": {"d_state": 128}}``. Attention has ``nhead`` heads unless
+        it says otherwise, and no rotary positions: embeddings carry the positions.
+    cross : str, optional
+        How speech reads the text. ``concat``: only as what comes before it. ``attention``, the default of hybrids: by
+        attention to it too. ``hidden_attention``:
+        :class:`~speechbrain_mamba.nnet.text_blocks.HiddenTextAttention` in its place. ``prefix_bidirectional``: each
+        Mamba layer of a causal stack also runs backwards over the text, see
+        :class:`~speechbrain_mamba.nnet.text_blocks.TextBidirectional`; stacks that are not causal see it both ways
+        anyway.
+    cross_config : dict, optional
+        ``init: mimetic`` for the state space layers that read the text, see
+        :func:`~speechbrain_mamba.nnet.mimetic.initialize_mimetically`, and options of ``hidden_attention``.
 
     Raises
     ------
     ValueError
-        For an unknown backbone or key of ``mamba_config``.
+        For an unknown backbone or key of ``mamba_config``, and as in ``plan_mixers``.
 
     Example
     -------
@@ -164,21 +246,40 @@ class CodecLanguageBackbone(nn.Module):
         mamba_config: dict[str, Any] | None = None,
         attention_interval: int = 4,
         n_stages: int = 0,
+        mixer: str | None = None,
+        attention_layers: Sequence[int] | str | None = None,
+        attention_window: int | None = None,
+        bidirectional: str | None = None,
+        mixer_config: Mapping[str, Mapping[str, Any]] | None = None,
+        cross: str | None = None,
+        cross_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone is '{backbone}', but must be one of {', '.join(BACKBONES)}.")
-        self.causal = causal
-        mamba = Mamba if causal else BiMamba
+        own = default_mixer(backbone)
+        self.causal, self.cross = causal, check_text_reading(backbone, cross, cross_config)
+        reading = dict(cross_config or {})
+        mimetic = reading.pop("init", "default") == "mimetic"
+        self.mixer_plan = plan_mixers(
+            num_layers, d_model, causal, mixer=mixer or own, attention_layers=attention_layers,
+            attention_window=attention_window, bidirectional=bidirectional, mamba_config=mamba_config,
+            mixer_config=mixer_config, reference=own,
+            attention={"nhead": nhead, "dropout": dropout, "rotary": False, "bias": True},
+        )  # fmt: skip
         layers = []
-        for depth in range(1, num_layers + 1):
-            if backbone == "transformer":
-                mixer: nn.Module = PrefixAttention(d_model, nhead, dropout, causal)
-            else:
-                mixer = mamba(d_model, **mamba_options(mamba_config))
-            attends = backbone == "hybrid" and depth % attention_interval == 0
-            text_attention = PrefixCrossAttention(d_model, nhead, dropout) if attends else None
-            layers.append(CodecLanguageLayer(mixer, d_model, d_ffn, text_attention, dropout, n_stages))
+        for i in range(num_layers):
+            layer_mixer = _build(self.mixer_plan, i)
+            if self.cross == "prefix_bidirectional" and causal and not isinstance(layer_mixer, PrefixAttention):
+                layer_mixer = TextBidirectional(layer_mixer, _build(self.mixer_plan, i))
+            text_attention: nn.Module | None = None
+            if (i + 1) % attention_interval == 0 and self.cross == "attention":
+                text_attention = PrefixCrossAttention(d_model, nhead, dropout)
+            elif (i + 1) % attention_interval == 0 and self.cross == "hidden_attention":
+                text_attention = HiddenTextAttention(d_model, **reading)
+            if mimetic:
+                for reader in (text_attention,) if self.cross == "hidden_attention" else (layer_mixer,):
+                    if reader is not None and not isinstance(reader, PrefixAttention):
+                        initialize_mimetically(reader)
+            layers.append(CodecLanguageLayer(layer_mixer, d_model, d_ffn, text_attention, dropout, n_stages))
         self.layers: Any = nn.ModuleList(layers)
         self.norm = AdaptiveLayerNorm(d_model, n_stages)
 
@@ -197,7 +298,9 @@ class CodecLanguageBackbone(nn.Module):
         x : Tensor
             Text and then speech, without padding in between, (batch, time, d_model).
         lengths, prefix_lengths : Tensor
-            Valid frames per example, and how many of them are text, at least 1, integers (batch,).
+            Valid frames per example, and how many of them are text, at least 1, integers (batch,). With several texts
+            in an example, the latter say what each frame belongs to, integers (batch, time), see
+            :func:`~speechbrain_mamba.nnet.text_blocks.mark_blocks`.
         stage : Tensor, optional
             Stage of each example, integers (batch,).
         return_state : bool
@@ -208,7 +311,13 @@ class CodecLanguageBackbone(nn.Module):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state, a tuple of one dict per layer.
         """
-        states, prefix_time = [], int(prefix_lengths.max())
+        states: list[LayerState] = []
+        if prefix_lengths.dim() == 1:
+            prefix_time = int(prefix_lengths.max())
+            if self.cross in ("hidden_attention", "prefix_bidirectional"):
+                prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
+        else:
+            prefix_time = int((prefix_lengths > 0).sum(1).max())
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)
@@ -223,3 +332,16 @@ class CodecLanguageBackbone(nn.Module):
             x_t, after = layer.step(x_t, before)
             states.append(after)
         return self.norm(x_t), tuple(states)
+
+
+def _build(plan: MixerPlan, layer: int) -> nn.Module:
+    """The mixer of a layer: attention sees the text whole, as other mixers need not be told where it ends."""
+    if plan.kinds[layer] != "attention":
+        return plan.build(layer)
+    options = dict(plan.options["attention"])
+    if options.pop("rotary") or not options.pop("bias"):
+        raise ValueError(
+            "mixer_config has rotary or bias for attention, but in a codec language model it has biases and no rotary "
+            "positions, as the embeddings carry the positions: leave them out."
+        )
+    return PrefixAttention(plan.d_model, causal=plan.causal, **options)

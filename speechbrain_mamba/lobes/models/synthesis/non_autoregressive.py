@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
-from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone
+from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone, has_attention
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
 from speechbrain_mamba.lobes.models.synthesis.packing import Packing
 from speechbrain_mamba.ops import mask_frames
@@ -57,7 +57,7 @@ class NonAutoregressiveCodecLM(nn.Module):
         if n_codebooks < 2:
             raise ValueError(f"n_codebooks is {n_codebooks}, but with fewer than 2 there is nothing to predict.")
         self.n_phonemes, self.codebook_size, self.n_codebooks = n_phonemes, codebook_size, n_codebooks
-        positions = backbone != "mamba"
+        positions = has_attention(backbone, **sizes)
         self.phoneme_embedding = TokenEmbedding(n_phonemes, d_model, positions, dropout)
         # one table for all codebooks, one after the other
         self.code_embedding = TokenEmbedding(n_codebooks * codebook_size, d_model, positions, dropout)

@@ -43,6 +43,14 @@ class Packing:
             values = values.scatter(1, _expand(index, part.values), part.values)
         self.whole = Padded(mask_frames(values[:, :-1], ends[-1]), ends[-1])
 
+    def mark(self, marks: Sequence[int], padding: int = -1) -> Tensor:
+        """Say for each frame of the whole what it belongs to: the mark of its sequence, or of padding. Returns integers
+        (batch, time)."""
+        ends = self._lengths.cumsum(0)
+        steps = torch.arange(self.whole.values.shape[1], device=ends.device)
+        part = (steps >= ends[..., None]).sum(0)
+        return torch.tensor([*marks, padding], device=ends.device)[part]
+
     def unpack(self, values: Tensor, part: int) -> Tensor:
         """Take the frames of one sequence, the ``part``-th, from features of the whole (batch, time, ...). Returns
         (batch, time of the sequence, ...), zero past each length."""

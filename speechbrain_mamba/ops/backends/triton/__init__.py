@@ -9,8 +9,6 @@ import importlib.util
 
 import torch
 
-from speechbrain_mamba.ops.backends.chunked import ssd as ssd
-from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.utils.toolchain import missing_tools
@@ -33,6 +31,12 @@ else:
         from speechbrain_mamba.ops.backends.triton.first_use import listen
         from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward, layer_kept
         from speechbrain_mamba.ops.backends.triton.scan_launch import scan_forward, scan_kept
+        from speechbrain_mamba.ops.backends.triton.ssd_launch import (
+            ssd_backward,
+            ssd_forward,
+            ssd_step,
+            ssd_unsupported,
+        )
         from speechbrain_mamba.utils._compat import triton_interprets
 
         INTERPRETED = triton_interprets()
@@ -42,11 +46,13 @@ else:
     else:
         _kernels = Kernels(
             scan_forward, scan_backward, scan_kept, conv_forward, conv_backward, layer_forward, layer_backward,
-            layer_kept, selective=True,
+            layer_kept, ssd_forward=ssd_forward, ssd_backward=ssd_backward, ssd_step=ssd_step, selective=True,
         )  # fmt: skip
         _backend = KernelBackend("triton", ("CUDA", "CPU"), _kernels)  # the interpreter takes CPU tensors only
         selective_scan = _backend.selective_scan
         selective_state_update = _backend.selective_state_update
+        ssd = _backend.ssd
+        ssd_update = _backend.ssd_update
         bidirectional_selective_scan = _backend.bidirectional_selective_scan
         causal_conv1d = _backend.causal_conv1d
         causal_conv1d_update = _backend.causal_conv1d_update
@@ -73,4 +79,4 @@ def unsupported(call: Call) -> str | None:
         return f"it takes up to {LARGEST_STATE} states per channel, but got {call.states}."
     if call.rank > LARGEST_RANK:
         return f"it takes steps of rank up to {LARGEST_RANK}, but got {call.rank}."
-    return None
+    return ssd_unsupported(call.tensor, call.states) if call.op in ("ssd", "ssd_update") else None

@@ -32,7 +32,7 @@ def pack_kernel(x_proj, x_proj_b, dt_proj, dt_proj_b, out_proj, packed, channels
 
 
 @triton.jit
-def _sum_slots(partial, at, stride, slots, mask, BLOCK_S: tl.constexpr):
+def sum_slots(partial, at, stride, slots, mask, BLOCK_S: tl.constexpr):
     """Sums over slots that lie ``stride`` elements apart, of the elements ``at`` of the first, in a fixed order."""
     s = tl.arange(0, BLOCK_S)
     total = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
@@ -83,20 +83,20 @@ def finish_kernel(maps, projected, out, factor, tiles, vectors, out_tiles, out_v
         if program < programs_of_tiles:
             e = program * BLOCK_E + tl.arange(0, BLOCK_E)
             mask, direction, inner = e < DIRECTIONS * size, e // size, e % size
-            total = _sum_slots(tiles, direction.to(tl.int64) * slots * size + inner, size, slots, mask, BLOCK_S)
+            total = sum_slots(tiles, direction.to(tl.int64) * slots * size + inner, size, slots, mask, BLOCK_S)
             to = out_tiles + direction * size + (inner % channels) * states + inner // channels
             tl.store(to, total, mask=mask)
         else:
             e = (program - programs_of_tiles) * BLOCK_E + tl.arange(0, BLOCK_E)
             mask, at = e < 2 * DIRECTIONS * channels, (e // channels).to(tl.int64) * slots * channels + e % channels
-            tl.store(out_vectors + e, _sum_slots(vectors, at, channels, slots, mask, BLOCK_S), mask=mask)
+            tl.store(out_vectors + e, sum_slots(vectors, at, channels, slots, mask, BLOCK_S), mask=mask)
 
 
 @triton.jit(do_not_specialize=["slots"])
 def sums_kernel(partial, out, slots, size, BLOCK_S: tl.constexpr, BLOCK: tl.constexpr):
     """Sum (slot, ``size``) over the slots, in a fixed order."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + e, _sum_slots(partial, e, size, slots, e < size, BLOCK_S), mask=e < size)
+    tl.store(out + e, sum_slots(partial, e, size, slots, e < size, BLOCK_S), mask=e < size)
 
 
 @triton.jit(do_not_specialize=["time", "x_rows"])

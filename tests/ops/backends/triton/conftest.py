@@ -2,10 +2,11 @@
 
 import pytest
 
-from speechbrain_mamba.ops.backends.triton import plan
+from speechbrain_mamba.ops.backends.triton import plan, ssd_plan
 
 
 @pytest.fixture(autouse=True)
 def _forget_plans():
     yield
     plan.forget()
+    ssd_plan.forget()

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from speechbrain_mamba.ops.backends import triton as backend
 from tests.ops.backends.triton.devices import DEVICE, RUNS, shorten_chunks
 from tests.ops.backends.triton.guards import GuardedMemory
-from tests.ops.cases import layer_inputs, mapped, named_tensors, scan_inputs
+from tests.ops.cases import layer_inputs, mapped, named_tensors, scan_inputs, ssd_inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,6 +35,14 @@ def scan(reverse):
     return call, scan_inputs(3, TIME, 5, 3)
 
 
+def ssd(reverse):
+    def call(lengths, **inputs):
+        return backend.ssd(**inputs, delta_softplus=True, dt_limit=(0.0, 9.0), lengths=lengths, reverse=reverse,
+                           return_last_state=True)  # fmt: skip
+
+    return call, ssd_inputs(3, TIME, 2, 3, 1, 4)
+
+
 def conv(reverse):
     def call(lengths, **inputs):
         return backend.causal_conv1d(
@@ -54,6 +62,7 @@ def layer():
 
 CASES = {
     "scan": lambda: scan(False), "reverse scan": lambda: scan(True),
+    "ssd": lambda: ssd(False), "reverse ssd": lambda: ssd(True),
     "convolution": lambda: conv(False), "reverse convolution": lambda: conv(True),
     "layer": layer,  # both directions of both
 }  # fmt: skip

@@ -27,6 +27,7 @@ from tests.ops.cases import (
     run,
     scan_inputs,
     size,
+    ssd_inputs,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -66,6 +67,22 @@ def test_scan(seed):
     inputs |= {name: inputs[name].to(pick(*DTYPES)) for name in OVER_TIME if name in inputs}
     check(backend.selective_scan, inputs, delta_softplus=pick(True, False), lengths=lengths_of(batch, time),
           reverse=pick(True, False), return_last_state=pick(True, False))  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ssd(seed):
+    torch.manual_seed(seed)
+    batch, time, groups = size(2), TIMES[seed % 3], size(2)
+    channels, states = pick((64, 128), (64, 16), (5, 3), (128, 33))
+    inputs = ssd_inputs(batch, time, groups * size(3), channels, groups, states, None, pick(True, False))
+    for name in ("D", "z", "delta_bias", "initial_state"):
+        if pick(True, False):
+            del inputs[name]
+    inputs |= {name: inputs[name].to(pick(*DTYPES)) for name in ("x", *OVER_TIME) if name in inputs}
+    given = dict.fromkeys(("D", "z", "delta_bias")) | inputs
+    check(backend.ssd, {name: t for name, t in given.items() if t is not None}, delta_softplus=pick(True, False),
+          dt_limit=pick((0.0, float("inf")), (0.1, 0.5)), lengths=lengths_of(batch, time), reverse=pick(True, False),
+          return_last_state=pick(True, False))  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(6))

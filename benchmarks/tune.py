@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Tune systems that are to be compared: the same trials of learning rate, warm-up and dropout for each of them.
+
+    python benchmarks/tune.py hparams/tts/mini_vallm.yaml hparams/tts/mini_valle.yaml --trials 8 --epochs 2 \
+        --out results/tuning/tts -- --token_folder results/tokens
+
+A trial is a training by the system's recipe, judged by its best epoch on validation data; it ends before the test. The
+first trial has the values of the file, the others values drawn from --space by the trial's number and --draw_seed, so
+that all systems get the same ones. Options after -- go to the recipes.
+
+OUT/trials.csv gets a row for each trial and seed. The same command again goes on where it was: finished trials are not
+run again, and one that was interrupted resumes. A trial that fails, such as one whose loss is not finite any more, has
+a sentence in the table instead of a score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.utils.hparams import read_hparams
+
+ROOT = Path(__file__).parents[1]
+SPACE = ["lr=3e-4:6e-3:log", "n_warmup_steps=50:800:log", "dropout=0,0.1,0.2"]
+SCORES = {"valid_si_snr": 1, "greedy_WER": -1, "TER": -1, "valid_EER": -1, "EER": -1, "valid_mel": -1, "valid_loss": -1}
+"""Columns of ``training.csv`` to go by, the first that is there, and whether more is better."""
+POLL = 0.5
+"""Seconds between two looks at a training."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a key may have: some, or all between two, evenly or evenly in their logarithms."""
+
+    key: str
+    values: tuple[float, ...]
+    law: str = "choice"
+    whole: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Range:
+        """Read ``KEY=A,B,C`` or ``KEY=LOW:HIGH`` or ``KEY=LOW:HIGH:log``."""
+        key, _, values = text.strip().partition("=")
+        law = "choice"
+        try:
+            if not key:
+                raise ValueError
+            if ":" in values:
+                low, high, *rest = values.split(":")
+                numbers, law = [float(low), float(high)], rest[0] if rest else "even"
+                if len(rest) > 1 or law not in ("even", "log") or numbers[0] >= numbers[1]:
+                    raise ValueError
+                if law == "log" and numbers[0] <= 0:
+                    raise ValueError
+                written = [low, high]
+            else:
+                written = values.split(",")
+                numbers = [float(value) for value in written]
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is no range: give KEY=LOW:HIGH, KEY=LOW:HIGH:log with positive numbers, or KEY=A,B,C."
+            ) from None
+        return cls(key, tuple(numbers), law, all(value.strip().lstrip("-").isdigit() for value in written))
+
+    def draw(self, source: random.Random) -> float | int:
+        """Draw a value."""
+        if self.law == "choice":
+            value = source.choice(self.values)
+        elif self.law == "log":
+            value = math.exp(source.uniform(*map(math.log, self.values)))
+        else:
+            value = source.uniform(*self.values)
+        return round(value) if self.whole else float(f"{value:.3g}")
+
+
+def draw_trial(space: Sequence[Range], trial: int, draw_seed: int) -> dict[str, float | int]:
+    """The values of a trial, the same for all systems; none for the first one, which has those of the file."""
+    return {part.key: part.draw(random.Random(f"{draw_seed}/{trial}/{part.key}")) for part in space if trial}
+
+
+def own_values(hparams: Path, space: Sequence[Range]) -> dict[str, Any]:
+    """What the file says of the keys. Raises a SystemExit for a key that it does not have."""
+    settings = YAML().load(read_hparams(hparams))
+    missing = [part.key for part in space if part.key not in settings]
+    if missing:
+        raise SystemExit(f"error: {hparams} has no key {', '.join(missing)}: leave it out of --space.")
+    return {part.key: settings[part.key] for part in space}
+
+
+def read_best(folder: Path) -> tuple[str, float, int, int] | None:
+    """The column that decides, its best value, the epoch of that and the last epoch in a training's table."""
+    table = folder / "training.csv"
+    if not table.exists():
+        return None
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    column = next((name for name in SCORES if rows and name in rows[0]), None)
+    if column is None:
+        return None
+    found = [(float(row[column] or "nan"), int(row["epoch"])) for row in rows]
+    found = [(value, epoch) for value, epoch in found if math.isfinite(value)]
+    if not found:
+        return column, math.nan, 0, int(rows[-1]["epoch"])
+    value, epoch = max(found, key=lambda pair: SCORES[column] * pair[0])
+    return column, value, epoch, int(rows[-1]["epoch"])
+
+
+def run_trial(command: Sequence[str], folder: Path, epochs: int, limit: float) -> dict[str, Any]:
+    """Run a training until its last epoch has been validated; returns the columns of its row that say how it went."""
+    start, why = time.monotonic(), ""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "trial.txt", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            while process.poll() is None:
+                time.sleep(POLL)
+                best = read_best(folder)
+                if best is not None and best[3] >= epochs:
+                    break  # the test is not for tuning
+                if time.monotonic() - start > limit:
+                    why = f"It took longer than {limit / 60:g} minutes."
+                    break
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+    best = read_best(folder)
+    if not why and (best is None or best[3] < epochs):
+        why = last_sentence(folder / "trial.txt", process.returncode)
+    elif not why and best is not None and math.isnan(best[1]):
+        why = "No score was finite."
+    column, score, epoch, _ = best or ("", math.nan, 0, 0)
+    failed = bool(why)
+    return {
+        "status": "failed" if failed else "done", "score_name": column, "score": "" if failed else score,
+        "best_epoch": "" if failed else epoch, "seconds": round(time.monotonic() - start, 1), "reason": why,
+    }  # fmt: skip
+
+
+def last_sentence(log: Path, code: int) -> str:
+    """What a training said at last: its error if there is one."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error")]
+    said = (errors or lines or ["it said nothing"])[-1]
+    return f"It ended with exit code {code}: {said[:300]}"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of earlier trials."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def print_best(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: int) -> None:
+    """Print the best trial of each system by its mean over the seeds; those with a failed seed do not count."""
+    for system in dict.fromkeys(row["system"] for row in rows):
+        own = [row for row in rows if row["system"] == system]
+        trials: dict[str, list[Mapping[str, Any]]] = {}
+        for row in own:
+            trials.setdefault(str(row["trial"]), []).append(row)
+        whole = [
+            part for part in trials.values() if len(part) >= seeds and all(row["status"] == "done" for row in part)
+        ]
+        failed = sum(row["status"] == "failed" for row in own)
+        counts = f"{len(trials)} trials, {failed} failed runs"
+        if not whole:
+            print(f"{system}: no trial is whole, {counts}")
+            continue
+        means = [(statistics.mean(float(row["score"]) for row in part), part[0]) for part in whole]
+        name = means[0][1]["score_name"]
+        score, best = max(means, key=lambda pair: SCORES[name] * pair[0])
+        options = " ".join(f"--{key} {best[key]}" for key in keys)
+        print(f"{system}: {name} {score:.4g} with {options} (trial {best['trial']}; {counts})")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("hparams", nargs="+", type=Path, help="files of the systems, in folders named by their task")
+    parser.add_argument("--trials", type=int, required=True, help="trials of each system, the first of its own values")
+    parser.add_argument("--epochs", type=int, required=True, help="epochs of a trial")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1234], help="seeds that each trial is run with")
+    parser.add_argument("--space", type=Range.parse, nargs="+", default=[Range.parse(text) for text in SPACE])
+    parser.add_argument("--draw_seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no trial is started after these")
+    parser.add_argument("--trial_minutes", type=float, default=math.inf, help="a trial that takes longer has failed")
+    parser.add_argument("--out", type=Path, required=True, help="folder of trials.csv and of the trainings")
+    parsed = parser.parse_args(given[:cut])
+    parsed.options = given[cut + 1 :]
+    if parsed.trials < 1 or parsed.epochs < 1:
+        parser.error(f"--trials is {parsed.trials} and --epochs {parsed.epochs}, but both must be at least 1.")
+    for file in parsed.hparams:
+        if not file.is_file() or not (ROOT / "recipes" / file.resolve().parent.name / "train.py").is_file():
+            parser.error(f"{file} is no hyper-parameter file in a folder named by a task, such as hparams/asr.")
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the trials that are missing, and print the best ones."""
+    parsed = parse_arguments(arguments)
+    keys = [part.key for part in parsed.space]
+    own = {file: own_values(file, parsed.space) for file in parsed.hparams}
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    table, start = parsed.out / "trials.csv", time.monotonic()
+    rows: list[dict[str, Any]] = list(read_rows(table))
+    known = {(row["system"], int(row["trial"]), int(row["seed"])): row for row in rows}
+    # trial by trial, so that all systems have as many when the time is over
+    for trial in range(parsed.trials):
+        for seed in parsed.seeds:
+            for file in parsed.hparams:
+                values = own[file] | draw_trial(parsed.space, trial, parsed.draw_seed)
+                before = known.get((file.stem, trial, seed))
+                if before is not None:
+                    if any(before.get(key) != str(values[key]) for key in keys) or before["epochs"] != str(
+                        parsed.epochs
+                    ):
+                        raise SystemExit(f"error: {table} has other values for trial {trial}: give another --out.")
+                    continue
+                if time.monotonic() - start > 60 * parsed.minutes:
+                    print(f"The {parsed.minutes:g} minutes are over; the same command goes on.")
+                    print_best(rows, keys, len(parsed.seeds))
+                    return
+                task = file.resolve().parent.name
+                folder = parsed.out / file.stem / f"trial_{trial}" / str(seed)
+                command = [sys.executable, str(ROOT / "recipes" / task / "train.py"), str(file.resolve())]
+                changed = values if trial else {}
+                command += [part for key, value in changed.items() for part in (f"--{key}", str(value))]
+                command += ["--seed", str(seed), "--number_of_epochs", str(parsed.epochs)]
+                command += ["--output_folder", str(folder.resolve()), *parsed.options]
+                result = run_trial(command, folder, parsed.epochs, 60 * parsed.trial_minutes)
+                row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs, **values, **result}
+                rows.append(row)
+                write_csv(table, rows, list(rows[0]))
+                print(f"{file.stem}, trial {trial}, seed {seed}: {row['reason'] or row['score']}", flush=True)
+    print_best(rows, keys, len(parsed.seeds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""What the layers of Mamba and Mamba-2 share: projections in and out, a state, and one or two directions of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechbrain_mamba.ops import Filters, causal_conv1d, causal_conv1d_update, mask_frames
+from speechbrain_mamba.ops.checks import check_lengths
+
+MambaState = dict[str, Tensor]
+"""The state of a causal layer between two frames.
+
+``conv``, the last inputs of the convolution, is (batch, channels, d_conv - 1), and ``ssm``, the state of the scan, of
+each of its channels d_state numbers in float32 or float64. :meth:`CausalLayer.init_state` has the shapes.
+"""
+
+
+def draw_step_bias(count: int, dt_min: float, dt_max: float, dt_init_floor: float) -> Tensor:
+    """Draw biases (count,) whose softplus, the step, is log-uniform in a range but not below a floor."""
+    low, high = math.log(dt_min), math.log(dt_max)
+    step = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=dt_init_floor)
+    return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
+
+
+class ScaledLinear(nn.Linear):
+    """A linear layer whose initial weights, Kaiming-uniform(a=sqrt 5), are scaled: the end of a residual branch.
+
+    Arguments
+    ---------
+    in_features, out_features : int
+        Sizes.
+    bias : bool
+        Whether to add a bias.
+    init_scale : float
+        Factor on the initial weights.
+
+    Example
+    -------
+    >>> bool(ScaledLinear(4, 4, init_scale=0.0).weight.any())
+    False
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, init_scale: float = 1.0):
+        self.init_scale = init_scale
+        super().__init__(in_features, out_features, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias again."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.weight.mul_(self.init_scale)
+
+
+class MambaLayer(nn.Module):
+    """The common part of all layers.
+
+    ``in_proj`` maps the input to ``parts``: the input of the convolution, then what the scan and the output need beside
+    it. Each is (batch, time, channels), or (batch, channels) for a single frame. Convolution and scan have their own
+    parameters for each direction of time; ``out_proj`` serves both.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of input and output.
+    d_state : int
+        States per inner channel.
+    d_conv : int
+        Width of the convolution, in frames.
+    expand : float
+        Inner channels per channel of ``d_model``.
+    masks_input : bool
+        Whether the layer sets the frames past the lengths to zero first.
+    """
+
+    suffixes: tuple[str, ...]
+    """The ends of the names of each direction's parameters."""
+    _scan_op: Callable[..., Any]
+    """The scan; it takes what :meth:`_scan_arguments` returns."""
+
+    in_proj: nn.Linear
+    out_proj: nn.Linear
+
+    def __init__(self, d_model: int, d_state: int, d_conv: int, expand: float, masks_input: bool):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.masks_input = masks_input
+        self.d_inner = int(expand * d_model)
+
+    def _add_convolution(self, suffix: str, channels: int, bias: bool) -> None:
+        """Register the convolution of one direction; the names of the reverse direction carry a suffix."""
+        self.register_module(f"conv1d{suffix}", nn.Conv1d(channels, channels, self.d_conv, groups=channels, bias=bias))
+
+    def _filters(self, suffix: str) -> Filters:
+        """The convolution of one direction, as the operations take it."""
+        conv1d = getattr(self, f"conv1d{suffix}")
+        return Filters(conv1d.weight.squeeze(1), conv1d.bias)
+
+    def _rates(self, suffix: str) -> Tensor:
+        """The scan's A, negative, in float32 or float64: what decays with it must not be rounded before."""
+        A_log = self.get_parameter(f"A{suffix}_log")
+        return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+
+    def _project_in(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The parts of the input projection; the first goes through the convolution."""
+        raise NotImplementedError
+
+    def _scan_arguments(self, convolved: Tensor, parts: tuple[Tensor, ...], suffix: str) -> tuple:
+        """The positional arguments of one direction's scan and, of a single frame, of its step after the state."""
+        raise NotImplementedError
+
+    def _scan_options(self) -> dict[str, Any]:
+        """Further options of the scan."""
+        return {}
+
+    def _project_out(self, y: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        """The output, from the scan's."""
+        raise NotImplementedError
+
+    def _fills_padding(self) -> bool:
+        """Whether the output projection may leave frames past the lengths that are not zero."""
+        return self.out_proj.bias is not None
+
+    def _mask_input(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        return mask_frames(x, lengths) if self.masks_input else x
+
+    def _finish(self, y: Tensor, parts: tuple[Tensor, ...], lengths: Tensor | None) -> Tensor:
+        """The output, zero past the lengths."""
+        y = self._project_out(y, parts)
+        return mask_frames(y, lengths) if self._fills_padding() else y
+
+    def _scan(
+        self,
+        parts: tuple[Tensor, ...],
+        lengths: Tensor | None,
+        suffix: str = "",
+        state: MambaState | None = None,
+        reverse: bool = False,
+    ) -> tuple[Tensor, MambaState]:
+        """Convolution and scan of one direction, from a state; returns the scan's output and the state after it."""
+        convolved, conv = causal_conv1d(
+            parts[0], *self._filters(suffix), "silu", lengths=lengths, reverse=reverse,
+            initial_state=None if state is None else state["conv"], return_final_state=True,
+        )  # fmt: skip
+        y, ssm = self._scan_op(
+            *self._scan_arguments(convolved, parts, suffix), lengths=lengths, reverse=reverse,
+            initial_state=None if state is None else state["ssm"], return_last_state=True, **self._scan_options(),
+        )  # fmt: skip
+        return y, {"conv": conv, "ssm": ssm}
+
+
+class CausalLayer(MambaLayer):
+    """A layer that sees the past only.
+
+    It can run in chunks or step by step from a state, with the same output as in one go.
+    """
+
+    suffixes = ("",)
+    _step_op: Callable[..., tuple[Tensor, Tensor]]
+    """One step of the scan, which takes a state before the scan's arguments."""
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: MambaState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MambaState]:
+        """Run the layer over a sequence.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+        state : dict, optional
+            State to start from, returned by :meth:`init_state` or an earlier call.
+        return_state : bool
+            Whether to return the state after each example's last valid frame too.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model); and with ``return_state`` the state.
+        """
+        lengths = check_lengths(type(self).__name__, lengths, x.shape[0], x.shape[1], x.device)
+        parts = self._project_in(self._mask_input(x, lengths))
+        y, state = self._scan(parts, lengths, state=state)
+        y = self._finish(y, parts, lengths)
+        return (y, state) if return_state else y
+
+    def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
+        """Channels of the convolution, and the shape of the scan's state without its batch."""
+        raise NotImplementedError
+
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MambaState:
+        """The state before the first frame.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of examples.
+        device : torch.device, optional
+            Device; that of the parameters by default.
+        dtype : torch.dtype, optional
+            Type of the convolution's state; that of the parameters by default. The scan's state is float32, or float64
+            for float64.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``conv`` (batch, channels of the convolution, d_conv - 1) and ``ssm``: (batch, d_inner, d_state) in Mamba,
+            (batch, heads, headdim, d_state) in Mamba-2. The convolution has d_inner channels in Mamba, and
+            d_ssm + 2 * ngroups * d_state in Mamba-2.
+        """
+        weight = self.in_proj.weight
+        device, dtype = device or weight.device, dtype or weight.dtype
+        scan_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        channels, shape = self._state_shapes()
+        return {
+            "conv": torch.zeros(batch_size, channels, self.d_conv - 1, device=device, dtype=dtype),
+            "ssm": torch.zeros(batch_size, *shape, device=device, dtype=scan_dtype),
+        }
+
+    def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """Run the layer over one frame.
+
+        Arguments
+        ---------
+        x_t : Tensor
+            Input frame (batch, d_model).
+        state : dict
+            State before the frame.
+
+        Returns
+        -------
+        y_t : Tensor
+            Output frame (batch, d_model).
+        state : dict
+            State after the frame; the given one is not changed.
+        """
+        parts = self._project_in(x_t)
+        convolved, conv = causal_conv1d_update(parts[0], state["conv"], *self._filters(""), "silu")
+        y, ssm = self._step_op(state["ssm"], *self._scan_arguments(convolved, parts, ""))
+        return self._project_out(y, parts), {"conv": conv, "ssm": ssm}
+
+
+class BidirectionalLayer(MambaLayer):
+    """A layer of two scans, forwards and backwards in time, averaged between shared projections.
+
+    It has no state, as it sees the future.
+    """
+
+    suffixes = ("", "_b")
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Run the layer over whole sequences.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model).
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model).
+        """
+        lengths = check_lengths(type(self).__name__, lengths, x.shape[0], x.shape[1], x.device)
+        return self._both_directions(self._mask_input(x, lengths), lengths)
+
+    def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The output, zero past the lengths."""
+        raise NotImplementedError
