@@ -14,9 +14,11 @@ import argparse
 import csv
 import datetime
 import json
+import math
 import platform
 import re
 import shutil
+import statistics
 import string
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchaudio.functional
+from torch import Tensor
 
 from speechbrain_mamba.dataio.manifests import TRANSCRIBED, read_manifest
 from speechbrain_mamba.dataio.recordings import read_recording
@@ -197,6 +201,22 @@ def measure_streaming_recognizer(
     }  # fmt: skip
 
 
+def median_pitch(wav: Tensor, sample_rate: int) -> float:
+    """The pitch of a voice (samples,) in Hz."""
+    wav = wav.repeat(math.ceil(0.3 * sample_rate / len(wav)))  # it is smoothed over 0.3 s
+    return float(torchaudio.functional.detect_pitch_frequency(wav[None], sample_rate, freq_high=500).median())
+
+
+def pitch_distances(rows: Rows) -> tuple[float, float]:
+    """Median semitones between the pitch of the speech and those of its prompts, and of prompts of other speakers."""
+
+    def distance(speech: Mapping[str, Any], prompt: Mapping[str, Any]) -> float:
+        return 12 * abs(math.log2(speech["pitch"] / prompt["pitch_of_prompt"]))
+
+    others = [distance(row, other) for row in rows for other in rows if row["speaker"] != other["speaker"]]
+    return statistics.median(distance(row, row) for row in rows), statistics.median(others) if others else math.nan
+
+
 def speak_tests(source: Path, tests: Mapping[str, Items], options: argparse.Namespace) -> dict[str, Rows]:
     """A row for each text that a synthesizer says, by the names of the tests: what a recognizer hears in the speech and
     in the recording of the same text, their seconds, and those of processor time."""
@@ -218,6 +238,8 @@ def speak_tests(source: Path, tests: Mapping[str, Items], options: argparse.Name
                 "heard": text, "heard_in_recording": other, "seconds": round(one.seconds, 3),
                 "seconds_of_recording": round(one.recording["duration"], 3), "finished": one.finished,
                 "computing": round(one.computing, 3),
+                "pitch": round(median_pitch(one.wav, one.sample_rate), 1),
+                "pitch_of_prompt": round(median_pitch(read_recording(one.prompt["wav"], rate).signal[0], rate), 1),
             }
             for one, text, other in zip(said, heard, recorded)
         ]  # fmt: skip
@@ -238,7 +260,10 @@ def measure_synthesizer(folder: Path, run: Path, options: argparse.Namespace) ->
         figures[f"WER in the voice of {test}, %"] = round(error_rate(own), 2)
         figures[f"WER of recordings of {test}, %"] = round(error_rate(own, "heard_in_recording"), 2)
         figures[f"duration error in the voice of {test}, %"] = round(100 * sum(errors) / len(errors), 1)
+    own, others = pitch_distances(rows)
     return figures, {
+        "pitch": f"{own:.1f}",
+        "other_pitch": f"{others:.1f}",
         "wer": f"{error_rate(after[main]):.0f}",
         "before": f"{error_rate(before[main]):.0f}",
         "unfinished": sum(not row["finished"] for row in rows),

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -189,8 +190,19 @@ class TestSynthesizer:
                 sum(100 * (1 - float(row["seconds"]) / 1.2) for row in scores) / 3, abs=0.06
             ),
         }
+        assert all(float(row[column]) > 50 for row in scores for column in ("pitch", "pitch_of_prompt"))
         unfinished = sum(row["finished"] == "False" for row in scores)
         assert f"{unfinished} of 3 texts did not come to an end" in " ".join(model.card.read_text().split())
+
+    def test_pitches_are_compared_with_those_of_the_prompt_and_of_other_speakers(self, script):
+        t = torch.arange(4000) / 8000
+        assert script.median_pitch(torch.sin(2 * torch.pi * 150 * t), 8000) == pytest.approx(150, rel=0.02)
+        assert script.median_pitch(torch.sin(2 * torch.pi * 150 * t[:400]), 8000) == pytest.approx(150, rel=0.03)
+        rows = [
+            {"speaker": name, "pitch": 2 * given, "pitch_of_prompt": given} for name, given in (("a", 100), ("b", 50))
+        ]
+        assert script.pitch_distances(rows) == (12, 12)
+        assert script.pitch_distances(rows[:1])[0] == 12 and math.isnan(script.pitch_distances(rows[:1])[1])
 
     def test_speakers_with_one_recording_are_refused(self, script, run, recognizer, manifest, tmp_path):
         rows = manifest.read_text().splitlines()
