@@ -3,7 +3,7 @@
     python benchmarks/compile_kernels.py --csv results/kernels.csv
 
 Shapes are those of the hparams: layers of 256 to 2048 channels with 16 states in bfloat16 and float32, trained and
-used, in both directions (one operation for the layer) and in one (decoders).
+used, in both directions (one operation for the layer) and in one (decoders); and scans of Mamba-2.
 """
 
 from __future__ import annotations
@@ -59,7 +59,24 @@ def causal(channels: int, dtype: torch.dtype) -> None:
         backend.selective_state_update(state, frame, frame, A, B[:, 0], C[:, 0], vector, z[:, 0], vector, True)
 
 
-CASES: dict[str, Callable] = {"layer": layer, "causal": causal}
+def mamba2(channels: int, dtype: torch.dtype) -> None:
+    """Forward and backward pass of the scan of Mamba-2 with states, and one step; heads of 64 channels, 16 and 128
+    states."""
+    heads, limit = channels // 64, (0.0, float("inf"))
+    x, z = torch.zeros(2, 1, FRAMES, heads, 64, dtype=dtype, requires_grad=True)
+    delta, vector = torch.zeros(1, FRAMES, heads, dtype=dtype), torch.zeros(heads)
+    for states in (16, 128):
+        maps, lengths = torch.zeros(1, FRAMES, 1, states, dtype=dtype), torch.tensor([FRAMES])
+        initial = torch.zeros(1, heads, 64, states, requires_grad=True)
+        y, state = backend.ssd(x, delta, vector, maps, maps, vector, z, vector, True, limit, lengths=lengths,
+                               initial_state=initial, return_last_state=True)  # fmt: skip
+        (y.sum() + state.sum()).backward()
+        with torch.no_grad():
+            one, step, B, gate = (t[:, 0] for t in (x, delta, maps, z))
+            backend.ssd_update(state, one, step, vector, B, B, vector, gate, vector, True, limit)
+
+
+CASES: dict[str, Callable] = {"layer": layer, "causal": causal, "mamba2": mamba2}
 
 
 def main() -> None:

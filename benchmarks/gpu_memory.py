@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from memory_account import account_layer
+from memory_account import Account, account_layer, account_ssd
 from timing import write_table
 
 SHAPES = {
@@ -22,7 +22,13 @@ SHAPES = {
     "512 channels, batch 8, 64000 frames": (8, 64_000, 512),
     "2048 channels, batch 32, 2000 frames": (32, 2000, 2048),
 }
-"""Batch, frames and channels by name."""
+"""Batch, frames and channels of a layer by name."""
+MAMBA2 = {
+    "Mamba-2, 8 heads of 64, 16 states, batch 1, 4000 frames": (1, 4000, 8, 64, 16),
+    "Mamba-2, 16 heads of 64, 128 states, batch 1, 4000 frames": (1, 4000, 16, 64, 128),
+    "Mamba-2, 16 heads of 64, 128 states, batch 8, 64000 frames": (8, 64_000, 16, 64, 128),
+}
+"""Batch, frames, heads, channels of a head and states of the scan of Mamba-2 by name."""
 
 
 def main() -> None:
@@ -30,12 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, help="where to write the table")
     arguments = parser.parse_args()
-    write_table([row(name, *shape) for name, shape in SHAPES.items()], arguments.csv)
+    layers = [row(name, account_layer(*shape)) for name, shape in SHAPES.items()]
+    scans = [row(name, account_ssd(*shape)) for name, shape in MAMBA2.items()]
+    write_table(layers + scans, arguments.csv)
 
 
-def row(name: str, *shape: int) -> dict:
-    """Peak memory of the forward and the backward pass of a layer, in MiB and in units of its input."""
-    forward, backward, size, kept = account_layer(*shape)
+def row(name: str, account: Account) -> dict:
+    """Peak memory of the forward and the backward pass, in MiB and in units of the input."""
+    forward, backward, size, kept = account
     return {
         "shape": name, "input_MiB": size / 2**20, "kept_MiB": kept / 2**20,
         "forward_MiB": forward.peak / 2**20, "backward_MiB": backward.peak / 2**20,

@@ -27,6 +27,7 @@ from speechbrain_mamba.ops import Direction
 from speechbrain_mamba.ops.backends.triton import launch
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
 from speechbrain_mamba.ops.kernel_backend import LayerShared
+from speechbrain_mamba.utils import _compat
 from speechbrain_mamba.utils.files import write_csv
 
 CHANNELS = (32, 64)
@@ -37,8 +38,10 @@ FRAMES = 1
 class Idle:
     """Stands in for a compiled kernel, and launches nothing."""
 
-    def __getitem__(self, grid: Any) -> Callable[..., None]:
-        return lambda *arguments: None
+    function = packed_metadata = None
+
+    def run(self, *arguments: Any) -> None:
+        """Launch nothing."""
 
 
 @contextlib.contextmanager
@@ -48,6 +51,7 @@ def idle_kernels() -> Iterator[None]:
         mock.patch.object(launch, "_compiles", lambda tensor: True),
         mock.patch.object(launch, "_compiled", {}),
         mock.patch.object(torch.cuda, "current_device", lambda: 0),
+        mock.patch.object(_compat, "_raw_stream", lambda device: 0),
         mock.patch.object(JITFunction, "run", lambda *arguments, **constants: Idle()),
     ):
         yield

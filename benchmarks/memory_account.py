@@ -7,6 +7,8 @@ allocated at the same time is added up, as PyTorch's allocator would hold it.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +16,8 @@ from triton.runtime.jit import JITFunction
 
 from speechbrain_mamba.ops import Direction
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
-from speechbrain_mamba.ops.kernel_backend import LayerShared
+from speechbrain_mamba.ops.backends.triton.ssd_launch import ssd_backward, ssd_forward
+from speechbrain_mamba.ops.kernel_backend import LayerShared, SsdInputs, SsdShared
 from speechbrain_mamba.utils._compat import fake_tensors, watch_operations
 
 
@@ -95,6 +98,43 @@ def account_layer(
     frozen: bool = False,
 ) -> Account:  # fmt: skip
     """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
+
+    def backward(directions: Sequence[Direction], shared: LayerShared, kept: torch.Tensor, doutput: torch.Tensor):
+        needs = [Direction(*(not frozen,) * 7)] * 2, LayerShared(True, not frozen, False, False)  # type: ignore[arg-type]
+        return layer_backward(directions, shared, kept, doutput, needs=needs)
+
+    make = partial(layer_tensors, batch, time, channels, states, dtype, lengths)
+    size = batch * time * 2 * channels * dtype.itemsize
+    return _account(make, lambda *inputs: layer_forward(*inputs, True), backward, size)
+
+
+def account_ssd(
+    batch: int, time: int, heads: int, channels: int, states: int, dtype: torch.dtype = torch.bfloat16
+) -> Account:
+    """Account for a training step of the scan of Mamba-2, gated, with lengths and one group of B and C; the unit is
+    all its inputs over time."""
+    no_limit = (0.0, float("inf"))
+
+    def make() -> tuple:
+        x, z = (torch.empty(batch, time, heads, channels, dtype=dtype) for _ in range(2))
+        delta, B, C = (torch.empty(batch, time, *s, dtype=dtype) for s in ((heads,), (1, states), (1, states)))
+        A, D, bias = (torch.empty(heads) for _ in range(3))
+        return [SsdInputs(x, delta, A, B, C, D, bias)], SsdShared(z, None, torch.empty(batch, dtype=torch.long))
+
+    def forward(directions: Sequence[SsdInputs], shared: SsdShared) -> tuple[torch.Tensor, torch.Tensor]:
+        y, _ = ssd_forward(directions, shared, True, False, *no_limit, False)
+        return y, y.new_empty(0)
+
+    def backward(directions: Sequence[SsdInputs], shared: SsdShared, kept: torch.Tensor, dy: torch.Tensor):
+        needs = [SsdInputs(*(True,) * 7)], SsdShared(True, False, False)  # type: ignore[arg-type]
+        return ssd_backward(directions, shared, dy, None, True, False, *no_limit, needs=needs)
+
+    size = batch * time * (2 * heads * channels + heads + 2 * states) * dtype.itemsize
+    return _account(make, forward, backward, size)
+
+
+def _account(make: Callable, run_forward: Callable, run_backward: Callable, size: int) -> Account:
+    """Account for the passes of an operation, from the directions and shared tensors that ``make`` makes."""
     passes = AllocatedMemory(), AllocatedMemory()
     forward, backward = passes
 
@@ -104,17 +144,16 @@ def account_layer(
     run, JITFunction.run = JITFunction.run, count
     try:
         with fake_tensors(), torch.no_grad():
-            directions, shared = layer_tensors(batch, time, channels, states, dtype, lengths)
-            trained = not frozen
-            needs = [Direction(*(trained,) * 7)] * 2, LayerShared(True, trained, False, False)  # type: ignore[arg-type]
+            directions, shared = make()
+            forward.ignore(*shared, *(t for d in directions for t in d))
             with watch_operations(forward.see):
-                output, kept = layer_forward(directions, shared, True)
+                output, kept = run_forward(directions, shared)
             doutput = torch.empty_like(output)
             with watch_operations(backward.see):
                 backward.active = True
                 backward.ignore(doutput, kept, *shared, *(t for d in directions for t in d))
-                gradients = layer_backward(directions, shared, kept, doutput, needs=needs)
+                gradients = run_backward(directions, shared, kept, doutput)
             del gradients
     finally:
         JITFunction.run = run
-    return Account(forward, backward, batch * time * 2 * channels * dtype.itemsize, kept.numel() * 4)
+    return Account(forward, backward, size, kept.numel() * 4)

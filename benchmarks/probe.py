@@ -35,9 +35,10 @@ HIDDEN = {"d_state": 64, "headdim": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
     "attention": {"cross": "attention", "cross_config": {"nhead": 4}},
     "concat": {"cross": "concat"},
-    "concat, 64 states": {"cross": "concat", "cross_config": {"d_state": 64}},
-    "concat, mimetic, 64 states": {"cross": "concat", "cross_config": {"d_state": 64, "init": "mimetic"}},
-    "prefix_bidirectional": {"cross": "prefix_bidirectional"},
+    "concat, 32 states": {"cross": "concat", "cross_config": {"d_state": 32}},
+    "concat, mimetic, 32 states": {"cross": "concat", "cross_config": {"d_state": 32, "init": "mimetic"}},
+    # two scans of half the width
+    "prefix_bidirectional": {"cross": "prefix_bidirectional", "cross_config": {"expand": 1}},
     "hidden_attention, no places": {"cross": "hidden_attention", "cross_config": {**HIDDEN, "positions": False}},
     "hidden_attention, no places, mimetic": {
         "cross": "hidden_attention",

@@ -28,6 +28,15 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
+def _exact_products():
+    """Compute products of float32 in float32: SpeechBrain's core lets a GPU round their factors to TF32."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(autouse=True)
 def _quick_stamps(monkeypatch):
     """Do not wait for all disks of the machine after each preparation."""
     monkeypatch.setattr("speechbrain_mamba.utils.stamps.flush_disks", lambda: None)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import cProfile
 import itertools
-from time import monotonic
+import math
+import multiprocessing
+import os
+import pstats
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from time import monotonic, perf_counter
 from typing import Any
 
 import gpu
 import gpu_systems
 import torch
 from contact.context import Context, Skip, step
-from contact.sizes import changed, sized
-from gpu_timing import graph_ms, kernel_times, peak_mb
+from contact.sizes import changed
+from gpu_timing import kernel_times, peak_mb, synchronize
 
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import Direction, bidirectional_mamba_inner, use_backend
 
+WALKS = ("gradients_kernel", "chunk_sums_kernel", "conv_backward_kernel", "outputs_kernel", "chunk_states_kernel")
+"""The kernels that take longest."""
 OVER_ACCOUNT = 1.25
 """How far the measured peak may exceed the account: the allocator rounds up."""
 
@@ -105,52 +115,125 @@ def kernels(context: Context) -> dict[str, Any]:
 
 
 SWEEP: dict[str, tuple] = {
-    "plan.SHORTEST_CHUNK": (32, 64, 128),
-    "plan.LONGEST_BACKWARD_CHUNK": (64, 128, 256),
-    "plan.LARGEST_BACKWARD": (4, 5, 8),
-    "plan.PROGRAMS_OF_A_PROCESSOR": (8, 16, 32),
-    "plan.BACKWARD_PROGRAMS_OF_A_PROCESSOR": (4, 6, 8),
-    "plan.STATES_OF_A_THREAD": (8, 16, 32),
-    "plan.FORWARD_CHANNELS": (16, 32, 64),
-    "plan.BACKWARD_CHANNELS": (8, 16, 32),
-    "conv_launch._TILE": ((16, 64), (32, 64), (32, 128)),
-    "conv_launch._BACKWARD_TILE": ((4, 64), (8, 64), (16, 64)),
+    "plan.SHORTEST_CHUNK": (32, 128),
+    "plan.LONGEST_BACKWARD_CHUNK": (64, 128),
+    "plan.LARGEST_BACKWARD": (5, 8),
+    "plan.SMALL_BACKWARD_BYTES": (320 << 20, 1280 << 20),
+    "plan.PROGRAMS_OF_A_PROCESSOR": (8, 32),
+    "plan.STATES_OF_A_THREAD": (8,),
+    "plan.FORWARD_CHANNELS": (16, 64),
+    "plan.SUMS_REGISTERS": (255,),
+    "plan.BACKWARD_CHANNELS": (8, 32),
+    "plan.SEGMENT": (16,),
+    "layer_launch.LARGEST_RANK": (0,),
+    "conv_launch._TILE": ((16, 64), (32, 128)),
+    "conv_launch._BACKWARD_TILE": ((4, 64), (16, 64)),
 }
 """Sizes of the kernels by module and name, each with the values that are tried: chunks, memory, programs, warps (as 16
-states take two where a thread has 8) and blocks. Those at the end are compiled again."""
+states take two where a thread has 8), blocks and registers, and the steps by a product instead of in the kernels."""
+TOGETHER: list[dict[str, Any]] = [
+    {
+        "plan.BACKWARD_REGISTERS": registers,
+        "plan.BACKWARD_PROGRAMS_OF_A_PROCESSOR": programs,
+        "plan.SUBCHUNK": subchunk,
+        "plan.KEEP_DECAYS": keep,
+    }
+    for registers, programs, subchunk, keep in (
+        (255, 8, 4, True),
+        (168, 12, 4, True),
+        (168, 12, 4, False),
+        (128, 16, 4, False),
+        (128, 16, 4, True),
+        (128, 16, 2, True),
+        (96, 20, 2, False),
+        (255, 8, 8, False),
+    )
+]
+"""Sizes that belong together: registers of the walk back, for how many programs there is room with them, the frames
+whose states it holds in registers, and whether it also holds their decays."""
 SWEEP_SECONDS = 280
+
+
+def variants() -> list[dict[str, Any]]:
+    """What the sweep compares: the sizes as they are, first, and others."""
+    return [{}, *TOGETHER, *({name: value} for name in SWEEP for value in SWEEP[name])]
+
+
+def compile_variant(device: str, backend: str, sizes: dict[str, Any]) -> None:
+    """Compile the kernels of a training step with other sizes into Triton's cache, in a process for itself."""
+    with contextlib.suppress(Exception), changed(sizes):  # what fails, fails again and is told
+        training_step(Context(torch.device(device), backend, Path()), 256, 1, 500)[0]()
 
 
 @step("sweep", seconds=SWEEP_SECONDS + 60)
 def sweep(context: Context) -> dict[str, Any]:
-    """Chunks, memory, programs, warps and blocks, one at a time, by replays of a graph."""
+    """Sizes of the kernels: milliseconds of a training step and of its longest kernels, by torch's profiler."""
     context.need_gpu()
     if context.backend != "triton":
         raise Skip("is about the backend 'triton'")
-    found: dict[str, Any] = {}
-    begin = monotonic()
-
-    def measure(label: str, frames: int) -> None:
+    rows: list[dict[str, Any]] = []
+    begin, run_of = monotonic(), multiprocessing.get_context("spawn")
+    workers = max(1, min(12, len(os.sched_getaffinity(0)) - 1))
+    with ProcessPoolExecutor(workers, run_of) as pool:
+        for sizes in variants():
+            pool.submit(compile_variant, str(context.device), context.backend, sizes)
+    print(f"compiled in {monotonic() - begin:.0f} s", flush=True)
+    for frames, sizes in itertools.product((4000, 64_000), variants()):
+        label = ", ".join(f"{name.split('.')[1]} {value}" for name, value in sizes.items()) or "as it is"
+        row: dict[str, Any] = {"frames": frames, "sizes": label, "all ms": math.nan}
+        row |= dict.fromkeys(WALKS, math.nan) | {"failure": ""}
         if monotonic() - begin > SWEEP_SECONDS:
-            found[label] = "no time left"
-            return
-        try:
-            run, _ = training_step(context, 256, 1, frames)
-            run()
-            found[label] = round(graph_ms(run, context.device, 10), 4)
-        except Exception as error:
-            found[label] = f"{type(error).__name__}: {error}".splitlines()[0]
+            row["failure"] = "no time left"
+        else:
+            try:
+                with changed(sizes):
+                    times = kernel_times(training_step(context, 256, 1, frames)[0], context.device, 2)
+                row["all ms"] = sum(ms for ms, _ in times.values())
+                row |= {name: times[name][0] for name in WALKS if name in times}
+            except Exception as error:
+                row["failure"] = f"{type(error).__name__}: {error}".splitlines()[0][:80]
+        rows.append(row)
+        print(row, flush=True)
+    return {"rows": rows}
 
-    for frames in (4000, 64_000):
-        measure(f"as it is, {frames} frames, ms", frames)
-    for name, frames in itertools.product(SWEEP, (4000, 64_000)):
-        module, attribute = sized(name)
-        before = getattr(module, attribute)
-        for value in SWEEP[name]:
-            if value != before:
-                with changed({name: value}):
-                    measure(f"{name} {value}, {frames} frames, ms", frames)
-    return found
+
+HOST_CALLS = 200
+
+
+@step("host time", seconds=90)
+def host_time(context: Context) -> dict[str, Any]:
+    """Microseconds of a layer's forward pass that the CPU spends in each function, by cProfile, on a short input.
+
+    The profiler lengthens calls of many functions; the whole is also measured without it.
+    """
+    torch.manual_seed(0)
+    layer = BiMamba(256 if context.is_gpu else 16).to(context.device)
+    x = torch.randn(1, 500 if context.is_gpu else 3, layer.d_model, device=context.device)
+    calls = HOST_CALLS if context.is_gpu else 2
+
+    def run() -> None:
+        for _ in range(calls):
+            gpu.run(layer, x, False, context.backend, torch.bfloat16)
+
+    run()
+    synchronize(context.device)
+    begin = perf_counter()
+    run()
+    whole = perf_counter() - begin
+    synchronize(context.device)
+    profiler = cProfile.Profile()
+    profiler.runcall(run)
+    synchronize(context.device)
+    found = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    rows = [
+        {"function": f"{Path(file).name}:{line} {name}", "calls": count / calls, "own us": 1e6 * own / calls,
+         "us": 1e6 * total / calls}
+        for (file, line, name), (_, count, own, total, _) in found.items()
+    ]  # fmt: skip
+    rows = sorted(rows, key=lambda row: -row["own us"])[:40]
+    for row in rows:
+        print({key: round(value, 1) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+    return {"us of a forward pass": 1e6 * whole / calls, "rows": rows}
 
 
 @step("layers against others", seconds=240)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 @step("GPU tests", seconds=420)
 def gpu_tests(context: Context) -> dict[str, Any]:
-    """The tests that need a GPU, eight at a time, since their kernels compile for seconds each."""
+    """The tests that need a GPU, up to 16 at a time, since their kernels compile for seconds each."""
     context.need_gpu()
     if not (ROOT / "tests").is_dir():
         raise Skip("the tests are in a checkout only")
-    command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-n", "8", "--tb=line", "-rf"]
+    workers = str(min(16, len(os.sched_getaffinity(0))))
+    command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-n", workers, "--tb=line", "-rf"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     lines = done.stdout.strip().splitlines()
     if done.returncode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -204,13 +204,15 @@ class PrefixAttention(MultiHeadProjections):
         x = x_t[:, None]
         new = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
         if "text" in state:
-            key, value = (torch.cat([state[name], part], 2) for name, part in zip(("key", "value"), new))
-            valid = F.pad(state["valid"], (0, 1), value=True)
-            y, text = self._attend(x, key, value, valid[:, None, None]), state["text"]
+            window = cast(WindowCache, state)
+            key, value = (torch.cat([old, part], 2) for old, part in zip((window["key"], window["value"]), new))
+            valid = F.pad(window["valid"], (0, 1), value=True)
+            y, text = self._attend(x, key, value, valid[:, None, None]), window["text"]
             key, value = (torch.cat([part[:, :, :text], part[:, :, text + 1 :]], 2) for part in (key, value))
             valid = torch.cat([valid[:, :text], valid[:, text + 1 :]], 1)
             return y[:, 0], WindowCache(key=key, value=value, valid=valid, text=text)
-        key, value, valid, used = state["key"], state["value"], state["valid"], state["used"]
+        growing = cast(GrowingCache, state)
+        key, value, valid, used = growing["key"], growing["value"], growing["valid"], growing["used"]
         if used == key.shape[2]:
             key, value, valid = _grow(key, 2), _grow(value, 2), _grow(valid, 1)
         key[:, :, used : used + 1], value[:, :, used : used + 1] = new

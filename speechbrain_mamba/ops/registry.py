@@ -66,6 +66,8 @@ class Call(NamedTuple):
     """Rank of the step's factor."""
     continues: bool = False
     """Whether a scan has an initial state."""
+    head: int = 0
+    """Channels of a head, where there are heads."""
 
     def wrong_tensor(self, device: str, dtypes: Collection[torch.dtype]) -> str | None:
         """A sentence on the first tensor that is not on a device or not of some dtypes, None if all are."""
@@ -274,7 +276,7 @@ def select_backend(call: Call) -> ModuleType:
             )
         return load_backend(chosen)
     device, traced = call.tensor.device, torch.compiler.is_compiling()
-    case = (call.op, call.tensor.dtype, call.states, call.width, call.rank, call.continues)
+    case = (call.op, call.tensor.dtype, call.states, call.width, call.rank, call.continues, call.head)
     for name in _PREFERENCE.get(device.type, ()):
         serves = _unavailable(name) is None and load_backend(name).unsupported(call) is None
         if serves and _may_serve(name, device.type, device.index, traced, *case):

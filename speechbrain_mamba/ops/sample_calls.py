@@ -39,6 +39,8 @@ class Case(NamedTuple):
     """Rank of the step's factor."""
     continues: bool = False
     """Whether a scan has an initial state."""
+    head: int = 8
+    """Channels of a head of Mamba-2."""
 
 
 class Operation(NamedTuple):
@@ -80,21 +82,21 @@ def _scan_step(case: Case) -> dict[str, Tensor]:
 def _ssd(case: Case, *shape: int) -> dict[str, Tensor]:
     shape = shape or (BATCH, TIME)
     inputs = {
-        "x": torch.randn(*shape, HEADS, CHANNELS // HEADS),
+        "x": torch.randn(*shape, HEADS, case.head),
         "delta": torch.randn(*shape, HEADS) - 1,
         "A": -4 * torch.rand(HEADS),
         "B": torch.randn(*shape, GROUPS, case.states),
         "C": torch.randn(*shape, GROUPS, case.states),
         "D": torch.randn(HEADS),
-        "z": torch.randn(*shape, HEADS, CHANNELS // HEADS),
+        "z": torch.randn(*shape, HEADS, case.head),
         "delta_bias": torch.randn(HEADS),
     }
-    state = torch.randn(BATCH, HEADS, CHANNELS // HEADS, case.states)
+    state = torch.randn(BATCH, HEADS, case.head, case.states)
     return inputs | ({"initial_state": state} if case.continues else {})
 
 
 def _ssd_step(case: Case) -> dict[str, Tensor]:
-    state = torch.randn(BATCH, HEADS, CHANNELS // HEADS, case.states)
+    state = torch.randn(BATCH, HEADS, case.head, case.states)
     return {"state": state} | _ssd(case._replace(continues=False), BATCH)
 
 
@@ -225,7 +227,7 @@ def call_of(case: Case, inputs: dict[str, Any], device: torch.device) -> Call:
         return t
 
     _mapped(add, inputs)
-    return Call(case.op, tensors[0], tuple(tensors[1:]), case.states, case.width, case.rank, case.continues)
+    return Call(case.op, tensors[0], tuple(tensors[1:]), case.states, case.width, case.rank, case.continues, case.head)
 
 
 def run_case(

@@ -142,7 +142,8 @@ def ssd(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"{op}: chunk_size is {chunk_size}, but must be a positive number of frames or None.")
     others = (delta, A, B, C, D, z, delta_bias, initial_state)
-    backend = select_backend(Call(op, x, others, states=shape[-1], continues=initial_state is not None))
+    continues = initial_state is not None
+    backend = select_backend(Call(op, x, others, states=shape[-1], continues=continues, head=shape[-2]))
     with torch.autocast(x.device.type, enabled=False):
         return backend.ssd(
             x, delta, A, B, C, D, z, delta_bias, delta_softplus, dt_limit, lengths=lengths, reverse=reverse,
@@ -205,6 +206,6 @@ def ssd_update(
     op = "ssd_update"
     shape = _check(op, "batch", x, delta, A, B, C, D, z, delta_bias, dt_limit)
     check_shape(op, "state", state, "(batch, heads, head channels, state)", shape)
-    backend = select_backend(Call(op, x, (state, delta, A, B, C, D, z, delta_bias), states=shape[-1]))
+    backend = select_backend(Call(op, x, (state, delta, A, B, C, D, z, delta_bias), states=shape[-1], head=shape[-2]))
     with torch.autocast(x.device.type, enabled=False):
         return backend.ssd_update(state, x, delta, A, B, C, D, z, delta_bias, delta_softplus, dt_limit)

@@ -251,6 +251,46 @@ def triton_interprets() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
+TRITON_LAUNCHED = ((3, 4), (3, 5), (3, 6))
+"""Versions of Triton whose compiled kernels are known to be launched as :func:`triton_launcher` does it."""
+
+
+def triton_launcher(compiled: Any) -> Callable[[tuple[int, int, int], int, list], None]:
+    """Find the shortest way to launch a compiled kernel: a function of programs, current device and arguments.
+
+    It takes addresses in place of tensors, which the launcher would ask for theirs and then have checked by the driver.
+    ``compiled[programs](*arguments)`` also describes each launch to hooks, of which there are none unless a profiler
+    adds them, and asks again for what does not change. An unknown version of Triton is launched like that.
+    """
+    import triton
+
+    runtime = triton.knobs.runtime
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+
+    def launch(programs: tuple[int, int, int], device: int, arguments: list) -> None:
+        compiled[programs](*arguments)
+
+    if version not in TRITON_LAUNCHED:
+        return launch
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    stream_of = _raw_stream
+
+    def launch_directly(programs: tuple[int, int, int], device: int, arguments: list) -> None:
+        hook = runtime.launch_enter_hook
+        if getattr(hook, "calls", hook):
+            launch(programs, device, arguments)
+        else:
+            run(*programs, stream_of(device), function, metadata, None, None, None, *arguments)
+
+    return launch_directly
+
+
+def _raw_stream(device: int) -> int:
+    import torch
+
+    return torch._C._cuda_getCurrentRawStream(device)
+
+
 # ---------------------------------------------------------------------------------------------------- EnCodec
 
 

@@ -58,21 +58,20 @@ def contact(monkeypatch, tmp_path):
 
 
 def test_the_sizes_of_the_sweep_are_those_of_the_kernels():
-    """The present value is among those tried, and is there again after others."""
+    """Each variant changes something, has a plan, and leaves the present sizes behind."""
     pytest.importorskip("triton")
     from speechbrain_mamba.ops.backends.triton import plan
 
-    for name, values in speed.SWEEP.items():
-        module, attribute = sizes.sized(name)
-        before = getattr(module, attribute)
-        assert before in values, name
-        for value in values:
-            with sizes.changed({name: value}):
-                assert getattr(module, attribute) == value
-                tried = plan.plan(torch.device("cpu"), 1, 4000, 512, 16, 16, 2)
-                assert tried.programs >= 1 and tried.backward_chunk % plan.SUBCHUNK == 0
-        assert getattr(module, attribute) == before
-    assert {"plan.STATES_OF_A_THREAD", "plan.FORWARD_CHANNELS", "plan.BACKWARD_CHANNELS"} <= speed.SWEEP.keys()
+    nothing, *variants = speed.variants()
+    assert nothing == {} and len(variants) > 20
+    present = {name: getattr(*sizes.sized(name)) for variant in variants for name in variant}
+    for variant in variants:
+        assert any(present[name] != value for name, value in variant.items()) or variant in speed.TOGETHER, variant
+        with sizes.changed(variant):
+            assert all(getattr(*sizes.sized(name)) == value for name, value in variant.items())
+            tried = plan.plan(torch.device("cpu"), 1, 4000, 512, 16, 16, 2)
+            assert tried.programs >= 1 and tried.backward_chunk % plan.SUBCHUNK == 0
+    assert present == {name: getattr(*sizes.sized(name)) for name in present}
 
 
 def test_a_crash_and_a_step_that_hangs_cost_themselves_only(contact, tmp_path):

@@ -1,6 +1,8 @@
 """The private interfaces that the package touches are where it expects them."""
 
+import inspect
 import sys
+from importlib.metadata import version
 from typing import ClassVar
 
 import pytest
@@ -217,6 +219,51 @@ def test_triton_says_whether_it_interprets(value, expected, monkeypatch):
     assert hasattr(knobs.runtime, "interpret"), _moved("triton.knobs.runtime.interpret")
     monkeypatch.setenv("TRITON_INTERPRET", value)
     assert _compat.triton_interprets() is expected
+
+
+class Compiled:
+    """Stands in for a compiled kernel."""
+
+    function, packed_metadata = 1, (4, 1, 0)
+
+    def __init__(self):
+        self.direct, self.others = [], []
+
+    def run(self, *arguments):
+        self.direct.append(arguments)
+
+    def __getitem__(self, programs):
+        return lambda *arguments: self.others.append((programs, arguments))
+
+
+def test_triton_launches_compiled_kernels_by_the_known_call():
+    triton = pytest.importorskip("triton")
+    if tuple(map(int, version("triton").split(".")[:2])) not in _compat.TRITON_LAUNCHED:
+        pytest.skip("an unknown version's kernels are launched by its own public way")
+    source = " ".join(inspect.getsource(triton.compiler.CompiledKernel.__getitem__).split())
+    call = "self.run(grid[0], grid[1], grid[2], stream, self.function, self.packed_metadata, launch_metadata, "
+    assert call + "knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *args)" in source, _moved(call)
+
+
+def test_a_kernel_is_launched_directly_unless_a_profiler_listens(monkeypatch):
+    runtime = pytest.importorskip("triton").knobs.runtime
+    monkeypatch.setattr(_compat, "_raw_stream", lambda device: 10 + device)
+    monkeypatch.setattr(_compat, "TRITON_LAUNCHED", [tuple(map(int, version("triton").split(".")[:2]))])
+    compiled = Compiled()
+    launch = _compat.triton_launcher(compiled)
+    launch((5, 1, 1), 2, [7, None])
+    assert compiled.direct == [(5, 1, 1, 12, 1, (4, 1, 0), None, None, None, 7, None)]
+    monkeypatch.setattr(runtime, "launch_enter_hook", lambda metadata: None)
+    launch((5, 1, 1), 2, [7])
+    assert compiled.others == [((5, 1, 1), (7,))] and len(compiled.direct) == 1
+
+
+def test_the_kernels_of_an_unknown_triton_are_launched_its_own_way(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(_compat, "TRITON_LAUNCHED", ())
+    compiled = Compiled()
+    _compat.triton_launcher(compiled)((5, 1, 1), 0, [7])
+    assert compiled.others == [((5, 1, 1), (7,))] and not compiled.direct
 
 
 # ---------------------------------------------------------------------------------------------------- EnCodec

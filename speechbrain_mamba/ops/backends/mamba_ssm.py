@@ -3,8 +3,9 @@
 Older ones do not fit: the one-step kernel of mamba-ssm before 2.1 does not compile with today's Triton, and the
 convolution's state has one frame more in causal-conv1d before 1.4.
 
-The layout of their convolution and of the scan of Mamba is (batch, channels, time). They know neither lengths nor a reverse direction: sequences are put into the
-order of the scan and their padding is cleared before the call. What they cannot serve, :func:`unsupported` names.
+The layout of their convolution and of the scan of Mamba is (batch, channels, time). They know neither lengths nor a
+reverse direction: sequences are put into the order of the scan and their padding is cleared before the call. What they
+cannot serve, :func:`unsupported` names.
 """
 
 from __future__ import annotations

@@ -140,8 +140,12 @@ CROSSES = {
 
 
 MIXERS = {
-    "mamba2": {"mixer": "mamba2", "mixer_config": {"mamba2": {"d_state": 4, "headdim": 4}}},
-    "half attention": {"attention_layers": [1], "mixer_config": {"attention": {"nhead": 2}}, "attention_window": 4},
+    "mamba2": {"mixer": "mamba2", "mixer_config": {"mamba2": {"d_state": 4, "headdim": 4, "expand": 2}}},
+    "half attention": {
+        "attention_layers": [1],
+        "mixer_config": {"attention": {"nhead": 2, "d_attention": 24}},
+        "attention_window": 4,
+    },
 }
 BUILDS = [
     *((cross, {}) for cross in CROSSES),

@@ -104,8 +104,8 @@ class AutoregressiveCodecLM(nn.Module):
         order = [prompt_text, text, prompt_sound, sound] if joint else [prompt_text, prompt_sound, text, sound]
         packing = Packing(order)
         # joint: one text in front of all; interleaved: two, each seen whole by what follows
-        text = said + speech.phonemes.lengths if joint else packing.mark([1, 0, 2, 0])
-        return self.backbone(*packing.whole, text, **options), packing
+        blocks = said + speech.phonemes.lengths if joint else packing.mark([1, 0, 2, 0])
+        return self.backbone(*packing.whole, blocks, **options), packing
 
     def forward(self, prompt: Utterances, speech: Utterances) -> tuple[Tensor, Tensor]:
         """Predict every token and the end, each from the right ones before it.

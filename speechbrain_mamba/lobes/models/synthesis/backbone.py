@@ -311,12 +311,13 @@ class CodecLanguageBackbone(nn.Module):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state, a tuple of one dict per layer.
         """
+        states: list[LayerState] = []
         if prefix_lengths.dim() == 1:
-            states, prefix_time = [], int(prefix_lengths.max())
+            prefix_time = int(prefix_lengths.max())
             if self.cross in ("hidden_attention", "prefix_bidirectional"):
                 prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
         else:
-            states, prefix_time = [], int((prefix_lengths > 0).sum(1).max())
+            prefix_time = int((prefix_lengths > 0).sum(1).max())
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)

@@ -79,4 +79,4 @@ def unsupported(call: Call) -> str | None:
         return f"it takes up to {LARGEST_STATE} states per channel, but got {call.states}."
     if call.rank > LARGEST_RANK:
         return f"it takes steps of rank up to {LARGEST_RANK}, but got {call.rank}."
-    return ssd_unsupported(call.tensor, call.states) if call.op in ("ssd", "ssd_update") else None
+    return ssd_unsupported(call.head, call.states) if call.head else None

@@ -44,7 +44,7 @@ class ScanBackward:
             chunk_sums_kernel, p.blocks * self.slots * scan.count,
             *scan.inputs("u", "delta", "A", "B", "C", "delta_bias"), *scan.weights, scan.z, scan.lengths, dy,
             self.passing, self.sums, *self._sizes(), *scan.strides(), *layout(scan.z), *layout(dy), **scan.flags,
-            **p.forward,
+            **p.sums,
         )  # fmt: skip
         scan.pass_states(self.passing.view(2, scan.count, scan.batch, -1, scan.states, scan.channels), self.sums,
                          parameter(dlast))  # fmt: skip

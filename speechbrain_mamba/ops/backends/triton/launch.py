@@ -6,13 +6,16 @@ kernel is launched directly when another launch had arguments of the same kinds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_compiled: dict[tuple, Any] = {}
-"""Compiled kernels by what decides on them; kernels, which stay as long as their modules, by identity."""
+from speechbrain_mamba.utils._compat import triton_launcher
+
+_compiled: dict[tuple, Callable[[tuple[int, int, int], int, list], None]] = {}
+"""How kernels are launched, by what decides on them; kernels, which stay as long as their modules, by identity."""
 _flags: dict[int, list[bool]] = {}
 """Of each kernel's arguments, whether it is compiled for their values."""
 
@@ -35,12 +38,15 @@ def launch(kernel: Any, programs: int | tuple[int, int], *arguments: Any, **cons
     if not _compiles(arguments[0]):
         kernel[grid](*arguments, **constants)
         return
-    key = (id(kernel), torch.cuda.current_device(), *constants.items(), *kinds(kernel, arguments))
-    compiled = _compiled.get(key)
-    if compiled is None:
-        _compiled[key] = kernel[grid](*arguments, **constants)
+    device = torch.cuda.current_device()
+    found, values = read(kernel, arguments)
+    key = (id(kernel), device, *constants.items(), *found)
+    start = _compiled.get(key)
+    if start is None:
+        _compiled[key] = triton_launcher(kernel[grid](*arguments, **constants))
     else:
-        compiled[grid](*arguments, *[constants[name] for name in kernel.arg_names[len(arguments) :]])
+        values += [constants[name] for name in kernel.arg_names[len(arguments) :]]
+        start(grid, device, values)
 
 
 def _compiles(tensor: Tensor) -> bool:
@@ -48,18 +54,27 @@ def _compiles(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def kinds(kernel: Any, arguments: tuple) -> list:
-    """What decides on how a kernel is compiled for arguments, at least as finely as Triton tells them apart.
+def read(kernel: Any, arguments: tuple) -> tuple[list, list]:
+    """What decides on how a kernel is compiled for arguments, at least as finely as Triton tells them apart, and the
+    arguments with addresses in place of tensors.
 
-    These are the dtype of a tensor and whether 16 bytes divide its address; an integer, unless the kernel leaves it
+    The first are the dtype of a tensor and whether 16 bytes divide its address; an integer, unless the kernel leaves it
     open, and otherwise whether it has 32 bits.
     """
-    return [
-        (a if special else -(2**31) <= a < 2**31)
-        if a.__class__ is int
-        else (None if a is None else (a.dtype, a.data_ptr() % 16))
-        for a, special in zip(arguments, _specialized(kernel))
-    ]
+    found: list[Any] = []
+    values: list[int | None] = []
+    for argument, special in zip(arguments, _specialized(kernel)):
+        if argument.__class__ is int:
+            found.append(argument if special else -(2**31) <= argument < 2**31)
+            values.append(argument)
+        elif argument is None:
+            found.append(None)
+            values.append(None)
+        else:
+            address = argument.data_ptr()
+            found += (argument.dtype, address % 16 == 0)
+            values.append(address)
+    return found, values
 
 
 def _specialized(kernel: Any) -> list[bool]:

@@ -22,16 +22,25 @@ SHORTEST_CHUNK, LONGEST_CHUNK = 64, 4096
 LONGEST_BACKWARD_CHUNK = 256
 PROGRAMS_OF_A_PROCESSOR = 16
 """Programs of one warp each that keep a multiprocessor busy."""
-BACKWARD_PROGRAMS_OF_A_PROCESSOR = 8
+BACKWARD_PROGRAMS_OF_A_PROCESSOR = 16
 """As many as there is room for with the registers that the walk back takes."""
 FORWARD_UNROLL = 2
+SUMS_REGISTERS = 128
+"""Of a thread of the kernel of chunks' sums. With a few more, the programs of a short input would not fit on the GPU at
+once, and the last of them would take as long again."""
+KEEP_DECAYS = False
+"""Whether the walk back holds also their decays."""
+BACKWARD_REGISTERS = 128
+"""Of a thread of the walk back."""
+SEGMENT = 8
+"""Frames of the walk back whose steps, gates and gradients are computed at once."""
 SUBCHUNK = 4
 """Frames whose states the walk back holds in registers."""
 BACKWARD_CHANNELS = WARP // 2
 """Channels of a block of the walk back, which holds several frames' states."""
 LARGEST_BACKWARD = 4
 """Memory of a layer's backward pass, in sizes of its input, ..."""
-SMALL_BACKWARD_BYTES = 320 << 20
+SMALL_BACKWARD_BYTES = 640 << 20
 """... or this, where it is more."""
 
 
@@ -107,8 +116,8 @@ class Plan:
 
     @property
     def scratch(self) -> int:
-        """Elements of a program's memory in the walk back: its chunk's states at borders, and its steps."""
-        return _scratch(self.backward_chunk, self.block_n)
+        """Elements of a program's memory in the walk back."""
+        return scratch_of(self.backward_chunk, self.block_n)
 
     @cached_property
     def forward(self) -> dict:
@@ -124,14 +133,17 @@ class Plan:
         return self.forward | {"UNROLL": 1}
 
     @cached_property
-    def backward(self) -> dict:
-        """Constants of the kernel that walks back.
+    def sums(self) -> dict:
+        """Constants of the kernel of chunks' sums."""
+        return self.forward | {"maxnreg": SUMS_REGISTERS}
 
-        Left alone, the compiler spills some registers in order to take no more than 168.
-        """
+    @cached_property
+    def backward(self) -> dict:
+        """Constants of the kernel that walks back."""
         return {
             "RANK": self.block_r, "BLOCK_N": self.block_n, "BLOCK_C": BACKWARD_CHANNELS, "ROWS": self.rows,
-            "SUBCHUNK": SUBCHUNK, "num_warps": self.warps, "maxnreg": 255,
+            "SEGMENT": SEGMENT, "SUBCHUNK": SUBCHUNK, "KEEP": KEEP_DECAYS, "num_warps": self.warps,
+            "maxnreg": BACKWARD_REGISTERS,
         }  # fmt: skip
 
 
@@ -172,8 +184,12 @@ def make_plan(
     )
 
 
-def _scratch(chunk: int, block_n: int) -> int:
-    return BACKWARD_CHANNELS * ((chunk // SUBCHUNK + 1) * block_n + chunk)
+def scratch_of(chunk: int, block_n: int) -> int:
+    """Elements of a program's memory in the walk back: its chunk's states at borders, steps and inputs; and of a
+    segment the gradients before they are stored, and those of D and bias."""
+    chunk = round_up(chunk, SEGMENT)
+    of_channel = chunk // SUBCHUNK * block_n + 2 * chunk + 5 * SEGMENT
+    return BACKWARD_CHANNELS * of_channel + 2 * SEGMENT * block_n
 
 
 def _walk_back(
@@ -200,7 +216,7 @@ def _walk_back(
             programs = max(min(units, room), 1)
             steps = -(-units // programs) * -(-blocks // groups) * chunk
             passing = directions * batch * chunks * channels * (2 * block_n + 2)
-            memory = 4 * (passing + directions * groups * rows * 2 * block_n + programs * _scratch(chunk, block_n))
+            memory = 4 * (passing + directions * groups * rows * 2 * block_n + programs * scratch_of(chunk, block_n))
             choices.append((max(memory - allowed, 0), steps, memory, chunk, chunks, groups, programs))
     return min(choices)[3:]  # type: ignore[return-value]
 

@@ -235,9 +235,8 @@ def _row(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def ssd_unsupported(x: Tensor, states: int) -> str | None:
+def ssd_unsupported(channels: int, states: int) -> str | None:
     """Why the kernels cannot serve heads of such a size, None if they can."""
-    channels = x.shape[-1]
     tile = math.prod(max(power_of_2(size), SMALLEST_TILE) for size in (channels, states))
     if channels > LARGEST_HEAD or tile > LARGEST_TILE:
         return (
