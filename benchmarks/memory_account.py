@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -98,13 +99,11 @@ def account_layer(
 ) -> Account:  # fmt: skip
     """Account for a training step of a bidirectional layer; of a ``frozen`` one only the input has a gradient."""
 
-    def make() -> tuple:
-        return layer_tensors(batch, time, channels, states, dtype, lengths)
-
     def backward(directions: Sequence[Direction], shared: LayerShared, kept: torch.Tensor, doutput: torch.Tensor):
         needs = [Direction(*(not frozen,) * 7)] * 2, LayerShared(True, not frozen, False, False)  # type: ignore[arg-type]
         return layer_backward(directions, shared, kept, doutput, needs=needs)
 
+    make = partial(layer_tensors, batch, time, channels, states, dtype, lengths)
     size = batch * time * 2 * channels * dtype.itemsize
     return _account(make, lambda *inputs: layer_forward(*inputs, True), backward, size)
 

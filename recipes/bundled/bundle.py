@@ -157,11 +157,11 @@ def transcribe_tests(source: Path, tests: Mapping[str, Items]) -> dict[str, Rows
 def measure_recognizer(folder: Path, run: Path, options: argparse.Namespace) -> tuple[dict[str, float], Facts]:
     """The figures of a recognizer by name, and what else its card tells."""
     tests = named_tests(options, run)
-    before, after = (transcribe_tests(source, tests) for source in (run / "inference", folder))
+    main = next(iter(tests))
+    before, after = transcribe_tests(run / "inference", {main: tests[main]}), transcribe_tests(folder, tests)
     rows = [row for test in after.values() for row in test]
     write_csv(folder / SCORES, rows, list(rows[0]))
     figures = {f"WER of {test}, %": round(error_rate(after[test]), 2) for test in tests}
-    main = next(iter(tests))
     return figures, {
         "wer": f"{error_rate(after[main]):.0f}",
         "half": f"{error_rate(after[main]) - error_rate(before[main]):+.2f}",
@@ -176,9 +176,10 @@ def measure_streaming_recognizer(
     from speechbrain_mamba.inference.streaming import StreamingRecognizer
 
     figures, facts = measure_recognizer(folder, run, options)
-    recognizer, items = StreamingRecognizer.from_hparams(folder), next(iter(named_tests(options, run).values()))
+    recognizer = StreamingRecognizer.from_hparams(folder)
+    main, items = next(iter(named_tests(options, run).items()))
     with open(folder / SCORES, newline="", encoding="utf-8") as file:
-        heard = {row["id"]: row["heard"] for row in csv.DictReader(file)}
+        heard = {row["id"]: row["heard"] for row in csv.DictReader(file) if row["test"] == main}
     chosen = list(items)[: options.count]
     seconds = took = different = 0.0
     for name in chosen:
@@ -196,7 +197,7 @@ def measure_streaming_recognizer(
     }  # fmt: skip
 
 
-def speak_tests(source: Path, options: argparse.Namespace, run: Path) -> dict[str, Rows]:
+def speak_tests(source: Path, tests: Mapping[str, Items], options: argparse.Namespace) -> dict[str, Rows]:
     """A row for each text that a synthesizer says, by the names of the tests: what a recognizer hears in the speech and
     in the recording of the same text, their seconds, and those of processor time."""
     from speechbrain_mamba.inference.recognition import Recognizer
@@ -204,7 +205,7 @@ def speak_tests(source: Path, options: argparse.Namespace, run: Path) -> dict[st
 
     synthesizer, recognizer = SpeechSynthesizer.from_hparams(source), Recognizer.from_hparams(options.recognizer)
     found, rate = {}, recognizer.sample_rate
-    for test, items in named_tests(options, run).items():
+    for test, items in tests.items():
         longest = synthesizer.hparams.prompt_seconds
         said = list(say_in_voices(synthesizer.synthesize, items, options.count, longest))
         heard, _ = recognizer.transcribe_batch([resample(one.wav, one.sample_rate, rate) for one in said])
@@ -223,7 +224,10 @@ def speak_tests(source: Path, options: argparse.Namespace, run: Path) -> dict[st
 
 def measure_synthesizer(folder: Path, run: Path, options: argparse.Namespace) -> tuple[dict[str, float], Facts]:
     """The figures of a synthesizer by name, and what else its card tells."""
-    before, after = (speak_tests(source, options, run) for source in (run / "inference", folder))
+    tests = named_tests(options, run)
+    main = next(iter(tests))
+    before = speak_tests(run / "inference", {main: tests[main]}, options)
+    after = speak_tests(folder, tests, options)
     rows = [row for test in after.values() for row in test]
     write_csv(folder / SCORES, rows, list(rows[0]))
     figures = {}
@@ -232,7 +236,6 @@ def measure_synthesizer(folder: Path, run: Path, options: argparse.Namespace) ->
         figures[f"WER in the voice of {test}, %"] = round(error_rate(own), 2)
         figures[f"WER of recordings of {test}, %"] = round(error_rate(own, "heard_in_recording"), 2)
         figures[f"duration error in the voice of {test}, %"] = round(100 * sum(errors) / len(errors), 1)
-    main = next(iter(after))
     return figures, {
         "wer": f"{error_rate(after[main]):.0f}",
         "before": f"{error_rate(before[main]):.0f}",

@@ -33,6 +33,7 @@ class ServedLoader(Loader):
             setattr(module, name, getattr(implementation, own or name))
         contents: dict[str, Any] = {
             "__all__": [name for name in known if not name.startswith("_")],
+            "__file__": __file__,  # which code that asks where a package lies expects
             "__doc__": f"{module.__name__}, served by speechbrain_mamba.drop_in.",
             "__getattr__": _attributes_of(module.__name__),
             MARK: True,
@@ -48,6 +49,8 @@ def _attributes_of(module: str) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         if f"{module}.{name}" in MODULES:  # as mamba-ssm's top module imports its submodules
             return importlib.import_module(f"{module}.{name}")
+        if name.startswith("__"):  # what Python and its tools look for
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
         raise AttributeError(describe_missing(module, name))
 
     return find
@@ -84,7 +87,7 @@ def is_served(module: str) -> bool:
     >>> is_served("torch")
     False
     """
-    return MARK in vars(sys.modules.get(module, object))
+    return MARK in getattr(sys.modules.get(module), "__dict__", {})
 
 
 def is_installed() -> bool:
@@ -98,6 +101,8 @@ def served_modules() -> tuple[str, ...]:
 
 
 def _is_missing(name: str) -> bool:
+    if sys.modules.get(name, name) is None:  # its import is blocked
+        return False
     try:
         spec = find_spec(name)
     except ValueError:  # a module that was put into sys.modules by hand

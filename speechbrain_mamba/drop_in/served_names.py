@@ -92,8 +92,8 @@ def describe_missing(module: str, name: str) -> str:
     'speechbrain_mamba.drop_in does not serve mamba_ssm.modules.mlp.MLP: it serves GatedMLP of ...
     """
     top = module.partition(".")[0]
-    inside = [known.removeprefix(f"{module}.") for known in MODULES if known.startswith(f"{module}.")]
-    names = ", ".join([*MODULES[module], *inside]) or "nothing"
+    inside = [child for parent, _, child in (known.rpartition(".") for known in MODULES) if parent == module]
+    names = ", ".join([*MODULES[module], *inside])
     return (
         f"speechbrain_mamba.drop_in does not serve {module}.{name}: it serves {names} of {module}, as docs/drop_in.md "
         f"lists. Install {PACKAGES[top]} for all of it, which needs a GPU."

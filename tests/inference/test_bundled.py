@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from speechbrain_mamba.corpora.fsdd_digits import prepare_fsdd_digits
 from speechbrain_mamba.dataio.audio import read_audio
-from speechbrain_mamba.dataio.manifests import read_manifest
+from speechbrain_mamba.dataio.manifests import TRANSCRIBED, read_manifest
+from speechbrain_mamba.evaluation.new_voices import say_in_voices
 from speechbrain_mamba.evaluation.unseen_speakers import digit_mixtures, score_mixtures, summarize
 from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
 from speechbrain_mamba.inference.bundled import (
@@ -24,6 +26,7 @@ from speechbrain_mamba.inference.bundled import (
 from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from speechbrain_mamba.inference.streaming import StreamingRecognizer
+from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 from speechbrain_mamba.utils.weights import SAFETENSORS, read_weights
 from tests.conftest import GOLDEN
 
@@ -254,3 +257,58 @@ class TestRecognizerOfDigits:
         expected = by_test("recognizer-digits")["an unseen speaker"]
         assert [row["said"] for row in found] == [row["said"] for row in expected]
         assert error_rate(found) == pytest.approx(error_rate(expected), abs=0.5)
+
+
+@pytest.mark.skipif("synthesizer-digits" not in MODELS, reason="this version has no synthesizer of digits")
+class TestSynthesizerOfDigits:
+    def test_the_figures_are_those_of_the_texts(self):
+        figures = dict(MODELS["synthesizer-digits"].figures)
+        for test, own in by_test("synthesizer-digits").items():
+            assert len(own) >= 50
+            assert figures.pop(f"WER in the voice of {test}, %") == pytest.approx(error_rate(own), abs=0.006)
+            recordings = error_rate(own, "heard_in_recording")
+            assert figures.pop(f"WER of recordings of {test}, %") == pytest.approx(recordings, abs=0.006)
+            lengths = [(float(row["seconds"]), float(row["seconds_of_recording"])) for row in own]
+            wrong = 100 * sum(abs(speech / recording - 1) for speech, recording in lengths) / len(own)
+            assert figures.pop(f"duration error in the voice of {test}, %") == pytest.approx(wrong, abs=0.06)
+        assert not figures
+
+    def test_it_is_worth_something_in_the_voice_of_a_person_who_was_in_no_training(self):
+        wrong = error_rate(by_test("synthesizer-digits")["an unseen person"])
+        assert wrong < 50
+        assert f"{wrong:.0f} % of the words wrong" in " ".join(MODELS["synthesizer-digits"].limits.split())
+
+    def test_it_says_a_few_texts_in_the_voice_of_that_person(self):
+        """As loud and as fast as the prompt, and so that most of it is understood."""
+        prompt, errors = GOLDEN / "fsdd/theo_test-00007.flac", WordErrors()
+        synthesizer = SpeechSynthesizer.from_hparams("synthesizer-digits")
+        recognizer = Recognizer.from_hparams("recognizer-digits")
+        for seed, text in enumerate(("SIX TWO NINE", "FOUR ZERO SEVEN", "EIGHT ONE FIVE THREE")):
+            spoken = synthesizer.synthesize(text, prompt, "ONE THREE TWO FOUR", seed=seed)
+            assert spoken.finished and 0.2 < spoken.seconds / len(text.split()) < 1.2
+            assert 0.02 < spoken.wav.square().mean().sqrt() < 0.2
+            (heard,), _ = recognizer.transcribe_batch(spoken.wav)
+            errors.add(text, heard, text)
+        assert errors.rate() < 50
+
+    @needs_fsdd
+    @pytest.mark.slow
+    def test_it_says_all_texts_as_its_card_says(self, tmp_path):
+        """But for what other random numbers and rounding do: another processor draws other tokens."""
+        options = {"counts": (6000, 100, 300), "short": 3000, "level": 0.08, "test_speakers": ["theo"]}
+        items = read_manifest(prepare_fsdd_digits(FSDD, tmp_path, **options)["test"], columns=(*TRANSCRIBED, "spk_id"))
+        synthesizer = SpeechSynthesizer.from_hparams("synthesizer-digits")
+        expected = by_test("synthesizer-digits")["an unseen person"]
+        said = list(say_in_voices(synthesizer.synthesize, items, len(expected), synthesizer.hparams.prompt_seconds))
+        heard, _ = Recognizer.from_hparams("recognizer-digits").transcribe_batch([one.wav for one in said])
+        found = [{"id": one.name, "said": one.recording["wrd"], "heard": text} for one, text in zip(said, heard)]
+        assert [row["said"] for row in found] == [row["said"] for row in expected]
+        assert error_rate(found) == pytest.approx(error_rate(expected), abs=8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_documentation_tells_the_figures_of_the_card(name):
+    text = (Path(__file__).parents[2] / "docs/bundled.md").read_text(encoding="utf-8")
+    (told,) = re.findall(rf"^\| `{name}` \| ([^|]*\d[^|]*) \|", text, re.MULTILINE)
+    figures = {f"{value:.1f}" for value in MODELS[name].figures.values()}
+    assert set(re.findall(r"\d+\.\d", told)) <= figures

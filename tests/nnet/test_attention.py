@@ -39,6 +39,60 @@ def test_attention_is_a_softmax_over_the_frames_seen(causal):
         assert relative_error(y[i, :length], expected) < 1e-12
 
 
+BLOCKS = torch.tensor([[1, 1, 0, 0, 2, 2, 0, 0, 0], [1, 0, 2, 2, 0, 0, -1, -1, -1], [1, *[-1] * 8]])
+"""Two texts in an example, as :func:`speechbrain_mamba.nnet.text_blocks.mark_blocks` counts them."""
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_frame_sees_all_text_before_it_and_speech_in_a_window(causal, window):
+    layer, (x, lengths, _) = make(PrefixAttention, causal=causal, window=window, d_attention=15), inputs()
+    assert layer.out_proj.weight.shape == (12, 15)
+    y = layer(x, lengths, BLOCKS)
+    for i, length in enumerate(LENGTHS):
+        blocks = BLOCKS[i].tolist()
+
+        def seen(t, s, blocks):
+            together = blocks[s] > 0 and blocks[t] == blocks[s]
+            near = window is None or abs(t - s) < window or blocks[s] > 0
+            return together or (near and (s <= t or not causal))
+
+        parts = [
+            projection(x[i, :length]).unflatten(-1, (3, 5)) for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
+        ]
+        rows = []
+        for t in range(length):
+            frames = [s for s in range(length) if seen(t, s, blocks)]
+            weight = (torch.einsum("hc,khc->kh", parts[0][t], parts[1][frames]) / 5**0.5).softmax(0)
+            rows.append(torch.einsum("kh,khc->hc", weight, parts[2][frames]).flatten())
+        assert relative_error(y[i, :length], layer.out_proj(torch.stack(rows))) < 1e-12
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 50])
+def test_steps_with_a_window_have_a_cache_that_does_not_grow(window):
+    layer, (x, lengths, _) = make(PrefixAttention, window=window), inputs()
+    more = torch.randn(3, 7, 12, dtype=torch.float64)
+    with torch.no_grad():
+        _, state = layer(x, lengths, BLOCKS, return_state=True)
+        shape = state["key"].shape
+        assert shape[2] == 4 + window - 1
+        pieces = []
+        for x_t in more.unbind(1):
+            y_t, state = layer.step(x_t, state)
+            pieces.append(y_t)
+            assert state["key"].shape == state["value"].shape == shape
+        for i, length in enumerate(LENGTHS):
+            whole = torch.cat([x[i, :length], more[i]])[None]
+            blocks = torch.cat([BLOCKS[i, :length], torch.zeros(7, dtype=torch.long)])[None]
+            expected = layer(whole, torch.tensor([length + 7]), blocks)[0, length:]
+            assert relative_error(torch.stack([y[i] for y in pieces]), expected) < 1e-12
+
+
+def test_a_window_that_shows_nothing():
+    with pytest.raises(ValueError, match="The window of attention is 0, but a frame must see at least 1"):
+        PrefixAttention(12, 3, window=0)
+
+
 def test_attention_is_causal_by_default():
     layer, (x, lengths, prefixes) = make(PrefixAttention), inputs()
     y = layer(x, lengths, prefixes)

@@ -121,3 +121,30 @@ def test_padding_is_masked_once_at_the_door_of_a_stack(bidirectional, monkeypatc
     assert not masked
     torch.testing.assert_close(y, expected)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_stack_of_attention_has_its_settings_and_other_weights():
+    model = MambaBlocksSequential(2, "outer", 16, d_state=4, mixer_config={"attention": {"nhead": 2}}, rms_norm=False)
+    other = model.with_attention()
+    assert other.mixer_plan.kinds == ("attention", "attention") and other.mixer_plan.budget == model.mixer_plan.budget
+    assert other.bidirectional and other.layers[0].mixer.nhead == 2 and isinstance(other.norm_f, torch.nn.LayerNorm)
+    assert not {id(one) for one in model.parameters()} & {id(one) for one in other.parameters()}
+
+
+@pytest.mark.parametrize("layers", [None, [1]])
+def test_a_stack_of_mixers_in_pieces_and_by_steps(layers):
+    model = MambaBlocksSequential(3, False, 8, d_state=4, mixer="mamba2", attention_layers=layers).double()
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    whole, state, parts = model(x), model.init_state(2), []
+    for piece in x[:, :5].split([3, 2], 1):
+        part, state = model(piece, state=state, return_state=True)
+        parts.append(part)
+    for frame in x[:, 5:].unbind(1):
+        part, state = model.step(frame, state)
+        parts.append(part[:, None])
+    assert relative_error(torch.cat(parts, 1), whole) < 1e-9
+
+
+def test_an_unknown_form_is_named():
+    with pytest.raises(ValueError, match="bidirectional is 'both', but must be one of inner, outer, outer_concat"):
+        MambaBlocksSequential(1, "both", 8)

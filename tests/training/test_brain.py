@@ -4,7 +4,9 @@ import pytest
 import torch
 import yaml
 from speechbrain.utils.train_logger import FileTrainLogger
+from torch import nn
 
+from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.training.brain import TrainingBrain
 from speechbrain_mamba.training.record import record_epoch
 from tests.training.test_run import table, trained
@@ -109,6 +111,14 @@ def test_an_epoch_without_a_step_is_refused(toy):
     with pytest.raises(ValueError, match="has 3 batches, but grad_accumulation_factor is 4"):
         toy(grad_accumulation_factor=4)
     assert not trained(toy.Brain.calls)
+
+
+def test_a_run_says_which_mixers_it_has(caplog):
+    nets = {"net": nn.Sequential(MambaBlocksSequential(2, False, 16), MambaBlocksSequential(2, False, 16))}
+    with caplog.at_level("INFO"):
+        TrainingBrain(modules=nets, run_opts={"device": "cpu"})
+    said = [record.message for record in caplog.records if record.message.startswith("mixers of")]
+    assert said == ["mixers of net.0 and 1 more: 2 x mamba of 3,360 parameters, +0.0%."]
 
 
 def test_a_recipe_has_data():

@@ -33,9 +33,9 @@ __all__ = ["ssd", "ssd_update", "unavailable", "unsupported"]
 CHUNKS = {"cpu": (32, 64), "cuda": (64, 256)}
 """Frames of a chunk on each type of device: by default, and at most, whatever the caller asks for. Longer chunks make
 larger products of fewer states, and more decays."""
-SLABS = {"cpu": 2**19, "cuda": 2**25}
+SLABS = {"cpu": 2**17, "cuda": 2**25}
 """Most elements of a slab's decays, (batch, chunks, heads, chunk, chunk), and states, (batch, chunks, heads, head
-channels, state), on each type of device: 2 MiB in float32, about the cache of a core, and 128 MiB."""
+channels, state), on each type of device: 512 KiB in float32, a share of a core's cache, and 128 MiB."""
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -87,69 +87,80 @@ def _plan(inputs: Inputs, chunk: int) -> tuple[int, int]:
     return chunk, chunk * max(1, SLABS[device] // max(1, elements))
 
 
+LARGEST_EXPONENT = {torch.float32: 120.0, torch.float64: 800.0}
+"""Exponents below minus this have a power of zero in a type."""
+
+
 class _Slab:
     """What the passes share of some chunks: n of them, of q frames i and j, g groups of r heads, p channels, s states.
 
-    Frames are (batch, n, q, g, ...), padded to whole chunks by steps of length zero.
+    Tensors are (b, n, g, r, q, ...), so that each head's frames are a matrix, and padded to whole chunks by steps of
+    length zero.
     """
 
     def __init__(self, inputs: Inputs, frames: slice, chunk: int):
         x, delta, A, B, C, _ = inputs
         self.dtype, self.chunk, self.groups = accumulation_dtype(x), chunk, B.shape[2]
         self.frames, self.time = frames, len(range(*frames.indices(x.shape[1])))
-        self.x, self.delta = self.split(x, True), self.split(delta, True)
-        self.B, self.C, self.A = self.split(B), self.split(C), A.to(self.dtype).view(self.groups, -1)
-        self.u = self.x * self.delta[..., None]
+        self.x, self.delta, self.B, self.C = (self.split(t) for t in (x, delta, B, C))
+        self.A = A.to(self.dtype).view(self.groups, -1, 1)
 
-        rates = self.delta * self.A
+        # Differences of sums from the start of a chunk would lose precision after a fast decay. Rounded to multiples
+        # of a power of two, exponents sum up exactly; what is rounded off stays small.
+        largest = LARGEST_EXPONENT[self.dtype]
+        rates = (self.delta * self.A).clamp_(-largest, largest)
+        coarse = (rates * 256).round_().div_(256)
+        fine = (rates - coarse).cumsum(-1)
+        coarse = coarse.cumsum(-1)
+        exponents = coarse[..., :, None] - coarse[..., None, :]
+        exponents += fine[..., :, None] - fine[..., None, :]
         ones = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device)
-        earlier, self.not_later = ones.tril(-1), ones.tril()
-        # Sums over frames j + 1 to i, each on its own: differences of sums from the start would lose precision.
-        steps = rates.permute(0, 1, 3, 4, 2)[..., None, :].expand(*rates.shape[:2], *rates.shape[3:], chunk, chunk)
-        sums = steps.masked_fill(self.not_later, 0).cumsum(-1)
-        self.decays = sums.masked_fill_(earlier, -torch.inf).exp_()
-        """From frame j to frame i of a chunk, (b, n, g, r, j, i)."""
-        self.from_start = rates.cumsum(2).exp()
-        """From the state before a chunk to frame i, (b, n, i, g, r)."""
-        self.to_end = self.decays[..., -1].permute(0, 1, 4, 2, 3)
-        """From frame j to the end of a chunk, (b, n, j, g, r)."""
-        self.whole = self.from_start[:, :, -1, :, :, None, None]
+        self.later = ones.triu(1)
+        self.decays = exponents.masked_fill_(self.later, -torch.inf).exp_()
+        """From frame j to frame i of a chunk, (b, n, g, r, i, j)."""
+        self.from_start = (coarse + fine).exp_()[..., None]
+        """From the state before a chunk to frame i, (b, n, g, r, i, 1)."""
+        self.to_end = self.decays[..., -1, :, None]
+        """From frame j to the end of a chunk, (b, n, g, r, j, 1)."""
+        self.whole = self.from_start[..., -1:, :]
         """Of a chunk, (b, n, g, r, 1, 1)."""
-        scores = torch.einsum("bnjgs,bnigs->bngji", self.B, self.C)
-        self.weights = self.decays * scores[:, :, :, None]
+        self.weights = self.decays * (self.C @ self.B.mT)
 
-    def split(self, t: Tensor, by_head: bool = False) -> Tensor:
+    def split(self, t: Tensor) -> Tensor:
         """Cut the slab's frames out of (batch, time, groups or heads, ...), into chunks, and heads into groups."""
         t = t[:, self.frames].to(self.dtype)
         missing = -self.time % self.chunk
         if missing:
             t = F.pad(t, [0, 0] * (t.dim() - 2) + [0, missing])
-        t = t.unflatten(1, (-1, self.chunk))
-        return t.unflatten(3, (self.groups, -1)) if by_head else t
+        t = t.unflatten(1, (-1, self.chunk)).unflatten(3, (self.groups, -1))
+        return t.movedim(2, 4).contiguous()
 
-    def join(self, t: Tensor, by_head: bool = False) -> Tensor:
+    def join(self, t: Tensor) -> Tensor:
         """Put chunks together again, and groups of heads."""
-        t = t.flatten(3, 4) if by_head else t
-        return t.flatten(1, 2)[:, : self.time]
+        return t.movedim(4, 2).flatten(3, 4).flatten(1, 2)[:, : self.time]
 
     def states(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """The states before each chunk, (b, n, g, r, p, s), and after the last, from that before the first."""
-        added = torch.einsum("bnjgrp,bnjgs->bngrps", self.u * self.to_end[..., None], self.B)
+        added = self.x.mT @ (self.B * (self.delta[..., None] * self.to_end))
         before = torch.empty_like(added)
-        for n in range(added.shape[1]):
-            before[:, n] = state
-            state = self.whole[:, n] * state + added[:, n]
-        return before, state
+        before[:, 0] = state
+        for n in range(added.shape[1] - 1):
+            torch.addcmul(added[:, n], self.whole[:, n], before[:, n], out=before[:, n + 1])
+        return before, torch.addcmul(added[:, -1], self.whole[:, -1], before[:, -1])
 
     def outputs(self, before: Tensor, D: Tensor | None) -> Tensor:
         """The outputs before the gate."""
-        y = torch.einsum("bngrji,bnjgrp->bnigrp", self.weights, self.u)
-        y += torch.einsum("bnigs,bngrps->bnigrp", self.C, before) * self.from_start[..., None]
-        return y if D is None else y + self.skip(D) * self.x
+        weights = self.weights * self.delta[..., None, :]
+        if D is not None and D.dim() == 1:
+            weights.diagonal(dim1=-2, dim2=-1).add_(self.skip(D)[..., 0])
+        y = (weights @ self.x).flatten(0, 3)
+        y.baddbmm_((self.C * self.from_start).flatten(0, 3), before.flatten(0, 3).mT)
+        y = y.view(self.x.shape)
+        return y.addcmul_(self.skip(D), self.x) if D is not None and D.dim() == 2 else y
 
     def skip(self, D: Tensor) -> Tensor:
-        """The skip connection as (g, r, p or 1)."""
-        return D.to(self.dtype).reshape(self.groups, -1, 1 if D.dim() == 1 else D.shape[1])
+        """The skip connection as (g, r, 1, p or 1)."""
+        return D.to(self.dtype).reshape(self.groups, -1, 1, 1 if D.dim() == 1 else D.shape[1])
 
 
 def _slabs(inputs: Inputs, chunk: int) -> list[tuple[slice, int]]:
@@ -184,8 +195,8 @@ def _forward(directions: Sequence[Inputs], shared: Shared, chunk: int, keep: boo
             before, state = slab.states(state)
             outputs = slab.outputs(before, inputs.D)
             if z is not None:
-                outputs *= F.silu(slab.split(z, True))
-            y[:, frames] = slab.join(outputs, True)
+                outputs *= F.silu(slab.split(z))
+            y[:, frames] = slab.join(outputs)
     last_state.copy_(state.flatten(1, 2))
     return y, last_state, kept
 
@@ -217,20 +228,20 @@ def _backward(
         for number, (frames, size) in reversed(list(enumerate(_slabs(inputs, chunk)))):
             slab = _Slab(inputs, frames, size)
             before, _ = slab.states(_by_group(kept[number], groups))
-            doutputs = slab.split(dy, True)
+            doutputs = slab.split(dy)
             if z is not None and dz is not None:
-                gate = slab.split(z, True)
+                gate = slab.split(z)
                 sigmoid = gate.sigmoid()
                 dsilu = sigmoid * (1 + gate * (1 - sigmoid))
-                dz[:, frames] = slab.join(doutputs * slab.outputs(before, D) * dsilu, True)
+                dz[:, frames] = slab.join(doutputs * slab.outputs(before, D) * dsilu)
                 doutputs = doutputs * gate * sigmoid
             gradients, dstate = _slab_gradients(slab, before, doutputs, dstate)
             if D is not None and dD is not None:
-                gradients["x"] += slab.skip(D) * doutputs
-                products = (doutputs * slab.x).sum((0, 1, 2)).flatten(0, 1)
+                gradients["x"].addcmul_(slab.skip(D), doutputs)
+                products = (doutputs * slab.x).sum((0, 1, 4)).flatten(0, 1)
                 dD += products.sum(-1) if D.dim() == 1 else products
-            dA += (gradients["rates"] * slab.delta).sum((0, 1, 2))
-            dx[:, frames], ddelta[:, frames] = slab.join(gradients["x"], True), slab.join(gradients["delta"], True)
+            dA += (gradients["rates"] * slab.delta).sum((0, 1, 4))
+            dx[:, frames], ddelta[:, frames] = slab.join(gradients["x"]), slab.join(gradients["delta"])
             dB[:, frames], dC[:, frames] = slab.join(gradients["B"]), slab.join(gradients["C"])
     # A copy: without frames it would be an input, which an operation must not return.
     return [Inputs(dx, ddelta, dA.flatten(), dB, dC, dD)], Shared(dz, dstate.flatten(1, 2).clone())
@@ -239,39 +250,36 @@ def _backward(
 def _slab_gradients(slab: _Slab, before: Tensor, dy: Tensor, dstate: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Gradients of a slab's x, delta, B, C and of the logarithms of its decays (rates), from those of its outputs and
     of the state after it; and that of the state before it."""
-    seen = dy * slab.from_start[..., None]  # by the state before a chunk
-    reached = torch.einsum("bnigrp,bnigs->bngrps", seen, slab.C)
+    delta = slab.delta[..., None]
+    reached = dy.mT @ (slab.C * slab.from_start)
     after = torch.empty_like(reached)  # gradients of the states after each chunk
-    for n in reversed(range(after.shape[1])):
-        after[:, n] = dstate
-        dstate = slab.whole[:, n] * dstate + reached[:, n]
+    after[:, -1] = dstate
+    for n in range(after.shape[1] - 1, 0, -1):
+        torch.addcmul(reached[:, n], slab.whole[:, n], after[:, n], out=after[:, n - 1])
+    dstate = torch.addcmul(reached[:, 0], slab.whole[:, 0], after[:, 0])
 
-    dweights = torch.einsum("bnjgrp,bnigrp->bngrji", slab.u, dy)
-    dscores = (dweights * slab.decays).sum(3)
-    from_end = torch.einsum("bnjgs,bngrps->bnjgrp", slab.B, after) * slab.to_end[..., None]
-    du = torch.einsum("bngrji,bnigrp->bnjgrp", slab.weights, dy) + from_end
-    dB = torch.einsum("bngji,bnigs->bnjgs", dscores, slab.C)
-    dB += torch.einsum("bnjgrp,bngrps->bnjgs", slab.u * slab.to_end[..., None], after)
-    dC = torch.einsum("bngji,bnjgs->bnigs", dscores, slab.B)
-    dC += torch.einsum("bnigrp,bngrps->bnigs", seen, before)
+    dweights = (dy @ slab.x.mT).mul_(slab.delta[..., None, :])
+    dscores = (dweights * slab.decays).sum(3, keepdim=True)
+    of_before = (dy @ before).mul_(slab.from_start)
+    of_after = (slab.x @ after).mul_(delta * slab.to_end)
+    du = (slab.weights.mT @ dy).flatten(0, 3)
+    du = du.baddbmm_((slab.B * slab.to_end).flatten(0, 3), after.flatten(0, 3).mT).view(dy.shape)
 
     # A frame's decay weighs what passes over it: from earlier frames to itself and later ones, from the state before
     # the chunk to these, from earlier frames to the state after it, and from state to state.
-    passing = (dweights * slab.weights).masked_fill_(slab.not_later, 0)
-    passing = passing.flip(-1).cumsum(-1).flip(-1).masked_fill_(slab.not_later, 0).sum(-2)
-    into = torch.einsum("bnigs,bngrps->bnigrp", slab.C, before)
-    into = (seen * into).sum(-1).flip(2).cumsum(2).flip(2)
-    onward = (slab.u * from_end).sum(-1)
-    onward = F.pad(onward.cumsum(2), (0, 0, 0, 0, 1, 0))[:, :, :-1]
-    through = (slab.whole * before * after).sum((-2, -1))
-    drates = passing.permute(0, 1, 4, 2, 3) + into + onward + through[:, :, None]
+    passing = dweights.mul_(slab.weights) @ slab.later.to(dy.dtype)  # summed over all frames j before one
+    drates = passing.masked_fill_(slab.later, 0).sum(-2)
+    drates += (of_before * slab.C).sum(-1).flip(-1).cumsum(-1).flip(-1)
+    onward = (of_after * slab.B).sum(-1)
+    drates += F.pad(onward.cumsum(-1), (1, 0))[..., :-1]
+    drates += (slab.whole * before * after).sum((-2, -1))[..., None]
 
     gradients = {
-        "x": du * slab.delta[..., None],
         "delta": (du * slab.x).sum(-1) + drates * slab.A,
+        "x": du.mul_(delta),
         "rates": drates,
-        "B": dB,
-        "C": dC,
+        "B": dscores.mT @ slab.C + of_after.sum(3, keepdim=True),
+        "C": dscores @ slab.B + of_before.sum(3, keepdim=True),
     }
     return gradients, dstate
 

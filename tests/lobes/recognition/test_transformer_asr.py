@@ -351,6 +351,19 @@ def test_layers_that_start_like_attention_are_left_so():
         ({"encoder_module": "conmmba"}, "encoder_module is 'conmmba', but must be one of 'transformer', 'conformer'"),
         ({"decoder_module": "lstm"}, "decoder_module is 'lstm', but must be one of 'transformer', 'mamba'"),
         ({"encoder_module": "conformer"}, "mamba_config is given, but encoder_module is 'conformer'"),
+        (
+            {"encoder_module": "conformer", "mamba_config": None, "mixer": "mamba2"},
+            "mixer is given, but encoder_module",
+        ),
+        (
+            {"encoder_module": "conformer", "decoder_module": "mamba", "attention_layers": "low"},
+            "attention_layers is given, but encoder_module is 'conformer': set it to conmamba",
+        ),
+        ({"decoder_attention_layers": "low"}, "decoder_attention_layers is given, but decoder_module is 'transformer'"),
+        ({"mixer": "mamba3"}, "mixer is 'mamba3', but must be one of mamba, mamba2, attention"),
+        ({"attention_window": 9}, "attention_window is 9, but no layer attends"),
+        ({"bidirectional": "outer", "causal": True, "mamba_config": None}, "sees no later frames: leave it out"),
+        ({"bidirectional": "sideways"}, "bidirectional is 'sideways', but must be one of"),
         ({"normalize_before": False}, "normalize_before is False"),
         ({"positional_encoding": "rotary"}, "positional_encoding is 'rotary'"),
         ({"attention_type": "flash"}, "attention_type is 'flash'"),
@@ -386,3 +399,17 @@ def test_too_many_positions():
 def test_transformer_decoder_has_no_state():
     with pytest.raises(TypeError, match="A Transformer decoder has no state"):
         conmamba().init_decoder_state(torch.randn(1, 30, 16))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_bidirectional_as_in_the_configuration_of_mamba(flag):
+    layers = conmamba(bidirectional=flag).encoder.layers
+    assert {layer.bidirectional for layer in layers} == {flag}
+
+
+def test_a_window_is_for_those_that_attend():
+    net = conmamba(decoder_module="mamba", decoder_attention_layers=[0], attention_window=7)
+    assert net.encoder.mixer_plan.kinds == ("mamba",) * len(net.encoder.layers)
+    assert net.decoder.layers[0].self_mamba.window == 7
+    net = conmamba(decoder_module="mamba", attention_layers=[0], attention_window=7)
+    assert net.encoder.layers[0].mamba.window == 7

@@ -10,6 +10,7 @@ from speechbrain_mamba.lobes.models.separation.mamba_tasnet import MaskNet
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.nnet.init import reset_parameters
+from speechbrain_mamba.nnet.self_attention import SelfAttention
 from tests.errors import relative_error
 from tests.nnet.test_mamba import scramble
 
@@ -35,6 +36,8 @@ MASKNETS = {
     "three speakers": lambda: MaskNet(16, 12, 3, MambaBlocksSequential(2, True, 12, d_state=4)),
     "dpmamba, three speakers": lambda: dual_path(mamba, num_spks=3),
     "sepformer": lambda: dual_path(transformer),
+    "mambatasnet, mixed": lambda: MaskNet(16, 12, 2, MambaBlocksSequential(2, "outer", 12, 4, attention_layers=[1])),
+    "dpmamba, mixed": lambda: dual_path(mamba, attention_layers=[1], attention_window=3),
 }
 
 
@@ -208,3 +211,23 @@ def test_frames_that_differ_are_refused(kernel, stride, words):
     decoder = Decoder(16, 1, kernel, stride=stride, bias=False)
     with pytest.raises(ValueError, match=f"The encoder has a kernel of 32 samples and {words}"):
         separate(Encoder(32, 16), MASKNETS["mambatasnet"](), decoder, torch.randn(1, 640))
+
+
+def test_dual_path_blocks_that_attend():
+    model = dual_path(mamba, attention_layers="high", attention_window=5)
+    kinds = [block.intra_mdl.mixer_plan.kinds + block.inter_mdl.mixer_plan.kinds for block in model.dual_mdl]
+    assert kinds == [("mamba", "mamba"), ("attention", "attention")]
+    assert {module.window for module in model.modules() if isinstance(module, SelfAttention)} == {5}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (transformer, {"attention_layers": [0]}, "intra_mdl is a SBTransformerBlock, which has no mixers to replace"),
+        (mamba, {"attention_window": 5}, "attention_window is 5, but no layer attends"),
+        (mamba, {"attention_layers": [2]}, r"attention_layers is \[2\], but must be indices from 0 to 1"),
+    ],
+)
+def test_attention_that_a_dual_path_model_cannot_have(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        dual_path(model, **options)
