@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -274,11 +275,11 @@ class KernelBackend:
         A: Tensor,
         B: Tensor,
         C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        dt_limit: tuple[float, float],
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        dt_limit: tuple[float, float] = (0.0, math.inf),
         *,
         lengths: Tensor | None = None,
         reverse: bool = False,
@@ -300,11 +301,11 @@ class KernelBackend:
         A: Tensor,
         B: Tensor,
         C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        dt_limit: tuple[float, float],
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        dt_limit: tuple[float, float] = (0.0, math.inf),
     ) -> tuple[Tensor, Tensor]:
         """One step of the scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd_update`."""
         low, high = map(float, dt_limit)
