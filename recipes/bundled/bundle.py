@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.dataio.manifests import TRANSCRIBED, read_manifest
+from speechbrain_mamba.dataio.recordings import read_recording
 from speechbrain_mamba.dataio.resampling import resample
 from speechbrain_mamba.dataio.utterances import read_utterances
 from speechbrain_mamba.evaluation.new_voices import say_in_voices
@@ -145,7 +145,7 @@ def transcribe_tests(source: Path, tests: Mapping[str, Items]) -> dict[str, Rows
     recognizer, found = Recognizer.from_hparams(source), {}
     for test, items in tests.items():
         texts, _ = recognizer.transcribe_batch(
-            [read_audio(item["wav"], recognizer.sample_rate) for item in items.values()]
+            [read_recording(item["wav"], recognizer.sample_rate).signal[0] for item in items.values()]
         )
         found[test] = [
             {"test": test, "id": name, "speaker": item["spk_id"], "said": item["wrd"], "heard": text}
@@ -183,7 +183,7 @@ def measure_streaming_recognizer(
     chosen = list(items)[: options.count]
     seconds = took = different = 0.0
     for name in chosen:
-        signal = read_audio(items[name]["wav"], recognizer.sample_rate)
+        signal = read_recording(items[name]["wav"], recognizer.sample_rate).signal[0]
         start = time.process_time()
         for piece in signal.split(round(PIECE * recognizer.sample_rate)):
             recognizer.add(piece)
@@ -209,7 +209,9 @@ def speak_tests(source: Path, tests: Mapping[str, Items], options: argparse.Name
         longest = synthesizer.hparams.prompt_seconds
         said = list(say_in_voices(synthesizer.synthesize, items, options.count, longest))
         heard, _ = recognizer.transcribe_batch([resample(one.wav, one.sample_rate, rate) for one in said])
-        recorded, _ = recognizer.transcribe_batch([read_audio(one.recording["wav"], rate) for one in said])
+        recorded, _ = recognizer.transcribe_batch(
+            [read_recording(one.recording["wav"], rate).signal[0] for one in said]
+        )
         found[test] = [
             {
                 "test": test, "id": one.name, "speaker": one.recording["spk_id"], "said": one.recording["wrd"],
