@@ -126,7 +126,8 @@ SWEEP: dict[str, tuple] = {
     "plan.BACKWARD_CHANNELS": (8, 32),
     "plan.SEGMENT": (16,),
     "layer_launch.LARGEST_RANK": (0,),
-    "conv_launch._TILE": ((16, 64), (32, 128)),
+    "conv_launch._BACKWARD_PROGRAMS_OF_A_PROCESSOR": (8, 32),
+    "conv_launch._WIDE_TILE": ((32, 64), (64, 128)),
     "conv_launch._BACKWARD_TILE": ((4, 64), (16, 64)),
 }
 """Sizes of the kernels by module and name, each with the values that are tried: chunks, memory, programs, warps (as 16
