@@ -61,7 +61,7 @@ def read(kernel: Any, arguments: tuple) -> tuple[list, list]:
     The first are the dtype of a tensor and whether 16 bytes divide its address; an integer, unless the kernel leaves it
     open, and otherwise whether it has 32 bits.
     """
-    values = [a if a is None or a.__class__ is int else a.data_ptr() for a in arguments]
+    values: list[Any] = [a if a is None or a.__class__ is int else a.data_ptr() for a in arguments]
     found = [
         (a if special else -(2**31) <= a < 2**31)
         if a.__class__ is int
