@@ -5,6 +5,7 @@
 Each shape is measured for
 
     ours                  this package's layer, by the backend of ``--backend``
+    ours, Mamba-2, ...    the same of Mamba-2, with each of ``--mamba2_states``
     published, fused      the layer of the published models with each direction by mamba-ssm's fused ``mamba_inner_fn``
     published, composed   the same of causal-conv1d, projections and mamba-ssm's scan; both where they are installed
     attention             PyTorch's scaled_dot_product_attention of equal width, with its projections
@@ -69,7 +70,7 @@ def measure(name: str, make, d_model: int, x: Tensor, training: bool, arguments:
     """Times and memory of one candidate at one shape; if it fails, the reason."""
     row = MISSING | {"failure": ""}
     dtype, device = getattr(torch, arguments.dtype), x.device
-    backend = arguments.backend if name == "ours" else "auto"
+    backend = arguments.backend if name.startswith("ours") else "auto"
     try:
         torch.manual_seed(0)
         module = make(d_model).to(device)
@@ -96,7 +97,7 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
               "pass": "forward+backward" if training else "forward", "dtype": arguments.dtype}  # fmt: skip
         d_model = channels // 2
         results = {}
-        for name, make in candidates().items():
+        for name, make in candidates(arguments.mamba2_states).items():
             x = torch.randn(batch, time, d_model, device=device)
             results[name] = measure(name, make, d_model, x, training, arguments)
         least = floor_ms(device, batch, time, channels, BiMamba(8).d_state, training, dtype)
@@ -138,6 +139,7 @@ def main(given: list[str] | None = None) -> list[dict]:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--backend", default="auto", help="that of this package's layer")
+    parser.add_argument("--mamba2_states", type=int, nargs="*", default=[16, 128], help="states of layers of Mamba-2")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--cuda-graphs", action="store_true", help="time replays as CUDA graphs too")

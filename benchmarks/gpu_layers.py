@@ -1,14 +1,17 @@
-"""Bidirectional layers to compare with: those that users can make of mamba-ssm, and attention."""
+"""Bidirectional layers to compare: ours of Mamba and Mamba-2, those that users can make of mamba-ssm, and attention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba import BiMamba
+from speechbrain_mamba.nnet.mamba2 import BiMamba2
 
 try:
     from causal_conv1d import causal_conv1d_fn
@@ -77,9 +80,16 @@ class Attention(nn.Module):
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-def candidates() -> dict[str, Callable[[int], nn.Module]]:
-    """Every layer that can be made here, by name, from the channels of input and output."""
+def mamba2(d_model: int, states: int) -> BiMamba2:
+    """A bidirectional layer of Mamba-2, with heads of 64 channels if these divide its inner ones."""
+    return BiMamba2(d_model, d_state=states, headdim=math.gcd(64, 2 * d_model))
+
+
+def candidates(mamba2_states: Sequence[int] = ()) -> dict[str, Callable[[int], nn.Module]]:
+    """Every layer that can be made here, by name, from the channels of input and output; ours of Mamba-2 with each of
+    some numbers of states."""
     made: dict[str, Callable[[int], nn.Module]] = {"ours": BiMamba}
+    made |= {f"ours, Mamba-2, {states} states": partial(mamba2, states=states) for states in mamba2_states}
     if mamba_inner_fn is not None:
         made["published, fused"] = lambda d_model: Published(BiMamba(d_model), fused=True)
         made["published, composed"] = lambda d_model: Published(BiMamba(d_model), fused=False)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from speechbrain_mamba.utils.cuda_graphs import capture
+
 Function = Callable[[], object]
 
 
@@ -73,15 +75,8 @@ def graph_ms(function: Function, device: torch.device, rounds: int) -> float:
     if device.type != "cuda":
         return float("nan")
     synchronize(device)
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return device_ms(graph.replay, device, rounds)
+    replay, _ = capture(function, device, None)
+    return device_ms(replay, device, rounds)
 
 
 def peak_mb(function: Function, device: torch.device) -> float:

@@ -13,6 +13,7 @@ from contact.context import Context, Skip, largest_error, results_of, step
 from contact.sizes import changed
 
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.nnet.mamba2 import BiMamba2, Mamba2
 
 LENGTHS = (300, 0, 1, 77)
 
@@ -49,6 +50,22 @@ def layers_are_right(context: Context) -> dict[str, Any]:
     return {
         f"{name}, {str(dtype).removeprefix('torch.')}": compare(context, make(), dtype)
         for name, make in LAYERS.items()
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+
+
+MAMBA2 = {
+    "BiMamba2, 16 states": lambda: BiMamba2(64, d_state=16, headdim=64),
+    "Mamba2, 128 states": lambda: Mamba2(64, d_state=128, headdim=64, ngroups=2),
+}
+
+
+@step("Mamba-2 is right", seconds=120)
+def mamba2_is_right(context: Context) -> dict[str, Any]:
+    """The same of layers of Mamba-2."""
+    return {
+        f"{name}, {str(dtype).removeprefix('torch.')}": compare(context, make(), dtype)
+        for name, make in MAMBA2.items()
         for dtype in (torch.float32, torch.bfloat16)
     }
 

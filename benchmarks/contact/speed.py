@@ -126,7 +126,8 @@ SWEEP: dict[str, tuple] = {
     "plan.BACKWARD_CHANNELS": (8, 32),
     "plan.SEGMENT": (16,),
     "layer_launch.LARGEST_RANK": (0,),
-    "conv_launch._TILE": ((16, 64), (32, 128)),
+    "conv_launch._BACKWARD_PROGRAMS_OF_A_PROCESSOR": (8, 32),
+    "conv_launch._WIDE_TILE": ((32, 64), (64, 128)),
     "conv_launch._BACKWARD_TILE": ((4, 64), (16, 64)),
 }
 """Sizes of the kernels by module and name, each with the values that are tried: chunks, memory, programs, warps (as 16
@@ -239,11 +240,22 @@ def host_time(context: Context) -> dict[str, Any]:
 @step("layers against others", seconds=240)
 def layers(context: Context) -> dict[str, Any]:
     """``gpu.py`` for a few shapes."""
-    shapes = "--channels 512 --time 4000 64000 --batch 1 8 --rounds 10" if context.is_gpu else (
+    return _compare_layers(context, "gpu.csv", "4000 64000", "")
+
+
+@step("Mamba-2 beside Mamba", seconds=120)
+def mamba2(context: Context) -> dict[str, Any]:
+    """``gpu.py`` for 4000 frames, with layers of Mamba-2."""
+    return _compare_layers(context, "gpu_mamba2.csv", "4000", "16 128")
+
+
+def _compare_layers(context: Context, csv: str, time: str, mamba2_states: str) -> dict[str, Any]:
+    shapes = f"--channels 512 --time {time} --batch 1 8 --rounds 10" if context.is_gpu else (
         "--channels 16 --time 30 --batch 1 --rounds 1")  # fmt: skip
-    given = ["--device", str(context.device), "--backend", context.backend, "--csv", str(context.folder / "gpu.csv")]
+    given = ["--device", str(context.device), "--backend", context.backend, "--csv", str(context.folder / csv)]
+    given += ["--mamba2_states", *mamba2_states.split()]
     rows = gpu.main([*shapes.split(), *given, *(["--cuda-graphs"] if context.is_gpu else [])])
-    failed = [row for row in rows if row["implementation"] == "ours" and row["failure"]]
+    failed = [row for row in rows if row["implementation"].startswith("ours") and row["failure"]]
     if failed:
         raise ValueError(failed[0]["failure"])
     return {"rows": rows}

@@ -20,7 +20,7 @@ def gpu_tests(context: Context) -> dict[str, Any]:
     if not (ROOT / "tests").is_dir():
         raise Skip("the tests are in a checkout only")
     workers = str(min(16, len(os.sched_getaffinity(0))))
-    command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-n", workers, "--tb=line", "-rf"]
+    command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-n", workers, "--tb=short", "-rf", "-v"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     lines = done.stdout.strip().splitlines()
     if done.returncode:

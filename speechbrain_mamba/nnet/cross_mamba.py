@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.nnet.hidden_attention import HiddenAttention
 from speechbrain_mamba.nnet.interleaving import Interleaved
 from speechbrain_mamba.nnet.mimetic import initialize_mimetically
+from speechbrain_mamba.nnet.outer_bidirectional import reverse_frames
 from speechbrain_mamba.ops import lengths_on, mask_frames, valid_frames
 
 CROSS_KINDS = ("concat", "attention", "prefix_bidirectional", "hidden_attention", "interleaved")
@@ -64,21 +65,6 @@ def consume(layer: Any, memory: Tensor, lengths: Tensor | None = None, places: T
     return layer(mask_frames(memory, lengths), lengths, return_state=True)[1]
 
 
-def flip_frames(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Turn the valid frames of each example (batch, time, channels) around; the padding stays at the end, as zeros.
-
-    Example
-    -------
-    >>> flip_frames(torch.tensor([[[1], [2], [3]]]), torch.tensor([2])).flatten()
-    tensor([2, 1, 0])
-    """
-    if lengths is None:
-        return x.flip(1)
-    steps = torch.arange(x.shape[1], device=x.device)
-    index = (lengths[:, None] - 1 - steps).clamp(min=0)
-    return mask_frames(x.gather(1, index[..., None].expand(x.shape)), lengths)
-
-
 class PrefixBidirectional(nn.Module):
     """Both directions over the memory, causal over the targets: speech prefixing of MADEON (arXiv 2411.06968).
 
@@ -106,7 +92,7 @@ class PrefixBidirectional(nn.Module):
 
     def look_back(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The output of the reverse mixer over the memory, whose padding is finite; zero past each length."""
-        return flip_frames(self.reverse(flip_frames(memory, lengths), lengths), lengths)
+        return reverse_frames(self.reverse(reverse_frames(memory, lengths), lengths), lengths)
 
     def consume(self, memory: Tensor, lengths: Tensor | None = None) -> Any:
         """Read the memory as :func:`consume` does."""

@@ -280,8 +280,9 @@ def plan_mixers(
         Arguments of Mamba layers. Those that Mamba-2 also has go to it too, except for ``d_state`` and ``expand``.
     mixer_config : dict, optional
         For each kind a dict of its arguments, such as ``{"mamba2": {"d_state": 128}, "attention": {"nhead": 4}}``. By
-        default Mamba-2 has 64 states, or as many as there are channels if these are fewer, and heads of 64 channels, or
-        of less where they would be too coarse to meet the size; attention has heads of about 64 channels.
+        default Mamba-2 has 64 states, or fewer where these would leave too little of a small layer to its width, and
+        heads of 64 channels, or of fewer where they would be too coarse to meet the size; attention has heads of about
+        64 channels.
     attention : dict, optional
         Arguments of attention that ``mixer_config`` may replace, such as the ``nhead`` of a model.
     reference : str
@@ -381,11 +382,20 @@ def _match(
 ) -> dict[str, Any]:
     """Choose the inner width, and what is open of heads and states, with which a layer has ``budget`` parameters."""
     options = {key: value for key, value in options.items() if key != _WIDTH[kind]}
+    if kind == "mamba2" and "d_state" not in options:
+        # B and C leave little to the width of a narrow layer: half a channel per channel of d_model is the least
+        for d_state in (size for size in (64, 32, 16, 8, 4) if size <= max(d_model, 4)):
+            try:
+                best = _match(kind, d_model, causal, forms, options | {"d_state": d_state}, budget)
+            except ValueError:
+                if d_state == 4:
+                    raise
+                continue
+            if best["expand"] >= 0.5 or d_state == 4:
+                return best
     heads: list[dict[str, Any]] = [{}]
-    if kind == "mamba2":
-        options.setdefault("d_state", min(64, 1 << (d_model.bit_length() - 1)))
-        if "headdim" not in options:
-            heads = [{"headdim": size} for size in (64, 32, 16, 8, 4, 2, 1)]
+    if kind == "mamba2" and "headdim" not in options:
+        heads = [{"headdim": size} for size in (64, 32, 16, 8, 4, 2, 1)]
     elif kind == "attention" and "nhead" not in options:
         heads = [{"nhead": count} for count in range(usual_heads(d_model), 0, -1)]
     best, difference = {}, math.inf

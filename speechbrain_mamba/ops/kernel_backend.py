@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -274,11 +275,11 @@ class KernelBackend:
         A: Tensor,
         B: Tensor,
         C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        dt_limit: tuple[float, float],
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        dt_limit: tuple[float, float] = (0.0, math.inf),
         *,
         lengths: Tensor | None = None,
         reverse: bool = False,
@@ -288,7 +289,7 @@ class KernelBackend:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd`. The kernels choose the chunks themselves."""
         tensors = _SSD.flatten([(x, delta, A, B, C, D, delta_bias)], (z, initial_state, lengths))
-        low, high = map(float, dt_limit)
+        low, high = float(dt_limit[0]), float(dt_limit[1])
         y, last_state = self._call("ssd", *tensors, delta_softplus, reverse, low, high, return_last_state)
         return (y, last_state) if return_last_state else y
 
@@ -300,14 +301,14 @@ class KernelBackend:
         A: Tensor,
         B: Tensor,
         C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        dt_limit: tuple[float, float],
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        dt_limit: tuple[float, float] = (0.0, math.inf),
     ) -> tuple[Tensor, Tensor]:
         """One step of the scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd_update`."""
-        low, high = map(float, dt_limit)
+        low, high = float(dt_limit[0]), float(dt_limit[1])
         if not asks_for_gradient(state, x, delta, A, B, C, D, z, delta_bias):
             return self._ssd_step(state, x, delta, A, B, C, D, z, delta_bias, delta_softplus, low, high)
         x, delta, B, C = (t[:, None] for t in (x, delta, B, C))  # a sequence of one frame

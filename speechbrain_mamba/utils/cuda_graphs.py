@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -84,9 +85,23 @@ def capture(function: Callable[[], Any], device: torch.device, pool: Any) -> tup
         function()  # what is made at the first use must not be captured
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=stream):
+    with _generator_of(device), torch.cuda.graph(graph, pool=pool, stream=stream):
         outputs = function()
     return graph.replay, outputs
+
+
+@contextlib.contextmanager
+def _generator_of(device: torch.device) -> Iterator[None]:
+    """Put the state of a GPU's random numbers back if a capture fails: torch leaves it as it is inside a capture, and
+    all random numbers after that would be an error."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    before = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(before)
+        raise
 
 
 def _is_hashable(value: Any) -> bool:

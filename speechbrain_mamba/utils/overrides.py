@@ -30,7 +30,6 @@ RENAMED = {
     "d_state": "mamba_config.d_state",
     "expand": "mamba_config.expand",
     "d_conv": "mamba_config.d_conv",
-    "bidirectional": "mamba_config.bidirectional",
     "transformer_dropout": "dropout",
     "dev_splits": "valid_splits",
     "lr_model": "lr",

@@ -47,12 +47,13 @@ def test_the_published_layers_compute_what_ours_does(fused):
 @pytest.mark.usefixtures("_published")
 def test_every_layer_has_a_row_with_times_and_what_the_machine_is(tmp_path):
     rows = gpu.main([*SMALL, "--dtype", "float32", "--csv", str(tmp_path / "gpu.csv")])
-    names = ["ours", "published, fused", "published, composed", "attention", "floor"]
+    ours = ["ours", "ours, Mamba-2, 16 states", "ours, Mamba-2, 128 states"]
+    names = [*ours, "published, fused", "published, composed", "attention", "floor"]
     assert [row["implementation"] for row in rows] == 2 * names
     assert all(row["failure"] == "" and row["ms"] > 0 and row["gpu"] == "none" for row in rows)
-    assert all(row["error"] < 1e-4 for row in rows if row["implementation"] in names[:3])
+    assert all(row["error"] < 1e-4 for row in rows if row["implementation"] in names[:5])
     assert all(row["host_ms"] > 0 and row["launches"] > 0 for row in rows if row["implementation"] != "floor")
-    assert len((tmp_path / "gpu.csv").read_text().splitlines()) == 11
+    assert len((tmp_path / "gpu.csv").read_text().splitlines()) == 1 + 2 * len(names)
 
 
 def test_a_layer_that_is_wrong_is_not_timed(monkeypatch):

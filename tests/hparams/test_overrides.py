@@ -34,7 +34,6 @@ PUBLISHED = {
         "max_batch_len_val": ("max_batch_length_valid", 7),
         "beam_size": ("test_search.beam_size", 2),
         "d_state": ("mamba_config.d_state", 8),
-        "bidirectional": ("mamba_config.bidirectional", False),
     },
     "asr/conmambamamba_large": {
         "lr_adam": ("lr", 0.01),

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, build_cross, consume, flip_frames
+from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, build_cross, consume
 from speechbrain_mamba.nnet.hidden_attention import HiddenAttention
 from speechbrain_mamba.nnet.interleaving import Interleaved, places_of_tokens
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba2 import Mamba2
+from speechbrain_mamba.nnet.outer_bidirectional import reverse_frames
 from tests.errors import relative_error
 
 D_MODEL = 8
@@ -235,8 +236,8 @@ def test_hidden_attention_reads_a_memory_in_pieces(positions):
 
 def test_frames_are_flipped_within_their_lengths():
     x = torch.arange(1, 7).view(2, 3, 1)
-    assert flip_frames(x, torch.tensor([3, 2]))[..., 0].tolist() == [[3, 2, 1], [5, 4, 0]]
-    assert flip_frames(x)[..., 0].tolist() == [[3, 2, 1], [6, 5, 4]]
+    assert reverse_frames(x, torch.tensor([3, 2]))[..., 0].tolist() == [[3, 2, 1], [5, 4, 0]]
+    assert reverse_frames(x)[..., 0].tolist() == [[3, 2, 1], [6, 5, 4]]
 
 
 def test_places_follow_the_beginnings_of_tokens():

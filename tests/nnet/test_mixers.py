@@ -166,6 +166,13 @@ def test_mixers_get_the_size_of_attention(kind, causal):
     assert abs(count_parameters(plan.build, 0) / plan.budget - 1) < TOLERANCE
 
 
+@pytest.mark.parametrize(("d_model", "form", "states"), [(128, "inner", 64), (128, "outer", 16), (512, "outer", 64)])
+def test_the_states_of_a_small_layer_leave_something_to_its_width(d_model, form, states):
+    plan = plan_mixers(1, d_model, False, mixer="mamba2", bidirectional=form, reference="attention")
+    assert plan.options["mamba2"]["d_state"] == states and plan.options["mamba2"]["expand"] >= 0.5
+    assert abs(plan.parameters["mamba2"] / plan.budget - 1) < TOLERANCE
+
+
 def test_widths_and_options_that_are_given_stay():
     given = {"mamba2": {"expand": 1, "headdim": 16, "d_state": 8}, "attention": {"nhead": 4, "d_attention": 32}}
     plan = plan_mixers(2, 64, mixer="mamba2", attention_layers=[1], attention_window=9, mixer_config=given)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +91,42 @@ def test_a_capture_that_fails_is_said_once_and_not_tried_again(monkeypatch, capl
             assert torch.equal(double(torch.ones(size)), torch.full((size,), 2.0))
     (record,) = caplog.records
     assert record.message.endswith("runs without: RuntimeError: operation not permitted when stream is capturing")
+
+
+def test_a_failed_capture_leaves_random_numbers_as_they_were(monkeypatch):
+    """Torch leaves the generator inside the capture, where it refuses to draw."""
+
+    class Generator:
+        def __init__(self, state):
+            self.state = state
+
+        def clone_state(self):
+            return Generator(self.state)
+
+        def graphsafe_set_state(self, other):
+            self.state = other.state
+
+    @contextlib.contextmanager
+    def graph(graph, pool, stream):
+        generator.state = "capturing"
+        yield
+        generator.state = "captured"
+
+    def function():
+        if fails and generator.state == "capturing":
+            raise RuntimeError("it reads a value")
+
+    stream, generator = SimpleNamespace(wait_stream=lambda other: None), Generator("fresh")
+    for name, value in {
+        "Stream": lambda device: stream, "current_stream": lambda device: stream, "graph": graph,
+        "stream": contextlib.nullcontext, "CUDAGraph": lambda: SimpleNamespace(replay=None),
+        "default_generators": [None, generator],
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    for fails, expected in ((True, "fresh"), (False, "captured")):
+        with pytest.raises(RuntimeError, match="reads a value") if fails else contextlib.nullcontext():
+            cuda_graphs.capture(function, torch.device("cuda:1"), None)
+        assert generator.state == expected
 
 
 @torch.no_grad()

@@ -11,13 +11,15 @@ from torch import Tensor
 from speechbrain_mamba.ops.backends.triton.conv_kernels import conv_backward_kernel, conv_kernel
 from speechbrain_mamba.ops.backends.triton.launch import launch
 from speechbrain_mamba.ops.backends.triton.layer_kernels import sums_kernel
-from speechbrain_mamba.ops.backends.triton.plan import BACKWARD_PROGRAMS_OF_A_PROCESSOR, power_of_2, processors_of
+from speechbrain_mamba.ops.backends.triton.plan import power_of_2, processors_of
 from speechbrain_mamba.ops.backends.triton.strides import frames, layout, on_device, parameter, zeros_like
 from speechbrain_mamba.ops.directions import Filters
 from speechbrain_mamba.ops.kernel_backend import ConvGradients, ConvShared, conv_outputs
 
-_TILE, _BACKWARD_TILE = (32, 64), (8, 64)
-"""Frames and channels of a program."""
+_TILE, _WIDE_TILE, _BACKWARD_TILE = (32, 64), (32, 128), (8, 64)
+"""Frames and channels of a program; the wide tile is that of both directions."""
+_BACKWARD_PROGRAMS_OF_A_PROCESSOR = 16
+"""Programs of the backward pass that a multiprocessor has at a time."""
 
 
 def _tensors(directions: Sequence[Filters], shared: ConvShared, x: Tensor) -> list[Tensor | None]:
@@ -45,7 +47,7 @@ def run_conv(
     """Compute the outputs of one or two directions, and a final state, into their memory."""
     (x,) = frames([shared.x])
     batch, time, channels = x.shape
-    tile = (1, _TILE[1]) if time <= 1 and len(directions) == 1 else _TILE
+    tile = _WIDE_TILE if len(directions) == 2 else (1, _TILE[1]) if time <= 1 else _TILE
     tiles = max(-(-time // tile[0]), 1)
     launch(
         conv_kernel, -(-channels // tile[1]) * tiles * batch,
@@ -91,7 +93,7 @@ def run_conv_backward(
     begin = 0 if dinitial is None else 1 - width
     tiles = max(-(-(time - begin) // _BACKWARD_TILE[0]), 1)
     total, blocks = tiles * batch, -(-channels // _BACKWARD_TILE[1])
-    slots = min(total, max(int(processors_of(x.device) * BACKWARD_PROGRAMS_OF_A_PROCESSOR) // blocks, 1))
+    slots = min(total, max(processors_of(x.device) * _BACKWARD_PROGRAMS_OF_A_PROCESSOR // blocks, 1))
     sums = x.new_empty((slots, count, channels * (width + 1)), dtype=torch.float32) if with_sums else None
     launch(
         conv_backward_kernel, blocks * slots,

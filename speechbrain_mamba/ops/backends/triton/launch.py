@@ -61,19 +61,13 @@ def read(kernel: Any, arguments: tuple) -> tuple[list, list]:
     The first are the dtype of a tensor and whether 16 bytes divide its address; an integer, unless the kernel leaves it
     open, and otherwise whether it has 32 bits.
     """
-    found: list[Any] = []
-    values: list[int | None] = []
-    for argument, special in zip(arguments, _specialized(kernel)):
-        if argument.__class__ is int:
-            found.append(argument if special else -(2**31) <= argument < 2**31)
-            values.append(argument)
-        elif argument is None:
-            found.append(None)
-            values.append(None)
-        else:
-            address = argument.data_ptr()
-            found += (argument.dtype, address % 16 == 0)
-            values.append(address)
+    values: list[Any] = [a if a is None or a.__class__ is int else a.data_ptr() for a in arguments]
+    found = [
+        (a if special else -(2**31) <= a < 2**31)
+        if a.__class__ is int
+        else (None if a is None else (a.dtype, value % 16 == 0))
+        for a, value, special in zip(arguments, values, _specialized(kernel))
+    ]
     return found, values
 
 

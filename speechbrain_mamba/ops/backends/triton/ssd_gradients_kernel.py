@@ -161,7 +161,8 @@ def ssd_gradients_kernel(x, delta, A, B, C, D, bias, z, lengths, dy, passing, sc
                 _add_to(maps_own, dB, to, n, map_time, valid, states, number > 0)
                 # ... from earlier frames to the state after the block, and from state to state.
                 onward = tl.sum(u * from_end, 1)
-                drate += tl.cumsum(onward, 0) - onward + through * tl.sum(tl.sum(h * g, 1), 0)
+                drate += tl.sum(tl.where(before, onward[:, None], 0.0), 0)
+                drate += through * tl.sum(tl.sum(h * g, 1), 0)
                 du = product(tl.trans(weights), gradient, PRECISION) + from_end
                 dstep = tl.sum(du * x_block, 1) + drate * rate
                 dA += tl.sum(tl.where(valid, drate * step, 0.0), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -235,10 +234,17 @@ def _row(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
+def _padded(size: int) -> int:
+    """The next power of two that fills a tile, in steps that torch.compile can follow."""
+    padded = SMALLEST_TILE
+    while padded < size:
+        padded *= 2
+    return padded
+
+
 def ssd_unsupported(channels: int, states: int) -> str | None:
     """Why the kernels cannot serve heads of such a size, None if they can."""
-    tile = math.prod(max(power_of_2(size), SMALLEST_TILE) for size in (channels, states))
-    if channels > LARGEST_HEAD or tile > LARGEST_TILE:
+    if channels > LARGEST_HEAD or _padded(channels) * _padded(states) > LARGEST_TILE:
         return (
             f"it takes heads of up to {LARGEST_HEAD} channels, and of channels times states (padded to powers of two) "
             f"up to {LARGEST_TILE}, but got {channels} channels of {states} states."

@@ -40,4 +40,5 @@ def shorten_chunks(monkeypatch) -> None:
         change_ssd_plans(monkeypatch, BLOCK=16, PROGRAMS_OF_A_PROCESSOR=1, MOST_BLOCKS=2,
                          BACKWARD_PROGRAMS_OF_A_PROCESSOR=3 / 132)  # fmt: skip
         monkeypatch.setattr(conv_launch, "_TILE", (8, 16))
+        monkeypatch.setattr(conv_launch, "_WIDE_TILE", (8, 16))
         monkeypatch.setattr(conv_launch, "_BACKWARD_TILE", (8, 16))

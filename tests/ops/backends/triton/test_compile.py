@@ -19,8 +19,10 @@ BACKWARD = {
     "chunk_sums_kernel", "gradients_kernel", "finish_kernel", "conv_backward_kernel", "sums_kernel",
 }  # fmt: skip
 LAYER = {"pack_kernel"}
-SPILLS = {("gradients_kernel", 80): 128}
-"""Bytes that may be spilled outside of the loop over frames: what is needed once for a chunk."""
+SPILLS = {"gradients_kernel": 512, "chunk_sums_kernel": 64}
+"""Bytes that may be spilled: in the walk back outside of the loop over frames, what is needed once for a segment or
+chunk; of the chunks' sums weights, which was the faster on a GPU than fewer programs at a time (``plan.py``)."""
+LOOP_SPILLS = {"chunk_sums_kernel": 16}
 WALKS = {"chunk_states_kernel", "outputs_kernel", "chunk_sums_kernel", "gradients_kernel"}
 
 
@@ -81,8 +83,8 @@ def test_kernels_compile_without_spilling(kind, architecture, names, request):
     for launch in request.getfixturevalue(kind):
         if launch.name in names:
             used = resources(launch, architecture)
-            assert used["loop_spills"] == 0, (launch.name, used)
-            assert used["spill_bytes"] <= SPILLS.get((launch.name, architecture), 0), (launch.name, used)
+            assert used["loop_spills"] <= LOOP_SPILLS.get(launch.name, 0), (launch.name, used)
+            assert used["spill_bytes"] <= SPILLS.get(launch.name, 0), (launch.name, used)
             assert used["registers"] <= 255
             if launch.name in WALKS:  # the loop over frames is the longest
                 assert 16 <= used["loop_exponentials"] < used["loop_instructions"] / 2

@@ -67,11 +67,13 @@ def test_a_single_chunk_goes_on_from_a_state(monkeypatch):
               lengths=torch.tensor([5, 0]), return_last_state=True)  # fmt: skip
 
 
-def test_fast_decays_next_to_slow_ones_keep_their_precision():
-    """Sums of the exponents reach thousands, and later steps are small."""
+@pytest.mark.parametrize("bias", [0.0, 0.36])
+def test_fast_decays_next_to_slow_ones_keep_their_precision(bias):
+    """Sums of the exponents reach thousands, and later steps are small; or all decays are so fast that the gradient of
+    A is made of numbers that a sum with others would lose."""
     torch.manual_seed(0)
     t = ssd_inputs(1, 32, 1, 2, 1, 3)
-    t["A"], t["delta"] = torch.tensor([-100.0]), torch.full((1, 32, 1), 1e-4)
+    t["A"], t["delta"], t["delta_bias"] = torch.tensor([-100.0]), torch.full((1, 32, 1), 1e-4), torch.tensor([bias])
     t["delta"][:, :5] = 10.0
     check(ops.ssd, t, "triton", DEVICE, return_last_state=True)
 

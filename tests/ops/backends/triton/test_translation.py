@@ -79,10 +79,9 @@ def test_ssd(seed):
         if pick(True, False):
             del inputs[name]
     inputs |= {name: inputs[name].to(pick(*DTYPES)) for name in ("x", *OVER_TIME) if name in inputs}
-    given = dict.fromkeys(("D", "z", "delta_bias")) | inputs
-    check(backend.ssd, {name: t for name, t in given.items() if t is not None}, delta_softplus=pick(True, False),
-          dt_limit=pick((0.0, float("inf")), (0.1, 0.5)), lengths=lengths_of(batch, time), reverse=pick(True, False),
-          return_last_state=pick(True, False))  # fmt: skip
+    limit = pick((0.0, float("inf")), (0.1, 0.5))
+    check(backend.ssd, inputs, delta_softplus=pick(True, False), dt_limit=limit, lengths=lengths_of(batch, time),
+          reverse=pick(True, False), return_last_state=pick(True, False))  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(6))
