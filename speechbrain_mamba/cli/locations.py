@@ -52,8 +52,8 @@ def list_names(task: str) -> list[str]:
 
     Example
     -------
-    >>> list_names("codec")
-    ['mini_codec']
+    >>> list_names("speaker")
+    ['mini_speaker']
     """
     folder = find_share() / "hparams" / check_choice("task", task, list_tasks())
     return sorted(path.stem for path in folder.glob("*.yaml"))

@@ -22,6 +22,9 @@ HARMFUL = {
 KNOWN = {
     # attributes that the code itself names
     ("speechbrain_mamba.nnet.mamba", "getattr"),
+    ("speechbrain_mamba.nnet.mamba_layer", "getattr"),
+    ("speechbrain_mamba.lobes.models.separation.dual_path", "getattr"),
+    ("speechbrain_mamba.lobes.models.separation.dual_path", "setattr"),
     ("speechbrain.decoders.seq2seq", "getattr"),
     # labels are read from and saved to paths that a caller gives, never the constructor's
     ("speechbrain.dataio.encoder", "open"),

@@ -30,7 +30,7 @@ def check_options(
         )
     of_encoder, of_decoder = ("attention_layers", "bidirectional"), ("decoder_attention_layers",)
     for name, value in {"mamba_config": mamba_config or None, **(mixers or {})}.items():
-        if value is None:
+        if value is None or (name, value) == ("mixer", "mamba"):  # which is what Mamba modules have in any case
             continue
         if not uses_mamba:
             raise ValueError(
