@@ -116,6 +116,8 @@ def test_the_package_imports_no_recipe():
 def test_no_file_name_stands_three_times():
     paths = collections.defaultdict(list)
     for path in files(*PRODUCT, "hparams", "docs", suffixes=(".py", ".c", ".h", ".yaml", ".md")):
+        if "bundled_models" in path.parts:  # what a loader looks for
+            continue
         if path.name not in ("__init__.py", "README.md") and not (path.parts[0] == "recipes" and path.stem == "train"):
             paths[path.name].append(str(path))
     check_none(", ".join(same) for same in paths.values() if len(same) > 2)
