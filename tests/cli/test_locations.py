@@ -54,7 +54,11 @@ def test_a_file_is_found_by_path_or_by_name(tmp_path, monkeypatch):
         ("none/none.yaml", None, r"There is no hyper-parameter file 'none/none\.yaml'\."),
         ("vallm", None, "'vallm' is not a hyper-parameter file: give the path of one, or TASK/NAME"),
         ("tss/vallm", None, r"There is no task 'tss'\. Did you mean 'tts'\? Choose from asr, codec,"),
-        ("vall", "tts", r"There is no tts model 'vall'\. Did you mean '.*'\? Choose from bundled_vallm_digits, mini_valle,"),
+        (
+            "vall",
+            "tts",
+            r"There is no tts model 'vall'\. Did you mean '.*'\? Choose from bundled_vallm_digits, mini_valle,",
+        ),
         ("base/tts", "tts", r"There is no tts model 'base/tts'\."),
         ("qqq", "codec", r"There is no codec model 'qqq'\. Choose from bundled_codec, mini_codec\.$"),
     ],
