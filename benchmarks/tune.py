@@ -128,12 +128,12 @@ def run_trial(command: Sequence[str], folder: Path, epochs: int, limit: float) -
         try:
             while process.poll() is None:
                 time.sleep(POLL)
-                best = read_best(folder)
-                if best is not None and best[3] >= epochs:
-                    break  # the test is not for tuning
                 if time.monotonic() - start > limit:
                     why = f"It took longer than {limit / 60:g} minutes."
                     break
+                best = read_best(folder)
+                if best is not None and best[3] >= epochs:
+                    break  # the test is not for tuning
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
