@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.nnet.mamba import BiMamba, MambaState
@@ -44,7 +43,8 @@ def split_chunks(x: Tensor, lengths: Tensor | None, chunk_size: int) -> tuple[Te
     if lengths is None:
         lengths = torch.full((batch,), time, device=x.device)
     lengths = (lengths.to(x.device)[:, None] - first).clamp(0, chunk_size).flatten()
-    return F.pad(x, (0, 0, 0, -time % chunk_size)).reshape(len(lengths), chunk_size, channels), lengths
+    padding = x.new_zeros(batch, -time % chunk_size, channels)  # F.pad of torch 2.8 refuses tensors without channels
+    return torch.cat([x, padding], 1).reshape(len(lengths), chunk_size, channels), lengths
 
 
 def join_chunks(chunks: Tensor, batch: int, time: int) -> Tensor:
