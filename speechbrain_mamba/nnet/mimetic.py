@@ -18,15 +18,15 @@ UNIT_STEP = math.log(math.expm1(1.0))
 
 
 def initialize_mimetically(module: nn.Module) -> None:
-    """Initialize the state space layers inside a module so that they resemble linear attention (Trockman et al.,
-    "Mimetic Initialization Helps State Space Models Learn to Recall", arXiv 2410.11135, section 4).
+    """Initialize the state space layers inside a module so that they resemble linear attention, after the idea of
+    "Mimetic Initialization Helps State Space Models Learn to Recall" (arXiv 2410.11135).
 
     - The decay is close to one: rates from 0.001 to 0.1 per frame, so that nothing is forgotten.
     - The step is 1 for every input: its projection starts at zero, its bias at the inverse softplus of 1.
     - The maps C and B are the same, so that a query finds the keys of inputs like its own.
 
-    What can be learned is the same, and so are the parameters' names and shapes. The rates are ours; of the paper's
-    choices for the convolution none is taken over.
+    What can be learned is the same, and so are the parameters' names and shapes. How it is done in
+    detail, the rates among it, is ours and was not compared with the paper's code; convolutions are left alone.
 
     Arguments
     ---------
