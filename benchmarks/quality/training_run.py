@@ -88,17 +88,17 @@ def run_training(
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tune.ROOT)
         name = CPU if not on_gpu and process_seconds(process.pid) is not None else WALL
         clock = EpochClock(before.seconds if before is not None and before.clock == name else [])
-        seen = -1
+        earlier = tune.read_best(folder)
+        seen = earlier[3] if earlier is not None else 0
         try:
             while process.poll() is None:
                 time.sleep(POLL)
                 best = tune.read_best(folder)
                 now = process_seconds(process.pid) if name == CPU else time.monotonic() - start
                 if now is not None and best is not None and best[3] != seen:
-                    if seen >= 0 or best[3] == 1:  # in a resumed run, the epochs that were there say nothing
-                        clock.see(best[3], now)
-                        told(best[3], clock.per_epoch())
                     seen = best[3]
+                    clock.see(seen, now)
+                    told(seen, clock.per_epoch())
                 if time.monotonic() - start > limit:
                     stopped = True
                     break
