@@ -107,7 +107,9 @@ class Runner:
             modules = load_hyperpyyaml(select_hparams(read_hparams(path, self._given()), ["modules"]))["modules"]
             self.parameters[system.name] = sum(p.numel() for p in torch.nn.ModuleDict(modules).parameters())
         base = self.parameters[self.study.baseline]
-        far = {name: count for name, count in self.parameters.items() if abs(count / base - 1) > self.study.sizes_within}
+        far = {
+            name: count for name, count in self.parameters.items() if abs(count / base - 1) > self.study.sizes_within
+        }
         if far:
             named = ", ".join(f"{name} has {count:,}" for name, count in far.items())
             raise ValueError(

@@ -155,7 +155,9 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
         what += [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
         raise ValueError(f"{path} {' and '.join(what)}: a study has the keys {', '.join(sorted(_KEYS))}.")
     task = tree["task"]
-    systems = tuple(_read_system(name, part or {}, task, tree.get("options") or {}) for name, part in tree["systems"].items())
+    systems = tuple(
+        _read_system(name, part or {}, task, tree.get("options") or {}) for name, part in tree["systems"].items()
+    )
     if tree["baseline"] not in tree["systems"]:
         raise ValueError(f"{path} has the baseline {tree['baseline']}, but must name one of its systems.")
     recipe = ROOT / tree.get("recipe", f"recipes/{task}/train.py")
@@ -178,7 +180,9 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
 def _read_system(name: str, part: Mapping[str, Any], task: str, common: Mapping[str, Any]) -> System:
     wrong = set(part) - {"hparams", "options", "label"}
     if wrong or "hparams" not in part:
-        raise ValueError(f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options and label.")
+        raise ValueError(
+            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options and label."
+        )
     hparams = ROOT / "hparams" / task / f"{part['hparams']}.yaml"
     if not hparams.is_file():
         raise FileNotFoundError(f"The system {name} needs {hparams}, which is not there.")

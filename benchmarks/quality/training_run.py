@@ -114,6 +114,8 @@ def run_training(
     finished = (folder / FINISHED).is_file() and best is not None and best[3] >= epochs
     outcome = Outcome("done" if finished else "stopped" if stopped else "failed", clock=name, seconds=clock.seconds)
     outcome.seconds_per_epoch = clock.per_epoch()
+    if outcome.seconds_per_epoch is None and before is not None and before.clock == name:
+        outcome.seconds_per_epoch = before.seconds_per_epoch
     if outcome.status == "failed":
         outcome.reason = tune.last_sentence(folder / "command.txt", process.returncode)
     elif best is not None:
