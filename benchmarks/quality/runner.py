@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import tune
 from hyperpyyaml import load_hyperpyyaml
+
 from quality.items import READERS
 from quality.study_file import ROOT, Study, System
 from quality.training_run import Outcome, read_outcome, run_training
-
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 
 import pytest
 import study
@@ -122,6 +121,6 @@ def test_a_budget_stops_a_training_and_the_same_command_resumes_it(toy, tmp_path
     assert [(row["seed"], row["system"], row["status"]) for row in runs] == [
         (seed, system, "done") for seed in "12" for system in ("quick", "slow")
     ]
-    assert all(float(row["seconds_per_epoch"]) < 1 for row in runs)
+    assert all(float(row["seconds_per_epoch"]) < 1 for row in runs), runs
     assert len(rows_of(out / "items.csv")) == 4 * 12
     assert len(rows_of(out / "tuning" / "trials.csv")) == 4
