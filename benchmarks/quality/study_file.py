@@ -1,4 +1,4 @@
-"""The file of a study: which systems are trained on which data, with how many trials and seeds, and what is measured."""
+"""The file of a study: which systems are trained on which data, with how many trials and seeds, what is measured."""
 
 from __future__ import annotations
 
@@ -83,7 +83,6 @@ class Study:
     sizes_within: float = 0.03
     length: str = "length"
     length_edges: tuple[float, ...] = ()
-    notes: tuple[str, ...] = ()
     folders: Mapping[str, str] = field(default_factory=dict)
 
     def system(self, name: str) -> System:
@@ -93,7 +92,7 @@ class Study:
 
 _KEYS = {
     "title", "question", "task", "recipe", "items", "folders", "prepare", "shared_data", "options", "systems",
-    "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges", "notes",
+    "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges",
 }  # fmt: skip
 _REQUIRED = {"title", "question", "task", "systems", "baseline", "epochs", "measures"}
 
@@ -173,7 +172,7 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
         tuning=tuning, recipe=recipe, items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
         shared_data=tree.get("shared_data"), equal_time=tree.get("equal_time", True),
         sizes_within=float(tree.get("sizes_within", 0.03)), length=tree.get("length", "length"),
-        length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())), folders=named,
+        length_edges=tuple(tree.get("length_edges", ())), folders=named,
     )  # fmt: skip
 
 
