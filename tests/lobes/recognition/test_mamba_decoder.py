@@ -149,6 +149,7 @@ MIXERS = {
 }
 BUILDS = [
     *((cross, {}) for cross in CROSSES),
+    ("attention", {"cross_config": {"nhead": 3, "positions": True}}),
     *((cross, MIXERS[name]) for cross in ("concat", "prefix_bidirectional", "interleaved") for name in MIXERS),
 ]
 
@@ -156,8 +157,8 @@ BUILDS = [
 @pytest.mark.parametrize(("cross", "mixers"), BUILDS)
 def test_decoders_that_read_otherwise(cross, mixers):
     """Steps equal one go, and a padded memory, NaN past its end, changes nothing."""
-    config = {} if mixers else CROSSES[cross]
-    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, cross_config=config, **mixers)
+    options = {"cross_config": {} if mixers else CROSSES[cross], **mixers}
+    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, **options)
     lengths, memory, tgt = [23, 9], torch.randn(2, 23, 12), torch.randn(2, 6, 12)
     memory[1, 9:] = float("nan")
     places = torch.tensor([[2, 9, 9, 20], [0, 3, 9, 9]]) if cross == "interleaved" else None
