@@ -179,5 +179,15 @@ def test_decoders_that_read_otherwise(cross, mixers):
             assert relative_error(y_t.float(), y[:, i]) < 0.1
 
 
+def test_mimetic_initialization_concerns_the_layers_with_states():
+    mixers = {"mixer_config": {"attention": {"nhead": 2, "d_attention": 24}}}
+    reading = {"cross": "interleaved", "cross_config": {"init": "mimetic"}}
+    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, attention_layers=[1], **mixers, **reading)
+    rates = decoder.layers[0].cross_mamba.mixer.A_log.exp()
+    assert rates.max() < 0.11 and not hasattr(decoder.layers[1].cross_mamba.mixer, "A_log")
+    with pytest.raises(ValueError, match="has no state space layers to initialize mimetically"):
+        MambaDecoder(2, 12, 16, mixer="attention", **mixers, **reading)
+
+
 def test_every_cross_is_tested():
     assert {"concat", *CROSSES} == set(CROSS_KINDS)
