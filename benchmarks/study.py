@@ -51,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--budget", type=float, default=HOUR, help="seconds that it may take now (%(default)g)")
     parser.add_argument("--folder", type=parse_folder, nargs="+", default=[], help="NAME=FOLDER of data")
     parser.add_argument("--publish", type=Path, help="also copy tables and figure to a folder here, as docs/results")
+    parser.add_argument("--tables_only", action="store_true", help="train nothing; make tables and figure again")
     parsed = parser.parse_args(given[:cut])
     parsed.options = given[cut + 1 :]
     return parsed
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, end_tidily)
     try:
         study = read_study(find_study(parsed.study), parsed.out, dict(parsed.folder))
-        complete = Runner(study, parsed.out, parsed.budget, parsed.options).work()
+        complete = parsed.tables_only or Runner(study, parsed.out, parsed.budget, parsed.options).work()
         show_tables(study, parsed.out)
         if parsed.publish:
             publish(study, parsed.out, parsed.publish)

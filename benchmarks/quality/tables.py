@@ -87,10 +87,11 @@ def make_tables(study: Study, folder: Path) -> list[Path]:
                         {**key, "system": name, "length": group, "mean": number(part.mean()),
                          "spread": number(spread(part)), "seeds": len(evidence.seeds), "items": int(members.sum())}
                     )  # fmt: skip
-                if name != study.baseline and study.baseline in evidence.scores:
-                    found = paired_bootstrap(scores, evidence.scores[study.baseline])
+                other = study.against(name)
+                if name != other and other in evidence.scores:
+                    found = paired_bootstrap(scores, evidence.scores[other])
                     differences.append(
-                        {**key, "system": name, "baseline": study.baseline, "difference": number(found.value),
+                        {**key, "system": name, "baseline": other, "difference": number(found.value),
                          "low": number(found.low), "high": number(found.high), "p": number(found.p), **counts}
                     )  # fmt: skip
     written = []

@@ -49,7 +49,12 @@ class RecognitionBrain(TrainingBrain):
     """Hyper-parameters that name tokens without a text."""
 
     renamed_weights: ClassVar[Mapping[str, str]] = {"Encoder.transformer.": "Transformer."}
-    other_weight_files: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("asr",)}
+    other_weight_files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "model": ("asr",),
+        # a recognizer with a decoder starts from the encoder of one without, and the other way round
+        "Transformer": ("Encoder",),
+        "Encoder": ("Transformer",),
+    }
 
     def set_up(self) -> None:
         """Check settings that would end the run later."""
@@ -153,13 +158,13 @@ class RecognitionBrain(TrainingBrain):
         """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
 
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
-        """Batches of utterances of similar length, limited in seconds; single utterances in tests.
+        """Batches of utterances of similar length, limited in seconds; in tests utterances in their order.
 
         Those of the training are drawn again in each epoch. Those of the validation are always the same, in the same
         order, so that its loss is.
         """
         if stage == sb.Stage.TEST:
-            return {"batch_size": 1}
+            return {"batch_size": self.hparams.test_batch_ex}
         is_train = stage == sb.Stage.TRAIN
         if isinstance(dataset, ShardDataset):
             return {"batches_per_epoch": self.hparams.shard_batches, "num_workers": self.hparams.num_workers}
@@ -254,7 +259,7 @@ class RecognitionBrain(TrainingBrain):
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 
-COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "chunk_size")
+COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "test_batch_ex", "chunk_size")
 SECONDS = ("max_batch_length_train", "max_batch_length_valid")
 
 
