@@ -71,8 +71,12 @@ class LocalHub:
         self.large: dict[str, tuple[str, bytes]] = {}
         self.asked: list[tuple[str, str]] = []
         self.breaks: dict[str, int] = {}
+        self.sent = 0
+        """Bytes of files that were sent."""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.storage = f"http://localhost:{self.server.server_port}"
+        """Where large files are: another host for those who ask, as the Hub has it."""
 
     def add(self, name: str, files: Mapping[str, bytes], private: bool = False) -> Repository:
         """Add a repository with one commit, or a commit to one that is there."""
@@ -88,7 +92,7 @@ class LocalHub:
         """The environment of a process that is to use this Hub, with a cache of its own."""
         return {
             "HF_ENDPOINT": self.url, "HF_HOME": cache, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost",
         }  # fmt: skip
 
     @contextlib.contextmanager
@@ -249,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         oid = _checksum(content)
         self.hub.large[oid] = (path, content)
         headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-        self._answer(b"", 302, {**headers, "Location": f"{self.hub.url}/large/{oid}"})
+        self._answer(b"", 302, {**headers, "Location": f"{self.hub.storage}/large/{oid}"})
 
     def _send(self, name: str, content: bytes, headers: Mapping[str, str]) -> None:
         """Send a file or the rest of it that is asked for; a broken transfer ends in the middle."""
@@ -260,9 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
         left = self.hub.breaks.get(name, 0)
         if self.command == "GET" and left:
             self.hub.breaks[name] = left - 1
-            self._answer(content[start:], status, headers, cut=True)
-        else:
-            self._answer(content[start:], status, headers)
+        end = start if left < 0 else (start + len(content)) // 2 if left else len(content)
+        self.hub.sent += end - start if self.command == "GET" else 0
+        self._answer(content[start:], status, headers, kept=end - start)
 
     # ------------------------------------------------------------------------------------------------- plumbing
 
@@ -291,16 +295,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps({"error": message}).encode(), status, told)
 
     def _answer(
-        self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None, cut: bool = False
+        self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None, kept: int | None = None
     ) -> None:
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content[: len(content) // 2] if cut else content)
-        if cut:
-            self.close_connection = True
+            self.wfile.write(content[:kept])
+            self.close_connection |= kept is not None and kept < len(content)
 
 
 def _checksum(content: bytes) -> str:

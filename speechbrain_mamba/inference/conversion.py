@@ -107,7 +107,7 @@ def convert_checkpoint(
 
     Every name and shape of the weights is compared with what the hyper-parameters build. The run has all checkpoints
     of the source, so that a test averages as that of a training does, and the exported model in ``inference/``. It has
-    no state of an optimizer.
+    no state of an optimizer: it can be tested, but training does not resume from it.
 
     Arguments
     ---------
@@ -174,6 +174,8 @@ class _Converter:
             )
         self.hparams: dict[str, Any] = load_hyperpyyaml(selected)
         self.keeper: AtomicCheckpointer = self.hparams["checkpointer"]
+        # the counters of SpeechBrain's Brain, which every checkpoint of a run has
+        self.keeper.add_recoverable("brain", _Steps(), _Steps.load, _Steps.save)
         self.weights = RunWeights(self.hparams["modules"], self.keeper.recoverables, RENAMED, layout.other_files)
         self.entries: list[dict[str, Any]] = []
         self.tensors = 0
@@ -285,6 +287,17 @@ class _Converter:
         """Write down what the run was made of."""
         made = {"version": __version__, "source": source, "hparams": Path(hparams).stem, "checkpoints": self.entries}
         write_json(self.folder / RECORD, made)
+
+
+class _Steps:
+    """The steps of a Brain that has made none."""
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write them as a Brain does."""
+        Path(path).write_text("avg_train_loss: 0.0\noptimizer_step: 0\nstep: 0\n", encoding="utf-8")
+
+    def load(self, path: str | os.PathLike, end_of_epoch: bool) -> None:
+        """Read nothing: there are none."""
 
 
 def _checksum(path: Path) -> str:

@@ -457,5 +457,7 @@ def test_a_published_folder_is_tested_after_its_conversion(run, tmp_path):
     tested = run("converted", test_only=None)
     for name in ("summary.json", "results.csv"):
         assert (tested / "test" / name).read_text() == (trained / "test" / name).read_text()
+    with pytest.raises(ValueError, match="has no optimizer, so that no training resumes from it"):
+        run("converted", number_of_epochs=201)
     started = run("started", number_of_epochs=1, lr=0, init_from=tmp_path / "raw")
     assert all(map(torch.equal, weights(started).values(), weights(trained).values()))
