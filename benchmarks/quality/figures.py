@@ -54,6 +54,7 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
         shifted = [place + 0.05 * index for place in places]
         means, spreads = [float(row["mean"]) for row in rows], [spread_of(row) for row in rows]
         length.errorbar(shifted, means, spreads, fmt="o-", color=color, capsize=3, label=system.label)
+    cost.set_xlim(left=0)
     cost.set(xlabel="minutes of computing for a training", ylabel=measure.label)
     length.set(xlabel=study.length, ylabel=measure.label)
     length.set_xticks(range(len(groups)), groups)

@@ -73,10 +73,12 @@ def _study(folder: Path, link: str, words: list[str]) -> str:
     command = command_of(study)
     if not (own / SUMMARY).is_file():
         return f"{study.question} Not measured yet. {command}"
-    parts = [study.question, summary_markdown(study, own), _notes(own)]
+    parts = [study.question, summary_markdown(study, own), _trainings(own)]
     if (own / DIFFERENCES).is_file():
         parts += ["Differences, paired over test items and seeds:", differences_markdown(study, own)]
     parts += ["By length, equal steps:", length_markdown(study, own)]
+    if study.notes:
+        parts.append("\n".join(f"- {note}" for note in study.notes))
     if (own / FIGURE).is_file():
         parts.append(f"![{study.title}]({link}/{name}/{FIGURE})")
     parts.append(f"Tables: [{link}/{name}]({link}/{name}). {_machine(own)} {command}")
@@ -92,7 +94,7 @@ def command_of(study: Study) -> str:
     )
 
 
-def _notes(own: Path) -> str:
+def _trainings(own: Path) -> str:
     """What a reader has to know of the trainings: which settings were chosen, and what failed."""
     summary = read_rows(own / SUMMARY)
     settings = dict.fromkeys((row["system"], row["settings"]) for row in summary if row["settings"])
@@ -105,10 +107,10 @@ def _notes(own: Path) -> str:
         sentences.append(f"Trainings that failed: {', '.join(row['system'] + ' ' + row['seed'] for row in failed)}.")
     clocks = " or ".join(dict.fromkeys(row["clock"] for row in summary if row["clock"]))
     if clocks:
-        sentences.append(f"Minutes are {clocks} of a training with its validations, ± the spread over seeds.")
+        sentences.append(f"Minutes are {clocks} of a training with its validations.")
     items = ", ".join(dict.fromkeys(row["items"] for row in summary))
     sentences.append(f"Test items: {items}.")
-    return " ".join(sentences).replace(", ± the spread over seeds", "; ± is the standard deviation over the seeds")
+    return " ".join(sentences)
 
 
 def _machine(own: Path) -> str:

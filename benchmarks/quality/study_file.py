@@ -86,6 +86,7 @@ class Study:
     sizes_within: float = 0.03
     length: str = "length"
     length_edges: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
     folders: Mapping[str, str] = field(default_factory=dict)
 
     def against(self, name: str) -> str:
@@ -100,6 +101,7 @@ class Study:
 _KEYS = {
     "title", "question", "task", "recipe", "items", "folders", "prepare", "shared_data", "options", "systems",
     "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges",
+    "notes",
 }  # fmt: skip
 _REQUIRED = {"title", "question", "task", "systems", "baseline", "epochs", "measures"}
 
@@ -183,7 +185,8 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
         tuning=tuning, recipe=recipe, items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
         shared_data=tree.get("shared_data"), equal_time=tree.get("equal_time", True),
         sizes_within=float(tree.get("sizes_within", 0.03)), length=tree.get("length", "length"),
-        length_edges=tuple(tree.get("length_edges", ())), folders=named,
+        length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())),
+        folders=named,
     )  # fmt: skip
 
 
