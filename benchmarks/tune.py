@@ -172,8 +172,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def best_trial(rows: Sequence[Mapping[str, Any]], system: str, seeds: int) -> tuple[float, Mapping[str, Any]] | None:
-    """The best mean score of a system over the seeds, and the first row of that trial; None if no trial is whole. Trials
-    with a failed seed do not count."""
+    """The best mean score of a system over the seeds, and the first row of that trial; None if no trial is whole.
+
+    Trials with a failed seed do not count.
+    """
     trials: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["system"] == system:

@@ -195,7 +195,9 @@ class Runner:
             epochs = self.epochs_of_equal_time()
         for seed in self.study.seeds:
             for system in self.study.systems:
-                number = epochs[system.name]
+                number = epochs.get(system.name)
+                if number is None:  # a system whose trainings failed has no time
+                    continue
                 kind = "steps" if number == self.study.epochs else "time"
                 folder = self.out / "runs" / kind / system.name / str(seed)
                 yield Run(comparison, system.name, seed, number, folder)
@@ -207,12 +209,13 @@ class Runner:
         return statistics.mean(seconds) if seconds else None
 
     def epochs_of_equal_time(self) -> dict[str, int]:
-        """As many epochs of each system as take the time of the fastest one's training."""
+        """As many epochs of each system as take the time of the fastest one's training.
+
+        Systems that have no time, since their trainings failed, are left out.
+        """
         seconds = {system.name: self.seconds_per_epoch(system.name) for system in self.study.systems}
         known = {name: value for name, value in seconds.items() if value}
-        if len(known) < len(seconds):
-            raise RuntimeError("The runs of equal steps have no times: those of equal time need them.")
-        fastest = min(known.values())
+        fastest = min(known.values(), default=0.0)
         return {name: max(1, round(self.study.epochs * fastest / value)) for name, value in known.items()}
 
     def train(self, comparison: str) -> None:
@@ -264,13 +267,14 @@ class Runner:
     def collect(self) -> None:
         """Write ``runs.csv`` and ``items.csv``, of all runs so far."""
         runs, items = [], []
-        comparisons = [STEPS] + [TIME] * self.study.equal_time
+        # equal time is known when all epochs of equal steps are
+        known = all(
+            outcome is not None and outcome.status in ("done", "failed")
+            for outcome in (read_outcome(run.folder) for run in self.runs(STEPS))
+        )
+        comparisons = [STEPS] + [TIME] * (self.study.equal_time and known)
         for comparison in comparisons:
-            try:
-                expected = list(self.runs(comparison))
-            except RuntimeError:  # no times yet
-                continue
-            for run in expected:
+            for run in self.runs(comparison):
                 outcome = read_outcome(run.folder)
                 if outcome is None:
                     continue

@@ -1,7 +1,8 @@
-"""The file of a study: which systems are trained on which data, with how many trials and seeds, and what is measured."""
+"""The file of a study: which systems are trained on which data, with how many trials and seeds, what is measured."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class System:
     hparams: Path
     options: Mapping[str, Any]
     label: str
+    against: str = ""
+    """The system that it is compared with, if not with the study's baseline."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Study:
     notes: tuple[str, ...] = ()
     folders: Mapping[str, str] = field(default_factory=dict)
 
+    def against(self, name: str) -> str:
+        """The name of the system that a system is compared with, its own for the one that all are compared with."""
+        return self.system(name).against or self.baseline
+
     def system(self, name: str) -> System:
         """A system by its name."""
         return next(system for system in self.systems if system.name == name)
@@ -93,7 +100,8 @@ class Study:
 
 _KEYS = {
     "title", "question", "task", "recipe", "items", "folders", "prepare", "shared_data", "options", "systems",
-    "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges", "notes",
+    "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges",
+    "notes",
 }  # fmt: skip
 _REQUIRED = {"title", "question", "task", "systems", "baseline", "epochs", "measures"}
 
@@ -158,14 +166,18 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
     systems = tuple(
         _read_system(name, part or {}, task, tree.get("options") or {}) for name, part in tree["systems"].items()
     )
-    if tree["baseline"] not in tree["systems"]:
-        raise ValueError(f"{path} has the baseline {tree['baseline']}, but must name one of its systems.")
+    for name in (tree["baseline"], *(system.against for system in systems)):
+        if name and name not in tree["systems"]:
+            raise ValueError(f"{path} has the baseline {name}, but must name one of its systems.")
     recipe = ROOT / tree.get("recipe", f"recipes/{task}/train.py")
     if not recipe.is_file():
         raise FileNotFoundError(f"{path} needs the recipe {recipe}, which is not there.")
     tuning = Tuning(**{**tree.get("tuning", {}), "space": tuple(tree.get("tuning", {}).get("space", ()))})
     for part in tuning.space:
-        tune.Range.parse(part)
+        try:
+            tune.Range.parse(part)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{path}: {error}") from None
     return Study(
         name=path.stem, title=tree["title"], question=tree["question"], task=task, systems=systems,
         baseline=tree["baseline"], epochs=int(tree["epochs"]),
@@ -173,17 +185,21 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
         tuning=tuning, recipe=recipe, items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
         shared_data=tree.get("shared_data"), equal_time=tree.get("equal_time", True),
         sizes_within=float(tree.get("sizes_within", 0.03)), length=tree.get("length", "length"),
-        length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())), folders=named,
+        length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())),
+        folders=named,
     )  # fmt: skip
 
 
 def _read_system(name: str, part: Mapping[str, Any], task: str, common: Mapping[str, Any]) -> System:
-    wrong = set(part) - {"hparams", "options", "label"}
+    wrong = set(part) - {"hparams", "options", "label", "against"}
     if wrong or "hparams" not in part:
         raise ValueError(
-            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options and label."
+            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label and "
+            "against."
         )
     hparams = ROOT / "hparams" / task / f"{part['hparams']}.yaml"
     if not hparams.is_file():
         raise FileNotFoundError(f"The system {name} needs {hparams}, which is not there.")
-    return System(name, hparams, {**common, **(part.get("options") or {})}, part.get("label", name))
+    return System(
+        name, hparams, {**common, **(part.get("options") or {})}, part.get("label", name), part.get("against", "")
+    )

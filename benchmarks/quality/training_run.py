@@ -37,6 +37,9 @@ class Outcome:
     seconds: list[float] = field(default_factory=list)
     """Of the epochs that were seen from start to end."""
 
+    spent: float = 0.0
+    """Of all processes so far, with their start and, if nobody stopped them, the test."""
+
     seconds_per_epoch: float | None = None
     score_name: str = ""
     score: float | None = None
@@ -90,12 +93,13 @@ def run_training(
         clock = EpochClock(before.seconds if before is not None and before.clock == name else [])
         earlier = tune.read_best(folder)
         seen = earlier[3] if earlier is not None else 0
+        spent, now = before.spent if before is not None and before.clock == name else 0.0, 0.0
         try:
             while process.poll() is None:
                 time.sleep(POLL)
                 best = tune.read_best(folder)
-                now = process_seconds(process.pid) if name == CPU else time.monotonic() - start
-                if now is not None and best is not None and best[3] != seen:
+                now = (process_seconds(process.pid) or now) if name == CPU else time.monotonic() - start
+                if best is not None and best[3] != seen:
                     seen = best[3]
                     clock.see(seen, now)
                     told(seen, clock.per_epoch())
@@ -113,9 +117,10 @@ def run_training(
     best = tune.read_best(folder)
     finished = (folder / FINISHED).is_file() and best is not None and best[3] >= epochs
     outcome = Outcome("done" if finished else "stopped" if stopped else "failed", clock=name, seconds=clock.seconds)
+    outcome.spent = spent + now
     outcome.seconds_per_epoch = clock.per_epoch()
-    if outcome.seconds_per_epoch is None and before is not None and before.clock == name:
-        outcome.seconds_per_epoch = before.seconds_per_epoch
+    if outcome.seconds_per_epoch is None and best is not None and best[3]:  # no epoch ended while it was watched
+        outcome.seconds_per_epoch = outcome.spent / best[3]
     if outcome.status == "failed":
         outcome.reason = tune.last_sentence(folder / "command.txt", process.returncode)
     elif best is not None:

@@ -130,7 +130,7 @@ class RecognitionBrain(TrainingBrain):
 
     def compare_parts(self, source: InitSource) -> dict[str, str]:
         """What is wrong with the tokenizer of a source of weights for this run."""
-        hparams, file = self.hparams, source.find_file(FILE_NAME)
+        hparams, file = self.hparams, source.find_tokenizer()
         if file is None:
             return {} if hparams.tokenizer_folder else {"tokenizer": f"is missing there ({FILE_NAME})"}
         tokenizer = open_sentencepiece(file.read_bytes(), f"'{file}'")
@@ -146,7 +146,7 @@ class RecognitionBrain(TrainingBrain):
         another one or want a new one. In the main process."""
         if self.source is None or self.hparams.tokenizer_folder:
             return
-        file, ours = self.source.find_file(FILE_NAME), Path(self.hparams.save_folder) / FILE_NAME
+        file, ours = self.source.find_tokenizer(), Path(self.hparams.save_folder) / FILE_NAME
         if file is None:
             return
         content = file.read_bytes()

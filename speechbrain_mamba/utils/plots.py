@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # optional
     from matplotlib.figure import Figure
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
     """A figure, and its axes (rows, columns)."""
     try:
         from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     with atomic_path(path, durable=False) as temporary:
         figure.savefig(temporary, dpi=110)
 
@@ -59,14 +59,14 @@ def plot_curves(
     >>> path.stat().st_size > 1000
     True
     """
-    figure, axes = _figure(1, len(panels), (5 * len(panels), 3.5))
+    figure, axes = new_figure(1, len(panels), (5 * len(panels), 3.5))
     for axis, (label, columns) in zip(axes[0], panels.items()):
         for column in columns:
             axis.plot([row[x] for row in rows], [row[column] for row in rows], marker=".", label=column)
         axis.set(xlabel=x, ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_spectrograms(
@@ -101,7 +101,7 @@ def plot_spectrograms(
             power = melscale_fbanks(len(power), 0, sample_rate / 2, n_mels, sample_rate).T @ power
         levels[title] = 10 * torch.log10(power + 1e-16)
     top = max(level.max().item() for level in levels.values())
-    figure, axes = _figure(len(signals), 1, (9, 1.9 * len(signals)))
+    figure, axes = new_figure(len(signals), 1, (9, 1.9 * len(signals)))
     for axis, (title, level) in zip(axes[:, 0], levels.items()):
         extent = (0, len(signals[title]) / sample_rate, 0, n_mels or sample_rate / 2000)
         options = {"origin": "lower", "aspect": "auto", "extent": extent, "cmap": "magma"}
@@ -110,7 +110,7 @@ def plot_spectrograms(
         axis.set_ylabel("mel band" if n_mels else "kHz")
     axes[-1, 0].set_xlabel("s")
     figure.colorbar(image, ax=axes[:, 0], label="dB")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
@@ -123,9 +123,9 @@ def plot_pairs(path: str | os.PathLike, pairs: Sequence[tuple[float, float]], la
     >>> path.stat().st_size > 1000
     True
     """
-    figure, [[axis]] = _figure(1, 1, (4.5, 4.5))
+    figure, [[axis]] = new_figure(1, 1, (4.5, 4.5))
     axis.plot(*zip(*pairs), ".", alpha=0.6)
     axis.axline((0, 0), slope=1, color="gray", linewidth=1)
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -345,6 +345,15 @@ def test_layers_that_start_like_attention_are_left_so():
         assert torch.equal(cross.memory_proj.weight[16:24], cross.target_proj.weight[16:24])
 
 
+def test_learned_places_of_attention_start_as_they_are():
+    net = conmamba(decoder_module="mamba", cross="attention", cross_config={"nhead": 2, "positions": True})
+    for layer in net.decoder.layers:
+        cross = layer.cross_mamba
+        assert not cross.memory_advance.weight.any() and (cross.q_proj.bias == 1).all()
+        places, _ = cross.memory_advance(torch.randn(1, 5, 16), torch.zeros(1, 1))
+        assert torch.allclose(places[0, :, 0], torch.arange(1.0, 6.0))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
