@@ -21,6 +21,7 @@ from speechbrain_mamba.dataio.selection import encoder_frames, has_room, reason_
 from speechbrain_mamba.dataio.shards import ShardDataset, list_shards, read_shard
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recognition_example
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
+from speechbrain_mamba.evaluation.text_normalization import load_normalization
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.text.tokenizer import (
     FILE_NAME,
@@ -45,6 +46,7 @@ class RecognitionBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     evaluation_totals: ClassVar[tuple[str, ...] | None] = ("report",)
+    may_change = frozenset({"test_batch_ex", "test_normalization"})
     special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
     """Hyper-parameters that name tokens without a text."""
 
@@ -200,7 +202,8 @@ class RecognitionBrain(TrainingBrain):
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
             name = self.test_set if stage == sb.Stage.TEST else "valid"
-            self.report = RecognitionReport(self.output_folder / "test" / name, self.searches(stage))
+            folder = self.output_folder / "test" / name
+            self.report = RecognitionReport(folder, self.searches(stage), self.hparams.test_normalization)
 
     def searches(self, stage: sb.Stage) -> tuple[str, ...]:
         """The names of the searches of a stage, which are those of its error rates."""
@@ -274,6 +277,7 @@ def check_settings(hparams: Mapping[str, Any]) -> None:
         if not hparams[name] > 0:
             raise ValueError(f"{name} is {hparams[name]}, but must be a number of seconds above 0.")
     check_tolerance(hparams["avg_tolerance"])
+    load_normalization(hparams["test_normalization"])
 
 
 def get_tokenizer(hparams: Mapping[str, Any], transcripts: Iterable[str]) -> SentencePieceProcessor:

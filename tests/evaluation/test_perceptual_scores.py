@@ -71,7 +71,7 @@ def test_the_report_has_scores_and_improvements_of_speakers_in_any_order(tmp_pat
         assert float(first[name]) == pytest.approx(own[name], abs=0.02) == pytest.approx(summary[name])
         assert float(first[f"{name}_i"]) == pytest.approx(own[name] - mixed[name], abs=0.02)
         assert short[name] == short[f"{name}_i"] == ""
-    assert summary["pesq_i"] > 1 and summary["unscored"] == 0
+    assert summary["pesq_i"] > 0.3 and summary["unscored"] == 0
     plain = SeparationReport(tmp_path / "plain", RATE, n_examples=0)
     assert not {"pesq", "estoi"} & set(plain.columns)
 
