@@ -39,7 +39,7 @@ def build(source, kind, **environment):
     """The path of the built file."""
     code = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
     run = [sys.executable, "-c", code]
-    subprocess.run(run, cwd=source, env=os.environ | environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(run, cwd=source, env=os.environ | environment, check=True, capture_output=True, timeout=600)
     (path,) = (source / "dist").iterdir()
     return path
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
@@ -47,7 +48,7 @@ class RunWeights:
     renamed : mapping of str to str
         Beginnings of names that are replaced, so that the same weights have the same name in all recipes of a task.
     other_files : mapping of str to tuple of str
-        Further names of the file of a recoverable.
+        Further names of the file of a recoverable, or of a module.
 
     Example
     -------
@@ -112,10 +113,15 @@ class RunWeights:
         ValueError
             When a file cannot be read, or its modules have numbers that do not tell which they are.
         """
-        found = NamedWeights()
-        files = {name: path for name in self._modules if (path := source.find_weights(name))}
-        for name, path in files.items():
-            found.tensors |= {self._rename(f"{name}.{key}"): value for key, value in read_weights(path).items()}
+        found, files = NamedWeights(), dict[str, Path]()
+        for name in self._modules:
+            for file in (name, *self._other_files.get(name, ())):
+                path = source.find_weights(file)
+                if path is not None:
+                    files[name] = path
+                    named = {self._rename(f"{file}.{key}"): value for key, value in read_weights(path).items()}
+                    found.tensors |= named
+                    break
         for name, module in self._saved.items():
             within = {id(part) for part in module.modules()}
             if name in self._modules or any(id(self._modules[one]) in within for one in files):

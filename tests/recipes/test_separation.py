@@ -166,7 +166,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def succeed(arguments):
     """Run a command to its end, and return what it said."""
-    result = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
 
