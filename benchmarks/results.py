@@ -4,7 +4,7 @@
     python benchmarks/results.py           # write it
     python benchmarks/results.py --check   # end with exit code 1 if it does not agree with the results
 
-The text is docs/results/page.md, which has places for tables and numbers. They are filled in from the CSV files in
+The text is docs/results/page.md.in, which has places for tables and numbers. They are filled in from the CSV files in
 docs/results, where `benchmarks/study.py --publish docs/results` and `benchmarks/efficiency.py` put them.
 """
 
@@ -25,7 +25,7 @@ RESULTS = Path("docs", "results")
 
 def make_page(root: Path = ROOT) -> str:
     """The text of RESULTS.md as the results are now."""
-    template = (root / RESULTS / "page.md").read_text(encoding="utf-8")
+    template = (root / RESULTS / "page.md.in").read_text(encoding="utf-8")
     return fill_page(template, root / RESULTS, RESULTS.as_posix()).rstrip() + "\n"
 
 

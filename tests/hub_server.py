@@ -142,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not name.startswith("me/"):
                 return self._fail(403, message="You don't have the rights to create a model under this namespace")
             if name in self.hub.repositories:
-                return self._fail(409, message="You already created this model repo")
+                told = {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}
+                return self._json(told, 409)
             self.hub.repositories[name] = Repository(
                 asked.get("visibility") == "private" or asked.get("private", False)
             )
@@ -156,11 +157,16 @@ class _Handler(BaseHTTPRequestHandler):
                 for each in json.loads(body)["objects"]
             ]  # fmt: skip
             return self._json({"transfer": "basic", "objects": objects})
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/(.+)", path):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)", path):
             name, kind, revision = match[1], match[2], unquote(match[3])
             repository = self.hub.repositories.get(name)
             if repository is None or not name.startswith("me/"):
                 return self._fail(403 if repository else 404, "" if repository else "RepoNotFound", "no write access")
+            if kind == "branch":
+                if revision in repository.names:
+                    return self._fail(409, message="Reference already exists")
+                repository.names[revision] = repository.names["main"]
+                return self._json({})
             if kind == "preupload":
                 files = [
                     {

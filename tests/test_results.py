@@ -93,7 +93,7 @@ def test_mistakes_in_places(tmp_path, place, words):
 
 def test_the_check_finds_another_page(tmp_path, monkeypatch, capsys):
     (tmp_path / "docs" / "results").mkdir(parents=True)
-    (tmp_path / "docs" / "results" / "page.md").write_text("# Results\n")
+    (tmp_path / "docs" / "results" / "page.md.in").write_text("# Results\n")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results.make_page, "__defaults__", (tmp_path,))
     assert results.main(["--check"]) == 1
