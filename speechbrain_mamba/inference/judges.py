@@ -70,8 +70,8 @@ def load_speaker_encoder(
     device, savedir, sources
         As in :func:`load_recognizer`, which raises the same errors.
     """
-    if source.startswith(XVECTOR):
-        return load_xvector_encoder(source.removeprefix(XVECTOR), device)
+    if str(source).startswith(XVECTOR):  # a folder may be a path
+        return load_xvector_encoder(str(source).removeprefix(XVECTOR), device)
     encoder = open_model(source, savedir=savedir, sources=sources).load(EncoderClassifier, {"device": device})
 
     def embed(wav: Tensor, sample_rate: int) -> Tensor:

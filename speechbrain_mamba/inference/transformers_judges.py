@@ -96,6 +96,7 @@ def load_opinion_judge(source: str, device: str = "cpu", trusted: bool = False) 
     ImportError
         When transformers is needed and not installed.
     """
+    source = str(source)  # a folder may be a path
     if source.endswith(PROGRAM_SUFFIXES):
         return _load_program(source, device, trusted)
     model, prepare = _load("AutoModelForAudioClassification", source, device)
