@@ -129,7 +129,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--budget", type=float, default=3600, help="seconds, after which nothing is started: of processor time on a CPU")
+    parser.add_argument(
+        "--budget", type=float, default=3600, help="seconds, after which nothing is started: of processor time on a CPU"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of tables and figure")
     parser.add_argument("--priority", type=int, default=2, help="1: the main comparisons; 2: hybrids too; 3: all sizes")
     parser.add_argument("--only", nargs="+", help="comparisons that have one of these words in their names")

@@ -19,8 +19,8 @@ UNUSED = {"separation": {"data_folder": ""}, "asr": {}, "tts": {"token_folder": 
 """Hyper-parameters that files demand and that do not matter here."""
 PHONEMES = 15
 """Phonemes per second of speech."""
-FEATURES = 100
-"""Feature frames of recognition per second."""
+FEATURES = 100.0
+"""Feature frames of recognition per second, unless the features' hop is another one."""
 
 
 def task_of(name: str) -> str:
@@ -76,7 +76,9 @@ def spoken(
     return Utterances(*(Padded(t, torch.full((batch,), t.shape[1], device=device)) for t in (said, codes)))
 
 
-def speak(modules: nn.ModuleDict, seconds: float, rate: float, batch: int, device: torch.device) -> Callable[[], Tensor]:
+def speak(
+    modules: nn.ModuleDict, seconds: float, rate: float, batch: int, device: torch.device
+) -> Callable[[], Tensor]:
     """A forward pass of a codec language model, ``ar`` or ``nar``, over an utterance of some seconds.
 
     The speech has 15 phonemes per second and ``rate`` frames per second. As in training, the prompt of the
@@ -90,15 +92,18 @@ def speak(modules: nn.ModuleDict, seconds: float, rate: float, batch: int, devic
     model: Any = modules["nar"]
     said, codes = spoken(batch, frames, model, device, phonemes, model.n_codebooks)
     cut = min(round(3 * rate), frames // 2)
-    parts = [Padded(c, torch.full((batch,), c.shape[1], device=device)) for c in codes.values.split([cut, frames - cut], 1)]
-    prompt, speech = Utterances(Padded(said.values[:, :0], torch.zeros_like(said.lengths)), parts[0]), Utterances(said, parts[1])
+    first, rest = (Padded(part, torch.full((batch,), part.shape[1], device=device))
+                   for part in codes.values.split([cut, frames - cut], 1))  # fmt: skip
+    prompt = Utterances(Utterances(said, codes).emptied().phonemes, first)
     stage = torch.full((batch,), model.n_codebooks // 2, device=device)
-    return lambda: model(prompt, speech, stage)
+    return lambda: model(prompt, Utterances(said, rest), stage)
 
 
-def hear(modules: nn.ModuleDict, n_features: int, seconds: float, batch: int, device: torch.device) -> Callable[[], Tensor]:
+def hear(
+    modules: nn.ModuleDict, n_features: int, seconds: float, batch: int, device: torch.device, rate: float = FEATURES
+) -> Callable[[], Tensor]:
     """A forward pass of a recognizer's front end, encoder and CTC over some seconds of features."""
-    features = torch.randn(batch, max(8, round(seconds * FEATURES)), n_features, device=device)
+    features = torch.randn(batch, max(8, round(seconds * rate)), n_features, device=device)
     if "Encoder" in modules:
         return lambda: modules["ctc_lin"](modules["Encoder"](modules["CNN"](features)))
     transformer: Any = modules["Transformer"]

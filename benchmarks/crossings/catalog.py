@@ -27,7 +27,7 @@ class System:
     """A hyper-parameter file such as ``asr/conmamba_ctc``, or ``layer/KIND`` for a single layer."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Values that replace those of the file; for a layer the arguments of :func:`crossings.single_layers.make_layer`."""
+    """Values that replace those of the file; for a layer ``d_model`` and ``causal``."""
 
     parts: tuple[str, ...] = ()
     """The networks of the file to make; all by default."""
@@ -50,6 +50,19 @@ class System:
     def label(self) -> str:
         """Its name in tables, without the form of its attention."""
         return self.name or self.source.split("/")[1]
+
+    @property
+    def linear(self) -> bool:
+        """Whether no layer attends, so that its cost has no square of the length.
+
+        Example
+        -------
+        >>> System("asr/conmamba_ctc").linear, System("asr/conmamba_ctc", {"attention_layers": "low"}).linear
+        (True, False)
+        """
+        name = self.source.split("/")[1]
+        mamba = name.startswith(("mamba", "dpmamba", "conmamba", "vallm")) and "hybrid" not in name
+        return mamba and not self.overrides.get("attention_layers") and self.overrides.get("mixer") != "attention"
 
     @property
     def key(self) -> tuple[str, str, float]:
@@ -129,9 +142,7 @@ def recognition() -> Iterator[Comparison]:
             baseline = system("conformer_ctc", token_ms, form=form)
             yield Comparison(mamba, baseline, 1 if form == "explicit" else 2)
     rotary = {"Transformer.attention_type": "RoPEMHA"}
-    yield Comparison(
-        system("conmamba_ctc"), system("conformer_ctc", overrides=rotary, name="conformer_ctc, rotary"), 2
-    )
+    yield Comparison(system("conmamba_ctc"), system("conformer_ctc", overrides=rotary, name="conformer_ctc, rotary"), 2)
     attending = system("conmamba_ctc", overrides={"mixer": "attention"}, name="conmamba_ctc, all attention")
     yield Comparison(system("conmamba_ctc"), attending, 2)
     for count in (1, 3, 9):

@@ -128,8 +128,8 @@ def measure(network: Network, cell: Cell, device: torch.device, dtype: torch.dty
     Returns
     -------
     dict
-        ``seconds``, the median of ``repeats`` calls after one that warms up, and the ``fastest``; ``peak_mb`` beyond what
-        was there before, and of a training step ``saved_mb``, what it keeps for the backward pass.
+        ``seconds``, the median of ``repeats`` calls after one that warms up, and the ``fastest``; ``peak_mb``, beyond
+        what was there before; and of a training step ``saved_mb``, what it keeps for the backward pass.
     """
     model, training, cuda = network.model, cell.passed != "inference", device.type == "cuda"
     model.train(training)
@@ -201,7 +201,7 @@ def _work(
     keep_freed_memory()
     if device.type == "cpu":
         seconds = 2 + round(4 * len(cells) * limits.call)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # the second limit kills without a reason
         resource.setrlimit(resource.RLIMIT_AS, (_address_space() + round(limits.memory),) * 2)
     for cell in cells:
         try:

@@ -1,7 +1,7 @@
-"""How cost grows with length, and where a linear cost crosses a quadratic one.
+"""How cost grows with length, and where the costs of two systems cross.
 
-The cost of a Mamba system is fitted by a + b L, that of one with attention by a + b L + c L², with a, b, c ≥ 0, so that
-the squares of the differences of logarithms are least: short and long inputs count alike.
+The cost of a Mamba system is fitted by a + b L, that of one with attention by a + b L + c L², with a, b, c ≥ 0. The
+squares of the differences of logarithms are least, so that short and long inputs count alike.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def fit_cost(lengths: Sequence[float] | np.ndarray, costs: Sequence[float] | np.
     return Curve(float(a), float(b / scale), float(c / scale**2))
 
 
-def crossing(linear: Curve, other: Curve) -> float:
-    """The length from which on a linear cost is below another one.
+def crossing(mamba: Curve, other: Curve) -> float:
+    """The length from which on a cost is below another one.
 
     Returns
     -------
@@ -85,7 +85,9 @@ def crossing(linear: Curve, other: Curve) -> float:
     >>> crossing(Curve(0, 2, 0), Curve(0, 1, 0))
     inf
     """
-    a, b, c = (first - second for first, second in zip(linear, other))  # above zero where the linear one is dearer
+    a, b, c = (first - second for first, second in zip(mamba, other))  # above zero where the first is dearer
+    if c > 0:
+        return math.inf
     if c < 0:
         root = b * b - 4 * a * c
         return 0.0 if root < 0 else max(0.0, (b + math.sqrt(root)) / (-2 * c))
@@ -107,7 +109,11 @@ class Threshold(NamedTuple):
 
 
 def threshold(
-    mamba: Mapping[float, Sequence[float]], baseline: Mapping[float, Sequence[float]], draws: int = 200, seed: int = 0
+    mamba: Mapping[float, Sequence[float]],
+    baseline: Mapping[float, Sequence[float]],
+    linear: bool = True,
+    draws: int = 200,
+    seed: int = 0,
 ) -> Threshold:
     """The crossing of two costs with its bootstrap interval.
 
@@ -119,6 +125,8 @@ def threshold(
     ---------
     mamba, baseline : mapping
         Repeated costs by length.
+    linear : bool
+        Whether the first cost is fitted without a square; not so for hybrids.
     draws, seed : int
         Number of draws, and of their random numbers.
 
@@ -151,8 +159,8 @@ def threshold(
         return at, [generator.choice(costs[t]) for t in at]
 
     def once(chosen: np.ndarray | None) -> float:
-        linear, other = fit_cost(*points(mamba, chosen), False), fit_cost(*points(baseline, chosen), True)
-        return crossing(linear, other)
+        first, other = fit_cost(*points(mamba, chosen), not linear), fit_cost(*points(baseline, chosen), True)
+        return crossing(first, other)
 
     found = []
     while len(found) < draws:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crossings.catalog import COMPARISONS, systems_of
 from crossings.cost_fits import fit_cost
 from crossings.schedule import Series
 from crossings.thresholds import Found, costs_of
@@ -21,18 +22,6 @@ MAIN = {
     "layer": ["mamba, both ways, 256 channels", "attention, both ways, 256 channels"],
 }
 """What each panel shows, at the published duration of a token."""
-MAMBA = ("mamba", "dpmamba", "conmamba", "vallm")
-
-
-def is_linear(label: str) -> bool:
-    """Whether a system's cost is fitted without a square: it is Mamba without attention.
-
-    Example
-    -------
-    >>> is_linear("conmamba_ctc"), is_linear("conmamba_ctc, all attention"), is_linear("sepformer")
-    (True, False, False)
-    """
-    return label.startswith(MAMBA) and "atten" not in label and "hybrid" not in label
 
 
 def draw_map(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Found]) -> None:
@@ -56,6 +45,7 @@ def draw_map(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Foun
 
 def _draw_costs(axis: Any, task: str, which: str, costs: Mapping[Series, Mapping[float, Sequence[float]]]) -> None:
     """The panel of a task and a pass."""
+    by_key = {system.key: system for system in systems_of(list(COMPARISONS[task]()))}
     published = {token for label, _, token, _ in costs if label == MAIN[task][0]}
     usual = {"separation": 1.0, "asr": 40.0, "tts": 1000 / 75}.get(task, 0.0)
     token_ms = min(published, key=lambda token: abs(token - usual), default=0.0)
@@ -63,7 +53,7 @@ def _draw_costs(axis: Any, task: str, which: str, costs: Mapping[Series, Mapping
         label, form, _, _ = series
         points = [(t, cost) for t, of in sorted(costs[series].items()) for cost in of]
         lengths, seconds = zip(*points)
-        linear = is_linear(label)
+        linear = by_key[series[:3]].linear
         color = f"C{MAIN[task].index(label)}"
         style = "-" if linear or form == "sdpa" else "--"
         axis.loglog(lengths, seconds, ".", color=color, alpha=0.5)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from crossings.catalog import System
 from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
-from system_calls import hear, load_modules, separate_noise, speak
+from system_calls import FEATURES, hear, load_modules, separate_noise, speak
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mixers import plan_mixers
@@ -59,7 +59,7 @@ class Network:
             self.model: Any = make_layer(system.source.split("/")[1], **system.overrides)
         else:
             self.model, self.n_features = load_modules(
-                system.source, torch.device("cpu"), system.overrides, system.parts
+                system.source, torch.get_default_device(), system.overrides, system.parts
             )
 
     @property
@@ -81,7 +81,8 @@ class Network:
         if task == "separation":
             return separate_noise(self.model, length, batch, device)
         if task == "asr":
-            return hear(self.model, self.n_features, length, batch, device)
+            rate = 1000 / self.system.overrides.get("hop_length", 1000 / FEATURES)
+            return hear(self.model, self.n_features, length, batch, device, rate)
         return speak(self.model, length, 1000 / self.system.token_ms, batch, device)
 
 

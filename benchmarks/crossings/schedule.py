@@ -97,7 +97,8 @@ class Progress:
         def points(costs: Mapping[float, Sequence[float]]) -> tuple[list[float], list[float]]:
             return [t for t in costs for _ in costs[t]], [cost for t in costs for cost in costs[t]]
 
-        return crossing(fit_cost(*points(mamba), False), fit_cost(*points(baseline), True))
+        linear = comparison.mamba.linear
+        return crossing(fit_cost(*points(mamba), not linear), fit_cost(*points(baseline), True))
 
 
 def stages(comparisons: Sequence[Comparison], progress: Progress, repeats: int) -> Iterator[list[Cell]]:

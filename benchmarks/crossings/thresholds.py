@@ -12,7 +12,8 @@ from crossings.catalog import COMPARISONS, PASSES, Comparison
 from crossings.cell import DONE
 from crossings.cost_fits import Threshold, bracket, threshold
 from crossings.schedule import Series, series_of
-from scipy.stats import linregress, t as student
+from scipy.stats import linregress
+from scipy.stats import t as student
 
 MEASURES = {"time": "seconds", "kept for backward": "saved_mb", "peak memory": "peak_mb"}
 """What is compared, and its column."""
@@ -51,7 +52,7 @@ def find_thresholds(rows: Sequence[Mapping[str, Any]], draws: int = 200) -> Iter
                     both = [costs.get((*s.key, which), {}) for s in (comparison.mamba, comparison.baseline)]
                     common = sorted(set(both[0]) & set(both[1]))
                     if len(common) >= 4:
-                        found = threshold(*both, draws=draws)
+                        found = threshold(*both, comparison.mamba.linear, draws)
                         row = _row(task, comparison, which, measure, found, both, common)
                         yield Found(comparison, which, measure, found, row)
 
@@ -95,7 +96,9 @@ def describe(row: Mapping[str, Any]) -> str:
     unit, value, low, high = row["unit"], row["threshold"], row["low"], row["high"]
     if value < row["shortest"] / 2:
         sure = high < row["shortest"]
-        return f"none: Mamba is cheaper at all lengths from {_short(row['shortest'])} {unit}" + ("" if sure else ", by the fit")
+        return f"none: Mamba is cheaper at all lengths from {_short(row['shortest'])} {unit}" + (
+            "" if sure else ", by the fit"
+        )
     if value > 2 * row["longest"]:
         return f"none up to {_short(row['longest'])} {unit}: Mamba is not cheaper"
     interval = f"({_short(low)} to {_short(high)})"
@@ -108,7 +111,7 @@ def _short(value: float) -> str:
 
 
 class Law(NamedTuple):
-    """The slope of the logarithm of the threshold over that of the token's duration; 1 is a constant number of tokens."""
+    """The slope of the log threshold over the log token duration; 1 is a constant number of tokens."""
 
     slope: float
     low: float

@@ -71,6 +71,8 @@ def make_tables(study: Study, folder: Path) -> list[Path]:
     summary, differences, by_length = [], [], []
     for comparison in dict.fromkeys(row["comparison"] for row in items):
         here = [row for row in items if row["comparison"] == comparison]
+        if summary and len({row["system"] for row in here}) == 1:
+            continue  # equal time, of the fastest system alone so far
         for measure in study.measures:
             evidence = Evidence(study, here, measure)
             key = {"comparison": comparison, "measure": measure.name}
