@@ -207,7 +207,7 @@ def test_a_study_that_is_stopped_stops_its_training(tmp_path, monkeypatch):
     monkeypatch.setattr(training_run.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
     monkeypatch.setattr(tune, "read_best", lambda folder: study.end_tidily(15, None) if started else None)
     with pytest.raises(KeyboardInterrupt):
-        training_run.run_training([sys.executable, "-c", "input()"], tmp_path / "run", 1, 60)
+        training_run.run_training([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "run", 1, 60)
     assert started[0].returncode == -signal.SIGTERM
     assert training_run.read_outcome(tmp_path / "run") is None  # the same command starts it again
 
