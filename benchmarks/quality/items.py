@@ -79,5 +79,33 @@ def recognition_items(folder: Path) -> list[Row]:
     return rows
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {"separation": separation_items, "asr": recognition_items}
+def synthesis_items(folder: Path) -> list[Row]:
+    """Spoken texts with the number of their words, the errors that a recognizer hears in them and in the recordings of
+    the same texts, and the other scores of the report.
+
+    The columns are ``words``, ``word_errors`` and ``reference_word_errors``, ``absolute_duration_error`` in percent
+    without its sign, and those of :class:`~speechbrain_mamba.evaluation.synthesis_report.SynthesisReport`. Texts
+    without scores have none here either.
+    """
+    rows: list[Row] = []
+    for row in read_table(folder / "test" / "results.csv"):
+        words = len(normalize_words(row["wrd"]).split())
+        item: Row = {"item": row["ID"], "length": words}
+        if not row.get(UNSCORED):
+            scores = numbers(row, ("ID", "wrd", "hypothesis", UNSCORED))
+            item |= scores
+            for rate, errors in (("wer", "word_errors"), ("reference_wer", "reference_word_errors")):
+                if rate in scores:  # percent of the words
+                    item |= {"words": words, errors: round(scores[rate] * words / 100)}
+            if "duration_error" in scores:
+                item["absolute_duration_error"] = abs(scores["duration_error"])
+        rows.append(item)
+    return rows
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    "separation": separation_items,
+    "asr": recognition_items,
+    "tts": synthesis_items,
+}
 """What reads the items of a run in its output folder, by the key ``items`` of a study, which is its task by default."""

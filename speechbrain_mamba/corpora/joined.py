@@ -65,9 +65,8 @@ def prepare_joined(
     >>> for name in ("a", "b", "c"):
     ...     write_audio(folder / f"{name}.wav", torch.zeros(4000), 8000)
     >>> for split in SPLITS:
-    ...     write_manifest(folder / f"{split}.csv", [
-    ...         {"ID": name, "duration": 0.5, "wav": folder / f"{name}.wav", "wrd": name, "spk_id": "s"} for name in "abc"
-    ...     ])
+    ...     rows = [{"ID": name, "duration": 0.5, "wav": folder / f"{name}.wav", "wrd": name} for name in "abc"]
+    ...     write_manifest(folder / f"{split}.csv", [{**row, "spk_id": "s"} for row in rows])
     >>> found = prepare_joined(folder, folder / "joined", test=[1, 3])
     >>> [(name, len(read_manifest(path))) for name, path in found.items()]
     [('train', 4), ('valid', 4), ('test_1', 3), ('test_3', 1)]

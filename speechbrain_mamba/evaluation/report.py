@@ -161,7 +161,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines = []
     for name, value in summary.items():
         unit = _UNITS.get(name, "")
-        if value is None:
+        if isinstance(value, str):
+            number = f"{value:>8}"
+        elif value is None:
             number = f"{'-':>8}"
         elif isinstance(value, int):
             number = f"{value:8d}"

@@ -57,9 +57,7 @@ class SeparationReport(Report):
     subject = "mixture"
     required = SCORES
 
-    def __init__(
-        self, folder: str | os.PathLike, sample_rate: int, n_examples: int, perceptual: bool = False
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int, perceptual: bool = False) -> None:
         super().__init__(folder)
         self.sample_rate, self.n_examples, self.perceptual = sample_rate, n_examples, perceptual
         self.columns = ("id", *SCORES, *(PERCEPTUAL_SCORES if perceptual else ()))

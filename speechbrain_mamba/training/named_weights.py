@@ -92,11 +92,15 @@ class RunWeights:
         statistics = {name: normalizer_statistics(one) or {} for name, (_, one) in self.normalizers.items()}
         return NamedWeights(tensors, statistics)
 
+    def files(self) -> list[str]:
+        """The names that files of these weights may have, without suffixes."""
+        others = [name for names in self._other_files.values() for name in names]
+        statistics = [name for pair in self.normalizers.items() for name in (pair[0], pair[1][0])]
+        return list(dict.fromkeys([*self._modules, *self._saved, *others, *statistics]))
+
     def fetch(self, source: InitSource) -> None:
         """Look for all files that :meth:`read` may need: those on the Hub are downloaded."""
-        others = [name for names in self._other_files.values() for name in names]
-        files = [name for pair in self.normalizers.items() for name in (pair[0], pair[1][0])]
-        for name in (*self._modules, *self._saved, *others, *files) if not source.folders else ():
+        for name in self.files() if not source.folders else ():
             source.find_weights(name)
 
     def read(self, source: InitSource) -> NamedWeights:

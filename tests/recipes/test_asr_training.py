@@ -565,7 +565,7 @@ def test_each_test_set_has_its_results(make_reader, tmp_path, name):
             ]
         summary = json.loads((tmp_path / f"out/test/{test}/summary.json").read_text())
         rates = [f"{search}_{rate}" for search in searches for rate in ("wer", "cer")]
-        assert summary == {"utterances": len(texts), **dict.fromkeys(rates, 0)}
+        assert summary == {"utterances": len(texts), "normalization": "none", **dict.fromkeys(rates, 0)}
         assert {key: rate for key, rate in scores[test].items() if "_" in key} == {
             f"{search}_{rate}": 0 for search in searches for rate in ("WER", "CER")
         }

@@ -25,6 +25,7 @@ from speechbrain_mamba.nnet.hidden_attention import HiddenAttention
 from speechbrain_mamba.nnet.interleaving import places_of_tokens
 from speechbrain_mamba.nnet.mamba_layer import MambaLayer
 from speechbrain_mamba.nnet.mixers import bidirectional_form
+from speechbrain_mamba.nnet.places import PlaceAdvance
 from speechbrain_mamba.ops import absolute_lengths, lengths_on, mask_frames, valid_frames
 
 
@@ -337,9 +338,9 @@ def _padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
 
 
 def _draw_matrices(net: nn.Module) -> None:
-    """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers, whose recurrence depends on
-    their own initialization."""
-    layers = [module for module in net.modules() if isinstance(module, (MambaLayer, HiddenAttention))]
+    """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers and of learned places, which
+    depend on their own initialization."""
+    layers = [module for module in net.modules() if isinstance(module, (MambaLayer, HiddenAttention, PlaceAdvance))]
     keep = {id(parameter) for layer in layers for parameter in layer.parameters()}
     for parameter in net.parameters():
         if parameter.dim() > 1 and id(parameter) not in keep:
