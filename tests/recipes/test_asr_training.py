@@ -694,7 +694,7 @@ def test_a_language_model_of_the_hub_is_kept_with_the_run(make, monkeypatch, tmp
     small, asked = dict(vocab=N_TOKENS, d_model=8, nhead=2, num_encoder_layers=1, num_decoder_layers=0, d_ffn=8), []
     torch.save(TransformerLM(**small).state_dict(), tmp_path / "lm.ckpt")
 
-    def fetch(file_name, source, savedir):
+    def fetch(file_name, source, savedir, **options):
         asked.append((file_name, source, str(savedir)))
         return tmp_path / file_name
 
