@@ -94,6 +94,7 @@ class Runner:
         ValueError
             When the study was begun with others, or the numbers of parameters differ too much.
         """
+        given = self._given()
         for system in self.study.systems:
             text = read_hparams(system.hparams, system.options)
             path = self.hparams(system)
@@ -104,7 +105,8 @@ class Runner:
                 )
             with atomic_path(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-            modules = load_hyperpyyaml(select_hparams(read_hparams(path, self._given()), ["modules"]))["modules"]
+            resolved = read_hparams(path, given) if given else text
+            modules = load_hyperpyyaml(select_hparams(resolved, ["modules"]))["modules"]
             self.parameters[system.name] = sum(p.numel() for p in torch.nn.ModuleDict(modules).parameters())
         base = self.parameters[self.study.baseline]
         far = {

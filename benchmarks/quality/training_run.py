@@ -87,14 +87,14 @@ def run_training(
         return before
     folder.mkdir(parents=True, exist_ok=True)
     start, stopped = time.monotonic(), False
+    earlier = tune.read_best(folder)
+    seen, now = earlier[3] if earlier is not None else 0, 0.0
     with open(folder / "command.txt", "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tune.ROOT)
-        name = CPU if not on_gpu and process_seconds(process.pid) is not None else WALL
-        clock = EpochClock(before.seconds if before is not None and before.clock == name else [])
-        earlier = tune.read_best(folder)
-        seen = earlier[3] if earlier is not None else 0
-        spent, now = before.spent if before is not None and before.clock == name else 0.0, 0.0
         try:
+            name = CPU if not on_gpu and process_seconds(process.pid) is not None else WALL
+            same = before is not None and before.clock == name
+            clock, spent = EpochClock(before.seconds if same else []), before.spent if same else 0.0
             while process.poll() is None:
                 time.sleep(POLL)
                 best = tune.read_best(folder)

@@ -222,7 +222,19 @@ def translations() -> dict[Any, Callable[..., Any]]:
     def ssd(*tensors: Any) -> Any:
         return record_onnx_node(DOMAIN, "Ssd", tensors, 2)
 
-    return {operations.selective_recurrence.default: selective, operations.ssd_recurrence.default: ssd}
+    def squeeze(x: Any, axis: int) -> Any:
+        # torch leaves an axis of another size alone, as SpeechBrain's Conv2d has it; ONNX refuses it
+        from onnxscript import opset18
+
+        operators: Any = opset18
+        size = x.shape[axis]
+        return operators.Identity(x) if isinstance(size, int) and size != 1 else operators.Squeeze(x, [axis])
+
+    return {
+        operations.selective_recurrence.default: selective,
+        operations.ssd_recurrence.default: ssd,
+        torch.ops.aten.squeeze.dim: squeeze,
+    }
 
 
 def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes: Any, **names: Any) -> Any:
@@ -246,11 +258,11 @@ def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes:
     """
     import onnx_ir
 
+    # Traced here: torch.onnx.export lets tracing defer guards, which it then cannot do with some lengths.
     with use_backend("reference"), torch.no_grad():
-        program = torch.onnx.export(
-            module, tuple(inputs), dynamo=True, dynamic_shapes=dynamic_shapes, opset_version=OPSET, verbose=False,
-            custom_translation_table=translations(), **names,
-        )  # fmt: skip
+        traced = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic_shapes)
+    options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, **names}
+    program = torch.onnx.export(traced, custom_translation_table=translations(), **options)
     assert program is not None  # nothing is returned where a file is written
     used = {node.op_type for node in program.model.graph if node.domain == DOMAIN}
     for function in map(onnx_ir.serde.deserialize_function, functions()):

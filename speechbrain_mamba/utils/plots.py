@@ -104,7 +104,7 @@ def plot_sounds(path: str | os.PathLike, signals: Mapping[str, Tensor], sample_r
     levels = _levels(signals, sample_rate)
     top = max(level.max().item() for level in levels.values())
     loudest = max([*(signal.abs().max().item() for signal in signals.values() if len(signal)), 1e-9])
-    figure, axes = _figure(len(signals), 2, (12, 1.9 * len(signals)))
+    figure, axes = new_figure(len(signals), 2, (12, 1.9 * len(signals)))
     for (left, right), (title, signal) in zip(axes, signals.items()):
         seconds = len(signal) / sample_rate
         left.plot(torch.arange(len(signal)) / sample_rate, signal.detach().float().cpu(), linewidth=0.4)
@@ -116,7 +116,7 @@ def plot_sounds(path: str | os.PathLike, signals: Mapping[str, Tensor], sample_r
     for axis in axes[-1]:
         axis.set_xlabel("s")
     figure.colorbar(image, ax=axes[:, 1], label="dB")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_spectrograms(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from quality.comparison import Scores, common, length_groups, paired_bootstrap, spread, table_of
-from quality.study_file import Measure
+from quality.study_file import Measure, Study, System
+from quality.tables import make_tables, read_rows
+
+from speechbrain_mamba.utils.files import write_csv
 
 SCORE = Measure("snr", "SNR, dB", "higher")
 RATE = Measure("wer", "WER, %", "lower", errors="errors", out_of="words")
@@ -80,3 +84,27 @@ def test_groups_of_lengths_end_with_their_edge():
     groups = length_groups([1, 2, 2.5, 3, 9], [2, 3])
     assert [(name, members.sum()) for name, members in groups] == [("up to 2", 2), ("2 to 3", 2), ("above 3", 1)]
     assert [name for name, _ in length_groups([1, 5], [])] == ["all"]
+
+
+def test_a_system_is_compared_with_the_one_that_it_names(tmp_path):
+    systems = tuple(
+        System(name, Path(), {}, name, against)
+        for name, against in (("small", ""), ("small2", "small"), ("large", "large"), ("large2", "large"))
+    )
+    study = Study("s", "S", "?", "toy", systems, "small", 1, (SCORE,))
+    items = []
+    for value, system in enumerate(systems):
+        items += rows(system.name, [1, 2], ["x", "y"], snr=value**2, comparison="equal steps", length=1)
+    items += rows("small", [1, 2], ["x", "y"], snr=0, comparison="equal time", length=1)  # alone so far
+    runs = [
+        {"comparison": "equal steps", "system": system.name, "seed": seed, "status": status, "parameters": "10",
+         "epochs": "3", "seconds_per_epoch": "20", "clock": "CPU time", "settings": "lr=1"}
+        for system in systems for seed, status in (("1", "done"), ("2", "done"), ("3", "failed"))
+    ]  # fmt: skip
+    write_csv(tmp_path / "items.csv", items, list(items[0]))
+    write_csv(tmp_path / "runs.csv", runs, list(runs[0]))
+    summary, differences, _ = map(read_rows, make_tables(study, tmp_path))
+    found = [(row["system"], row["baseline"], float(row["difference"])) for row in differences]
+    assert found == [("small2", "small", 1), ("large2", "large", 5)]
+    assert {row["comparison"] for row in summary} == {"equal steps"}
+    assert {(row["minutes"], row["failed"], row["seeds"], row["items"]) for row in summary} == {("1", "1", "2", "2")}

@@ -116,10 +116,10 @@ def test_the_catalog_names_each_system_once_and_both_sides_have_tokens_of_one_du
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_system_of_the_catalog_can_be_made(task):
-    found = {}
+    different = {(s.label, s.token_ms): s for s in systems_of(list(COMPARISONS[task]()))}
     with torch.device("meta"):
-        for system in systems_of(list(COMPARISONS[task]())):
-            found[system.label] = Network(system).parameters
+        sizes = {key: Network(system).parameters for key, system in different.items()}
+    found = {label: size for (label, token_ms), size in sizes.items() if token_ms in (1, 40)}
     if task == "asr":
         assert abs(found["conmamba_ctc, all attention"] / found["conmamba_ctc"] - 1) < 0.03
         assert found["conformer_ctc"] == 28_786_111

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,8 @@ def test_a_study_from_its_file_to_its_items(toy, tmp_path, capsys):
     assert (out / "figure.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
     assert f"| {runner.STEPS} | slow | 0.00 M | 2 | 4 |" in shown and "| quick - slow | SI-SNRi, dB | -1.00 |" in shown
+    (out / "summary.csv").unlink()
+    assert study.main([str(toy), "--out", str(out), "--tables_only"]) == 0 and (out / "summary.csv").exists()
     published = rows_of(tmp_path / "docs" / "toy_study" / "items.csv")
     assert len(published) == len(found) and float(published[0]["si_snr_i"]) == pytest.approx(
         float(found[0]["si_snr_i"]), rel=1e-3
@@ -192,10 +196,27 @@ def test_studies_of_the_house_can_be_read(path, tmp_path):
     assert own.items in items.READERS
     given = runner.Runner(own, tmp_path, 0)
     given.write_hparams()  # options exist, sizes agree
-    assert all(
-        tune.own_values(given.hparams(system), [tune.Range.parse(part) for part in own.tuning.space]) is not None
-        for system in own.systems
-    )
+    space = [tune.Range.parse(part) for part in own.tuning.space]
+    for system in own.systems if space else ():
+        assert tune.own_values(given.hparams(system), space)  # or it ends, as the file lacks a key
+
+
+def test_a_study_that_is_stopped_stops_its_training(tmp_path, monkeypatch):
+    started = []
+    popen = training_run.subprocess.Popen
+    monkeypatch.setattr(training_run.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+    monkeypatch.setattr(tune, "read_best", lambda folder: study.end_tidily(15, None) if started else None)
+    with pytest.raises(KeyboardInterrupt):
+        training_run.run_training([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "run", 1, 60)
+    assert started[0].returncode == -signal.SIGTERM
+    assert training_run.read_outcome(tmp_path / "run") is None  # the same command starts it again
+
+
+def test_a_training_that_fails_says_why(tmp_path):
+    command = [sys.executable, "-c", "import sys; sys.exit('error: the data are gone.')"]
+    outcome = training_run.run_training(command, tmp_path / "run", 1, 60)
+    assert (outcome.status, outcome.reason) == ("failed", "It ended with exit code 1: error: the data are gone.")
+    assert training_run.run_training(["no such program"], tmp_path / "run", 1, 60) == outcome  # and is not repeated
 
 
 def test_epochs_are_timed_without_the_start_of_a_process():

@@ -105,3 +105,9 @@ def test_exported_reference_refuses_gradients():
         program = torch.export.export(layer, (torch.randn(1, 20, 8),))
     with pytest.raises(NotImplementedError, match="for inference only"):
         program.module()(torch.randn(1, 20, 8)).sum().backward()
+
+
+@pytest.mark.parametrize("convert", [torch.jit.script, lambda model: torch.jit.trace(model, torch.randn(1, 5, 8))])
+def test_torchscript_is_refused_in_a_sentence(convert):
+    with pytest.raises(ValueError, match="does not run in TorchScript"):
+        convert(torch.nn.Sequential(torch.nn.Linear(8, 8), Mamba(8, d_state=4)).eval())

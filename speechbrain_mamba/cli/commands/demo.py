@@ -61,8 +61,9 @@ def command(
 
     import_gradio()
     with tempfile.TemporaryDirectory(prefix="speechbrain-mamba-demo-") as name:
-        folder, choices = Path(name), [ModelChoice(source, device) for source in (separator, recognizer, synthesizer)]
-        work = PageWork(*choices, folder, max_seconds)
+        folder = Path(name)
+        separates, transcribes, speaks = (ModelChoice(model, device) for model in (separator, recognizer, synthesizer))
+        work = PageWork(separates, transcribes, speaks, folder, max_seconds)
         mixture, voice = folder / "mixture.wav", folder / "voice.wav"
         write_audio(mixture, mix_samples()[0], SAMPLE_RATE)
         write_audio(voice, read_audio(SAMPLES[0].path, SAMPLE_RATE), SAMPLE_RATE)

@@ -12,6 +12,8 @@ from speechbrain_mamba.utils.terminal import show
 
 FORMATS = {
     "speechbrain": "",
+    "onnx": "speechbrain_mamba.inference.deployment:write_onnx",
+    "torch": "speechbrain_mamba.inference.deployment:write_torch",
 }
 """How a model is written: for the Hub, or by a function ``module:name`` of the model's folder and the new one, which
 returns what is shown."""
@@ -24,6 +26,7 @@ returns what is shown."""
     examples=[
         ("export results/separation/mini_mambatasnet/1234 two-voices --license cc-by-4.0", "a trained separator"),
         ("export separator mine --safetensors-only", "a model that comes with the package"),
+        ("export separator graphs --format onnx", "its computation, for onnxruntime"),
     ],
 )
 @click.argument("source", metavar="SOURCE")
@@ -39,7 +42,8 @@ def command(
     """Write a model into the folder OUT: settings, weights, what belongs to them, scores, and a card.
 
     SOURCE is the output folder of a training, an exported folder, or the name of a model that comes with the package.
-    The model is loaded from OUT and run once before OUT appears.
+    The model is loaded from OUT and run once before OUT appears. The formats onnx and torch write what it computes, for
+    programs without this package.
     """
     from speechbrain_mamba.inference.sharing import export_model, find_model
 

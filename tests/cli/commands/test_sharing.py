@@ -61,3 +61,9 @@ def test_another_format_is_written_by_its_function(run, models, place, monkeypat
     torch.manual_seed(0)
     code, out, err = run("export", models / "separator", "toys", "--format", "toy")
     assert (code, out) == (0, f"{models / 'separator'} to toys\n"), err
+
+
+def test_a_model_is_exported_to_torch(run, models, place):
+    code, _, err = run("export", models / "separator", "graphs", "--format", "torch")
+    assert code == 0, err
+    assert list((place / "graphs").glob("*.pt2")) and (place / "graphs" / "deployed.json").is_file()
