@@ -55,7 +55,7 @@ def _log_level():
 @pytest.fixture
 def local_hub(tmp_path, monkeypatch):
     """A Hub on this machine that this process uses, with an empty cache and no token; see :mod:`tests.hub_server`."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     with LocalHub().running() as hub:
         home = tmp_path / "hub_home"
@@ -66,6 +66,8 @@ def local_hub(tmp_path, monkeypatch):
         }  # fmt: skip
         for name, value in replaced.items():
             monkeypatch.setattr(constants, name, value)
+            if hasattr(file_download, name):  # versions below 1 copy some
+                monkeypatch.setattr(file_download, name, value)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         for name in ("NO_PROXY", "no_proxy"):

@@ -64,6 +64,8 @@ def explain_failure(error: BaseException, revision: str | None = None) -> str:
         RevisionNotFoundError,
     )
 
+    if isinstance(error.__cause__, HfHubHTTPError) and not isinstance(error, FileNotFoundError):
+        error = error.__cause__  # SpeechBrain puts a sentence of its own over some
     if isinstance(error, GatedRepoError):
         return f"it is for those who agree to its terms: do so on its page, and {LOGIN}"
     if isinstance(error, RepositoryNotFoundError):
