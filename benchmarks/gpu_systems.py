@@ -16,52 +16,28 @@ from pathlib import Path
 import torch
 from gpu_facts import gpu_facts
 from gpu_timing import all_times
-from hyperpyyaml import load_hyperpyyaml
+from system_calls import hear, load_modules, separate_noise, spoken, task_of
 from timing import write_table
 from torch import Tensor, nn
 
-from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
-from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
-from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 
-HPARAMS = Path(__file__).parent.parent / "hparams"
 SYSTEMS = ["separation/mambatasnet_M", "separation/dpmamba_M", "separation/sepformer", "asr/conmamba_ctc",
            "asr/conformer_ctc", "tts/vallm", "tts/valle"]  # fmt: skip
 SMALL = ["separation/mini_mambatasnet", "separation/mini_sepformer", "asr/mini_conmamba_ctc",
          "asr/mini_conformer_ctc", "tts/mini_vallm", "tts/mini_valle"]  # fmt: skip
-UNUSED = {"separation": {"data_folder": ""}, "asr": {}, "tts": {"token_folder": "unused"}}
-"""Hyper-parameters that files demand and that do not matter here."""
 MISSING = {name: float("nan") for name in ("ms", "host_ms", "kernels_ms", "launches", "graph_ms", "peak_MB")}
-
-
-def load_modules(name: str, device: torch.device) -> tuple[nn.ModuleDict, int]:
-    """The networks of a hyper-parameter file, and the features of a recognizer or 0."""
-    torch.manual_seed(0)
-    task = name.split("/")[0]
-    keys = ["modules", "n_mels"] if task == "asr" else ["modules"]
-    loaded = load_hyperpyyaml(select_hparams(read_hparams(HPARAMS / f"{name}.yaml", UNUSED[task]), keys))
-    return nn.ModuleDict(loaded["modules"]).to(device), loaded.get("n_mels", 0)
-
-
-def spoken(batch: int, frames: int, model: nn.Module, device: torch.device) -> Utterances:
-    """Utterances with codes (batch, frames) of the first codebook, and a phoneme for five of them."""
-    phonemes = torch.randint(model.n_phonemes, (batch, max(1, frames // 5)), device=device)
-    codes = torch.randint(model.codebook_size, (batch, frames), device=device)
-    return Utterances(*(Padded(t, torch.full((batch,), t.shape[1], device=device)) for t in (phonemes, codes)))
 
 
 def forward(
     name: str, modules: nn.ModuleDict, n_features: int, seconds: float, batch: int, device: torch.device
 ) -> Callable[[], Tensor]:
     """A forward pass of a system over some seconds of audio."""
-    task = name.split("/")[0]
+    task = task_of(name)
     if task == "separation":
-        mix = torch.randn(batch, round(seconds * 8000), device=device)
-        return lambda: separate(modules["encoder"], modules["masknet"], modules["decoder"], mix)
+        return separate_noise(modules, seconds, batch, device)
     if task == "asr":
-        features = torch.randn(batch, round(seconds * 100), n_features, device=device)
-        return lambda: modules["ctc_lin"](modules["Encoder"](modules["CNN"](features)))
+        return hear(modules, n_features, seconds, batch, device)
     prompt, speech = (spoken(batch, round(s * 75), modules["ar"], device) for s in (0.3 * seconds, seconds))
     return lambda: modules["ar"](prompt, speech)[1]
 

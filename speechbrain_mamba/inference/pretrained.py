@@ -293,13 +293,14 @@ def open_model(
     token: bool | str | None = None,
 ) -> OpenedModel:
     """Read and check the file of a model; arguments as of :meth:`Pretrained.from_hparams`."""
-    config = FetchConfig() if fetch_config is None else fetch_config
+    files = ModelFiles(find_source(source), savedir, local_strategy, fetch_config)
+    config = files.fetch_config
     sources = [sources] if isinstance(sources, str) else sources
     if revision is not None:
         config = dataclasses.replace(config, revision=revision, allow_updates=True)
     if token is not None:
         config = dataclasses.replace(config, token=token)
-    files = ModelFiles(find_source(source), savedir, local_strategy, config)
+    files.fetch_config = config
     try:
         path = files.find(hparams_file)
     except FileNotFoundError as error:
@@ -426,7 +427,8 @@ class Pretrained(interfaces.Pretrained):
         sources : iterable of str
             Other models on the Hub that this one may download, such as ``facebook/wav2vec2-large-lv60``.
         revision, token
-            The version of a model on the Hub, and the token to read it with.
+            The version of a model on the Hub, and the token to read it with; by default that of ``hf auth login`` or
+            of the variable ``HF_TOKEN``, if there is one.
         run_opts : mapping, optional
             SpeechBrain's run options: ``device``, and ``precision`` (``fp32``, ``fp16`` or ``bf16``) of the inference.
         **options
