@@ -113,9 +113,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _file(path: Path, config: MkDocsConfig) -> File:
     source = path.relative_to(ROOT).as_posix()
     file = File(source, str(ROOT), config.site_dir, use_directory_urls=True)
-    if path.suffix in (".md", ".ipynb"):
+    if path.suffix == ".md":
         file.dest_uri = page_url(source)
-    else:
+    elif path.suffix != ".ipynb":  # mkdocs-jupyter chooses the address of notebooks
         file.dest_uri = source.removeprefix("docs/")
     return file
 

@@ -29,8 +29,8 @@ def recordings(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_python_examples_run(recordings, page):
-    names = {"pieces": [], "play": print}
-    examples = blocks(page, "python")
+    names = {}
+    examples = [example for example in blocks(page, "python") if '"results/' not in example]  # of a training
     assert examples
     for example in examples:
         exec(example, names)

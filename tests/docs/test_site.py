@@ -112,12 +112,12 @@ def text_of(page):
 def test_the_site(site):
     """One test, so that one process builds."""
     assert not list(check_links.faults(site))
-    tour = text_of(site / "tour" / "index.html")
+    tour = text_of(site / "docs" / "tour" / "index.html")
     gains = [float(gain) for gain in re.findall(r"([+-][\d.]+) dB by the separation$", tour, re.MULTILINE)]
     assert len(gains) == 2 and min(gains) > 3
     assert re.search(r"end three nine one five two eight zero", tour)
     assert re.search(r"the recognizer hears: \w+", tour)
     assert "in two chunks: True" in tour and "padded: True" in tour
-    assert "data:image/png;base64," in (site / "tour" / "index.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in (site / "docs" / "tour" / "index.html").read_text(encoding="utf-8")
     mamba = text_of(site / "api" / "speechbrain_mamba.nnet.mamba" / "index.html")
     assert "Parameters:" in mamba and "Examples:" in mamba and ":class:" not in mamba
