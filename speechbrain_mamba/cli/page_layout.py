@@ -142,8 +142,9 @@ def _listen(gradio: Any, work: PageWork) -> None:
     def end(listening: Listening | None) -> tuple[None, str]:
         return None, "" if listening is None else listening.finish()
 
-    microphone.start_recording(tell_mistakes(begin), None, [heard, text], api_visibility="private")
-    microphone.stream(
-        tell_mistakes(go_on), [microphone, heard], [heard, text], stream_every=0.5, api_visibility="private"
-    )
-    microphone.stop_recording(tell_mistakes(end), heard, [heard, text], api_visibility="private")
+    # one after another in the order of the microphone, and none left out while another one is worked on
+    order: dict[str, Any] = {"concurrency_id": "listening", "concurrency_limit": 1, "trigger_mode": "multiple"}
+    order |= {"api_visibility": "private", "show_progress": "hidden"}
+    microphone.start_recording(tell_mistakes(begin), None, [heard, text], **order)
+    microphone.stream(tell_mistakes(go_on), [microphone, heard], [heard, text], stream_every=0.5, **order)
+    microphone.stop_recording(tell_mistakes(end), heard, [heard, text], **order)

@@ -20,7 +20,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 
-from speechbrain_mamba.inference.bundled import find_bundled
+from speechbrain_mamba.inference.bundled import bundled_models, find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
 from speechbrain_mamba.utils.pretrained import ModelFiles
@@ -327,6 +327,8 @@ def open_model(
 def find_source(source: str | os.PathLike) -> str:
     """A folder or a Hub id as it is, and the folder of a model that comes with the package by its name.
 
+    That name always means the model of the package: a folder of the same name in the working directory is ``./NAME``.
+
     Raises
     ------
     FileNotFoundError
@@ -338,8 +340,13 @@ def find_source(source: str | os.PathLike) -> str:
             "name of one that comes with the package."
         )
     name = os.fspath(source)
-    if Path(name).is_dir() or not re.fullmatch(r"[\w-]+", name):
+    if not re.fullmatch(r"[\w-]+", name):
         return name
+    hidden = Path(name).is_dir()
+    if hidden and name not in bundled_models():
+        return name
+    if hidden:
+        logger.warning("'%s' is the model of this package. The folder of that name here is './%s'.", name, name)
     return str(find_bundled(name))
 
 

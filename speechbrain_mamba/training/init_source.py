@@ -6,6 +6,7 @@ Only weights and tables are read. The hyper-parameters of a source are never bui
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from speechbrain_mamba.utils.checkpoint_files import find_fault
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_link_outside, refuse_missing_folder
 from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
 """The meta file of a checkpoint; in a run's output folder the checkpoints, and what was exported of it."""
@@ -104,7 +107,9 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
     """
     name, folder = str(source), Path(source)
     bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models" / name
-    if not folder.exists() and name.replace("-", "_").isidentifier() and bundled.is_dir():
+    if name.replace("-", "_").isidentifier() and bundled.is_dir():
+        if folder.exists():
+            logger.warning("'%s' is the model of this package. What has that name here is './%s'.", name, name)
         return InitSource(name, f"the model '{name}' of this package", (bundled,))
     if folder.is_dir():
         if (folder / CHECKPOINT_META).exists():
