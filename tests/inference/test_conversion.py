@@ -37,7 +37,15 @@ def estimate_of(folder, mix):
     return SpeechSeparator.from_hparams(folder / "inference").separate_batch(mix)
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "save", "archive", "weights"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "archive",
+        "weights",
+        pytest.param("save", marks=pytest.mark.slow),
+        pytest.param("checkpoint", marks=pytest.mark.slow),
+    ],
+)
 def test_a_separator_gives_the_authors_estimates(tasnet, tmp_path, kind):
     expected, folder, hparams, overrides = tasnet
     places = {
@@ -171,7 +179,14 @@ def published_recognizer(golden, name, save, tmp_path, scores=({"ACC": 0.9},), t
     return expected, folders, hparams, {**overrides, "output_neurons": size}, normalizer
 
 
-@pytest.mark.parametrize("name", ["conmamba_ctc_tiny", "conmamba_s2s_tiny", "conmambamamba_s2s_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conmamba_ctc_tiny",
+        pytest.param("conmamba_s2s_tiny", marks=pytest.mark.slow),
+        pytest.param("conmambamamba_s2s_tiny", marks=pytest.mark.slow),
+    ],
+)
 def test_a_recognizer_gives_the_authors_outputs(golden, tmp_path, name):
     save = tmp_path / "published" / "save"
     expected, _, hparams, overrides, normalizer = published_recognizer(
@@ -194,6 +209,7 @@ def test_a_recognizer_gives_the_authors_outputs(golden, tmp_path, name):
     assert relative_error(layer(out), expected["ctc_logits"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_recognizer_is_the_average_that_a_test_would_take(golden, tmp_path):
     save = tmp_path / "published" / "save"
     scores = [{"ACC": 0.5}, {"ACC": 0.9}, {"ACC": 0.8}]
@@ -206,6 +222,7 @@ def test_a_recognizer_is_the_average_that_a_test_would_take(golden, tmp_path):
     assert [checkpoint.meta["epoch"] for checkpoint in ranked] == [109, 110, 108]
 
 
+@pytest.mark.slow
 def test_the_tokenizer_of_a_recognizer_is_checked(golden, tmp_path):
     save = tmp_path / "published" / "save"
     _, folders, hparams, overrides, _ = published_recognizer(golden, "conmamba_ctc_tiny", save, tmp_path)

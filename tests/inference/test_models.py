@@ -83,7 +83,9 @@ def test_models_of_the_package_and_other_kinds(tmp_path):
         SeparationModel.from_pretrained("seperator")
 
 
-@pytest.mark.parametrize("name", ["mini_conmamba_ctc_fsdd", "mini_conmambamamba_s2s_fsdd"])
+@pytest.mark.parametrize(
+    "name", ["mini_conmamba_ctc_fsdd", pytest.param("mini_conmambamamba_s2s_fsdd", marks=pytest.mark.slow)]
+)
 def test_recognizers_are_saved_as_trainings_export_them(tmp_path, name):
     made = make_recognizer(tmp_path, name)
     model = RecognitionModel.from_pretrained(made.folder)
@@ -120,6 +122,7 @@ def test_a_fresh_recognizer_is_saved_when_it_is_complete(tmp_path):
     assert same(RecognitionModel.from_pretrained(tmp_path / "model"), model)
 
 
+@pytest.mark.slow
 def test_synthesizers_are_saved_with_inventory_and_codec(tmp_path):
     made = write_model(tmp_path / "made", "mini_vallm")
     model = SynthesisModel.from_pretrained(tmp_path / "made")

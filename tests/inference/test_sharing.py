@@ -80,6 +80,7 @@ def test_the_example_of_the_card_runs(run, tmp_path, monkeypatch):
     assert names["estimates"].shape == (1, 4000, 2)
 
 
+@pytest.mark.slow
 def test_every_kind_is_shared(tmp_path, monkeypatch):
     """Recognizer, synthesizer, codec and speaker encoder; their examples run."""
     monkeypatch.chdir(tmp_path)

@@ -63,6 +63,7 @@ def test_another_format_is_written_by_its_function(run, models, place, monkeypat
     assert (code, out) == (0, f"{models / 'separator'} to toys\n"), err
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_to_torch(run, models, place):
     code, _, err = run("export", models / "separator", "graphs", "--format", "torch")
     assert code == 0, err
