@@ -9,7 +9,8 @@ schedule, and as many parameters (within 3 %, by the width of the feed-forward n
 processor time in place of the same steps. With several --lrs, each variant is tried with each of them on strings of
 its own, and the best one counts. Finished runs in --out are not run again.
 
-The error is the edit distance of the phonemes that were spoken to those of the text, in percent, with greedy decoding.
+The error is the edit distance of the phonemes that were spoken to those of the text, in percent, with greedy decoding,
+for short and long strings as in training, and for longer ones than any of training.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ from speechbrain_mamba.ops import valid_frames
 HIDDEN = {"d_state": 64, "headdim": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
     "attention": {"cross": "attention", "cross_config": {"nhead": 4}},
+    "attention, places": {"cross": "attention", "cross_config": {"nhead": 4, "positions": True}},
+    # heads and keys as wide as those of hidden_attention: what tells places apart is the same
+    "attention, places, wide keys": {
+        "cross": "attention",
+        "cross_config": {"headdim": HIDDEN["headdim"], "positions": True, "d_key": HIDDEN["d_state"]},
+    },
     "concat": {"cross": "concat"},
     "concat, 32 states": {"cross": "concat", "cross_config": {"d_state": 32}},
     "concat, mimetic, 32 states": {"cross": "concat", "cross_config": {"d_state": 32, "init": "mimetic"}},
@@ -48,9 +55,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hidden_attention, mimetic": {"cross": "hidden_attention", "cross_config": {**HIDDEN, "init": "mimetic"}},
     "interleaved by given durations": {"cross": "interleaved"},
 }
-"""Options of the decoder by name."""
+"""Options of the decoder by name; ``headdim`` of attention is put as a number of heads."""
 SETTINGS = ("steps", "seconds", "batch", "d_model", "layers", "phonemes", "longest")
 """Arguments that must be the same for a finished run to count."""
+COLUMNS = (
+    "variant", "seed", "parameters", "lr", "loss", "valid_error", "short_error", "long_error", "longer_error",
+    "short_strings_wrong", "long_strings_wrong", "longer_strings_wrong", "steps_done", "cpu_seconds", *SETTINGS,
+)  # fmt: skip
+"""Columns of the results."""
 MARGIN = 0.03
 """The largest difference in parameters."""
 
@@ -90,11 +102,20 @@ class Copier(nn.Module):
         return torch.stack(spoken, 1)
 
 
+def options_of(variant: str, d_model: int) -> dict[str, Any]:
+    """Options of the decoder, of a width, for a variant."""
+    options = VARIANTS[variant]
+    config = dict(options.get("cross_config", {}))
+    if options["cross"] == "attention" and "headdim" in config:
+        config["nhead"] = d_model // config.pop("headdim")
+    return {**options, "cross_config": config}
+
+
 def make_copier(task: CopyingTask, arguments: argparse.Namespace, variant: str, wanted: int | None) -> Copier:
     """Make a model whose feed-forward network is as wide as the wanted parameters need."""
 
     def make(d_ffn: int) -> Copier:
-        return Copier(task, arguments.d_model, arguments.layers, d_ffn, VARIANTS[variant])
+        return Copier(task, arguments.d_model, arguments.layers, d_ffn, options_of(variant, arguments.d_model))
 
     def size(model: nn.Module) -> int:
         return sum(p.numel() for p in model.parameters())
@@ -168,11 +189,13 @@ def run(task: CopyingTask, arguments: argparse.Namespace, variant: str, seed: in
     valid, lr, model, loss, steps, seconds = min(tried, key=lambda trial: trial[:2])
     short = score(model, task, arguments.strings, (2, 4), 2 * 10**6 + seed)
     long = score(model, task, arguments.strings, (arguments.longest - 3, arguments.longest), 3 * 10**6 + seed)
+    longer = score(model, task, arguments.strings, (arguments.longest + 1, 2 * arguments.longest), 4 * 10**6 + seed)
     return {
         "variant": variant, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), "lr": lr,
         "loss": round(loss, 4), "valid_error": round(valid, 2), "short_error": round(short[0], 2),
-        "long_error": round(long[0], 2), "short_strings_wrong": round(short[1], 2),
-        "long_strings_wrong": round(long[1], 2), "steps_done": steps, "cpu_seconds": round(seconds, 1),
+        "long_error": round(long[0], 2), "longer_error": round(longer[0], 2),
+        "short_strings_wrong": round(short[1], 2), "long_strings_wrong": round(long[1], 2),
+        "longer_strings_wrong": round(longer[1], 2), "steps_done": steps, "cpu_seconds": round(seconds, 1),
         **{name: getattr(arguments, name) for name in SETTINGS},
     }  # fmt: skip
 
@@ -182,7 +205,10 @@ def read_rows(path: Path | None) -> list[dict[str, str]]:
     if path is None or not path.exists():
         return []
     with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if reader.fieldnames != list(COLUMNS):
+            raise SystemExit(f"'{path}' has the columns of another version of this probe: give another file to --out.")
+        return list(reader)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -190,7 +216,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -199,17 +225,17 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print mean and standard deviation over the seeds for each variant."""
 
-    def over_seeds(values: list[float]) -> str:
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.1f}{spread}"
+    def over_seeds(values: list[float], digits: int) -> str:
+        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.{digits}f}{spread}"
 
-    print("| variant | seeds | parameters | short, % | long, % | CPU seconds |\n|---|---|---|---|---|---|")
+    columns = ("short_error", "long_error", "longer_error", "loss", "cpu_seconds")
+    print("| variant | seeds | parameters | short, % | long, % | longer, % | loss | CPU seconds |")
+    print("|---|---|---|---|---|---|---|---|")
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
-        short, long, seconds = (
-            [float(row[key]) for row in own] for key in ("short_error", "long_error", "cpu_seconds")
-        )
-        cells = [variant, len(own), own[0]["parameters"], over_seeds(short), over_seeds(long), over_seeds(seconds)]
+        figures = [over_seeds([float(row[key]) for row in own], 2 if key == "loss" else 1) for key in columns]
+        cells = [variant, len(own), own[0]["parameters"], *figures]
         print("|", " | ".join(map(str, cells)), "|")
 
 
@@ -246,7 +272,7 @@ def main() -> None:
             if (variant, seed) in finished:
                 continue
             row = run(task, arguments, variant, seed, wanted)
-            print({key: row[key] for key in [*list(row)[:8], "cpu_seconds"]}, flush=True)
+            print({key: row[key] for key in [*COLUMNS[:9], "cpu_seconds"]}, flush=True)
             rows.append(row)
             if arguments.out is not None:
                 append_row(arguments.out, row)

@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,26 +171,33 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def best_trial(rows: Sequence[Mapping[str, Any]], system: str, seeds: int) -> tuple[float, Mapping[str, Any]] | None:
+    """The best mean score of a system over the seeds, and the first row of that trial; None if no trial is whole.
+
+    Trials with a failed seed do not count.
+    """
+    trials: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["system"] == system:
+            trials.setdefault(str(row["trial"]), []).append(row)
+    whole = [part for part in trials.values() if len(part) >= seeds and all(row["status"] == "done" for row in part)]
+    means = [(statistics.mean(float(row["score"]) for row in part), part[0]) for part in whole]
+    return max(means, key=lambda pair: SCORES[pair[1]["score_name"]] * pair[0]) if means else None
+
+
 def print_best(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: int) -> None:
-    """Print the best trial of each system by its mean over the seeds; those with a failed seed do not count."""
+    """Print the best trial of each system."""
     for system in dict.fromkeys(row["system"] for row in rows):
         own = [row for row in rows if row["system"] == system]
-        trials: dict[str, list[Mapping[str, Any]]] = {}
-        for row in own:
-            trials.setdefault(str(row["trial"]), []).append(row)
-        whole = [
-            part for part in trials.values() if len(part) >= seeds and all(row["status"] == "done" for row in part)
-        ]
-        failed = sum(row["status"] == "failed" for row in own)
-        counts = f"{len(trials)} trials, {failed} failed runs"
-        if not whole:
+        trials, failed = len({str(row["trial"]) for row in own}), sum(row["status"] == "failed" for row in own)
+        counts = f"{trials} trials, {failed} failed runs"
+        found = best_trial(rows, system, seeds)
+        if found is None:
             print(f"{system}: no trial is whole, {counts}")
             continue
-        means = [(statistics.mean(float(row["score"]) for row in part), part[0]) for part in whole]
-        name = means[0][1]["score_name"]
-        score, best = max(means, key=lambda pair: SCORES[name] * pair[0])
+        score, best = found
         options = " ".join(f"--{key} {best[key]}" for key in keys)
-        print(f"{system}: {name} {score:.4g} with {options} (trial {best['trial']}; {counts})")
+        print(f"{system}: {best['score_name']} {score:.4g} with {options} (trial {best['trial']}; {counts})")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -217,9 +224,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parsed
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the trials that are missing, and print the best ones."""
-    parsed = parse_arguments(arguments)
+def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lambda folder: None) -> bool:
+    """Run the trials that are missing; returns whether all are there now.
+
+    ``set_up`` is called with the output folder of each training before it starts.
+    """
     keys = [part.key for part in parsed.space]
     own = {file: own_values(file, parsed.space) for file in parsed.hparams}
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -238,10 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     ):
                         raise SystemExit(f"error: {table} has other values for trial {trial}: give another --out.")
                     continue
-                if time.monotonic() - start > 60 * parsed.minutes:
-                    print(f"The {parsed.minutes:g} minutes are over; the same command goes on.")
-                    print_best(rows, keys, len(parsed.seeds))
-                    return
+                left = 60 * parsed.minutes - (time.monotonic() - start)
+                if left <= 0:
+                    return False
                 task = file.resolve().parent.name
                 folder = parsed.out / file.stem / f"trial_{trial}" / str(seed)
                 command = [sys.executable, str(ROOT / "recipes" / task / "train.py"), str(file.resolve())]
@@ -249,12 +257,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 command += [part for key, value in changed.items() for part in (f"--{key}", str(value))]
                 command += ["--seed", str(seed), "--number_of_epochs", str(parsed.epochs)]
                 command += ["--output_folder", str(folder.resolve()), *parsed.options]
+                set_up(folder)
                 result = run_trial(command, folder, parsed.epochs, 60 * parsed.trial_minutes)
                 row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs, **values, **result}
                 rows.append(row)
                 write_csv(table, rows, list(rows[0]))
                 print(f"{file.stem}, trial {trial}, seed {seed}: {row['reason'] or row['score']}", flush=True)
-    print_best(rows, keys, len(parsed.seeds))
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the trials that are missing, and print the best ones."""
+    parsed = parse_arguments(arguments)
+    if not run_trials(parsed):
+        print(f"The {parsed.minutes:g} minutes are over; the same command goes on.")
+    print_best(read_rows(parsed.out / "trials.csv"), [part.key for part in parsed.space], len(parsed.seeds))
 
 
 if __name__ == "__main__":

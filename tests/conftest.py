@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from speechbrain.utils.importutils import LazyModule
 
 from speechbrain_mamba.dataio.audio import write_audio
+from tests.hub_server import LocalHub
 
 GOLDEN = Path(__file__).parent / "golden"
 HPARAMS = Path(__file__).parent.parent / "hparams"
@@ -49,6 +50,29 @@ def _log_level():
     level = log.level
     yield
     log.setLevel(level)
+
+
+@pytest.fixture
+def local_hub(tmp_path, monkeypatch):
+    """A Hub on this machine that this process uses, with an empty cache and no token; see :mod:`tests.hub_server`."""
+    from huggingface_hub import constants, file_download
+
+    with LocalHub().running() as hub:
+        home = tmp_path / "hub_home"
+        replaced = {
+            "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN_PATH": str(home / "token"), "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+        }  # fmt: skip
+        for name, value in replaced.items():
+            monkeypatch.setattr(constants, name, value)
+            if hasattr(file_download, name):  # versions below 1 copy some
+                monkeypatch.setattr(file_download, name, value)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1,localhost")
+        yield hub
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ import pytest
 
 from speechbrain_mamba import __version__
 from speechbrain_mamba.corpora.mini.samples import SAMPLES
+from speechbrain_mamba.inference.separation import export_separator
+from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from tests.hub_server import TOKEN, LocalHub
 
 pytest.importorskip("setuptools", minversion="77")
 
@@ -38,7 +41,7 @@ def build(source, kind, **environment):
     """The path of the built file."""
     code = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
     run = [sys.executable, "-c", code]
-    subprocess.run(run, cwd=source, env=os.environ | environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(run, cwd=source, env=os.environ | environment, check=True, capture_output=True, timeout=600)
     (path,) = (source / "dist").iterdir()
     return path
 
@@ -78,6 +81,45 @@ def test_wheel_without_a_compiler(source):
     wheel = build(source, "wheel", CC="/bin/false")
     assert wheel.name == f"speechbrain_mamba-{__version__}-py3-none-any.whl"
     assert KERNELS not in names_of(wheel)
+
+
+SHARE = """
+import sys
+from huggingface_hub import constants
+import speechbrain_mamba
+from speechbrain_mamba.cli.main import main
+from speechbrain_mamba.dataio.audio import write_audio
+import torch
+
+assert speechbrain_mamba.__file__.startswith(sys.path[1]), speechbrain_mamba.__file__
+main(["export", "trained", "mine", "--safetensors-only", "--license", "apache-2.0"])
+main(["push", "mine", "me/mine", "--private"])
+write_audio("talk.wav", 0.1 * torch.randn(8000), 8000)
+main(["separate", "talk.wav", "--source", "me/mine", "--out", "voices"])
+constants.HF_HUB_OFFLINE = True
+main(["separate", "talk.wav", "--source", "me/mine", "--out", "again"])
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_shares_a_model(source, tmp_path):
+    """Export, push and load, through a Hub that HF_ENDPOINT names."""
+    path, sizes = ROOT / "hparams/separation/mini_mambatasnet.yaml", {"N_encoder_out": 16, "out_channels": 8}
+    sizes["n_mamba"] = 1  # without its kernels the wheel is slow
+    export_separator(tmp_path / "trained", read_hparams(path, sizes), load_hparams(path, sizes)["modules"])
+    wheel = build(source, "wheel", CC="/bin/false")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    with LocalHub().running() as hub:
+        environment = {**os.environ, **hub.variables(str(tmp_path / "home")), "HF_TOKEN": TOKEN}
+        environment["PYTHONPATH"] = str(tmp_path / "site")
+        run = [sys.executable, "-c", SHARE]
+        subprocess.run(run, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)
+        repository = hub.repositories["me/mine"]
+        assert repository.private and "masknet.safetensors" in repository.files
+        assert sum("/large/" in path for path in hub.transfers()) == 3  # of three files of weights, once
+    for folder in ("voices", "again"):
+        assert len(list((tmp_path / folder).glob("talk_speaker*.wav"))) == 2
 
 
 @pytest.mark.slow

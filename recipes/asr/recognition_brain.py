@@ -21,6 +21,7 @@ from speechbrain_mamba.dataio.selection import encoder_frames, has_room, reason_
 from speechbrain_mamba.dataio.shards import ShardDataset, list_shards, read_shard
 from speechbrain_mamba.dataio.speech_datasets import recognition_dataset, recognition_example
 from speechbrain_mamba.evaluation.recognition_report import RecognitionReport
+from speechbrain_mamba.evaluation.text_normalization import load_normalization
 from speechbrain_mamba.lobes.models.recognition.speech_features import compute_padded_features
 from speechbrain_mamba.text.tokenizer import (
     FILE_NAME,
@@ -45,11 +46,17 @@ class RecognitionBrain(TrainingBrain):
 
     needs = ("matplotlib",)
     evaluation_totals: ClassVar[tuple[str, ...] | None] = ("report",)
+    may_change = frozenset({"test_batch_ex", "test_normalization"})
     special_tokens: ClassVar[tuple[str, ...]] = ("blank_index",)
     """Hyper-parameters that name tokens without a text."""
 
     renamed_weights: ClassVar[Mapping[str, str]] = {"Encoder.transformer.": "Transformer."}
-    other_weight_files: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("asr",)}
+    other_weight_files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "model": ("asr",),
+        # a recognizer with a decoder starts from the encoder of one without, and the other way round
+        "Transformer": ("Encoder",),
+        "Encoder": ("Transformer",),
+    }
 
     def set_up(self) -> None:
         """Check settings that would end the run later."""
@@ -123,7 +130,7 @@ class RecognitionBrain(TrainingBrain):
 
     def compare_parts(self, source: InitSource) -> dict[str, str]:
         """What is wrong with the tokenizer of a source of weights for this run."""
-        hparams, file = self.hparams, source.find_file(FILE_NAME)
+        hparams, file = self.hparams, source.find_tokenizer()
         if file is None:
             return {} if hparams.tokenizer_folder else {"tokenizer": f"is missing there ({FILE_NAME})"}
         tokenizer = open_sentencepiece(file.read_bytes(), f"'{file}'")
@@ -139,7 +146,7 @@ class RecognitionBrain(TrainingBrain):
         another one or want a new one. In the main process."""
         if self.source is None or self.hparams.tokenizer_folder:
             return
-        file, ours = self.source.find_file(FILE_NAME), Path(self.hparams.save_folder) / FILE_NAME
+        file, ours = self.source.find_tokenizer(), Path(self.hparams.save_folder) / FILE_NAME
         if file is None:
             return
         content = file.read_bytes()
@@ -153,13 +160,13 @@ class RecognitionBrain(TrainingBrain):
         """Make sure that the utterances of a set, by their frames of the encoder, can be searched."""
 
     def loader_options(self, stage: sb.Stage, dataset: DynamicItemDataset) -> dict[str, Any]:
-        """Batches of utterances of similar length, limited in seconds; single utterances in tests.
+        """Batches of utterances of similar length, limited in seconds; in tests utterances in their order.
 
         Those of the training are drawn again in each epoch. Those of the validation are always the same, in the same
         order, so that its loss is.
         """
         if stage == sb.Stage.TEST:
-            return {"batch_size": 1}
+            return {"batch_size": self.hparams.test_batch_ex}
         is_train = stage == sb.Stage.TRAIN
         if isinstance(dataset, ShardDataset):
             return {"batches_per_epoch": self.hparams.shard_batches, "num_workers": self.hparams.num_workers}
@@ -195,7 +202,8 @@ class RecognitionBrain(TrainingBrain):
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
             name = self.test_set if stage == sb.Stage.TEST else "valid"
-            self.report = RecognitionReport(self.output_folder / "test" / name, self.searches(stage))
+            folder = self.output_folder / "test" / name
+            self.report = RecognitionReport(folder, self.searches(stage), self.hparams.test_normalization)
 
     def searches(self, stage: sb.Stage) -> tuple[str, ...]:
         """The names of the searches of a stage, which are those of its error rates."""
@@ -254,7 +262,7 @@ class RecognitionBrain(TrainingBrain):
         return "\n".join([*lines, f"training curves:               {self.output_folder / 'training.png'}"])
 
 
-COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "chunk_size")
+COUNTS = ("avg_checkpoints", "num_buckets", "max_batch_ex", "test_batch_ex", "chunk_size")
 SECONDS = ("max_batch_length_train", "max_batch_length_valid")
 
 
@@ -269,6 +277,7 @@ def check_settings(hparams: Mapping[str, Any]) -> None:
         if not hparams[name] > 0:
             raise ValueError(f"{name} is {hparams[name]}, but must be a number of seconds above 0.")
     check_tolerance(hparams["avg_tolerance"])
+    load_normalization(hparams["test_normalization"])
 
 
 def get_tokenizer(hparams: Mapping[str, Any], transcripts: Iterable[str]) -> SentencePieceProcessor:

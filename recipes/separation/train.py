@@ -49,6 +49,7 @@ class SeparationBrain(TrainingBrain):
     needs = ("matplotlib", "fast_bss_eval")
     best_by = "si-snr"  # negative, in dB
     evaluation_totals = ("improvements", "unscored", "report")
+    may_change = frozenset({"perceptual_scores"})
 
     def set_up(self):
         """Check the name of the law and the augmentation, and give each copy of a block its own weights at first."""
@@ -189,7 +190,10 @@ class SeparationBrain(TrainingBrain):
         self.improvements, self.unscored = [], {}
         if stage != sb.Stage.TRAIN:
             n_examples = max(0, self.hparams.n_examples - self.first_example)  # the first ones of all processes
-            self.report = SeparationReport(self.output_folder / "test", self.hparams.sample_rate, n_examples)
+            perceptual = self.hparams.perceptual_scores and stage == sb.Stage.TEST
+            self.report = SeparationReport(
+                self.output_folder / "test", self.hparams.sample_rate, n_examples, perceptual
+            )
 
     def stage_scores(self, stage, loss):
         """Negative SI-SNR in dB, the improvement in validation, and means of all scores in the test. Mixtures that have
@@ -230,7 +234,7 @@ def format_results(folder):
     """The scores of the test in the folder of a run, and where to look and listen."""
     summary = json.loads((folder / "test" / "summary.json").read_text(encoding="utf-8"))
     examples = sorted((folder / "test" / "examples").glob("*.png"))
-    lines = [f"{format_summary(summary)}\n\nmeans in dB over {summary['mixtures']} test mixtures: {folder / 'test'}"]
+    lines = [f"{format_summary(summary)}\n\nmeans over {summary['mixtures']} test mixtures: {folder / 'test'}"]
     lines += [f"training curves:    {folder / 'training.png'}"]
     if examples:
         lines += [f"look and listen:    {examples[0]} and the .wav files beside it"]

@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--speakers", type=int, nargs=3, default=[40, 6, 8], help="for training, validation and test")
     parser.add_argument("--sentences", type=int, default=40, help="sentences of each speaker")
     parser.add_argument("--digit_strings", type=int, default=4, help="strings of digits of each speaker")
+    parser.add_argument("--distinct_sentences", type=int, default=1200, help="different sentences in all")
     run_preparation(parser, prepare_mini, arguments)
 
 

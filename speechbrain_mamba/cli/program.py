@@ -15,7 +15,7 @@ from speechbrain_mamba.cli import commands
 from speechbrain_mamba.cli.locations import check_choice
 
 NAME = "speechbrain-mamba"
-SECTIONS = ("Use a model", "Train a model", "This installation")
+SECTIONS = ("Use a model", "Train a model", "Share a model", "This installation")
 HELP = ("-h", "--help")
 
 

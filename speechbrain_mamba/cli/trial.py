@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechbrain_mamba.cli.model_choice import ModelChoice
-from speechbrain_mamba.corpora.mini.samples import SAMPLE_RATE, SAMPLES
+from speechbrain_mamba.corpora.mini.samples import SAMPLE_RATE, SAMPLES, mix_samples
 from speechbrain_mamba.utils.terminal import show
 
 if TYPE_CHECKING:
@@ -52,18 +52,11 @@ class Trial:
 
     def mix(self) -> None:
         """Add the voices of the samples, so that both end at the same time, the second 3 dB softer."""
-        from torch.nn.functional import pad
-
-        from speechbrain_mamba.dataio.audio import read_audio
-
         show("A mixture of two synthetic voices that no model was trained with")
-        voices = [read_audio(sample.path, SAMPLE_RATE) for sample in SAMPLES]
-        longest = max(map(len, voices))
+        mixture, voices = mix_samples()
         for number, (sample, voice) in enumerate(zip(SAMPLES, voices), start=1):
-            level = 0.05 * 10 ** (-3 * (number - 1) / 20)
-            voice = pad(voice * (level / voice.square().mean().sqrt()), (longest - len(voice), 0))
             self.keep(f"voice{number}.wav", voice, sample.text, f'"{sample.text}"')
-        self.keep("mixture.wav", sum(self.sources(), 0 * voice))
+        self.keep("mixture.wav", mixture)
 
     def sources(self) -> list[Tensor]:
         """The voices in the mixture."""

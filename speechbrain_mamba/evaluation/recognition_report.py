@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechbrain_mamba.evaluation.report import Report
+from speechbrain_mamba.evaluation.text_normalization import load_normalization
 from speechbrain_mamba.evaluation.word_errors import WordErrors
 
 
@@ -24,6 +25,10 @@ class RecognitionReport(Report):
         Where the results go.
     searches : sequence of str
         The names of the searches.
+    normalization : str
+        How texts are normalized before errors are counted, see
+        :func:`~speechbrain_mamba.evaluation.text_normalization.load_normalization`. The summary names it; the texts of
+        ``results.csv`` stay as they are.
 
     Example
     -------
@@ -35,8 +40,9 @@ class RecognitionReport(Report):
     (50.0, 0.0)
     """
 
-    def __init__(self, folder: str | os.PathLike, searches: Sequence[str]) -> None:
+    def __init__(self, folder: str | os.PathLike, searches: Sequence[str], normalization: str = "none") -> None:
         super().__init__(folder)
+        self.normalization, self._normalize = normalization, load_normalization(normalization)
         self.searches = tuple(searches)
         self.rates = tuple(f"{search}_{rate}" for search in searches for rate in ("wer", "cer"))
         self.columns = ("id", *self.rates, *self.searches, "reference")
@@ -50,16 +56,20 @@ class RecognitionReport(Report):
         """Error rates in percent, of all words and of all characters, by search."""
         return {rate: self._count(rate, self.rows).rate() for rate in self.rates}
 
+    def summarize(self) -> dict[str, Any]:
+        """The scores, with the name of the normalization."""
+        summary = super().summarize()
+        return {"utterances": summary.pop("utterances"), "normalization": self.normalization, **summary}
+
     def write_more(self) -> None:
         """Write the alignments."""
         for search in self.searches:
             self._count(f"{search}_wer", self.rows).write_alignments(self.folder / f"wer_{search}.txt")
 
-    @staticmethod
-    def _count(rate: str, rows: Iterable[Mapping[str, Any]]) -> WordErrors:
+    def _count(self, rate: str, rows: Iterable[Mapping[str, Any]]) -> WordErrors:
         """Count the errors of some rows: of an error rate such as ``beam_cer``."""
         search, _, kind = rate.rpartition("_")
         errors = WordErrors(characters=kind == "cer")
         for row in rows:
-            errors.add(row["id"], row[search], row["reference"])
+            errors.add(row["id"], self._normalize(row[search]), self._normalize(row["reference"]))
         return errors

@@ -18,7 +18,8 @@ UNSCORED = "unscored"
 """In a summary the number of rows without a usable score; in a table of results, where it is the last column, the
 reason, empty for rows that have one."""
 
-_LABELS = {"si_snr": "SI-SNR", "si_snr_i": "SI-SNRi", "sdr": "SDR", "sdr_i": "SDRi"}
+_LABELS = {"si_snr": "SI-SNR", "si_snr_i": "SI-SNRi", "sdr": "SDR", "sdr_i": "SDRi", "pesq": "PESQ",
+           "pesq_i": "PESQi", "estoi": "ESTOI", "estoi_i": "ESTOIi"}  # fmt: skip
 _UNITS = {
     **dict.fromkeys(["si_snr", "si_snr_i", "sdr", "sdr_i", "mcd"], "dB"),
     **dict.fromkeys(["wer", "cer", "reference_wer", "first_codebook_wer", "EER", "finished", "right_speaker"], "%"),
@@ -160,7 +161,9 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines = []
     for name, value in summary.items():
         unit = _UNITS.get(name, "")
-        if value is None:
+        if isinstance(value, str):
+            number = f"{value:>8}"
+        elif value is None:
             number = f"{'-':>8}"
         elif isinstance(value, int):
             number = f"{value:8d}"

@@ -9,11 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from speechbrain_mamba.dataio.audio import write_audio
+from speechbrain_mamba.evaluation.perceptual_scores import check_perceptual_packages, perceptual_scores
 from speechbrain_mamba.evaluation.report import Report, mean
 from speechbrain_mamba.evaluation.separation_scores import NOT_FINITE, SeparationScores, score_separation
 from speechbrain_mamba.utils.plots import plot_spectrograms
 
 SCORES = [field.name for field in fields(SeparationScores) if field.name != "fault"]
+PERCEPTUAL_SCORES = ["pesq", "pesq_i", "estoi", "estoi_i"]
+"""Scores that are computed if they are asked for: of the estimates, and their improvements over the mixture."""
 
 
 class SeparationReport(Report):
@@ -29,6 +32,14 @@ class SeparationReport(Report):
     ---------
     folder, sample_rate, n_examples
         Where the results go, the rate in Hz, and how many mixtures to keep as examples.
+    perceptual : bool
+        Whether PESQ and ESTOI are computed too, see :mod:`~speechbrain_mamba.evaluation.perceptual_scores`. Mixtures
+        for which one is not defined are left out of its mean.
+
+    Raises
+    ------
+    ImportError
+        When what computes PESQ or ESTOI is not installed.
 
     Example
     -------
@@ -44,12 +55,14 @@ class SeparationReport(Report):
     """
 
     subject = "mixture"
-    columns = ("id", *SCORES)
     required = SCORES
 
-    def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int) -> None:
+    def __init__(self, folder: str | os.PathLike, sample_rate: int, n_examples: int, perceptual: bool = False) -> None:
         super().__init__(folder)
-        self.sample_rate, self.n_examples = sample_rate, n_examples
+        self.sample_rate, self.n_examples, self.perceptual = sample_rate, n_examples, perceptual
+        self.columns = ("id", *SCORES, *(PERCEPTUAL_SCORES if perceptual else ()))
+        if perceptual:
+            check_perceptual_packages()
 
     def add(self, name: str, mix: Tensor, sources: Tensor, estimates: Tensor) -> SeparationScores:
         """Score a mixture with :func:`~speechbrain_mamba.evaluation.separation_scores.score_separation`, and keep it if
@@ -60,8 +73,19 @@ class SeparationReport(Report):
         if scores.fault:
             self.add_unscored(name, scores.fault)
         else:
-            self.rows.append({"id": name, **{score: getattr(scores, score) for score in SCORES}})
+            row = {"id": name, **{score: getattr(scores, score) for score in SCORES}}
+            self.rows.append(row | (self._perceptual_scores(mix, sources, aligned) if self.perceptual else {}))
         return scores
+
+    def _perceptual_scores(self, mix: Tensor, sources: Tensor, aligned: Tensor) -> dict[str, float | None]:
+        found = perceptual_scores(aligned, sources, self.sample_rate)
+        before = perceptual_scores(mix[:, None].expand_as(sources), sources, self.sample_rate)
+        row: dict[str, float | None] = {}
+        for name, value in found.items():
+            unprocessed = before[name]
+            gain = None if value is None or unprocessed is None else value - unprocessed
+            row |= {name: value, f"{name}_i": gain}
+        return row
 
     def _write_example(
         self, name: str, mix: Tensor, sources: Tensor, estimates: Tensor, scores: SeparationScores
@@ -79,5 +103,5 @@ class SeparationReport(Report):
         plot_spectrograms(f"{stem}.png", {f"{name}: {found}; mix": signals.pop("mix"), **signals}, self.sample_rate)
 
     def scores(self) -> dict[str, Any]:
-        """Means in dB over the mixtures whose scores are all defined; None without any."""
-        return {score: mean(self.defined(score)) for score in SCORES}
+        """Means over the mixtures whose scores are all defined, in dB but for PESQ and ESTOI; None without any."""
+        return {score: mean(self.defined(score)) for score in self.columns[1:]}

@@ -18,15 +18,19 @@ from speechbrain_mamba.dataio.audio import UnreadableAudioError, audio_info, rea
 from speechbrain_mamba.evaluation.report import Report, mean
 from speechbrain_mamba.evaluation.speaking import TABLE
 from speechbrain_mamba.evaluation.synthesis_scores import N_MELS, mel_cepstral_distortion
-from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
+from speechbrain_mamba.evaluation.text_normalization import load_normalization
+from speechbrain_mamba.evaluation.word_errors import WordErrors
 from speechbrain_mamba.utils.plots import plot_pairs, plot_spectrograms
 
 logger = logging.getLogger(__name__)
 
-SCORES = ["wer", "reference_wer", "similarity", "other_similarity", "mcd", "duration_error", "rtf"]
+SCORES = [
+    "wer", "reference_wer", "similarity", "other_similarity", "mos", "reference_mos", "mcd", "duration_error", "rtf"
+]  # fmt: skip
 """Scores of an utterance: word error rates of the speech and of the recording in percent; cosine similarity to the
-prompt and to a prompt of another speaker; mel-cepstral distortion in dB; how much longer than the recording it is, in
-percent; seconds of computing per second of speech."""
+prompt and to a prompt of another speaker; predicted mean opinion scores of the speech and of the recording;
+mel-cepstral distortion in dB; how much longer than the recording it is, in percent; seconds of computing per second of
+speech."""
 SHORTEST = 0.05
 """Seconds of the shortest sound whose voice and cepstra are compared."""
 
@@ -47,6 +51,11 @@ class SynthesisReport(Report):
         Where the speech is and the results go, and how many utterances to draw.
     recognize, embed : callable, optional
         From a waveform (samples,) and its rate to words, and to a speaker embedding (channels,).
+    rate_naturalness : callable, optional
+        From a waveform and its rate to a predicted mean opinion score: the column ``mos``.
+    normalization : str
+        How texts are normalized before errors are counted, see
+        :func:`~speechbrain_mamba.evaluation.text_normalization.load_normalization`. The summary names it.
     """
 
     columns = ("ID", *SCORES, "wrd", "hypothesis")
@@ -57,9 +66,13 @@ class SynthesisReport(Report):
         recognize: Callable[[Tensor, int], str] | None = None,
         embed: Callable[[Tensor, int], Tensor] | None = None,
         n_examples: int = 8,
+        rate_naturalness: Callable[[Tensor, int], float] | None = None,
+        normalization: str = "words",
     ) -> None:
         super().__init__(folder)
         self.recognize, self.embed, self.n_examples = recognize, embed, n_examples
+        self.rate_naturalness = rate_naturalness
+        self.normalization, self._normalize = normalization, load_normalization(normalization)
         self.errors = {"wer": WordErrors(), "reference_wer": WordErrors()}
         self._finished: dict[str, bool] = {}
 
@@ -98,6 +111,10 @@ class SynthesisReport(Report):
             for prompt, score in (("prompt", "similarity"), ("other prompt", "other_similarity")):
                 if prompt in sounds:
                     row[score] = float(cosine_similarity(voice, self.embed(*sounds[prompt]), dim=-1))
+        if self.rate_naturalness is not None and duration > SHORTEST:
+            row["mos"] = self.rate_naturalness(wav, rate)
+            if reference_rate:
+                row["reference_mos"] = self.rate_naturalness(reference, reference_rate)
         if self.recognize is not None and not self.why_unscored(row):
             row["hypothesis"] = self._hear(wav, rate)
             row["wer"] = self._count("wer", spoken, row["hypothesis"])
@@ -110,10 +127,10 @@ class SynthesisReport(Report):
         """The words of a sound. A recognizer may have no frame of a shorter one, so silence is put behind it."""
         assert self.recognize is not None
         missing = max(round(SHORTEST * rate) - len(wav), 0)
-        return normalize_words(self.recognize(torch.nn.functional.pad(wav, (0, missing)), rate))
+        return self._normalize(self.recognize(torch.nn.functional.pad(wav, (0, missing)), rate))
 
     def _count(self, score: str, spoken: Mapping[str, Any], hypothesis: str) -> float:
-        return self.errors[score].add(spoken["ID"], hypothesis, normalize_words(spoken["wrd"]))
+        return self.errors[score].add(spoken["ID"], hypothesis, self._normalize(spoken["wrd"]))
 
     def scores(self) -> dict[str, Any]:
         """Summarize the scores that some utterance has: ``finished``, the percentage that ended on its own; ``wer`` and
@@ -123,11 +140,19 @@ class SynthesisReport(Report):
             "finished": mean([100 * self._finished[row["ID"]] for row in self.scored_rows()]),
             **{name: errors.rate() for name, errors in self.errors.items()},
             "right_speaker": mean([100 * (own > other) for own, other in self.pairs("similarity", "other_similarity")]),
-            **{name: mean(self.defined(name)) for name in ("similarity", "other_similarity", "mcd")},
+            **{
+                name: mean(self.defined(name))
+                for name in ("similarity", "other_similarity", "mos", "reference_mos", "mcd")
+            },
             "duration_error": mean([abs(error) for error in self.defined("duration_error")]),
             "rtf": mean(self.defined("rtf")),
         }
         return {name: value for name, value in summary.items() if value is not None}
+
+    def summarize(self) -> dict[str, Any]:
+        """The scores, with the name of the normalization if words were counted."""
+        summary = super().summarize()
+        return summary if self.recognize is None else {**summary, "normalization": self.normalization}
 
     def write_more(self) -> None:
         """Write the alignments, and draw the similarities."""
@@ -143,6 +168,8 @@ def judge_speech(
     recognize: Callable[[Tensor, int], str] | None = None,
     embed: Callable[[Tensor, int], Tensor] | None = None,
     n_examples: int = 8,
+    rate_naturalness: Callable[[Tensor, int], float] | None = None,
+    normalization: str = "words",
 ) -> dict[str, Any]:
     """Score what :func:`~speechbrain_mamba.evaluation.speaking.speak_test_set` wrote into a folder, write a
     :class:`SynthesisReport`, whose arguments these are, and return its summary.
@@ -177,7 +204,7 @@ def judge_speech(
     gone = sorted(path for path in recordings if path and not _exists(path))
     if gone:
         logger.warning("%d recordings to compare with are not there any more: %s, ...", len(gone), gone[0])
-    report = SynthesisReport(folder, recognize, embed, n_examples)
+    report = SynthesisReport(folder, recognize, embed, n_examples, rate_naturalness, normalization)
     for row in tqdm(spoken, desc="Judging the speech", unit="utterance", dynamic_ncols=True):
         report.add(row)
     return report.write()

@@ -35,8 +35,8 @@ class WordErrors:
     >>> errors = WordErrors()
     >>> errors.add("a", "GOOD MORNING", "GOOD EVENING"), errors.add("b", "YES", "YES")
     (50.0, 0.0)
-    >>> round(errors.rate(), 1)
-    33.3
+    >>> round(errors.rate(), 1), errors.counts()
+    (33.3, (1, 3))
     """
 
     def __init__(self, characters: bool = False) -> None:
@@ -50,6 +50,13 @@ class WordErrors:
     def rate(self) -> float | None:
         """The error rate over all utterances in percent, or None before the first one."""
         return self.stats.summarize("error_rate") if self.stats.scores else None
+
+    def counts(self) -> tuple[int, int]:
+        """The number of errors, and of words or characters of the references."""
+        if not self.stats.scores:
+            return 0, 0
+        summary = self.stats.summarize()
+        return summary["num_edits"], summary["num_scored_tokens"]
 
     def write_alignments(self, path: str | os.PathLike) -> None:
         """Write SpeechBrain's alignment of each hypothesis with its reference."""

@@ -1,4 +1,4 @@
-"""SpeechBrain's recognizers and speaker encoders as judges of synthetic speech."""
+"""Recognizers, speaker encoders and predictors of opinion scores as judges of synthetic speech."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from torch import Tensor
 
 from speechbrain_mamba.inference.pretrained import open_model
+from speechbrain_mamba.inference.transformers_judges import load_opinion_judge, load_xvector_encoder
+
+XVECTOR = "transformers:"
+"""Before the Hub id or folder of a speaker encoder that is one of the package transformers."""
 
 
 def load_recognizer(
@@ -61,10 +65,13 @@ def load_speaker_encoder(
     ---------
     source : str
         The Hub id of a SpeechBrain speaker encoder, or its folder, such as ``inference`` in the output folder of
-        ``recipes/speaker/train.py``.
+        ``recipes/speaker/train.py``; or, behind ``transformers:``, that of an x-vector model of the package
+        transformers, such as ``transformers:microsoft/wavlm-base-plus-sv``.
     device, savedir, sources
         As in :func:`load_recognizer`, which raises the same errors.
     """
+    if str(source).startswith(XVECTOR):  # a folder may be a path
+        return load_xvector_encoder(str(source).removeprefix(XVECTOR), device)
     encoder = open_model(source, savedir=savedir, sources=sources).load(EncoderClassifier, {"device": device})
 
     def embed(wav: Tensor, sample_rate: int) -> Tensor:
@@ -74,16 +81,24 @@ def load_speaker_encoder(
 
 
 def load_judges(
-    recognizer: str | None, speaker_encoder: str | None, device: str = "cpu", sources: Iterable[str] = ()
+    recognizer: str | None,
+    speaker_encoder: str | None,
+    device: str = "cpu",
+    sources: Iterable[str] = (),
+    naturalness: str | None = None,
+    trusted: bool = False,
 ) -> dict[str, Any]:
-    """Load the judges that are named: ``recognize`` and ``embed``, arguments of
+    """Load the judges that are named: ``recognize``, ``embed`` and ``rate_naturalness``, arguments of
     :func:`~speechbrain_mamba.evaluation.synthesis_report.judge_speech`.
 
-    ``sources`` are other models on the Hub that they may download.
+    ``sources`` are other models on the Hub that the first two may download; ``naturalness`` and ``trusted`` are
+    arguments of :func:`~speechbrain_mamba.inference.transformers_judges.load_opinion_judge`.
     """
     judges: dict[str, Any] = {}
     if recognizer is not None:
         judges["recognize"] = load_recognizer(recognizer, device, sources=sources)
     if speaker_encoder is not None:
         judges["embed"] = load_speaker_encoder(speaker_encoder, device, sources=sources)
+    if naturalness is not None:
+        judges["rate_naturalness"] = load_opinion_judge(naturalness, device, trusted)
     return judges

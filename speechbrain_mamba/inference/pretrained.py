@@ -20,7 +20,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 
-from speechbrain_mamba.inference.bundled import find_bundled
+from speechbrain_mamba.inference.bundled import bundled_models, find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
 from speechbrain_mamba.utils.pretrained import ModelFiles
@@ -293,13 +293,14 @@ def open_model(
     token: bool | str | None = None,
 ) -> OpenedModel:
     """Read and check the file of a model; arguments as of :meth:`Pretrained.from_hparams`."""
-    config = FetchConfig() if fetch_config is None else fetch_config
+    files = ModelFiles(find_source(source), savedir, local_strategy, fetch_config)
+    config = files.fetch_config
     sources = [sources] if isinstance(sources, str) else sources
     if revision is not None:
         config = dataclasses.replace(config, revision=revision, allow_updates=True)
     if token is not None:
         config = dataclasses.replace(config, token=token)
-    files = ModelFiles(find_source(source), savedir, local_strategy, config)
+    files.fetch_config = config
     try:
         path = files.find(hparams_file)
     except FileNotFoundError as error:
@@ -326,6 +327,8 @@ def open_model(
 def find_source(source: str | os.PathLike) -> str:
     """A folder or a Hub id as it is, and the folder of a model that comes with the package by its name.
 
+    That name always means the model of the package: a folder of the same name in the working directory is ``./NAME``.
+
     Raises
     ------
     FileNotFoundError
@@ -337,8 +340,13 @@ def find_source(source: str | os.PathLike) -> str:
             "name of one that comes with the package."
         )
     name = os.fspath(source)
-    if Path(name).is_dir() or not re.fullmatch(r"[\w-]+", name):
+    if not re.fullmatch(r"[\w-]+", name):
         return name
+    hidden = Path(name).is_dir()
+    if hidden and name not in bundled_models():
+        return name
+    if hidden:
+        logger.warning("'%s' is the model of this package. The folder of that name here is './%s'.", name, name)
     return str(find_bundled(name))
 
 
@@ -426,7 +434,8 @@ class Pretrained(interfaces.Pretrained):
         sources : iterable of str
             Other models on the Hub that this one may download, such as ``facebook/wav2vec2-large-lv60``.
         revision, token
-            The version of a model on the Hub, and the token to read it with.
+            The version of a model on the Hub, and the token to read it with; by default that of ``hf auth login`` or
+            of the variable ``HF_TOKEN``, if there is one.
         run_opts : mapping, optional
             SpeechBrain's run options: ``device``, and ``precision`` (``fp32``, ``fp16`` or ``bf16``) of the inference.
         **options

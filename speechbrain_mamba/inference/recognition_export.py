@@ -78,6 +78,7 @@ scorer: !new:speechbrain.decoders.scorer.ScorerBuilder
 _SEARCH = "{beam_size: !ref <test_beam_size>, temperature: !ref <test_temperature>, scorer: !ref <scorer>}"
 _FRONT = ["sample_rate", "compute_features", "normalize", "CNN", "ctc_lin", "blank_index"]
 _LM = ["lm_model", "lm_weight", "lm_temperature"]
+_SEQ2SEQ_NETWORKS = ("CNN", "Transformer", "seq_lin", "ctc_lin")
 
 
 def export_recognizer(
@@ -93,8 +94,10 @@ def export_recognizer(
 
     Arguments
     ---------
-    folder, hparams_text
-        As in :func:`~speechbrain_mamba.inference.export.exported`.
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
     modules : mapping of str to torch.nn.Module
         ``CNN``, ``Encoder``, ``ctc_lin`` and ``normalize``.
     tokenizer : sentencepiece.SentencePieceProcessor
@@ -107,6 +110,22 @@ def export_recognizer(
     """
     encoder: Any = getattr(modules["Encoder"], "module", modules["Encoder"])
     streams = (streaming or causal) and isinstance(encoder.transformer.encoder, ConmambaEncoder)
+    networks = {name: modules[name] for name in ("CNN", "Encoder", "ctc_lin")}
+    _export(folder, recognizer_yaml(hparams_text, streaming, streams), networks, modules["normalize"], tokenizer)
+
+
+def recognizer_yaml(hparams_text: str, streaming: bool = False, streams: bool = False) -> str:
+    """The ``hyperparams.yaml`` of an exported CTC recognizer, from that of its training.
+
+    Arguments
+    ---------
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
+    streaming : bool
+        Whether the encoder sees chunk by chunk.
+    streams : bool
+        Whether it has the interface of streams.
+    """
     keys, parts = [*_FRONT, "Encoder", "test_search"], ["encoder"]
     interface = _CTC.format(chunks="chunk_config" if streaming else "no_chunks")
     if streaming or streams:
@@ -115,8 +134,7 @@ def export_recognizer(
         keys.append("d_model")
         interface += _STREAM
         parts += ["fea_streaming_extractor", "enc", "proj_enc"]
-    networks = {name: modules[name] for name in ("CNN", "Encoder", "ctc_lin")}
-    _export(folder, hparams_text, keys, interface, parts, networks, modules["normalize"], tokenizer)
+    return _make_yaml(hparams_text, keys, interface, parts, ("CNN", "Encoder", "ctc_lin"))
 
 
 def export_seq2seq_recognizer(
@@ -138,18 +156,26 @@ def export_seq2seq_recognizer(
     language_model : torch.nn.Module, optional
         The language model of the search, a ``lm_model`` of the hyper-parameters; it becomes a part of the folder.
     """
+    networks = {name: modules[name] for name in _SEQ2SEQ_NETWORKS}
+    if language_model is not None:
+        networks["lm"] = language_model
+    text = seq2seq_yaml(hparams_text, language_model is not None)
+    _export(folder, text, networks, modules["normalize"], tokenizer)
+
+
+def seq2seq_yaml(hparams_text: str, language_model: bool = False) -> str:
+    """The ``hyperparams.yaml`` of an exported recognizer with a decoder, with the search of its test and perhaps its
+    language model, from that of its training."""
     keys = [*_FRONT, "Transformer", "seq_lin", "decoder", "eos_index", "ctc_weight_decode", *_LM]
-    parts = ["encoder", "ctc_lin", "decoder"]
-    networks = {name: modules[name] for name in ("CNN", "Transformer", "seq_lin", "ctc_lin")}
+    parts, networks = ["encoder", "ctc_lin", "decoder"], [*_SEQ2SEQ_NETWORKS]
     tree = parse_yaml(hparams_text, "The hyper-parameters")
     _make(tree, "decoder", "searcher").update(parse_yaml(_SEARCH, ""))
-    interface = _SEQ2SEQ + (_CTC_SCORER if language_model is None else _LM_SCORER)
-    if language_model is not None:
+    if language_model:
         _make(tree, "lm", "lm_model")
-        keys.append("lm")
-        parts.append("lm")
-        networks["lm"] = language_model
-    _export(folder, dump_yaml(tree), keys, interface, parts, networks, modules["normalize"], tokenizer)
+        for names in (keys, parts, networks):
+            names.append("lm")
+    interface = _SEQ2SEQ + (_LM_SCORER if language_model else _CTC_SCORER)
+    return _make_yaml(dump_yaml(tree), keys, interface, parts, networks)
 
 
 def _make(tree: CommentedMap, key: str, partial: str) -> CommentedMap:
@@ -160,22 +186,25 @@ def _make(tree: CommentedMap, key: str, partial: str) -> CommentedMap:
     return made
 
 
-def _export(
-    folder: str | os.PathLike,
-    hparams_text: str,
-    keys: Sequence[str],
-    interface: str,
-    parts: Sequence[str],
-    networks: Mapping[str, nn.Module],
-    normalizer: nn.Module,
-    tokenizer: SentencePieceProcessor,
-) -> None:
-    """Write a folder. ``parts`` are SpeechBrain's ``modules``, ``networks`` those that have weights."""
+def _make_yaml(
+    hparams_text: str, keys: Sequence[str], interface: str, parts: Sequence[str], networks: Sequence[str]
+) -> str:
+    """The text of a folder. ``parts`` are SpeechBrain's ``modules``, ``networks`` those that have weights."""
     lines = ["modules:", *(f"    {name}: !ref <{name}>" for name in parts)]
     lines += ["pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer", "    loadables:"]
     loadables = {**{name: name for name in networks}, "normalizer": "normalize", "tokenizer": "tokenizer"}
     lines += [f"        {name}: !ref <{entry}>" for name, entry in loadables.items()]
-    text = _SHARED + interface + "\n".join([*lines, ""])
-    with exported(folder, resolve_operators(select_hparams(hparams_text, keys)), keys, text, networks) as unfinished:
+    own = select_hparams(resolve_operators(select_hparams(hparams_text, keys)), keys)
+    return own + _SHARED + interface + "\n".join([*lines, ""])
+
+
+def _export(
+    folder: str | os.PathLike,
+    text: str,
+    networks: Mapping[str, nn.Module],
+    normalizer: nn.Module,
+    tokenizer: SentencePieceProcessor,
+) -> None:
+    with exported(folder, text, networks) as unfinished:
         save_normalizer(normalizer, unfinished / "normalizer.ckpt")
         (unfinished / FILE_NAME).write_bytes(tokenizer.serialized_model_proto())

@@ -27,6 +27,7 @@ from speechbrain_mamba.lobes.models.separation.causal import check_causal
 from speechbrain_mamba.lobes.models.separation.masking import check_length, separate
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
+from speechbrain_mamba.utils.hparams import select_hparams
 
 logger = logging.getLogger(__name__)
 
@@ -376,8 +377,22 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
 
 
 def export_separator(folder: str | os.PathLike, hparams_text: str, modules: Mapping[str, nn.Module]) -> None:
-    """Write a separator, ``encoder``, ``masknet`` and ``decoder``, to a folder that ``SpeechSeparator.from_hparams``
-    loads, here or from the Hub; arguments as in :func:`~speechbrain_mamba.inference.export.exported`."""
+    """Write a separator to a folder that ``SpeechSeparator.from_hparams`` loads, here or from the Hub.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
+    modules : mapping of str to torch.nn.Module
+        ``encoder``, ``masknet`` and ``decoder``.
+    """
     networks = {name: modules[name] for name in SpeechSeparator.MODULES_NEEDED}
-    with exported(folder, hparams_text, ["num_spks", "sample_rate", "modules"], _PRETRAINER, networks):
+    with exported(folder, separator_yaml(hparams_text), networks):
         pass
+
+
+def separator_yaml(hparams_text: str) -> str:
+    """The ``hyperparams.yaml`` of an exported separator, from that of its training."""
+    return select_hparams(hparams_text, ["num_spks", "sample_rate", "modules"]) + _PRETRAINER

@@ -9,6 +9,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import nn
 
 from speechbrain_mamba.inference.export import exported
+from speechbrain_mamba.utils.hparams import select_hparams
 
 _INTERFACE = """
 audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
@@ -35,8 +36,10 @@ def export_speaker_encoder(
 
     Arguments
     ---------
-    folder, hparams_text
-        As in :func:`~speechbrain_mamba.inference.export.exported`.
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
     modules : dict of str to torch.nn.Module
         Among them ``embedding_model`` and ``classifier``.
     speakers : iterable of str
@@ -49,5 +52,6 @@ def export_speaker_encoder(
     labels.update_from_iterable(speakers)
     labels.update_from_iterable(f"(no speaker {index})" for index in range(len(labels), n_speakers))
     labels.expect_len(n_speakers)
-    with exported(folder, hparams_text, ["sample_rate", "modules"], _INTERFACE, networks) as unfinished:
+    text = select_hparams(hparams_text, ["sample_rate", "modules"]) + _INTERFACE
+    with exported(folder, text, networks) as unfinished:
         labels.save(unfinished / _LABELS)

@@ -21,6 +21,7 @@ from speechbrain_mamba.lobes.models.synthesis import VallE
 from speechbrain_mamba.lobes.models.synthesis.speech import Speech, SpokenCodes, check_codec, speak_codes
 from speechbrain_mamba.ops import absolute_lengths
 from speechbrain_mamba.text.phonemes import TextTokenizer
+from speechbrain_mamba.utils.hparams import select_hparams
 from speechbrain_mamba.utils.yaml_text import parse_yaml
 
 __all__ = ["SpeechSynthesizer", "SpokenPiece", "SpokenText", "export_synthesizer"]
@@ -34,7 +35,8 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
         ar: !ref <modules[ar]>
         nar: !ref <modules[nar]>
 """
-_TEXT = "text.json"
+TEXT = "text.json"
+"""The file of the inventory of the texts."""
 
 Prompt = str | os.PathLike | BinaryIO | Tensor | Any
 
@@ -103,7 +105,7 @@ class SpeechSynthesizer(Pretrained):
     def on_loaded(self) -> None:
         """Load the tokenizer and the codec."""
         files = self.source_files
-        self.tokenizer = TextTokenizer.load(files.find(_TEXT))
+        self.tokenizer = TextTokenizer.load(files.find(TEXT))
         self.codec = load_codec(self._other_codec or files, self.model.n_codebooks).to(self.device)
         check_codec(self.model, self.codec)
         self.model.max_prompt_frames = round(self.hparams.prompt_seconds * self.codec.frame_rate)
@@ -336,12 +338,28 @@ def export_synthesizer(
     tokenizer: TextTokenizer,
     codec: EnCodec,
 ) -> None:
-    """Write a synthesizer, ``ar``, ``nar``, the phonemes' tokenizer and the codec of the tokens, to a folder that
-    ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub; arguments as in
-    :func:`~speechbrain_mamba.inference.export.exported`."""
+    """Write a synthesizer to a folder that ``SpeechSynthesizer.from_hparams`` loads, here or from the Hub.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder; replaced if it exists.
+    hparams_text : str
+        HyperPyYAML of the training, references not resolved.
+    modules : mapping of str to torch.nn.Module
+        ``ar`` and ``nar``.
+    tokenizer : TextTokenizer
+        The inventory of its texts.
+    codec : EnCodec
+        The codec of its tokens.
+    """
     needed = {name: modules[name] for name in SpeechSynthesizer.MODULES_NEEDED}
-    there = parse_yaml(hparams_text, "The hyper-parameters")
-    keys = [*_KEYS, *(key for key in _NEW_KEYS if key in there)]
-    with exported(folder, hparams_text, keys, _PRETRAINER, needed) as unfinished:
-        tokenizer.save(unfinished / _TEXT)
+    with exported(folder, synthesizer_yaml(hparams_text), needed) as unfinished:
+        tokenizer.save(unfinished / TEXT)
         save_codec(codec, unfinished)
+
+
+def synthesizer_yaml(hparams_text: str) -> str:
+    """The ``hyperparams.yaml`` of an exported synthesizer, from that of its training."""
+    there = parse_yaml(hparams_text, "The hyper-parameters")
+    return select_hparams(hparams_text, [*_KEYS, *(key for key in _NEW_KEYS if key in there)]) + _PRETRAINER

@@ -43,8 +43,10 @@ def split_chunks(x: Tensor, lengths: Tensor | None, chunk_size: int) -> tuple[Te
     if lengths is None:
         lengths = torch.full((batch,), time, device=x.device)
     lengths = (lengths.to(x.device)[:, None] - first).clamp(0, chunk_size).flatten()
-    padding = x.new_zeros(batch, -time % chunk_size, channels)  # F.pad of torch 2.8 refuses tensors without channels
-    return torch.cat([x, padding], 1).reshape(len(lengths), chunk_size, channels), lengths
+    # A chunk of zeros is cut to what is missing, so that an exported program takes any number of frames: torch would
+    # bind a size that may be 0 or 1 to the one that it meets. F.pad of torch 2.8 refuses tensors without channels.
+    padded = torch.cat([x, x.new_zeros(batch, chunk_size, channels)], 1)[:, : first.shape[0] * chunk_size]
+    return padded.reshape(lengths.shape[0], chunk_size, channels), lengths
 
 
 def join_chunks(chunks: Tensor, batch: int, time: int) -> Tensor:

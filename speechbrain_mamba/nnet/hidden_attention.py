@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba import draw_step_bias
 from speechbrain_mamba.nnet.mamba2 import GatedRMSNorm
+from speechbrain_mamba.nnet.places import PlaceAdvance, place_frequencies, rotate_to_places
 from speechbrain_mamba.ops import causal_conv1d, mask_frames
 
 
@@ -27,12 +27,10 @@ class HiddenAttention(nn.Module):
     the scan of Mamba-2 (arXiv 2405.21060), whose state after the last frame of the memory each target reads. The memory
     is consumed once, in linear time, and a target costs the same whatever the memory's length.
 
-    With ``positions`` memory and targets have places: each frame of the memory and each target advances by a learned
-    amount, and pairs of states of B and C are rotated by their place at fixed frequencies, so that
+    With ``positions`` memory and targets have places (:mod:`~speechbrain_mamba.nnet.places`): each frame of the memory
+    and each target advances by a learned amount, and pairs of states of B and C are rotated by their place, so that
     :math:`C_t \cdot B_j` depends on the distance of target t from frame j. A target's place is a sum over the targets
-    before, which a step carries on; a head can so follow the memory in order, as location-based attention does (Graves,
-    arXiv 1308.0850, section 5), at the cost of the state. This addition is ours; the rotation is that of RoFormer
-    (arXiv 2104.09864).
+    before, which a step carries on. This addition is ours.
 
     Arguments
     ---------
@@ -92,11 +90,9 @@ class HiddenAttention(nn.Module):
         self.target_proj = nn.Linear(d_model, self.d_inner + self.nheads * d_state)  # the gate, and C of each head
         self.A_log = nn.Parameter(torch.empty(self.nheads))
         self.dt_bias = nn.Parameter(torch.empty(self.nheads))
-        self.memory_advance = nn.Linear(d_model, 1) if positions else None
-        self.target_advance = nn.Linear(d_model, self.nheads) if positions else None
-        # from one that tells neighbors apart to one that turns once in 2000 frames
-        rates = math.pi * 1000 ** -torch.linspace(0, 1, d_state // 2)
-        self.register_buffer("frequencies", rates, persistent=False)
+        self.memory_advance = PlaceAdvance(d_model) if positions else None
+        self.target_advance = PlaceAdvance(d_model, self.nheads) if positions else None
+        self.register_buffer("frequencies", place_frequencies(d_state), persistent=False)
         self.norm = GatedRMSNorm(self.d_inner)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
         self.reset_parameters()
@@ -108,21 +104,12 @@ class HiddenAttention(nn.Module):
             self.dt_bias.copy_(draw_step_bias(self.nheads, 0.001, 0.1, 1e-4))
             if self.memory_advance is None or self.target_advance is None:
                 return
-            # at first a frame of the memory is one place, and each head has its own pace for the targets
-            self.memory_advance.weight.zero_()
-            self.memory_advance.bias.fill_(math.log(math.expm1(1.0)))
-            self.target_advance.bias.copy_(draw_step_bias(self.nheads, 0.1, 1.0, 1e-4))
+            self.memory_advance.reset_parameters()
+            self.target_advance.reset_parameters()
             # B and C have a part that does not depend on content, by which places alone are compared
             assert self.conv1d.bias is not None
             self.conv1d.bias[self.d_inner :].fill_(1.0)
             self.target_proj.bias[self.d_inner :].fill_(1.0)
-
-    def _rotate(self, x: Tensor, place: Tensor) -> Tensor:
-        """Rotate the pairs of states of (..., d_state) by places (...)."""
-        angles = place[..., None] * self.frequencies
-        cos, sin = angles.cos(), angles.sin()
-        first, second = x.chunk(2, -1)
-        return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
     def init_state(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -178,9 +165,8 @@ class HiddenAttention(nn.Module):
         x, B = convolved.to(wide).split([self.d_inner, self.d_state], -1)
         place = state["memory_place"]
         if self.memory_advance is not None:
-            advance = mask_frames(F.softplus(self.memory_advance(memory).to(wide)), lengths)
-            places = place[:, None] + advance.cumsum(1)
-            B, place = self._rotate(B, places[..., 0]), places[:, -1]
+            places, place = self.memory_advance(memory, place, lengths)
+            B = rotate_to_places(B, places[..., 0], self.frequencies)
         with torch.autocast(memory.device.type, enabled=False):
             steps = mask_frames(F.softplus(delta.to(wide) + self.dt_bias.to(wide)), lengths)
             A = -torch.exp(self.A_log.to(wide))
@@ -228,9 +214,8 @@ class HiddenAttention(nn.Module):
         ssm, place = state["ssm"], state["target_place"]
         C = queries.to(ssm.dtype).unflatten(-1, (self.nheads, self.d_state))
         if self.target_advance is not None:
-            advance = mask_frames(F.softplus(self.target_advance(x).to(ssm.dtype)), lengths)
-            places = place[:, None] + advance.cumsum(1)
-            C, place = self._rotate(C, places), places[:, -1] if x.shape[1] else place
+            places, place = self.target_advance(x, place, lengths)
+            C = rotate_to_places(C, places, self.frequencies)
         with torch.autocast(x.device.type, enabled=False):
             y = (C.transpose(1, 2) @ ssm.transpose(2, 3)).transpose(1, 2).flatten(2)
         return self.out_proj(self.norm(y.to(gate.dtype), gate)), place

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.ops import Filters, causal_conv1d, causal_conv1d_update, mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
+from speechbrain_mamba.ops.registry import NO_TORCHSCRIPT
 
 MambaState = dict[str, Tensor]
 """The state of a causal layer between two frames.
@@ -90,6 +91,10 @@ class MambaLayer(nn.Module):
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.masks_input = masks_input
         self.d_inner = int(expand * d_model)
+
+    def __prepare_scriptable__(self) -> MambaLayer:
+        """Called by ``torch.jit.script``, also for the modules that hold the layer."""
+        raise ValueError(f"torch.jit.script meets {type(self).__name__}: {NO_TORCHSCRIPT}")
 
     def _add_convolution(self, suffix: str, channels: int, bias: bool) -> None:
         """Register the convolution of one direction; the names of the reverse direction carry a suffix."""

@@ -100,5 +100,19 @@ class LinearWarmupCosineScheduler:
 
     @checkpoints.mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool = False) -> None:
-        """Load the number of steps taken."""
-        self.n_steps = torch.load(path, weights_only=True)["n_steps"]
+        """Load the number of steps taken.
+
+        Raises
+        ------
+        ValueError
+            When the file is of another schedule.
+        """
+        saved = torch.load(path, weights_only=True)
+        if not isinstance(saved, dict) or "n_steps" not in saved:
+            there = ", ".join(map(str, saved)) if isinstance(saved, dict) else f"the type {type(saved).__name__}"
+            raise ValueError(
+                f"'{path}' is of another schedule than {type(self).__name__} ({there} in place of n_steps), as in "
+                "checkpoints of other recipes. Turn them into a run of this one with 'speechbrain-mamba "
+                "convert-checkpoint', or train from them with --init_from."
+            )
+        self.n_steps = saved["n_steps"]

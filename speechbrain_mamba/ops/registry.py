@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_BACKEND"
 SELF_CHECK_VARIABLE = "SPEECHBRAIN_MAMBA_SELF_CHECK"
 
+NO_TORCHSCRIPT = (
+    "Mamba does not run in TorchScript, which would keep one length and could not be loaded without this package. Use "
+    "torch.export or ONNX: see docs/deployment.md."
+)
+
 _MODULES = {
     "reference": "speechbrain_mamba.ops.backends.reference",
     "chunked": "speechbrain_mamba.ops.backends.chunked",
@@ -265,8 +270,10 @@ def select_backend(call: Call) -> ModuleType:
     Raises
     ------
     ValueError
-        When the backend that the user asked for cannot serve the call.
+        When the backend that the user asked for cannot serve the call, and in ``torch.jit.trace``.
     """
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        raise ValueError(f"torch.jit.trace meets {call.op}: {NO_TORCHSCRIPT}")
     chosen = chosen_backend()
     if chosen != "auto":
         reason = load_backend(chosen).unsupported(call)

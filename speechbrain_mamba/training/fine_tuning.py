@@ -7,6 +7,7 @@ is. Both lists hold patterns of names (:mod:`~speechbrain_mamba.training.named_w
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -75,7 +76,8 @@ class Fit:
         )
 
     def patterns(self) -> list[str]:
-        """The shortest patterns that stand for the misfits and for nothing that fits."""
+        """The shortest patterns that stand for the misfits and for nothing that fits. Those that differ only in the
+        number of a layer become one, if that stands for nothing that fits either."""
         found: list[str] = []
         for name in self.misfits():
             parts = name.split(".")
@@ -84,7 +86,11 @@ class Fit:
                 if not select(self.fitting, [pattern]):
                     found.append(pattern)
                     break
-        return list(dict.fromkeys(found))
+        found = list(dict.fromkeys(found))
+        general = {pattern: _any_number(pattern) for pattern in found}
+        several = {one for one, count in Counter(general.values()).items() if count > 1}
+        several = {one for one in several if not select(self.fitting, [one])}
+        return list(dict.fromkeys(general[one] if general[one] in several else one for one in found))
 
     def describe(self) -> str:
         """The misfits, module by module."""
@@ -97,6 +103,11 @@ class Fit:
             sentences.append(f"Only there: {_by_module(self.extra)}.")
         sentences += [f"The {name} {fault}." for name, fault in self.parts.items()]
         return " ".join(sentences)
+
+
+def _any_number(pattern: str) -> str:
+    """A pattern with ``*`` for each part that is a number."""
+    return ".".join("*" if part.isdigit() else part for part in pattern.split("."))
 
 
 def _by_module(names: Iterable[str], notes: Mapping[str, str] | None = None) -> str:

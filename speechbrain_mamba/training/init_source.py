@@ -6,15 +6,20 @@ Only weights and tables are read. The hyper-parameters of a source are never bui
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import speechbrain_mamba
+from speechbrain_mamba.text.tokenizer import FILE_NAME
+from speechbrain_mamba.training.published import equivalent_score, find_inside, find_tokenizer
 from speechbrain_mamba.utils.checkpoint_files import find_fault
 from speechbrain_mamba.utils.checkpoints import AtomicCheckpointer
 from speechbrain_mamba.utils.pretrained import fetch_pretrained, refuse_link_outside, refuse_missing_folder
 from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_META, SAVE, EXPORTS = "CKPT.yaml", "save", ("inference", "codec")
 """The meta file of a checkpoint; in a run's output folder the checkpoints, and what was exported of it."""
@@ -55,8 +60,18 @@ class InitSource:
         return None
 
     def find_file(self, name: str) -> Path | None:
-        """Find another file, such as the one of a tokenizer; None if there is none."""
+        """Find another file, such as a table of labels; None if there is none."""
         return _look(self.name, self.folders, name)
+
+    def find_tokenizer(self) -> Path | None:
+        """Find the file of a recognizer's tokenizer, under its name here or one of SpeechBrain's; None if there is
+        none."""
+        path = self.find_file(FILE_NAME)
+        others = (find_tokenizer(folder) for folder in self.folders)
+        path = path or next((other for other in others if other is not None), None)
+        if path is not None and self.folders:
+            refuse_link_outside(path.parent, path)
+        return path
 
 
 def _look(source: str, folders: tuple[Path, ...], name: str) -> Path | None:
@@ -92,11 +107,13 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
     """
     name, folder = str(source), Path(source)
     bundled = Path(speechbrain_mamba.__file__).parent / "inference" / "bundled_models" / name
-    if not folder.exists() and name.replace("-", "_").isidentifier() and bundled.is_dir():
+    if name.replace("-", "_").isidentifier() and bundled.is_dir():
+        if folder.exists():
+            logger.warning("'%s' is the model of this package. What has that name here is './%s'.", name, name)
         return InitSource(name, f"the model '{name}' of this package", (bundled,))
     if folder.is_dir():
         if (folder / CHECKPOINT_META).exists():
-            return _checkpoint(name, folder)
+            return open_checkpoint(name, folder)
         for place in (folder / SAVE, folder):
             if any(place.glob(f"*/{CHECKPOINT_META}")):
                 return _best_checkpoint(name, place, best_by)
@@ -126,15 +143,26 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
 def _best_checkpoint(name: str, folder: Path, best_by: str) -> InitSource:
     keeper = AtomicCheckpointer(folder)
     found = keeper.find_checkpoint(min_key=best_by)
+    if found is None:  # others may have kept another score
+        scores = [(equivalent_score(each.meta, best_by), each) for each in keeper.find_checkpoints()]
+        ranked = sorted(((score, each) for score, each in scores if score is not None), key=lambda pair: pair[0])
+        found = ranked[0][1] if ranked else None
     if found is None:
         raise FileNotFoundError(
             f"'{name}' has no whole checkpoint with the score '{best_by}', by which the best one is chosen: it is of "
             "another recipe, or no epoch was trained to its end. Give the folder of one checkpoint, or another source."
         )
-    return _checkpoint(name, Path(found.path))
+    return open_checkpoint(name, Path(found.path))
 
 
-def _checkpoint(name: str, folder: Path) -> InitSource:
+def open_checkpoint(name: str, folder: Path) -> InitSource:
+    """The source that a checkpoint is, with the folders of its run.
+
+    Raises
+    ------
+    ValueError
+        When it is damaged.
+    """
     fault = find_fault(folder, thorough=True)
     if fault:
         raise ValueError(f"The checkpoint '{folder}' is damaged: {fault}. Give another one to init_from.")
@@ -146,8 +174,8 @@ def _checkpoint(name: str, folder: Path) -> InitSource:
 
 def _refuse_folder(name: str, folder: Path) -> None:
     """Say what a folder without weights lacks, and which folder in it may be meant."""
-    inner = [one for one in (*EXPORTS, SAVE) if (folder / one).is_dir()]
-    hint = f" Did you mean '{folder / inner[0]}'?" if inner else ""
+    inner = [folder / one for one in (*EXPORTS, SAVE) if (folder / one).is_dir()] or find_inside(folder)
+    hint = f" Did you mean '{inner[0]}'?" if inner else ""
     raise FileNotFoundError(
         f"init_from is '{name}', but this folder has neither weights (*{SAFETENSORS} or *{CHECKPOINT}) nor "
         f"checkpoints.{hint}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
@@ -47,7 +48,7 @@ class RunWeights:
     renamed : mapping of str to str
         Beginnings of names that are replaced, so that the same weights have the same name in all recipes of a task.
     other_files : mapping of str to tuple of str
-        Further names of the file of a recoverable.
+        Further names of the file of a recoverable, or of a module.
 
     Example
     -------
@@ -91,11 +92,15 @@ class RunWeights:
         statistics = {name: normalizer_statistics(one) or {} for name, (_, one) in self.normalizers.items()}
         return NamedWeights(tensors, statistics)
 
+    def files(self) -> list[str]:
+        """The names that files of these weights may have, without suffixes."""
+        others = [name for names in self._other_files.values() for name in names]
+        statistics = [name for pair in self.normalizers.items() for name in (pair[0], pair[1][0])]
+        return list(dict.fromkeys([*self._modules, *self._saved, *others, *statistics]))
+
     def fetch(self, source: InitSource) -> None:
         """Look for all files that :meth:`read` may need: those on the Hub are downloaded."""
-        others = [name for names in self._other_files.values() for name in names]
-        files = [name for pair in self.normalizers.items() for name in (pair[0], pair[1][0])]
-        for name in (*self._modules, *self._saved, *others, *files) if not source.folders else ():
+        for name in self.files() if not source.folders else ():
             source.find_weights(name)
 
     def read(self, source: InitSource) -> NamedWeights:
@@ -108,10 +113,15 @@ class RunWeights:
         ValueError
             When a file cannot be read, or its modules have numbers that do not tell which they are.
         """
-        found = NamedWeights()
-        files = {name: path for name in self._modules if (path := source.find_weights(name))}
-        for name, path in files.items():
-            found.tensors |= {self._rename(f"{name}.{key}"): value for key, value in read_weights(path).items()}
+        found, files = NamedWeights(), dict[str, Path]()
+        for name in self._modules:
+            for file in (name, *self._other_files.get(name, ())):
+                path = source.find_weights(file)
+                if path is not None:
+                    files[name] = path
+                    named = {self._rename(f"{file}.{key}"): value for key, value in read_weights(path).items()}
+                    found.tensors |= named
+                    break
         for name, module in self._saved.items():
             within = {id(part) for part in module.modules()}
             if name in self._modules or any(id(self._modules[one]) in within for one in files):

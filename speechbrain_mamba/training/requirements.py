@@ -13,6 +13,8 @@ _INSTALLED_BY = {
     "encodec": "speechbrain_mamba[tts]",
     "espeakng_loader": "speechbrain_mamba[tts]",
     "webdataset": "speechbrain_mamba[shards]",
+    "pesq": "speechbrain_mamba[metrics]",
+    "pystoi": "speechbrain_mamba[metrics]",
 }
 """What pip is told to install, by the name of the module; another module is installed by its own name."""
 
@@ -45,8 +47,8 @@ def setting_packages(settings: Mapping) -> list[str]:
     ---------
     settings : mapping
         Hyper-parameters by name, all optional: ``tensorboard`` and ``wandb``; ``corpus`` and ``skip_prep``, as
-        espeak-ng speaks the corpus ``mini``; ``train_shards``; and those of :func:`speaks_test`, for which a codec is
-        needed.
+        espeak-ng speaks the corpus ``mini``; ``train_shards``; ``perceptual_scores``; and those of :func:`speaks_test`,
+        for which a codec is needed.
 
     Returns
     -------
@@ -61,7 +63,8 @@ def setting_packages(settings: Mapping) -> list[str]:
     speaks = settings.get("corpus") == "mini" and not settings.get("skip_prep")
     loggers = [name for name in ("tensorboard", "wandb") if settings.get(name)]
     shards = ["webdataset"] * bool(settings.get("train_shards"))
-    return loggers + ["espeakng_loader"] * speaks + ["encodec"] * speaks_test(settings) + shards
+    heard = ["pesq", "pystoi"] * bool(settings.get("perceptual_scores"))
+    return loggers + ["espeakng_loader"] * speaks + ["encodec"] * speaks_test(settings) + shards + heard
 
 
 def speaks_test(settings: Mapping) -> bool:

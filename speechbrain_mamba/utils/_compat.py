@@ -10,7 +10,7 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +198,18 @@ def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     import torch
 
     torch._foreach_copy_(targets, sources)
+
+
+def record_onnx_node(domain: str, name: str, inputs: Sequence[Any], outputs: int) -> Any:
+    """Add a node to the ONNX graph that ``torch.onnx.export`` makes, while it translates an operation; returns the
+    node's outputs. The operators of onnxscript return one output wherever their number is not fixed."""
+    import onnx_ir
+    from onnxscript import evaluator
+
+    node = onnx_ir.node(name, inputs, num_outputs=outputs, domain=domain)
+    recorder: Any = evaluator.default()
+    recorder.nodes.append(node)
+    return node.outputs
 
 
 def fake_tensors() -> AbstractContextManager:

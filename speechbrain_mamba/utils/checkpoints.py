@@ -32,6 +32,9 @@ DAMAGED = "DAMAGED+"
 _OTHER_MODEL = ("Error(s) in loading state_dict", "loaded state dict ")
 """How PyTorch begins to say that saved parameters, or the state of an optimizer, are of another model."""
 
+_NO_PART = "but missing a load path for "
+"""How SpeechBrain says that a checkpoint lacks a file."""
+
 _SAVING, _DELETING = ".saving+", ".deleting+"
 
 
@@ -217,6 +220,12 @@ class AtomicCheckpointer(CheckpointFolders, Checkpointer):
         try:
             super().load_checkpoint(checkpoint)
         except (RuntimeError, ValueError) as error:
+            _, missing, part = str(error).partition(_NO_PART)
+            if missing:
+                raise ValueError(
+                    f"The checkpoint '{checkpoint.path}' has no {part.strip()}, so that no training resumes from it. "
+                    "Test it with --test_only, or give it to --init_from of another --output_folder."
+                ) from error
             if not str(error).startswith(_OTHER_MODEL):
                 raise
             lines = str(error).splitlines()

@@ -69,6 +69,56 @@ def plot_curves(
     save_figure(figure, path)
 
 
+def _levels(signals: Mapping[str, Tensor], sample_rate: int, n_mels: int | None = None) -> dict[str, Tensor]:
+    """Levels in dB (frequencies, frames) of signals (samples,), in Hann windows of 32 ms."""
+    n_fft = max(16, round(0.032 * sample_rate))
+    levels = {}
+    for title, signal in signals.items():
+        padded = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
+        spectrum = torch.stft(padded, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
+        power = spectrum.abs().square()
+        if n_mels is not None:
+            power = melscale_fbanks(len(power), 0, sample_rate / 2, n_mels, sample_rate).T @ power
+        levels[title] = 10 * torch.log10(power + 1e-16)
+    return levels
+
+
+def plot_sounds(path: str | os.PathLike, signals: Mapping[str, Tensor], sample_rate: int) -> None:
+    """Draw the waveform of each signal beside its spectrogram, all on the same scales: the largest amplitude, and 70 dB
+    below the highest level.
+
+    Arguments
+    ---------
+    signals : dict of str to Tensor
+        Signals (samples,) by title.
+    sample_rate : int
+        In Hz.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "sounds.png"
+    >>> plot_sounds(path, {"noise": torch.randn(8000)}, sample_rate=8000)
+    >>> path.stat().st_size > 1000
+    True
+    """
+    levels = _levels(signals, sample_rate)
+    top = max(level.max().item() for level in levels.values())
+    loudest = max([*(signal.abs().max().item() for signal in signals.values() if len(signal)), 1e-9])
+    figure, axes = new_figure(len(signals), 2, (12, 1.9 * len(signals)))
+    for (left, right), (title, signal) in zip(axes, signals.items()):
+        seconds = len(signal) / sample_rate
+        left.plot(torch.arange(len(signal)) / sample_rate, signal.detach().float().cpu(), linewidth=0.4)
+        left.set(xlim=(0, max(seconds, 1 / sample_rate)), ylim=(-1.05 * loudest, 1.05 * loudest))
+        left.set_title(title, fontsize=9, loc="left")
+        options = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, sample_rate / 2000)}
+        image = right.imshow(levels[title].numpy(), vmin=top - 70, vmax=top, cmap="magma", **options)
+        right.set_ylabel("kHz")
+    for axis in axes[-1]:
+        axis.set_xlabel("s")
+    figure.colorbar(image, ax=axes[:, 1], label="dB")
+    save_figure(figure, path)
+
+
 def plot_spectrograms(
     path: str | os.PathLike, signals: Mapping[str, Tensor], sample_rate: int, n_mels: int | None = None
 ) -> None:
@@ -91,15 +141,7 @@ def plot_spectrograms(
     >>> path.stat().st_size > 1000
     True
     """
-    n_fft = max(16, round(0.032 * sample_rate))
-    levels = {}
-    for title, signal in signals.items():
-        padded = torch.nn.functional.pad(signal.detach().float().cpu(), (0, max(0, n_fft - len(signal))))
-        spectrum = torch.stft(padded, n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
-        power = spectrum.abs().square()
-        if n_mels is not None:
-            power = melscale_fbanks(len(power), 0, sample_rate / 2, n_mels, sample_rate).T @ power
-        levels[title] = 10 * torch.log10(power + 1e-16)
+    levels = _levels(signals, sample_rate, n_mels)
     top = max(level.max().item() for level in levels.values())
     figure, axes = new_figure(len(signals), 1, (9, 1.9 * len(signals)))
     for axis, (title, level) in zip(axes[:, 0], levels.items()):

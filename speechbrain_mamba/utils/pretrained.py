@@ -11,6 +11,10 @@ from pathlib import Path
 
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch, link_with_strategy
 
+from speechbrain_mamba.utils.hub_errors import explain_failure, hub_failures, is_absence
+
+_CONFIG = FetchConfig(token=None)  # type: ignore[arg-type]  # the saved one, which SpeechBrain does not use by default
+
 
 def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str | os.PathLike | None = None) -> Path:
     """Find a file of a pretrained model. A file on the Hub is downloaded unless it is on this machine already.
@@ -51,8 +55,8 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
         return file
     refuse_missing_folder(source)
     try:
-        return Path(fetch(file_name, str(source), savedir=collect_in))
-    except (OSError, ValueError) as error:
+        return Path(fetch(file_name, str(source), savedir=collect_in, fetch_config=_CONFIG))
+    except hub_failures() as error:
         raise _nothing_on_the_hub(str(source), file_name, error) from error
 
 
@@ -71,7 +75,7 @@ class ModelFiles:
     local_strategy : speechbrain.utils.fetching.LocalStrategy
         Whether ``savedir`` gets links or copies.
     fetch_config : speechbrain.utils.fetching.FetchConfig
-        Revision, token and cache of the Hub.
+        Revision, token and cache of the Hub. By default the token is that of ``hf auth login`` or ``HF_TOKEN``.
 
     Example
     -------
@@ -90,7 +94,7 @@ class ModelFiles:
     ) -> None:
         self.source, self.savedir, self.local_strategy = os.fspath(source), savedir, local_strategy
         self.folder = Path(source) if Path(source).is_dir() else None
-        self.fetch_config = FetchConfig() if fetch_config is None else fetch_config
+        self.fetch_config = _CONFIG if fetch_config is None else fetch_config
 
     def find(self, *names: str) -> Path:
         """Find the first file of some names that the model has.
@@ -132,8 +136,8 @@ class ModelFiles:
             found = fetch(
                 name, self.source, savedir=self.savedir if skip else None, fetch_config=self.fetch_config, **options
             )
-        except (OSError, ValueError) as error:
-            raise _nothing_on_the_hub(self.source, name, error) from error
+        except hub_failures() as error:
+            raise _nothing_on_the_hub(self.source, name, error, self.fetch_config.revision) from error
         path = Path(found)
         if path.parent.parent.name == "snapshots":  # all other files come from the same version
             self.fetch_config = dataclasses.replace(self.fetch_config, revision=path.parent.name)
@@ -215,9 +219,15 @@ def _near_folders(path: Path) -> str:
     return f" '{above}' holds no '{parts[0]}'." if len(parts) > 1 and above != Path() else ""
 
 
-def _nothing_on_the_hub(source: str, name: str, error: Exception) -> FileNotFoundError:
+def _nothing_on_the_hub(source: str, name: str, error: Exception, revision: str | None = None) -> OSError:
+    """The error of a file that the Hub did not give; another kind if it was lost on its way."""
     near = _near_folders(Path(source)) if Path(source).parent.is_dir() else ""
-    said = str(error).rstrip(".")
+    said = explain_failure(error, revision)
+    if not is_absence(error):
+        return ConnectionError(
+            f"{name} of the model '{source}' did not come from the Hub: {said}. Give the same command again: what has "
+            "come is kept."
+        )
     return FileNotFoundError(
         f"'{source}' is not a folder, and the Hub gave no {name} of a model with this id: {said}.{near}"
     )

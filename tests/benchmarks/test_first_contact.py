@@ -144,7 +144,7 @@ def test_the_whole_command_runs_without_a_gpu(tmp_path):
     script = Path(first_contact.__file__)
     steps = ["machine", "one frame", "nothing waits", "layers against others"]
     command = [sys.executable, str(script), "--device", "cpu", "--output", str(tmp_path), "--steps", *steps]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed, 0 failed, 1 skipped" in done.stdout
     assert "## layers against others" in (tmp_path / "page.md").read_text()

@@ -55,12 +55,23 @@ def test_all_variants_have_as_many_parameters(monkeypatch):
             assert abs(sum(p.numel() for p in model.parameters()) / wanted - 1) < 0.03, variant
 
 
+def test_attention_and_hidden_attention_are_told_the_same_about_places():
+    task, layers = CopyingTask(4), []
+    for variant in ("attention, places, wide keys", "hidden_attention"):
+        layers.append(probe.Copier(task, 32, 1, 8, probe.options_of(variant, 32)).decoder.layers[0].cross_mamba)
+    attention, hidden = layers
+    assert torch.equal(attention.frequencies, hidden.frequencies)
+    assert attention.nhead == hidden.nheads == 2
+    for name in ("memory_advance", "target_advance"):
+        assert getattr(attention, name).weight.shape == getattr(hidden, name).weight.shape
+
+
 def test_speaking_is_what_the_whole_model_finds_likeliest():
     task = CopyingTask(4)
     text, tokens, places = task.draw(5, (2, 5), torch.Generator().manual_seed(0))
-    for variant in ("hidden_attention", "interleaved by given durations"):
+    for variant in ("attention, places, wide keys", "hidden_attention", "interleaved by given durations"):
         torch.manual_seed(0)
-        model = probe.Copier(task, 32, 1, 8, probe.VARIANTS[variant])
+        model = probe.Copier(task, 32, 1, 8, probe.options_of(variant, 32))
         spoken = model.speak(text, places, tokens.values.shape[1])
         assert torch.equal(model(text, tokens._replace(values=spoken), places).argmax(-1), spoken)
 
@@ -76,7 +87,7 @@ def test_runs_are_kept(tmp_path, monkeypatch, capsys):
         ("concat", "0", "3"),
         ("attention", "0", "3"),
     ]
-    assert all(float(row["long_error"]) > 0 and row["lr"] in ("0.001", "0.1") for row in rows)
+    assert all(float(row["longer_error"]) > 0 and row["lr"] in ("0.001", "0.1") for row in rows)
     monkeypatch.setattr(sys, "argv", [*command, "--seeds", "2"])
     probe.main()
     with open(out, newline="") as file:
@@ -88,3 +99,6 @@ def test_runs_are_kept(tmp_path, monkeypatch, capsys):
     probe.main()  # other settings: nothing of before counts
     with open(out, newline="") as file:
         assert sum(row["seconds"] == "0.05" for row in csv.DictReader(file)) == 2
+    out.write_text(out.read_text().replace("longer_error", "other"))
+    with pytest.raises(SystemExit, match="columns of another version"):
+        probe.main()

@@ -38,7 +38,7 @@ def check(line: str) -> None:
                 task, model, *rest = arguments
             else:
                 task, model, rest = None, arguments[0], arguments[1:]
-            options = [word for word in rest if word not in HELP]
+            options = [word for word in rest if word not in (*HELP, "--test_only")]  # flags
             assert list_hparams(find_hparams(model, task), read_options(options))
         else:
             command.make_context(name, list(arguments), parent=context)

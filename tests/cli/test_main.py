@@ -219,7 +219,7 @@ def test_several_processes_train(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{patch.parent}:{ROOT}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += ["-m", "speechbrain_mamba", "train", "tts", "own", "--lr", "3"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert result.returncode == 0, result.stderr
     # by files: on a shared pipe, lines of two processes may be written into one another
     done = {path.name: path.read_text() for path in script.parent.glob("* of *")}
@@ -244,7 +244,7 @@ def test_a_model_is_trained_by_name(tmp_path):
         "cpu",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "N_epochs is called number_of_epochs here" in result.stderr
     assert (tmp_path / "out" / "test" / "summary.json").is_file()

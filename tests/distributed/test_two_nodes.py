@@ -110,7 +110,7 @@ def trained(data):
         processes.append(start(data, f"node{node}", list(lines), launcher))
     try:
         for process in processes:
-            said, _ = process.communicate(timeout=300)
+            said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said[-5000:]
     finally:
         for process in processes:

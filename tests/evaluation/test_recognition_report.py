@@ -43,6 +43,7 @@ def test_error_rates_are_those_of_all_words_and_characters(report):
     references, hypotheses = list(REFERENCES.values()), [clean(text) for text in HYPOTHESES.values()]
     expected = {
         "utterances": 5,
+        "normalization": "none",
         "greedy_wer": pytest.approx(100 * jiwer.wer(references, hypotheses)),
         "greedy_cer": pytest.approx(100 * jiwer.cer(references, hypotheses)),
     }
@@ -92,7 +93,7 @@ def test_what_comes_after_a_look_at_the_error_rates_counts_too(report):
 def test_reports_do_not_share_their_counts(report, tmp_path):
     other = RecognitionReport(tmp_path / "other", ["greedy"])
     other.add("x", {"greedy": "YES"}, "YES")
-    assert other.write() == {"utterances": 1, "greedy_wer": 0.0, "greedy_cer": 0.0}
+    assert other.write() == {"utterances": 1, "normalization": "none", "greedy_wer": 0.0, "greedy_cer": 0.0}
 
 
 def test_each_search_has_its_own_rates_and_texts(tmp_path):
@@ -100,7 +101,7 @@ def test_each_search_has_its_own_rates_and_texts(tmp_path):
     for name, reference in REFERENCES.items():
         report.add(name, {"beam": reference, "greedy": HYPOTHESES[name]}, reference)
     summary = report.write()
-    assert list(summary) == ["utterances", "greedy_wer", "greedy_cer", "beam_wer", "beam_cer"]
+    assert list(summary) == ["utterances", "normalization", "greedy_wer", "greedy_cer", "beam_wer", "beam_cer"]
     assert summary["beam_wer"] == 0 < summary["greedy_wer"]
     assert "%WER 0.00" in (tmp_path / "wer_beam.txt").read_text(encoding="utf-8")
     assert "8 / 15" in (tmp_path / "wer_greedy.txt").read_text(encoding="utf-8")
@@ -115,3 +116,17 @@ def test_a_report_without_utterances_is_an_error(tmp_path):
         with pytest.raises(ValueError, match="No utterance was tested: the test set is empty"):
             getattr(RecognitionReport(tmp_path, ["greedy"]), method)()
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_are_normalized_before_errors_are_counted_and_the_summary_names_how(tmp_path):
+    found = {}
+    for name in ("none", "words", "whisper-english"):
+        report = RecognitionReport(tmp_path / name, ["greedy"], name)
+        report.add("a", {"greedy": "don't pay 20 dollars"}, "Don't pay twenty dollars!")
+        summary = report.write()
+        assert summary["normalization"] == name
+        found[name] = summary["greedy_wer"]
+        assert report.rows[0]["reference"] == "Don't pay twenty dollars!"  # as it is
+    assert found == {"none": 75.0, "words": 25.0, "whisper-english": pytest.approx(0)}
+    with pytest.raises(ValueError, match="no text normalization 'upper': give one of none, words, whisper-basic"):
+        RecognitionReport(tmp_path, ["greedy"], "upper")

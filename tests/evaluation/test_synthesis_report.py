@@ -153,8 +153,8 @@ def test_a_row_has_the_scores_of_its_utterance(speech, drawn):
         reader = csv.DictReader(file)
         rows = {row["ID"]: row for row in reader}
     assert reader.fieldnames == [
-        "ID", "wer", "reference_wer", "similarity", "other_similarity", "mcd", "duration_error", "rtf", "wrd",
-        "hypothesis", "unscored",
+        "ID", "wer", "reference_wer", "similarity", "other_similarity", "mos", "reference_mos", "mcd",
+        "duration_error", "rtf", "wrd", "hypothesis", "unscored",
     ]  # fmt: skip
     assert list(rows) == list(WORDS)
     expected = {
@@ -190,6 +190,7 @@ def test_the_summary_has_totals_of_words_and_means_of_what_is_there(speech, draw
         mel_cepstral_distortion(*(read_audio(speech / f"{name}{end}.wav") for end in ("", "_ref")), RATE)
         for name in "ab"
     )
+    assert summary.pop("normalization") == "words"
     assert summary == pytest.approx(
         {
             "utterances": 6,
@@ -206,7 +207,7 @@ def test_the_summary_has_totals_of_words_and_means_of_what_is_there(speech, draw
         },
         abs=2e-3,
     )
-    assert json.loads((speech / "summary.json").read_text()) == summary
+    assert json.loads((speech / "summary.json").read_text()) == {**summary, "normalization": "words"}
 
 
 def test_alignments_are_of_the_speech_and_its_normalized_text(speech, drawn):

@@ -238,3 +238,14 @@ def test_codec_language_models_have_as_many_parameters_as_their_files_say(name, 
     for part, millions in {"ar": ar, "nar": nar}.items():
         assert round(sum(p.numel() for p in hparams[part].parameters()) / 1e6, 1) == millions
         assert f"{millions} M" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["mini_conmamba_ctc_fsdd", "conformer_small"])
+def test_hop_length_is_that_of_the_features(name):
+    frames = {}
+    for hop in (5, 10, 20):
+        text = read_hparams(HPARAMS / "asr" / f"{name}.yaml", {"hop_length": hop, "sample_rate": 8000})
+        frames[hop] = load_hyperpyyaml(select_hparams(text, ["compute_features"]))["compute_features"](
+            torch.randn(1, 8000)
+        ).shape[1]
+    assert frames == {5: 201, 10: 101, 20: 51}

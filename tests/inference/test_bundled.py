@@ -23,10 +23,12 @@ from speechbrain_mamba.inference.bundled import (
     find_bundled,
     read_front_matter,
 )
+from speechbrain_mamba.inference.pretrained import find_source
 from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from speechbrain_mamba.inference.streaming import StreamingRecognizer
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
+from speechbrain_mamba.training.init_source import find_init_source
 from speechbrain_mamba.utils.weights import SAFETENSORS, read_weights
 from tests.conftest import GOLDEN
 
@@ -312,3 +314,19 @@ def test_the_documentation_tells_the_figures_of_the_card(name):
     told = re.findall(rf"^\| `{name}` \| ([^|]*\d\.\d[^|]*) \|", text, re.MULTILINE)
     figures = {f"{value:.1f}" for value in MODELS[name].figures.values()}
     assert told and set(re.findall(r"\d+\.\d", " ".join(told))) <= figures
+
+
+def test_a_folder_in_the_working_directory_does_not_hide_a_model(tmp_path, monkeypatch, caplog):
+    """Neither from a command that names no model, nor from a training that starts from one."""
+    monkeypatch.chdir(tmp_path)
+    name = next(iter(bundled_models()))
+    assert find_source(name) == str(FOLDER / name) and not caplog.text
+    for folder in (name, "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.ckpt").touch()
+    for find in (find_source, lambda name: str(find_init_source(name).folders[0])):
+        assert find(name) == str(FOLDER / name)
+        assert f"here is './{name}'" in caplog.text
+        caplog.clear()
+    assert find_source(f"./{name}") == f"./{name}" and find_source("other") == "other" and not caplog.text
+    assert find_init_source(f"./{name}").folders == (Path(name),)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from speechbrain_mamba.inference.export import exported
+from speechbrain_mamba.utils.hparams import select_hparams
 
 TEXT = """
 size: 3
@@ -31,7 +32,8 @@ class Wrapper(nn.Module):
 def test_an_exported_folder_has_what_is_needed_and_the_weights(tmp_path):
     plain, wrapped = nn.Linear(4, 2), nn.Linear(3, 5)
     folder = tmp_path / "parent" / "model"
-    with exported(folder, TEXT, ["linear"], "twice: !ref <width> * 2\n", {"a": plain, "b": Wrapper(wrapped)}) as path:
+    text = select_hparams(TEXT, ["linear"]) + "twice: !ref <width> * 2\n"
+    with exported(folder, text, {"a": plain, "b": Wrapper(wrapped)}) as path:
         (path / "more.txt").write_text("ä")
         assert not folder.exists()
     weights = {f"{name}{suffix}" for name in "ab" for suffix in (".ckpt", ".safetensors")}
@@ -52,18 +54,18 @@ def test_an_exported_folder_has_what_is_needed_and_the_weights(tmp_path):
 
 def test_an_earlier_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "model"
-    with exported(folder, TEXT, ["size"], "", {}) as path:
+    with exported(folder, select_hparams(TEXT, ["size"]), {}) as path:
         (path / "old.txt").write_text("")
 
     def fail():
-        with exported(folder, TEXT, ["width"], "", {"a": nn.Linear(1, 1)}) as path:
+        with exported(folder, TEXT, {"a": nn.Linear(1, 1)}) as path:
             (path / "new.txt").write_text("")
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
     assert {path.name for path in tmp_path.rglob("*")} == {"model", "hyperparams.yaml", "old.txt"}
-    with exported(folder, TEXT, ["width"], "", {}):
+    with exported(folder, select_hparams(TEXT, ["width"]), {}):
         pass
     assert {path.name for path in tmp_path.rglob("*")} == {"model", "hyperparams.yaml"}
     assert load_hyperpyyaml((folder / "hyperparams.yaml").read_text()) == {"size": 3, "width": 4}

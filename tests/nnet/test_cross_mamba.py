@@ -42,6 +42,7 @@ def make(kind, mixer="mamba", **options):
 CASES = [
     *((kind, mixer, {}) for kind in ("concat", "prefix_bidirectional", "interleaved") for mixer in MIXERS),
     ("attention", "mamba", {}),
+    ("attention", "mamba", {"positions": True, "d_key": 6}),
     ("hidden_attention", "mamba", {}),
     ("hidden_attention", "mamba", {"positions": False, "expand": 2}),
 ]
@@ -171,17 +172,71 @@ def test_interleaved_written_out(mixer):
         assert relative_error(y[i], expected) < 1e-10
 
 
-def test_attention_written_out():
-    layer = make("attention")
+def turned(x, place, frequencies):
+    """The pairs of channels of a vector as complex numbers, rotated by a place."""
+    pairs = torch.complex(*x.chunk(2)) * torch.polar(torch.ones_like(frequencies), frequencies * place)
+    return torch.cat([pairs.real, pairs.imag])
+
+
+def advanced(layer, frames):
+    """The places of frames (time, paces), summed up one by one."""
+    places, place = [], torch.zeros(layer.out_features, dtype=torch.float64)
+    for frame in frames:
+        place = place + F.softplus(layer.weight @ frame + layer.bias)
+        places.append(place)
+    return places
+
+
+@pytest.mark.parametrize("options", [{}, {"d_key": 3}, {"positions": True}, {"positions": True, "d_key": 6}])
+def test_attention_written_out(options):
+    layer = make("attention", **options)
     memory, targets = inputs()
     y = layer(targets, state=consume(layer, memory, torch.tensor(MEMORY)))
+    d_key = options.get("d_key", 4)
     for i, length in enumerate(MEMORY[:2]):
-        query, key, value = layer.q_proj(targets[i]), layer.k_proj(memory[i, :length]), layer.v_proj(memory[i, :length])
-        heads = [
-            (q @ k.mT / 2).softmax(-1) @ v for q, k, v in zip(query.split(4, 1), key.split(4, 1), value.split(4, 1))
-        ]
-        assert relative_error(y[i], layer.out_proj(torch.cat(heads, 1))) < 1e-10
+        query, key = layer.q_proj(targets[i]).unflatten(1, (2, d_key)), layer.k_proj(memory[i]).unflatten(1, (2, d_key))
+        value = layer.v_proj(memory[i, :length]).unflatten(1, (2, 4))
+        if options.get("positions"):
+            places = [advanced(layer.memory_advance, memory[i]), advanced(layer.target_advance, targets[i])]
+            for t in range(targets.shape[1]):
+                for head in range(2):
+                    query[t, head] = turned(query[t, head].clone(), places[1][t][head], layer.frequencies)
+            for j in range(length):
+                for head in range(2):
+                    key[j, head] = turned(key[j, head].clone(), places[0][j][0], layer.frequencies)
+        for t in range(targets.shape[1]):
+            heads = []
+            for head in range(2):
+                weights = (key[:length, head] @ query[t, head] / d_key**0.5).softmax(0)
+                heads.append(weights @ value[:, head])
+            assert relative_error(y[i, t], layer.out_proj(torch.cat(heads))) < 1e-10
     assert not y[2].any()  # nothing to attend to
+
+
+def test_readers_with_places_know_the_same_at_first():
+    """Attention and hidden attention: how frames advance, and which distances they tell apart."""
+    torch.manual_seed(0)
+    attention = build_cross("attention", D_MODEL, MIXERS["mamba"], nhead=2, positions=True, d_key=64)
+    hidden = build_cross("hidden_attention", D_MODEL, MIXERS["mamba"], headdim=4, d_state=64)
+    assert torch.equal(attention.frequencies, hidden.frequencies)
+    for layer in (attention, hidden):
+        assert [one.out_features for one in (layer.memory_advance, layer.target_advance)] == [1, 2]
+        assert torch.allclose(layer.memory_advance(torch.randn(1, 3, D_MODEL), torch.zeros(1, 1))[1], torch.tensor(3.0))
+        paces = F.softplus(layer.target_advance.bias)
+        assert ((paces > 0.099) & (paces < 1.01)).all()
+    # with no content the nearest place has the largest weight, whichever it is
+    with torch.no_grad():
+        attention.q_proj.weight.zero_()
+        attention.k_proj.weight.zero_()
+        attention.target_advance.weight.zero_()
+        attention.target_advance.bias.fill_(math.log(math.expm1(2.0)))
+        attention.v_proj.weight.copy_(torch.eye(D_MODEL))
+        attention.out_proj.weight.copy_(torch.eye(D_MODEL))
+        for name in ("v_proj", "out_proj"):
+            getattr(attention, name).bias.zero_()
+        memory = F.one_hot(torch.arange(D_MODEL), D_MODEL).float()[None]
+        y = attention(torch.zeros(1, 4, D_MODEL), state=attention.consume(memory))
+    assert y[0].argmax(1).tolist() == [1, 3, 5, 7]  # of places 1 to 8, targets are at 2, 4, 6 and 8
 
 
 @pytest.mark.parametrize("positions", [True, False])
@@ -192,13 +247,8 @@ def test_hidden_attention_written_out(positions):
     y = layer(targets, state=consume(layer, memory, torch.tensor(MEMORY)))
     heads, states, inner = layer.nheads, layer.d_state, layer.d_inner
 
-    def rotated(x, place):
-        pairs = torch.complex(x[: states // 2], x[states // 2 :])
-        turned = pairs * torch.polar(torch.ones_like(layer.frequencies), layer.frequencies * place)
-        return torch.cat([turned.real, turned.imag])
-
     for i, length in enumerate(MEMORY):
-        H, place = torch.zeros(heads, 4, states, dtype=torch.float64), torch.zeros(())
+        H = torch.zeros(heads, 4, states, dtype=torch.float64)
         inputs_of = [layer.memory_proj(memory[i, j])[: layer.conv_dim] for j in range(length)]
         for j in range(length):
             mixed = layer.conv1d.bias.clone()
@@ -208,17 +258,16 @@ def test_hidden_attention_written_out(positions):
             x, B = F.silu(mixed).split([inner, states])
             step = F.softplus(layer.memory_proj(memory[i, j])[layer.conv_dim :] + layer.dt_bias)
             if positions:
-                place = place + F.softplus(layer.memory_advance(memory[i, j]))[0]
-                B = rotated(B, place)
+                place = advanced(layer.memory_advance, memory[i, : j + 1])[-1][0]
+                B = turned(B, place, layer.frequencies)
             decay = torch.exp(-step * layer.A_log.exp())
             H = decay[:, None, None] * H + step[:, None, None] * x.view(heads, 4, 1) * B
-        places = torch.zeros(heads)
         for t in range(targets.shape[1]):
             gate, C = layer.target_proj(targets[i, t]).split([inner, heads * states])
             C = C.view(heads, states)
             if positions:
-                places = places + F.softplus(layer.target_advance(targets[i, t]))
-                C = torch.stack([rotated(C[h], places[h]) for h in range(heads)])
+                places = advanced(layer.target_advance, targets[i, : t + 1])[-1]
+                C = torch.stack([turned(C[h], places[h], layer.frequencies) for h in range(heads)])
             read_out = (H @ C[..., None]).flatten() * F.silu(gate)
             normal = read_out * (read_out.square().mean() + 1e-5).rsqrt() * layer.norm.weight
             assert relative_error(y[i, t], layer.out_proj(normal)) < 1e-7  # the norm is in float32
@@ -291,7 +340,10 @@ def test_options_reach_the_mixers(kind):
         ({"kind": "gated"}, "cross is 'gated', but must be one of concat, attention"),
         ({"kind": "concat", "init": "zeros"}, "init of cross is 'zeros'"),
         ({"kind": "attention", "init": "mimetic"}, "no states to initialize"),
-        ({"kind": "attention", "d_state": 4}, "takes nhead only, but d_state is given"),
+        ({"kind": "attention", "d_state": 4}, "takes nhead, positions and d_key, but d_state is given"),
+        ({"kind": "attention", "positions": True, "d_key": 5}, "d_key, .*, is 5, but must be an even number"),
+        ({"kind": "attention", "d_key": 0}, "is 0, but must be at least 1"),
+        ({"kind": "attention", "nhead": 8, "positions": True}, "is 1, but must be an even number"),
         ({"kind": "attention", "nhead": 3}, "d_model is 8, which nhead, 3, does not divide"),
         ({"kind": "hidden_attention", "d_state": 5, "headdim": 4}, "d_state is 5, but must be an even number"),
         ({"kind": "hidden_attention", "headdim": 3}, "do not divide into heads of headdim = 3"),

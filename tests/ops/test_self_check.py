@@ -166,7 +166,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_the_memory_only(backend, mo
 
 def test_ranks_that_check_at_the_same_time_leave_one_whole_record(backend, tmp_path):
     """In threads, which compute and write at the same time as the ranks of a distributed training do."""
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=600)
     break_convolution(backend, lambda y: (barrier.wait(), y)[1])
     failures = []
     arguments = ("fake", backend, Case("causal_conv1d", torch.float32), CPU)

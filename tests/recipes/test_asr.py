@@ -22,6 +22,7 @@ from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain_mamba.corpora.librispeech import prepare_librispeech
 from speechbrain_mamba.corpora.mini.build import build_mini_corpus
 from speechbrain_mamba.corpora.preparation import prepare_recognition
+from speechbrain_mamba.dataio import kept_encodings
 from speechbrain_mamba.dataio.audio import read_audio, write_audio
 from speechbrain_mamba.dataio.manifests import read_manifest, write_manifest
 from speechbrain_mamba.inference.recognition import Recognizer
@@ -581,6 +582,55 @@ def test_a_recognizer_gets_another_tokenizer(run, corpus, tmp_path, caplog, caps
     assert (third / "save" / "tokenizer.ckpt").read_bytes() == tokenizers[0]
     one, two = (torch.load(out / "inference" / "ctc_lin.ckpt", weights_only=True) for out in (first, third))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_a_decoder_is_trained_on_the_kept_output_of_a_frozen_encoder(run, corpus, tmp_path, monkeypatch, capsys):
+    options = as_manifest(corpus, tmp_path / "lists") | {"n_warmup_steps": 1}
+    short = {"test_search": {"beam_size": 2}, "number_of_epochs": 1, "avg_checkpoints": 1}
+    first = run("train", "mini_conmamba_ctc", **options, **short, **place(tmp_path / "first"))
+    written = []
+    save_file = kept_encodings.save_file
+    monkeypatch.setattr(kept_encodings, "save_file", lambda *args: (written.append(args), save_file(*args)))
+    options |= {
+        "init_from": first / "inference", "init_skip": "seq_lin,Transformer.decoder,Transformer.custom_tgt_module",
+        "freeze": "CNN,normalize,ctc_lin,Transformer.custom_src_module,Transformer.encoder", "token_type": "char",
+        "ctc_weight": 0.0, "test_beam_size": 2, "valid_search_interval": 5, "speed_perturb": "null",
+        "fea_augment": "null", "num_decoder_layers": 1, "avg_checkpoints": 1,
+    }  # fmt: skip
+    cached = {"encoder_cache": tmp_path / "encodings", "test_batch_ex": 2, "more_ctc_weights_decode": [0.0]}
+    tables = {}
+    for name, more in {"plain": {}, "kept": cached, "other": {**cached, "cross": "attention"}}.items():
+        if name == "other":
+            more["cross_config"] = {"nhead": 2}
+        folder = run("train", "mini_conmambamamba_s2s", **options, **more, **place(tmp_path / name))
+        with open(folder / "training.csv", newline="") as file:
+            tables[name] = [float(row["valid_loss"]) for row in csv.DictReader(file)]
+    # once for each recording, whatever decoder reads it, in whichever epoch
+    counts = [len(read_manifest(tmp_path / "lists" / f"{split}.csv")) for split in ("train", "valid", "test")]
+    assert len(written) <= sum(counts) and len(written) >= sum(counts[1:])
+    assert tables["kept"] == pytest.approx(tables["plain"], rel=2e-3) != tables["other"]
+    with open(tmp_path / "kept" / "test" / "test.csv" / "results.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == counts[2] and {"beam_wer", "beam_ctc_0_wer"} < found[0].keys()
+
+    for wrong, message in (
+        ({"speed_perturb": None}, "but speed_perturb changes recordings in the training"),
+        ({"freeze": "CNN,normalize"}, "encoder_cache is given, but the encoder is trained: freeze it by --freeze"),
+        ({"freeze": options["freeze"].replace("normalize,", "")}, "the encoder is trained"),
+    ):
+        bad = {**options, **cached, **wrong}
+        bad = {key: value for key, value in bad.items() if value is not None}
+        with pytest.raises(SystemExit):
+            run("train", "mini_conmambamamba_s2s", **bad, **place(tmp_path / f"bad{len(message)}"))
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weights", [0.4, [2], [0.1, 0.1], ["a"]])
+def test_further_weights_of_ctc_are_checked(recipe, weights):
+    recipe("objectives").check_weights([0.0, 0.3])
+    with pytest.raises(ValueError, match=r"more_ctc_weights_decode is .*different numbers in"):
+        recipe("objectives").check_weights(weights)
 
 
 def place(folder):

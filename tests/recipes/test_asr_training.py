@@ -565,7 +565,7 @@ def test_each_test_set_has_its_results(make_reader, tmp_path, name):
             ]
         summary = json.loads((tmp_path / f"out/test/{test}/summary.json").read_text())
         rates = [f"{search}_{rate}" for search in searches for rate in ("wer", "cer")]
-        assert summary == {"utterances": len(texts), **dict.fromkeys(rates, 0)}
+        assert summary == {"utterances": len(texts), "normalization": "none", **dict.fromkeys(rates, 0)}
         assert {key: rate for key, rate in scores[test].items() if "_" in key} == {
             f"{search}_{rate}": 0 for search in searches for rate in ("WER", "CER")
         }
@@ -694,7 +694,7 @@ def test_a_language_model_of_the_hub_is_kept_with_the_run(make, monkeypatch, tmp
     small, asked = dict(vocab=N_TOKENS, d_model=8, nhead=2, num_encoder_layers=1, num_decoder_layers=0, d_ffn=8), []
     torch.save(TransformerLM(**small).state_dict(), tmp_path / "lm.ckpt")
 
-    def fetch(file_name, source, savedir):
+    def fetch(file_name, source, savedir, **options):
         asked.append((file_name, source, str(savedir)))
         return tmp_path / file_name
 

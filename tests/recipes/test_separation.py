@@ -14,8 +14,10 @@ from speechbrain import Stage
 
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.dataio.dynamic_mixing import dynamic_mixtures
+from speechbrain_mamba.inference.conversion import convert_checkpoint
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from tests.conftest import HPARAMS
+from tests.published_runs import as_modules, write_published
 from tests.recipes.conftest import RATE, ROOT, SPEAKERS, table, write_set
 
 TINY = {
@@ -164,7 +166,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def succeed(arguments):
     """Run a command to its end, and return what it said."""
-    result = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
 
@@ -437,3 +439,25 @@ def test_two_speakers_become_three(run, tmp_path):
     assert not any(module == "encoder" for module, _ in changed) and changed
     separator = SpeechSeparator.from_hparams(str(three / "inference"), savedir=str(tmp_path / "cache"))
     assert separator.separate_batch(torch.randn(1, 2000)).shape == (1, 2000, 3)
+
+
+@pytest.mark.slow
+def test_a_published_folder_is_tested_after_its_conversion(run, tmp_path):
+    """The authors' folders have the state of another schedule."""
+    trained = run("trained", number_of_epochs=1)
+    (checkpoint,) = (trained / "save").glob("CKPT+*")
+    parts = ("encoder", "masknet", "decoder")
+    states = {part: torch.load(checkpoint / f"{part}.ckpt", weights_only=True) for part in parts}
+    write_published(tmp_path / "raw" / "save", as_modules(states), [{"si-snr": -1.0, "epoch": 200}])
+    with pytest.raises(ValueError, match="is of another schedule than LinearWarmupCosineScheduler"):
+        run("raw", test_only=None)
+    hparams = HPARAMS / "separation" / "mambatasnet_XS.yaml"
+    made = convert_checkpoint(tmp_path / "raw", tmp_path / "converted", hparams, {**TINY, **MODELS[hparams.stem]})
+    assert made.checkpoints == 1
+    tested = run("converted", test_only=None)
+    for name in ("summary.json", "results.csv"):
+        assert (tested / "test" / name).read_text() == (trained / "test" / name).read_text()
+    with pytest.raises(ValueError, match="has no optimizer, so that no training resumes from it"):
+        run("converted", number_of_epochs=201)
+    started = run("started", number_of_epochs=1, lr=0, init_from=tmp_path / "raw")
+    assert all(map(torch.equal, weights(started).values(), weights(trained).values()))

@@ -233,7 +233,7 @@ def test_a_process_forked_while_somebody_speaks_can_speak():
     with espeak._lock:
         child.start()
     try:
-        assert queue.get(timeout=20) > 0
+        assert queue.get(timeout=600) > 0
     finally:
         child.kill()
         child.join()

@@ -24,7 +24,7 @@ def test_help_imports_nothing_slow(recipe):
     hparams = sorted((HPARAMS / recipe.parent.name).glob("*.yaml"))[0]
     start = time.monotonic()
     command = [sys.executable, "-X", "importtime", str(recipe), str(hparams), "--help"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0 and time.monotonic() - start < 10  # 0.3 s on a quiet machine
     assert not {"torch", "numpy", "speechbrain"} & {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
     for text in (

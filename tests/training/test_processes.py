@@ -79,7 +79,7 @@ def wait_for(pattern, process, log, seconds=120):
 
 
 def finish(process, log):
-    process.wait(120)
+    process.wait(600)
     return Path(log.name).read_text()
 
 

@@ -322,3 +322,19 @@ def test_fake_tensors_have_a_shape_and_operations_are_watched():
     assert y.shape == (2**20, 2**20), _moved("torch._subclasses.fake_tensor")
     [(schema, returned)] = [both for both in seen if both[0].name == "aten::view"]
     assert returned is y and schema.returns[0].alias_info is not None, _moved("schema.returns")
+
+
+def test_nodes_are_recorded_while_onnx_translates_an_operation():
+    pytest.importorskip("onnxscript")
+    wanted = []
+
+    def translate(x):
+        wanted.extend(_compat.record_onnx_node("example", "Half", [x], 2))
+        return wanted[0]
+
+    table = {torch.ops.aten.relu.default: translate}
+    program = torch.onnx.export(
+        torch.nn.ReLU(), (torch.ones(2),), dynamo=True, verbose=False, custom_translation_table=table, optimize=False
+    )
+    (node,) = [node for node in program.model.graph if node.domain == "example"]
+    assert node.op_type == "Half" and list(node.outputs) == wanted, _moved("The recorder of torch.onnx")

@@ -190,5 +190,5 @@ def test_of_many_processes_one_takes_a_folder_over(tmp_path):
     start.set()
     for process in processes:
         process.join()
-    results.get(timeout=5)
+    results.get(timeout=60)
     assert results.empty()

@@ -18,7 +18,7 @@ def test_results_come_in_the_order_of_the_items():
 
 def test_items_wait_for_the_disk_together_and_are_counted(monkeypatch, capsys):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     parallel_map(lambda _: both.wait(), [1, 2], "Waiting", "nap")
     shown = capsys.readouterr().err
     assert "Waiting: 100%" in shown and "2/2" in shown and "nap" in shown

@@ -24,7 +24,7 @@ def test_another_one_waits_until_the_first_is_done(tmp_path, monkeypatch, caplog
 
     first = threading.Thread(target=make, args=["first"])
     first.start()
-    begun.wait(10)
+    begun.wait(60)
     make("second")
     first.join()
     assert happened == ["first begins", "first ends", "second begins", "second ends"]

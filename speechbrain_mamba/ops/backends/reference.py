@@ -1,8 +1,8 @@
 """Reference implementation of every operation in plain PyTorch.
 
-Nothing here is tuned. The recurrences are written as in the papers, one step of time after another, vectorized over
-batch, channels and state; gradients come from autograd. Arithmetic is in float32, or in float64 when the input is
-float64. All other backends are tested against this file.
+Nothing here is tuned. The recurrences, in ``recurrences.py``, are written as in the papers, one step of time after
+another, vectorized over batch, channels and state; gradients come from autograd. Arithmetic is in float32, or in
+float64 when the input is float64. All other backends are tested against this file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.backends.recurrences import selective_recurrence, ssd_recurrence, ssd_step
 from speechbrain_mamba.ops.directions import Filters, ScanInputs
 from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import Call
@@ -113,11 +114,7 @@ def selective_scan(
     delta = mask_frames(delta, lengths)  # a step of length zero keeps the state
 
     state = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(dtype)
-    outputs = []
-    for t in range(time):
-        state = torch.exp(delta[:, t, :, None] * A) * state + (delta[:, t] * u[:, t])[..., None] * B[:, t, None]
-        outputs.append((state * C[:, t, None]).sum(-1))
-    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
+    y, state = selective_recurrence(u, delta, A, B, C, state)
     if D is not None:
         y = y + D.to(dtype) * u
     y = reorder(y, order)
@@ -151,16 +148,11 @@ def step_size(delta: Tensor, bias: Tensor | None, softplus: bool, limit: tuple[f
     return delta.clamp(*limit)
 
 
-def _ssd_step(
-    state: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One frame of the recurrence, all in the type of the state."""
-    B, C = (t.repeat_interleave(len(A) // t.shape[1], 1)[:, :, None] for t in (B, C))  # of each head
-    state = torch.exp(delta * A)[..., None, None] * state + (delta[..., None] * x)[..., None] * B
-    y = (state * C).sum(-1)
+def _ssd_output(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+    """Add the skip connection to (..., heads, head channels), and gate it."""
     if D is not None:
         y = y + (D[:, None] if D.dim() == 1 else D) * x
-    return (y if z is None else y * F.silu(z)), state
+    return y if z is None else y * F.silu(z)
 
 
 def ssd_update(
@@ -179,9 +171,11 @@ def ssd_update(
     """One step of the recurrence; see :func:`speechbrain_mamba.ops.ssd_update`."""
     dtype = accumulation_dtype(x)
     delta = step_size(delta, delta_bias, delta_softplus, dt_limit).to(dtype)
-    values = (t if t is None else t.to(dtype) for t in (state, x, delta, A, B, C, D, z))
-    y, state = _ssd_step(*values)  # type: ignore[arg-type]
-    return y.to(x.dtype), state
+    out_dtype = x.dtype
+    state, x, A, B, C = (t.to(dtype) for t in (state, x, A, B, C))
+    D, z = (t if t is None else t.to(dtype) for t in (D, z))
+    y, state = ssd_step(state, x, delta, A, B, C)
+    return _ssd_output(y, x, D, z).to(out_dtype), state
 
 
 def ssd(
@@ -216,13 +210,8 @@ def ssd(
     A, D = A.to(dtype), None if D is None else D.to(dtype)
     shape = (batch, heads, channels, B.shape[-1])
     state = x.new_zeros(shape) if initial_state is None else initial_state.to(dtype)
-    outputs = []
-    for t in range(time):
-        gate = None if z is None else z[:, t]
-        y, state = _ssd_step(state, x[:, t], delta[:, t], A, B[:, t], C[:, t], D, gate)
-        outputs.append(y)
-    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(x)
-    y = mask_frames(reorder(y, order), lengths).to(out_dtype)
+    y, state = ssd_recurrence(x, delta, A, B, C, state)
+    y = mask_frames(reorder(_ssd_output(y, x, D, z), order), lengths).to(out_dtype)
     return (y, state) if return_last_state else y
 
 

@@ -149,6 +149,7 @@ MIXERS = {
 }
 BUILDS = [
     *((cross, {}) for cross in CROSSES),
+    ("attention", {"cross_config": {"nhead": 3, "positions": True}}),
     *((cross, MIXERS[name]) for cross in ("concat", "prefix_bidirectional", "interleaved") for name in MIXERS),
 ]
 
@@ -156,8 +157,8 @@ BUILDS = [
 @pytest.mark.parametrize(("cross", "mixers"), BUILDS)
 def test_decoders_that_read_otherwise(cross, mixers):
     """Steps equal one go, and a padded memory, NaN past its end, changes nothing."""
-    config = {} if mixers else CROSSES[cross]
-    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, cross_config=config, **mixers)
+    options = {"cross_config": {} if mixers else CROSSES[cross], **mixers}
+    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, cross=cross, **options)
     lengths, memory, tgt = [23, 9], torch.randn(2, 23, 12), torch.randn(2, 6, 12)
     memory[1, 9:] = float("nan")
     places = torch.tensor([[2, 9, 9, 20], [0, 3, 9, 9]]) if cross == "interleaved" else None
@@ -176,6 +177,16 @@ def test_decoders_that_read_otherwise(cross, mixers):
         for i in range(tgt.shape[1]):
             y_t, state = decoder.step(tgt[:, i], state)
             assert relative_error(y_t.float(), y[:, i]) < 0.1
+
+
+def test_mimetic_initialization_concerns_the_layers_with_states():
+    mixers = {"mixer_config": {"attention": {"nhead": 2, "d_attention": 24}}}
+    reading = {"cross": "interleaved", "cross_config": {"init": "mimetic"}}
+    decoder = MambaDecoder(2, 12, 16, mamba_config={"d_state": 4}, attention_layers=[1], **mixers, **reading)
+    rates = decoder.layers[0].cross_mamba.mixer.A_log.exp()
+    assert rates.max() < 0.11 and not hasattr(decoder.layers[1].cross_mamba.mixer, "A_log")
+    with pytest.raises(ValueError, match="has no state space layers to initialize mimetically"):
+        MambaDecoder(2, 12, 16, mixer="attention", **mixers, **reading)
 
 
 def test_every_cross_is_tested():

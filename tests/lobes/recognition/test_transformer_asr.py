@@ -345,6 +345,15 @@ def test_layers_that_start_like_attention_are_left_so():
         assert torch.equal(cross.memory_proj.weight[16:24], cross.target_proj.weight[16:24])
 
 
+def test_learned_places_of_attention_start_as_they_are():
+    net = conmamba(decoder_module="mamba", cross="attention", cross_config={"nhead": 2, "positions": True})
+    for layer in net.decoder.layers:
+        cross = layer.cross_mamba
+        assert not cross.memory_advance.weight.any() and (cross.q_proj.bias == 1).all()
+        places, _ = cross.memory_advance(torch.randn(1, 5, 16), torch.zeros(1, 1))
+        assert torch.allclose(places[0, :, 0], torch.arange(1.0, 6.0))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -413,3 +422,31 @@ def test_a_window_is_for_those_that_attend():
     assert net.decoder.layers[0].self_mamba.window == 7
     net = conmamba(decoder_module="mamba", attention_layers=[0], attention_window=7)
     assert net.encoder.layers[0].mamba.window == 7
+
+
+@pytest.mark.parametrize("decoder_module", ["mamba", "transformer"])
+def test_an_output_of_the_encoder_takes_the_place_of_the_source(decoder_module):
+    net = conmamba(decoder_module=decoder_module).eval()
+    src, tgt, wav_len = torch.randn(2, 30, 24), torch.randint(1, 20, (2, 7)), torch.tensor([1.0, 0.5])
+    memory, expected = net(src, tgt, wav_len)
+    given, found = net(None, tgt, wav_len, encoder_out=memory)
+    assert given is memory and torch.equal(found, expected)
+    found.sum().backward()
+    assert all(p.grad is not None for p in net.decoder.parameters())
+    for missing in ({"tgt": tgt}, {"tgt": None, "encoder_out": memory}):
+        with pytest.raises(ValueError, match="needs either src, or encoder_out and tgt"):
+            net(None, **missing)
+
+
+@pytest.mark.parametrize("encoder_module", ["conmamba", "conformer"])
+@pytest.mark.parametrize("decoder_module", ["mamba", "transformer"])
+def test_the_decoder_may_have_a_width_of_its_own(encoder_module, decoder_module):
+    options = {**SIZE, **MAMBA, "encoder_module": encoder_module, "decoder_module": decoder_module}
+    if (encoder_module, decoder_module) == ("conformer", "transformer"):
+        with pytest.raises(ValueError, match=r"decoder_d_ffn is given, but .* which SpeechBrain builds with one d_ffn"):
+            TransformerASR(**{**options, "mamba_config": None}, decoder_d_ffn=40)
+        return
+    net = TransformerASR(**options, decoder_d_ffn=40)
+    widths = {p.shape[0] for name, p in net.decoder.named_parameters() if name.endswith("pos_ffn.ffn.0.weight")}
+    assert widths == {40}
+    assert not any(40 in p.shape for p in net.encoder.parameters())

@@ -340,9 +340,7 @@ def test_codes_padded_beyond_the_longest_change_nothing(model, batch, name):
             torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("interval", "num_layers", "attending"), [(4, 9, {3, 7}), (3, 7, {2, 5}), (1, 2, {0, 1}), (4, 3, set())]
-)
+@pytest.mark.parametrize(("interval", "num_layers", "attending"), [(4, 9, {3, 7}), (3, 7, {2, 5}), (1, 2, {0, 1})])
 @pytest.mark.parametrize("kind", [AutoregressiveCodecLM, NonAutoregressiveCodecLM])
 def test_every_so_many_layers_of_a_hybrid_attend_to_the_text(kind, interval, num_layers, attending):
     sizes = {"num_layers": num_layers, "d_model": 16, "d_ffn": 8}
@@ -394,7 +392,14 @@ def test_dropout_is_everywhere_and_in_training_alone(kind, backbone, batch):
 
 
 def test_options_of_the_scan_reach_every_layer():
-    sizes = {"num_layers": 2, "d_model": 8, "d_ffn": 8, "nhead": 2, "mamba_config": {"d_state": 5, "d_conv": 3}}
+    sizes = {
+        "num_layers": 2,
+        "d_model": 8,
+        "d_ffn": 8,
+        "nhead": 2,
+        "attention_interval": 2,
+        "mamba_config": {"d_state": 5, "d_conv": 3},
+    }
     for backbone, kind in itertools.product(("mamba", "hybrid"), (AutoregressiveCodecLM, NonAutoregressiveCodecLM)):
         layers = [m for m in kind(N_PHONEMES, CODEBOOK, backbone=backbone, **sizes).modules() if hasattr(m, "d_state")]
         assert [(type(layer), layer.d_state, layer.d_conv) for layer in layers] == [
@@ -405,7 +410,7 @@ def test_options_of_the_scan_reach_every_layer():
 @pytest.mark.parametrize("positions", [None, False, True])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_positions_are_there_by_default_where_the_backbone_attends(backbone, positions):
-    sizes = {"num_layers": 1, "d_model": 16, "d_ffn": 8}
+    sizes = {"num_layers": 1, "attention_interval": 1, "d_model": 16, "d_ffn": 8}
     ar = AutoregressiveCodecLM(N_PHONEMES, CODEBOOK, backbone, positions=positions, **sizes)
     nar = NonAutoregressiveCodecLM(N_PHONEMES, CODEBOOK, backbone=backbone, **sizes)
     attends = backbone != "mamba"
@@ -778,6 +783,14 @@ def test_an_order_that_a_model_cannot_have_is_named():
         ({"cross": "attention", "cross_config": {"init": "mimetic"}}, "no states to initialize"),
         ({"cross_config": {"init": "zeros"}}, "init of cross is 'zeros'"),
         ({"cross_config": {"d_state": 8}}, "d_state, which are for hidden_attention"),
+        (
+            {"cross": "hidden_attention", "attention_interval": 2},
+            "attention_interval is 2, by which no layer of 1 reads the text by hidden_attention: .* from 1 to 1",
+        ),
+        ({"backbone": "hybrid"}, "attention_interval is 4, by which no layer of 1 reads the text by attention"),
+        ({"attention_interval": 0}, "attention_interval is 0"),
+        ({"cross": "prefix_bidirectional"}, "num_layers is 1: set it to 2 or more"),
+        ({"cross_config": {"init": "mimetic"}, "mixer": "attention", "nhead": 2}, "all mixers are attention"),
     ],
 )
 def test_readings_that_a_model_cannot_have_are_named(options, words):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = Path(__file__).parent
 SAMPLE_RATE = 8000
@@ -24,6 +28,34 @@ SAMPLES = (
     Sample(FOLDER / "high.flac", "303", "seven zero eight four six one five"),
 )
 """A low and a high voice. No recipe trains with voices of the test split."""
+
+
+def mix_samples() -> tuple[Tensor, list[Tensor]]:
+    """Mix the voices so that both end at the same time, the second 3 dB softer.
+
+    Returns
+    -------
+    mixture : Tensor
+        The mixture (samples,) at ``SAMPLE_RATE``.
+    voices : list of Tensor
+        The voices in it, which add up to it.
+
+    Example
+    -------
+    >>> mixture, voices = mix_samples()
+    >>> mixture.equal(voices[0] + voices[1])
+    True
+    """
+    from torch.nn.functional import pad
+
+    from speechbrain_mamba.dataio.audio import read_audio
+
+    found = [read_audio(sample.path, SAMPLE_RATE) for sample in SAMPLES]
+    longest, voices = max(map(len, found)), []
+    for number, voice in enumerate(found):
+        level = 0.05 * 10 ** (-3 * number / 20)
+        voices.append(pad(voice * (level / voice.square().mean().sqrt()), (longest - len(voice), 0)))
+    return voices[0] + voices[1], voices
 
 
 def make_samples(folder: str | os.PathLike) -> list[Path]:

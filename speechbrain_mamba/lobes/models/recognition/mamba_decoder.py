@@ -152,8 +152,15 @@ class MambaDecoder(nn.Module):
         def make_mixer(kind: str, **others: Any) -> nn.Module:
             return build_mixer(kind, d_model, **{**plan.options[kind], **others})
 
+        def options_of(kind: str) -> dict[str, Any]:
+            """Those of a layer: where it has no states, nothing is initialized mimetically, if other layers have."""
+            config = dict(layer_options.get("cross_config") or {})
+            if kind == "attention" and {*plan.kinds} != {kind} and layer_options.get("cross") != "hidden_attention":
+                config.pop("init", None)
+            return {**layer_options, "cross_config": config}
+
         layers = (
-            MambaDecoderLayer(d_model, d_ffn, make_mixer=partial(make_mixer, kind), **layer_options)
+            MambaDecoderLayer(d_model, d_ffn, make_mixer=partial(make_mixer, kind), **options_of(kind))
             for kind in plan.kinds
         )
         self.layers: Any = nn.ModuleList(layers)

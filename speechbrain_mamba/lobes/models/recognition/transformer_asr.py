@@ -25,6 +25,7 @@ from speechbrain_mamba.nnet.hidden_attention import HiddenAttention
 from speechbrain_mamba.nnet.interleaving import places_of_tokens
 from speechbrain_mamba.nnet.mamba_layer import MambaLayer
 from speechbrain_mamba.nnet.mixers import bidirectional_form
+from speechbrain_mamba.nnet.places import PlaceAdvance
 from speechbrain_mamba.ops import absolute_lengths, lengths_on, mask_frames, valid_frames
 
 
@@ -47,6 +48,8 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         the published models do.
     decoder_module : str
         ``transformer`` or ``mamba``.
+    decoder_d_ffn : int, optional
+        Channels inside of the decoder's feed-forward networks, if they are others than ``d_ffn``, the encoder's.
     mamba_config : dict, optional
         Options of the Mamba layers (``d_state``, ``d_conv``, ``expand``, ...), and ``bidirectional`` for the encoder,
         by default ``not causal``.
@@ -90,6 +93,7 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         self,
         *args: Any,
         decoder_module: str = "transformer",
+        decoder_d_ffn: int | None = None,
         mamba_config: Mapping[str, Any] | None = None,
         cross: str = "concat",
         cross_config: Mapping[str, Any] | None = None,
@@ -115,8 +119,16 @@ class TransformerASR(speechbrain_asr.TransformerASR):
         if isinstance(bidirectional, bool):
             mamba_config, bidirectional = {**(mamba_config or {}), "bidirectional": bidirectional}, None
         mamba_decoder = decoder_module == "mamba" and options["num_decoder_layers"] > 0
+        conmamba = options["encoder_module"] == "conmamba"
+        if decoder_d_ffn is not None and not (mamba_decoder or conmamba):
+            raise ValueError(
+                f"decoder_d_ffn is given, but encoder_module is '{options['encoder_module']}' and decoder_module "
+                f"'{decoder_module}', which SpeechBrain builds with one d_ffn: leave it out."
+            )
+        decoder_d_ffn = options["d_ffn"] if decoder_d_ffn is None else decoder_d_ffn
         # SpeechBrain's class makes no encoder for an unknown name, and no decoder of zero layers
-        super().__init__(**{**options, "num_decoder_layers": 0 if mamba_decoder else options["num_decoder_layers"]})
+        of_theirs = {"num_decoder_layers": 0 if mamba_decoder else options["num_decoder_layers"]}
+        super().__init__(**{**options, **of_theirs, "d_ffn": decoder_d_ffn if conmamba else options["d_ffn"]})
         self.encoder_module, self.decoder_module = options["encoder_module"], decoder_module
         shared = {key: options[key] for key in ("d_model", "d_ffn", "activation", "dropout")}
         shared["mamba_config"] = mamba_config
@@ -135,12 +147,20 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             own = _mixers_of(
                 decoder_attention_layers, mixer, attention_window, mixer_config, self.encoder_module == "conmamba"
             )
+            shared["d_ffn"] = decoder_d_ffn
             self.decoder = MambaDecoder(options["num_decoder_layers"], **shared, **own, **reading)
         if self.encoder_module == "conmamba" or mamba_decoder:
             _draw_matrices(self)
         self._places_by = (places_by,)  # in a tuple, so that its weights are not ours too
 
-    def forward(self, src: Tensor, tgt: Tensor | None, wav_len: Tensor | None = None, pad_idx: int = 0) -> Any:
+    def forward(
+        self,
+        src: Tensor | None,
+        tgt: Tensor | None,
+        wav_len: Tensor | None = None,
+        pad_idx: int = 0,
+        encoder_out: Tensor | None = None,
+    ) -> Any:
         """Encode and decode whole sequences.
 
         Arguments
@@ -152,6 +172,9 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             encoder only.
         wav_len : Tensor, optional
             Lengths relative to the longest source, floats (batch,).
+        encoder_out : Tensor, optional
+            The output of an encoder (batch, time, d_model) in place of ``src``: it is returned as it is, without hidden
+            states.
 
         Returns
         -------
@@ -163,6 +186,11 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             Output of the decoder (batch, target time, d_model). Without ``tgt`` it is None for Mamba modules, and for
             the others the attention weights that SpeechBrain's class returns.
         """
+        if encoder_out is not None and tgt is not None:
+            lengths = absolute_lengths(wav_len, encoder_out.shape[1], encoder_out.device)
+            return encoder_out, self._decode(tgt, encoder_out, lengths, get_key_padding_mask(tgt, pad_idx))[0]
+        if src is None or encoder_out is not None:
+            raise ValueError("The model needs either src, or encoder_out and tgt.")
         if self.encoder_module != "conmamba" and not self.has_mamba_decoder:
             return super().forward(src, tgt, wav_len, pad_idx)
         wav_len = None if wav_len is None else lengths_on(wav_len, src.device)
@@ -310,9 +338,9 @@ def _padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
 
 
 def _draw_matrices(net: nn.Module) -> None:
-    """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers, whose recurrence depends on
-    their own initialization."""
-    layers = [module for module in net.modules() if isinstance(module, (MambaLayer, HiddenAttention))]
+    """Initialize the matrices as SpeechBrain's class does, except those of Mamba layers and of learned places, which
+    depend on their own initialization."""
+    layers = [module for module in net.modules() if isinstance(module, (MambaLayer, HiddenAttention, PlaceAdvance))]
     keep = {id(parameter) for layer in layers for parameter in layer.parameters()}
     for parameter in net.parameters():
         if parameter.dim() > 1 and id(parameter) not in keep:

@@ -93,6 +93,11 @@ class DualPathModel(PaddingInPlace, Dual_Path_Model):
         masks_apply = isinstance(self.norm, (nn.GroupNorm, CumulativeLayerNorm)) and not self.use_global_pos_enc
         self._batched = takes_lengths and masks_apply
 
+    @property
+    def batched(self) -> bool:
+        """Whether the examples of a padded batch run together, and not one by one."""
+        return self._batched
+
     def _limit_attention(self, window: int | None) -> None:
         if window is None:
             return
@@ -108,7 +113,9 @@ class DualPathModel(PaddingInPlace, Dual_Path_Model):
         time). ``lengths`` are valid frames per example, integers (batch,); the masks are zero past them."""
         time = x.shape[2]
         # Lengths on a GPU are not looked at where they need not be: that would wait, and fail in a CUDA graph.
-        looks = lengths is not None and (lengths.device.type == "cpu" or not self._batched)
+        # Nor while a program is exported: it takes any lengths.
+        waits_not = lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_exporting()
+        looks = lengths is not None and (waits_not or not self._batched)
         if lengths is None or (looks and bool((lengths == time).all())):
             return super().forward(x)
         if self._batched:

@@ -16,6 +16,8 @@ from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
 from speechbrain_mamba.nnet.text_blocks import HiddenTextAttention, TextBidirectional, mark_blocks
 
 BACKBONES = ("transformer", "mamba", "hybrid")
+_READ_BY_SOME = ("attention", "hidden_attention")
+"""Ways of reading the text that one layer in ``attention_interval`` has."""
 LayerState = dict[str, Any]
 """State of the layer's ``mixer``, and of its attention to the ``text`` or None."""
 
@@ -214,8 +216,8 @@ class CodecLanguageBackbone(nn.Module):
         How speech reads the text. ``concat``: only as what comes before it. ``attention``, the default of hybrids: by
         attention to it too. ``hidden_attention``:
         :class:`~speechbrain_mamba.nnet.text_blocks.HiddenTextAttention` in its place. ``prefix_bidirectional``: each
-        Mamba layer of a causal stack also runs backwards over the text, see
-        :class:`~speechbrain_mamba.nnet.text_blocks.TextBidirectional`; stacks that are not causal see it both ways
+        Mamba layer of a causal stack but the last one, above which nothing reads the text, also runs backwards over it,
+        see :class:`~speechbrain_mamba.nnet.text_blocks.TextBidirectional`; stacks that are not causal see it both ways
         anyway.
     cross_config : dict, optional
         ``init: mimetic`` for the state space layers that read the text, see
@@ -224,7 +226,8 @@ class CodecLanguageBackbone(nn.Module):
     Raises
     ------
     ValueError
-        For an unknown backbone or key of ``mamba_config``, and as in ``plan_mixers``.
+        For an unknown backbone or key of ``mamba_config``, an ``attention_interval`` or ``init`` that no layer would
+        follow, and as in ``plan_mixers``.
 
     Example
     -------
@@ -257,6 +260,16 @@ class CodecLanguageBackbone(nn.Module):
         super().__init__()
         own = default_mixer(backbone)
         self.causal, self.cross = causal, check_text_reading(backbone, cross, cross_config)
+        if attention_interval < 1 or (self.cross in _READ_BY_SOME and attention_interval > num_layers):
+            raise ValueError(
+                f"attention_interval is {attention_interval}, by which no layer of {num_layers} reads the text by "
+                f"{self.cross}: set it to a number from 1 to {num_layers}."
+            )
+        if self.cross == "prefix_bidirectional" and num_layers < 2:
+            raise ValueError(
+                f"cross is 'prefix_bidirectional', whose speech hears of the text's future in the next layer, but "
+                f"num_layers is {num_layers}: set it to 2 or more."
+            )
         reading = dict(cross_config or {})
         mimetic = reading.pop("init", "default") == "mimetic"
         self.mixer_plan = plan_mixers(
@@ -265,21 +278,27 @@ class CodecLanguageBackbone(nn.Module):
             mixer_config=mixer_config, reference=own,
             attention={"nhead": nhead, "dropout": dropout, "rotary": False, "bias": True},
         )  # fmt: skip
-        layers = []
+        layers, started = [], 0
         for i in range(num_layers):
             layer_mixer = _build(self.mixer_plan, i)
-            if self.cross == "prefix_bidirectional" and causal and not isinstance(layer_mixer, PrefixAttention):
+            looks_back = self.cross == "prefix_bidirectional" and causal and i + 1 < num_layers
+            if looks_back and not isinstance(layer_mixer, PrefixAttention):
                 layer_mixer = TextBidirectional(layer_mixer, _build(self.mixer_plan, i))
             text_attention: nn.Module | None = None
             if (i + 1) % attention_interval == 0 and self.cross == "attention":
                 text_attention = PrefixCrossAttention(d_model, nhead, dropout)
             elif (i + 1) % attention_interval == 0 and self.cross == "hidden_attention":
                 text_attention = HiddenTextAttention(d_model, **reading)
-            if mimetic:
-                for reader in (text_attention,) if self.cross == "hidden_attention" else (layer_mixer,):
-                    if reader is not None and not isinstance(reader, PrefixAttention):
-                        initialize_mimetically(reader)
+            reader = text_attention if self.cross == "hidden_attention" else layer_mixer
+            if mimetic and reader is not None and not isinstance(reader, PrefixAttention):
+                initialize_mimetically(reader)
+                started += 1
             layers.append(CodecLanguageLayer(layer_mixer, d_model, d_ffn, text_attention, dropout, n_stages))
+        if mimetic and not started:
+            raise ValueError(
+                "init of cross is 'mimetic', but all mixers are attention, which has no states to initialize: leave it "
+                "out, or let some layers be mamba or mamba2."
+            )
         self.layers: Any = nn.ModuleList(layers)
         self.norm = AdaptiveLayerNorm(d_model, n_stages)
 

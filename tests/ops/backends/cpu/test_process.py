@@ -68,7 +68,7 @@ def test_workers_of_a_data_loader(method):
     """The parent has used its threads before; the children have none of them."""
     expected = Scans()[0]
     torch.randn(1000, 1000) @ torch.randn(1000, 1000)
-    loader = DataLoader(Scans(), num_workers=1, multiprocessing_context=method, timeout=60)
+    loader = DataLoader(Scans(), num_workers=1, multiprocessing_context=method, timeout=600)
     for example in loader:
         torch.testing.assert_close(example[0], expected, rtol=0, atol=0)
     torch.testing.assert_close(Scans()[0], expected, rtol=0, atol=0)

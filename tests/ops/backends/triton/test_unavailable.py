@@ -34,7 +34,7 @@ def test_a_triton_that_lacks_something_is_named_and_left_alone(damage, reason):
     pytest.importorskip("triton")
     command = [sys.executable, "-c", SCRIPT.format(damage)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     said, result = done.stdout.splitlines()
     assert reason in said

@@ -1,0 +1,154 @@
+"""RESULTS.md: a text with places for tables and numbers, which are filled in from published CSV files.
+
+A place is ``{{KIND WORDS}}``:
+
+- ``{{study NAME}}``: tables, figure, machine and command of a study, or that it has not been run;
+- ``{{value FILE COLUMN KEY=VALUE ...}}``: a number of the one row of a CSV file in which the columns have the values;
+- ``{{csv FILE}}``: all of a CSV file as a table, or that it is not there;
+- ``{{text FILE}}``: a Markdown file that another command makes, or that it is not there.
+
+Files are relative to the folder of the results. Values with blanks are quoted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from quality.figures import FIGURE
+from quality.publishing import MACHINE, RUNS
+from quality.study_file import Study, find_study, read_study
+from quality.tables import (
+    DIFFERENCES,
+    SUMMARY,
+    differences_markdown,
+    length_markdown,
+    markdown,
+    read_rows,
+    rounded,
+    summary_markdown,
+)
+
+_PLACE = re.compile(r"\{\{(\w+) ([^{}]*)\}\}")
+
+
+def fill_page(template: str, folder: Path, link: str) -> str:
+    """Fill in a text.
+
+    Arguments
+    ---------
+    template : str
+        The text with its places.
+    folder : Path
+        The folder of the published results.
+    link : str
+        The path to it in links of the page.
+
+    Returns
+    -------
+    str
+        The page.
+
+    Raises
+    ------
+    ValueError
+        When a place is of no known kind, or names a number that is not there.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        kind, words = match[1], shlex.split(match[2])
+        if kind not in _KINDS or not words:
+            raise ValueError(f"The place {match[0]} is not one of {', '.join(_KINDS)} with its words.")
+        return _KINDS[kind](folder, link, words)
+
+    return _PLACE.sub(fill, template)
+
+
+def _study(folder: Path, link: str, words: list[str]) -> str:
+    (name,) = words
+    study, own = read_study(find_study(name), Path("OUT")), folder / name
+    command = command_of(study)
+    if not (own / SUMMARY).is_file():
+        return f"{study.question} Not measured yet. {command}"
+    parts = [study.question, summary_markdown(study, own), _trainings(own)]
+    if (own / DIFFERENCES).is_file():
+        parts += ["Differences, paired over test items and seeds:", differences_markdown(study, own)]
+    parts += ["By length, equal steps:", length_markdown(study, own)]
+    if study.notes:
+        parts.append("\n".join(f"- {note}" for note in study.notes))
+    if (own / FIGURE).is_file():
+        parts.append(f"![{study.title}]({link}/{name}/{FIGURE})")
+    parts.append(f"Tables: [{link}/{name}]({link}/{name}). {_machine(own)} {command}")
+    return "\n\n".join(parts)
+
+
+def command_of(study: Study) -> str:
+    """The command of a study, with the folders of its data."""
+    folders = " ".join(f"{name}={path}" for name, path in study.folders.items())
+    given = f" --folder {folders}" if folders else ""
+    return (
+        f"Command:\n\n```bash\npython benchmarks/study.py {study.name} --out results/studies/{study.name}{given}\n```"
+    )
+
+
+def _trainings(own: Path) -> str:
+    """What a reader has to know of the trainings: which settings were chosen, and what failed."""
+    summary = read_rows(own / SUMMARY)
+    settings = dict.fromkeys((row["system"], row["settings"]) for row in summary if row["settings"])
+    sentences = []
+    if settings:
+        chosen = "; ".join(f"{system}: {values.replace('=', ' ')}" for system, values in settings)
+        sentences.append(f"Chosen by the trials, on validation data: {chosen}.")
+    failed = [row for row in read_rows(own / RUNS) if row["status"] == "failed"]
+    if failed:
+        sentences.append(f"Trainings that failed: {', '.join(row['system'] + ' ' + row['seed'] for row in failed)}.")
+    clocks = " or ".join(dict.fromkeys(row["clock"] for row in summary if row["clock"]))
+    if clocks:
+        sentences.append(f"Minutes are {clocks} of a training with its validations.")
+    items = ", ".join(dict.fromkeys(row["items"] for row in summary))
+    sentences.append(f"Test items: {items}.")
+    return " ".join(sentences)
+
+
+def _machine(own: Path) -> str:
+    if not (own / MACHINE).is_file():
+        return ""
+    facts = json.loads((own / MACHINE).read_text(encoding="utf-8"))
+    gpu = "" if facts["gpu"] == "none" else f", {facts['gpu']}"
+    return (
+        f"Made on {facts['date']} with {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads a "
+        f"training{gpu}, torch {facts['torch']}, speechbrain_mamba {facts['speechbrain_mamba']}."
+    )
+
+
+def _value(folder: Path, link: str, words: list[str]) -> str:
+    file, column, *conditions = words
+    wanted = dict(condition.split("=", 1) for condition in conditions)
+    path = folder / file
+    rows = [row for row in read_rows(path) if all(row.get(key) == value for key, value in wanted.items())]
+    if len(rows) != 1 or column not in rows[0]:
+        raise ValueError(f"'{path}' has {len(rows)} rows with {wanted}, but must have one, with the column {column}.")
+    return rounded(rows[0][column])
+
+
+def _csv(folder: Path, link: str, words: list[str]) -> str:
+    (file,) = words
+    if not (folder / file).is_file():
+        return "Not measured yet."
+    rows = read_rows(folder / file)
+    table = markdown(list(rows[0]), [[row[column] for column in row] for row in rows])
+    return f"{table}\n\nTable: [{link}/{file}]({link}/{file})."
+
+
+def _text(folder: Path, link: str, words: list[str]) -> str:
+    (file,) = words
+    path = folder / file
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else "Not measured yet."
+
+
+_KINDS: dict[str, Callable[[Path, str, list[str]], str]] = {
+    "study": _study, "value": _value, "csv": _csv, "text": _text,
+}  # fmt: skip

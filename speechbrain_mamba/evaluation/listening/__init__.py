@@ -1,0 +1,1 @@
+"""Listening tests: pages that people fill in, and what their answers say."""

@@ -1,0 +1,273 @@
+"""What the recurrences of exported programs are in ONNX: functions of a model, made of standard operators.
+
+Time runs in a ``Scan`` over chunks, whose body computes a chunk at a time: a loop over single frames would spend its
+time on starting operators. Any number of frames goes, as a chunk is filled up with steps of length zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from speechbrain_mamba.ops.registry import use_backend
+from speechbrain_mamba.utils._compat import record_onnx_node
+
+DOMAIN = "speechbrain_mamba"
+OPSET = 18
+"""The version of the standard operators in the functions, and in the models that use them."""
+FRAMES = 16
+"""Frames of a chunk of the selective scan, which the body of the loop writes out one by one."""
+SSD_FRAMES = 32
+"""Frames of a chunk of the scan of Mamba-2, which the body computes as products of matrices."""
+
+_HEADER = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>'
+
+
+def _split(ranks: Mapping[str, int]) -> str:
+    """Lines that cut tensors, given with their numbers of axes, into chunks (chunks, batch, frames, ...)."""
+    lines = ""
+    for name, rank in ranks.items():
+        perm = ", ".join(str(axis) for axis in (1, 0, *range(2, rank + 1)))
+        lines += f"""
+    {name}_rest = Shape <start = 2>({name})
+    {name}_shape = Concat <axis = 0>(chunk_shape, {name}_rest)
+    {name}_padded = Pad({name}, pads, float_zero, time_axis)
+    {name}_parts = Reshape({name}_padded, {name}_shape)
+    {name}_chunks = Transpose <perm = [{perm}]>({name}_parts)"""
+    return lines
+
+
+def _begin(frames: int) -> str:
+    """Lines on the number of frames; there is one chunk at least, as ``Scan`` needs one."""
+    return f"""
+    time = Shape <start = 1, end = 2>(u)
+    zero = Constant <value_ints = [0]>()
+    time_axis = Constant <value_ints = [1]>()
+    float_zero = Constant <value_float = 0.0>()
+    frames = Constant <value_ints = [{frames}]>()
+    chunk_shape = Constant <value_ints = [0, -1, {frames}]>()
+    negative = Neg(time)
+    rest = Mod(negative, frames)
+    room = Sub(frames, time)
+    missing = Max(rest, room)
+    pads = Concat <axis = 0>(zero, missing)"""
+
+
+def _end(rank: int) -> str:
+    """Lines that join the chunks of the output."""
+    perm = ", ".join(str(axis) for axis in (1, 0, *range(2, rank + 1)))
+    return f"""
+    y_parts = Transpose <perm = [{perm}]>(y_chunks)
+    y_rest = Shape <start = 2>(u)
+    y_begin = Constant <value_ints = [0, -1]>()
+    y_shape = Concat <axis = 0>(y_begin, y_rest)
+    y_padded = Reshape(y_parts, y_shape)
+    y = Slice(y_padded, zero, time, time_axis)"""
+
+
+def selective_scan_text() -> str:
+    """The selective scan, in the text form of ONNX."""
+    state, lines, states = "state_in", [], []
+    for frame in range(FRAMES):
+        lines += [f"decayed{frame} = Mul(decay{frame}, {state})", f"state{frame} = Add(decayed{frame}, added{frame})"]
+        state = f"state{frame}"
+        states.append(f"row{frame}")
+        lines.append(f"row{frame} = Unsqueeze({state}, time_axis)")
+    steps = "\n            ".join(lines)
+    return f"""{_HEADER}
+SelectiveScan (u, delta, A, B, C, state) => (y, last_state)
+{{{_begin(FRAMES)}
+    product = Mul(delta, u)
+    last_axis = Constant <value_ints = [-1]>()
+    channel_axis = Constant <value_ints = [2]>(){_split({"product": 3, "delta": 3, "B": 3, "C": 3})}
+    last_state, y_chunks = Scan <num_scan_inputs = 4, body = chunk (
+        float[batch, channels, states] state_in, float[batch, frames, channels] d, float[batch, frames, channels] p,
+        float[batch, frames, states] b, float[batch, frames, states] c
+    ) => (float[batch, channels, states] state_out, float[batch, frames, channels] y_out) {{
+            d_wide = Unsqueeze(d, last_axis)
+            exponents = Mul(d_wide, A)
+            decays = Exp(exponents)
+            p_wide = Unsqueeze(p, last_axis)
+            b_wide = Unsqueeze(b, channel_axis)
+            all_added = Mul(p_wide, b_wide)
+            {_unstack("decays", "decay")}
+            {_unstack("all_added", "added")}
+            {steps}
+            all_states = Concat <axis = 1>({", ".join(states)})
+            c_column = Unsqueeze(c, last_axis)
+            y_column = MatMul(all_states, c_column)
+            y_out = Squeeze(y_column, last_axis)
+            state_out = Identity({state})
+        }}> (state, delta_chunks, product_chunks, B_chunks, C_chunks){_end(3)}
+}}"""
+
+
+def _unstack(name: str, part: str) -> str:
+    """Lines that take the frames (batch, ...) out of (batch, frames, ...)."""
+    wide = ", ".join(f"{part}{frame}_wide" for frame in range(FRAMES))
+    squeezes = "\n            ".join(
+        f"{part}{frame} = Squeeze({part}{frame}_wide, time_axis)" for frame in range(FRAMES)
+    )
+    return f"{wide} = Split <axis = 1, num_outputs = {FRAMES}>({name})\n            {squeezes}"
+
+
+def ssd_text() -> str:
+    """The scan of Mamba-2, in the text form of ONNX; the products are those of the backend ``chunked``."""
+    # In the body, tensors are (batch, groups, heads of a group, frames, ...).
+    return f"""{_HEADER}
+Ssd (u, delta, A, B, C, state) => (y, last_state)
+{{{_begin(SSD_FRAMES)}
+    one = Constant <value_ints = [1]>()
+    two = Constant <value_ints = [2]>()
+    last_axis = Constant <value_ints = [-1]>()
+    groups = Shape <start = 2, end = 3>(B)
+    sizes = Shape <start = 2>(state)
+    head_shape = Concat <axis = 0>(zero, groups, last_axis, sizes)
+    first_state = Reshape(state, head_shape)
+    rate_shape = Concat <axis = 0>(groups, last_axis, one)
+    rates = Reshape(A, rate_shape)
+    any = Constant <value_ints = [0, 0]>()
+    of_heads = Concat <axis = 0>(any, groups, last_axis)
+    channels = Shape <start = 3>(u)
+    u_heads = Concat <axis = 0>(any, groups, last_axis, channels)
+    frame_axis = Constant <value = int64 {{3}}>()
+    square = Constant <value_ints = [{SSD_FRAMES}, {SSD_FRAMES}]>()
+    filled = ConstantOfShape <value = int64[1] {{1}}>(square)
+    lower_ints = Trilu <upper = 0>(filled)
+    earlier = Cast <to = 9>(lower_ints)
+    nothing = Constant <value = float {{-inf}}>()
+    largest = Constant <value = float {{120.0}}>()
+    smallest = Neg(largest)
+    step = Constant <value = float {{256.0}}>()
+    last_frame = Constant <value_ints = [{SSD_FRAMES - 1}]>(){_split({"u": 4, "delta": 3, "B": 4, "C": 4})}
+    last_grouped, y_chunks = Scan <num_scan_inputs = 4, body = chunk (
+        float[batch, groups, r, channels, states] state_in, float[batch, frames, heads, channels] x_in,
+        float[batch, frames, heads] d_in, float[batch, frames, groups, states] b_in,
+        float[batch, frames, groups, states] c_in
+    ) => (float[batch, groups, r, channels, states] state_out, float[batch, frames, heads, channels] y_out) {{
+            x_split = Reshape(x_in, u_heads)
+            x = Transpose <perm = [0, 2, 3, 1, 4]>(x_split)
+            d_split = Reshape(d_in, of_heads)
+            d = Transpose <perm = [0, 2, 3, 1]>(d_split)
+            b_split = Transpose <perm = [0, 2, 1, 3]>(b_in)
+            b = Unsqueeze(b_split, two)
+            c_split = Transpose <perm = [0, 2, 1, 3]>(c_in)
+            c = Unsqueeze(c_split, two)
+            all_exponents = Mul(d, rates)
+            exponents = Clip(all_exponents, smallest, largest)
+            scaled = Mul(exponents, step)
+            rounded = Round(scaled)
+            coarse_steps = Div(rounded, step)
+            fine_steps = Sub(exponents, coarse_steps)
+            coarse = CumSum(coarse_steps, frame_axis)
+            fine = CumSum(fine_steps, frame_axis)
+            coarse_column = Unsqueeze(coarse, last_axis)
+            fine_column = Unsqueeze(fine, last_axis)
+            coarse_row = Transpose <perm = [0, 1, 2, 4, 3]>(coarse_column)
+            fine_row = Transpose <perm = [0, 1, 2, 4, 3]>(fine_column)
+            coarse_between = Sub(coarse_column, coarse_row)
+            fine_between = Sub(fine_column, fine_row)
+            between = Add(coarse_between, fine_between)
+            visible = Where(earlier, between, nothing)
+            decays = Exp(visible)
+            sums = Add(coarse_column, fine_column)
+            from_start = Exp(sums)
+            d_column = Unsqueeze(d, last_axis)
+            weighted = Mul(x, d_column)
+            b_turned = Transpose <perm = [0, 1, 2, 4, 3]>(b)
+            scores = MatMul(c, b_turned)
+            weights = Mul(decays, scores)
+            y_within = MatMul(weights, weighted)
+            c_decayed = Mul(c, from_start)
+            state_turned = Transpose <perm = [0, 1, 2, 4, 3]>(state_in)
+            y_before = MatMul(c_decayed, state_turned)
+            y_heads = Add(y_within, y_before)
+            y_frames = Transpose <perm = [0, 3, 1, 2, 4]>(y_heads)
+            y_like = Shape(x_in)
+            y_out = Reshape(y_frames, y_like)
+            whole = Gather <axis = 3>(from_start, last_frame)
+            kept = Mul(whole, state_in)
+            end_row = Gather <axis = 3>(decays, last_frame)
+            end_column = Transpose <perm = [0, 1, 2, 4, 3]>(end_row)
+            b_decayed = Mul(b, end_column)
+            weighted_turned = Transpose <perm = [0, 1, 2, 4, 3]>(weighted)
+            brought = MatMul(weighted_turned, b_decayed)
+            state_out = Add(kept, brought)
+        }}> (first_state, u_chunks, delta_chunks, B_chunks, C_chunks){_end(4)}
+    state_shape = Shape(state)
+    last_state = Reshape(last_grouped, state_shape)
+}}"""
+
+
+def functions() -> list[Any]:
+    """The functions of the package, as ``onnx.FunctionProto``."""
+    from onnx import parser
+
+    return [parser.parse_function(text) for text in (selective_scan_text(), ssd_text())]
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """The ``custom_translation_table`` of ``torch.onnx.export``: from the operations of exported programs to calls of
+    the functions."""
+    # the operations are there when their module is
+    from speechbrain_mamba.ops.backends import recurrences  # noqa: F401
+
+    operations = torch.ops.speechbrain_mamba_reference
+
+    def selective(*tensors: Any) -> Any:
+        return record_onnx_node(DOMAIN, "SelectiveScan", tensors, 2)
+
+    def ssd(*tensors: Any) -> Any:
+        return record_onnx_node(DOMAIN, "Ssd", tensors, 2)
+
+    def squeeze(x: Any, axis: int) -> Any:
+        # torch leaves an axis of another size alone, as SpeechBrain's Conv2d has it; ONNX refuses it
+        from onnxscript import opset18
+
+        operators: Any = opset18
+        size = x.shape[axis]
+        return operators.Identity(x) if isinstance(size, int) and size != 1 else operators.Squeeze(x, [axis])
+
+    return {
+        operations.selective_recurrence.default: selective,
+        operations.ssd_recurrence.default: ssd,
+        torch.ops.aten.squeeze.dim: squeeze,
+    }
+
+
+def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes: Any, **names: Any) -> Any:
+    """Export a module to ONNX, its Mamba layers included.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        The module, on the CPU, in float32 and in evaluation mode.
+    inputs : sequence
+        Example inputs.
+    dynamic_shapes : tuple
+        The axes of each that may have another size, as ``torch.export`` takes them.
+    **names
+        ``input_names`` and ``output_names`` of the graph.
+
+    Returns
+    -------
+    torch.onnx.ONNXProgram
+        The program; ``save`` writes it.
+    """
+    import onnx_ir
+
+    # Traced here: torch.onnx.export lets tracing defer guards, which it then cannot do with some lengths.
+    with use_backend("reference"), torch.no_grad():
+        traced = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic_shapes)
+    options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, **names}
+    program = torch.onnx.export(traced, custom_translation_table=translations(), **options)
+    assert program is not None  # nothing is returned where a file is written
+    used = {node.op_type for node in program.model.graph if node.domain == DOMAIN}
+    for function in map(onnx_ir.serde.deserialize_function, functions()):
+        if function.name in used:
+            program.model.functions[function.identifier()] = function
+    if used:
+        program.model.opset_imports[DOMAIN] = 1
+    return program

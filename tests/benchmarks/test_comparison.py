@@ -1,0 +1,110 @@
+"""Statistics of studies: means, spreads and intervals whose right values are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quality.comparison import Scores, common, length_groups, paired_bootstrap, spread, table_of
+from quality.study_file import Measure, Study, System
+from quality.tables import make_tables, read_rows
+
+from speechbrain_mamba.utils.files import write_csv
+
+SCORE = Measure("snr", "SNR, dB", "higher")
+RATE = Measure("wer", "WER, %", "lower", errors="errors", out_of="words")
+
+
+def scores(table):
+    return Scores(np.asarray(table, dtype=float), np.ones_like(table, dtype=float))
+
+
+def rows(system, seeds, items, **columns):
+    return [
+        {"system": system, "seed": str(seed), "item": item, **{name: str(value) for name, value in columns.items()}}
+        for seed in seeds
+        for item in items
+    ]
+
+
+def test_a_rate_is_of_all_tokens_and_not_a_mean_of_rates():
+    table = [
+        {"system": "a", "seed": "1", "item": "x", "errors": "1", "words": "1"},
+        {"system": "a", "seed": "1", "item": "y", "errors": "0", "words": "9"},
+    ]
+    assert table_of(table, RATE, ["1"], ["x", "y"]).per_seed().tolist() == [10.0]
+
+
+def test_only_what_all_systems_have_is_compared():
+    table = rows("a", [1, 2, 10], ["x", "y"], snr=1) + rows("b", [10, 2], ["x", "y", "z"], snr=2)
+    table[0]["snr"] = ""  # of a seed that b lacks
+    table.append({"system": "a", "seed": "2", "item": "z", "snr": ""})
+    assert common(table, SCORE) == (["2", "10"], ["x", "y"])
+
+
+def test_spread_is_that_of_a_sample():
+    assert spread(np.array([1.0, 2.0, 3.0])) == 1
+    assert math.isnan(spread(np.array([1.0])))
+
+
+def test_what_both_have_in_common_is_not_in_the_interval():
+    generator = np.random.default_rng(0)
+    common_part = 10 * generator.standard_normal((3, 200))
+    found = paired_bootstrap(scores(common_part + 0.5 + 0.1 * generator.standard_normal((3, 200))), scores(common_part))
+    assert found.value == pytest.approx(0.5, abs=0.02)
+    assert 0.45 < found.low < found.value < found.high < 0.55 and found.p == pytest.approx(1e-4)
+
+
+def test_the_interval_is_that_of_the_normal_distribution():
+    generator = np.random.default_rng(1)
+    one_seed = generator.standard_normal(400)
+    found = paired_bootstrap(scores([one_seed]), scores([np.zeros(400)]))
+    half = 1.96 * one_seed.std() / 20
+    assert found.low == pytest.approx(one_seed.mean() - half, abs=0.01)
+    assert found.high == pytest.approx(one_seed.mean() + half, abs=0.01)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    items = np.zeros((3, 100))
+    sure = paired_bootstrap(scores(items + 1), scores(items))
+    unsure = paired_bootstrap(scores(items + np.array([[-1], [1], [3]])), scores(items))
+    assert sure.value == unsure.value == 1 and sure.low == sure.high == 1
+    assert unsure.low == -1 and unsure.high == 3 and unsure.p > 0.05
+
+
+def test_rates_are_drawn_with_their_tokens():
+    errors, words = np.array([[100.0, 0.0]] * 2), np.array([[1.0, 9.0]] * 2)
+    found = paired_bootstrap(Scores(errors, words), Scores(np.zeros((2, 2)), words))
+    assert (found.value, found.low, found.high) == (10, 0, 100)
+
+
+def test_groups_of_lengths_end_with_their_edge():
+    groups = length_groups([1, 2, 2.5, 3, 9], [2, 3])
+    assert [(name, members.sum()) for name, members in groups] == [("up to 2", 2), ("2 to 3", 2), ("above 3", 1)]
+    assert [name for name, _ in length_groups([1, 5], [])] == ["all"]
+
+
+def test_a_system_is_compared_with_the_one_that_it_names(tmp_path):
+    systems = tuple(
+        System(name, Path(), {}, name, against)
+        for name, against in (("small", ""), ("small2", "small"), ("large", "large"), ("large2", "large"))
+    )
+    study = Study("s", "S", "?", "toy", systems, "small", 1, (SCORE,))
+    items = []
+    for value, system in enumerate(systems):
+        items += rows(system.name, [1, 2], ["x", "y"], snr=value**2, comparison="equal steps", length=1)
+    items += rows("small", [1, 2], ["x", "y"], snr=0, comparison="equal time", length=1)  # alone so far
+    runs = [
+        {"comparison": "equal steps", "system": system.name, "seed": seed, "status": status, "parameters": "10",
+         "epochs": "3", "seconds_per_epoch": "20", "clock": "CPU time", "settings": "lr=1"}
+        for system in systems for seed, status in (("1", "done"), ("2", "done"), ("3", "failed"))
+    ]  # fmt: skip
+    write_csv(tmp_path / "items.csv", items, list(items[0]))
+    write_csv(tmp_path / "runs.csv", runs, list(runs[0]))
+    summary, differences, _ = map(read_rows, make_tables(study, tmp_path))
+    found = [(row["system"], row["baseline"], float(row["difference"])) for row in differences]
+    assert found == [("small2", "small", 1), ("large2", "large", 5)]
+    assert {row["comparison"] for row in summary} == {"equal steps"}
+    assert {(row["minutes"], row["failed"], row["seeds"], row["items"]) for row in summary} == {("1", "1", "2", "2")}
