@@ -28,7 +28,7 @@ from crossings.catalog import COMPARISONS, TASKS, Comparison
 from crossings.cell import DONE, FAILED, Limits, measure_apart
 from crossings.figure import draw_map
 from crossings.networks import NetworkCache
-from crossings.results import check_machine, machine_name, read_rows, table_path, write_rows
+from crossings.results import as_written, check_machine, machine_name, read_rows, table_path, write_rows
 from crossings.schedule import due, tokens
 from crossings.thresholds import COLUMNS, LAW_COLUMNS, describe, find_laws, find_thresholds
 
@@ -86,7 +86,7 @@ def sweep(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
                 "tokens": tokens(system, cell.length), "parameters": network.parameters, "machine": machine,
                 "torch": torch.__version__, "date": datetime.date.today().isoformat(), **said,
             }  # fmt: skip
-            rows.append(row)
+            rows.append(as_written(row))
             write_rows(path, rows)
             unit = "s" if system.token_ms else "tokens"
             took = f"{said['seconds']:.4g} s, {said['peak_mb']:.4g} MB" if said["status"] == DONE else said["status"]

@@ -75,6 +75,18 @@ def check_machine(path: Path, rows: Sequence[Mapping[str, Any]], machine: str, d
             )
 
 
+def as_written(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row as it is read back, so that what is measured next does not depend on whether a run was resumed: figures
+    with 6 digits.
+
+    Example
+    -------
+    >>> as_written({"seconds": 0.12345678, "status": "done"})
+    {'seconds': '0.123457', 'status': 'done'}
+    """
+    return {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in row.items()}
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all rows, figures with 5 digits."""
-    write_csv(path, ({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows), COLUMNS)
+    """Write all rows."""
+    write_csv(path, rows, COLUMNS)

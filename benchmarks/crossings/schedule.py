@@ -35,7 +35,7 @@ def length_at(step: int) -> float:
     >>> length_at(4), length_at(-2)
     (4.0, 0.5)
     """
-    return 2.0 ** (step / 2)
+    return float(f"{2.0 ** (step / 2):.6g}")  # with the digits of the table, so that it is found there
 
 
 def step_near(length: float) -> int:

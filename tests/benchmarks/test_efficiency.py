@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from functools import partial
 
 import costs
 import efficiency
@@ -83,7 +84,7 @@ def test_the_interval_of_a_threshold_holds_the_true_one_and_narrows_with_less_no
     assert narrow.high - narrow.low < 0.5 * (wide.high - wide.low)
     again = threshold(noisy(mamba, 0.05, 1), noisy(attention, 0.05, 2), draws=60)
     assert (again.low, again.high) == (wide.low, wide.high)
-    assert bracket(noisy(mamba, 0, 1), noisy(attention, 0, 2)) == (4 * math.sqrt(2), 8.0)
+    assert bracket(noisy(mamba, 0, 1), noisy(attention, 0, 2)) == (schedule.length_at(5), 8.0)
 
 
 def test_a_hybrid_is_fitted_with_a_square():
@@ -344,12 +345,19 @@ def small_task(monkeypatch):
 
 
 def run(out, *more):
-    efficiency.main(["--task", "layer", "--device", "cpu", "--out", str(out), "--limit", "0.001", *more])
+    efficiency.main(["--task", "layer", "--device", "cpu", "--out", str(out), *more])
 
 
 @pytest.mark.usefixtures("small_task")
 def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cell, "SHORTEST", 0.01)
+    monkeypatch.setattr(efficiency, "find_thresholds", partial(thresholds.find_thresholds, draws=5))
+    for name, value in {
+        "LONGEST": 1024,
+        "NEAR": 0,
+        "WIDE": 0,
+    }.items():  # lengths of 16, 64, 256 and 1024, and a crossing
+        monkeypatch.setattr(schedule, name, value)
     run(tmp_path, "--budget", "1e-9", "--repeats", "1")
     assert "The budget is spent" in capsys.readouterr().out
     run(tmp_path, "--budget", "100", "--repeats", "1")
@@ -362,12 +370,15 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     assert all((float(row["saved_mb"] or 0) > 0) == (row["pass"] == "training step") for row in rows)
     lines = [line for line in said.splitlines() if line.startswith("threshold layer, training step, kept for backward")]
     assert len(lines) == 1 and "mamba, 16 against attention, 16: " in lines[0]
+    assert {float(row["length"]) for row in rows} >= {16, 64, 256, 1024}
     assert said.rstrip().splitlines()[-1].startswith("threshold ")
     assert (tmp_path / "thresholds_cpu.csv").exists() and (tmp_path / "token_law_cpu.csv").exists()
     assert (tmp_path / "efficiency_cpu.png").stat().st_size > 10_000
     before = (tmp_path / "efficiency_cpu.csv").read_bytes()
     run(tmp_path, "--budget", "100", "--repeats", "1")
     assert (tmp_path / "efficiency_cpu.csv").read_bytes() == before, "nothing is measured again"
+    places = [(row["system"], row["pass"], row["length"]) for row in rows]
+    assert len(places) == len(set(places)), "nothing is measured twice"
 
 
 @pytest.mark.usefixtures("small_task")
