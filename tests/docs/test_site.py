@@ -88,6 +88,11 @@ def roles():
 
 def exists(name):
     try:
+        if importlib.util.find_spec(name):  # a module, perhaps one that needs an extra
+            return True
+    except ModuleNotFoundError:
+        pass  # within a module
+    try:
         pkgutil.resolve_name(name)
     except (AttributeError, ModuleNotFoundError):
         owner, _, last = name.rpartition(".")
