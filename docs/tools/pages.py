@@ -25,9 +25,12 @@ DOCUMENTS = (
     "docs/*.md",
     "docs/*.ipynb",
     "recipes/*/README.md",
+    "benchmarks/*/README.md",
     "tests/*/README.md",
     f"{PACKAGE}/inference/bundled_models/*/README.md",
 )
+ELSEWHERE = {"SECURITY.md": "policy/index.html", "RESULTS.md": "studies/index.html"}
+"""Addresses of documents that have a namesake in docs/."""
 PICTURES = (".png", ".svg", ".jpg")
 SHOWN = {
     "ops": "Operations",
@@ -45,6 +48,7 @@ SHOWN = {
 """Folders of the package with pages for their modules, and their titles."""
 
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+FOLDER_LINK = re.compile(r"\[(?P<title>[^\]]+)\]\((?P<target>[^)\s#:]+)\)")
 
 
 @functools.cache
@@ -72,8 +76,8 @@ def api_page(module: str) -> str:
 
 def page_url(source: str) -> str:
     """Where a document is on the site: README.md is the home page, and docs/ does not show in addresses."""
-    if source == "SECURITY.md":  # beside docs/security.md
-        return "policy/index.html"
+    if source in ELSEWHERE:
+        return ELSEWHERE[source]
     path = PurePosixPath(source.removeprefix("docs/"))
     folder = path.parent if path.name == "README.md" else path.with_suffix("")
     return str(folder / "index.html").lower()
@@ -86,11 +90,12 @@ def documents() -> list[Path]:
 
 def linked_files() -> Iterator[Path]:
     """Files, other than documents and modules of the package, that documents link to."""
+    pages = {*documents(), *public_modules().values()}
     for document in documents():
         if document.suffix == ".md":
             for _, target, _, _ in LINK.findall(document.read_text(encoding="utf-8")):
                 path = (document.parent / target).resolve()
-                if path.is_file() and path.is_relative_to(ROOT) and path.suffix not in (".md", ".py", ".ipynb"):
+                if path.is_file() and path.is_relative_to(ROOT) and path not in pages:
                     yield path
 
 
@@ -142,7 +147,10 @@ def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Send links to folders to their READMEs, and links to modules of the package to their pages."""
+    """Send links to folders to their READMEs, and links to modules of the package to their pages.
+
+    A folder without a README is not on the site: its name stays, without the link.
+    """
     if page.file.src_uri.startswith("api/") or page.file.src_uri.endswith(".ipynb"):
         return markdown
     here = (ROOT / page.file.src_uri).parent
@@ -157,7 +165,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             target = f"{'../' * len(here.relative_to(ROOT).parts)}{api_page(modules[path])}"
         return f"{opening}{target}{heading or ''}{closing}"
 
-    return LINK.sub(redirect, markdown)
+    def unlink(match: re.Match[str]) -> str:
+        return match["title"] if (here / match["target"]).is_dir() else match[0]
+
+    return FOLDER_LINK.sub(unlink, LINK.sub(redirect, markdown))
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,18 @@ def test_every_document_is_in_the_menu():
 
 
 def test_addresses_have_no_docs_and_no_readme():
-    urls = {name: pages.page_url(name) for name in ("README.md", "docs/use.md", "recipes/asr/README.md", "SECURITY.md")}
-    assert list(urls.values()) == ["index.html", "use/index.html", "recipes/asr/index.html", "policy/index.html"]
+    urls = {name: pages.page_url(name) for name in ("README.md", "docs/use.md", "recipes/asr/README.md", "RESULTS.md")}
+    assert list(urls.values()) == ["index.html", "use/index.html", "recipes/asr/index.html", "studies/index.html"]
     every = [pages.page_url(path.relative_to(ROOT).as_posix()) for path in pages.documents()]
     assert len(every) == len(set(every)), "two documents have one address"
+
+
+def test_links_lead_to_readmes_and_modules():
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri="docs/page.md"))
+    given = "[a](../recipes/asr) [b](../speechbrain_mamba/nnet/mamba.py) [c](../tests/golden) [d](use.md#train)"
+    assert pages.on_page_markdown(given, page, None, None) == (
+        "[a](../recipes/asr/README.md) [b](../api/speechbrain_mamba.nnet.mamba.md) c [d](use.md#train)"
+    )
 
 
 @pytest.mark.parametrize("module", [check_links, docstrings])
@@ -78,6 +87,11 @@ def roles():
 
 
 def exists(name):
+    try:
+        if importlib.util.find_spec(name):  # a module, perhaps one that needs an extra
+            return True
+    except ModuleNotFoundError:
+        pass  # within a module
     try:
         pkgutil.resolve_name(name)
     except (AttributeError, ModuleNotFoundError):
