@@ -258,13 +258,13 @@ def written(*tops):
 
 
 def test_spelling_is_american():
-    # words that begin anywhere in a word: to look for whole ones would begin again at each of their letters
-    british, word = re.compile(BRITISH, re.IGNORECASE), re.compile(r"\w+")
+    # lower case, and first without the letters around: an eighth of the time that one pattern of whole words takes
+    british, word = re.compile(BRITISH), re.compile(r"\w+")
     check_none(
         f"{place} {whole}"
         for place, line in written("tests", ".github", ".ci")
-        if british.search(line)
-        for whole in word.findall(line)
+        if british.search(line.lower())
+        for whole in word.findall(line.lower())
         if british.search(whole)
     )
 
