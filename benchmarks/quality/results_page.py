@@ -81,7 +81,7 @@ def _study(folder: Path, link: str, words: list[str]) -> str:
         parts.append("\n".join(f"- {note}" for note in study.notes))
     if (own / FIGURE).is_file():
         parts.append(f"![{study.title}]({link}/{name}/{FIGURE})")
-    parts.append(f"Tables: [{link}/{name}]({link}/{name}). {_machine(own)} {command}")
+    parts.append(f"Tables: [{SUMMARY}]({link}/{name}/{SUMMARY}) and others beside it. {_machine(own)} {command}")
     return "\n\n".join(parts)
 
 

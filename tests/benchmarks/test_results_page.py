@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from quality import results_page, study_file, tables
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+import results
 
-from quality import results_page, study_file, tables  # noqa: E402
-
-import results  # noqa: E402
-
+ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/summary.csv"))
 
 
