@@ -1,7 +1,7 @@
 """The recurrences in plain PyTorch, one step of time after another.
 
 While ``torch.export`` traces a program, they are operations of it: a Python loop would be unrolled for one number of
-frames. :mod:`speechbrain_mamba.ops.onnx_translation` says what they are in ONNX.
+frames. :mod:`speechbrain_mamba.ops.onnx_functions` says what they are in ONNX.
 """
 
 from __future__ import annotations
