@@ -102,21 +102,28 @@ def own_values(hparams: Path, space: Sequence[Range]) -> dict[str, Any]:
 
 
 def read_best(folder: Path) -> tuple[str, float, int, int] | None:
-    """The column that decides, its best value, the epoch of that and the last epoch in a training's table."""
-    table = folder / "training.csv"
-    if not table.exists():
+    """The column that decides, its best value, the epoch of that and the last epoch in a training's table.
+
+    Of epochs with the same value, the one with the least ``valid_loss`` is the best.
+    """
+    rows = read_rows(folder / "training.csv")
+    if not rows:
         return None
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    column = next((name for name in SCORES if rows and name in rows[0]), None)
+    column = next((name for name in SCORES if name in rows[0]), None)
     if column is None:
         return None
-    found = [(float(row[column] or "nan"), int(row["epoch"])) for row in rows]
-    found = [(value, epoch) for value, epoch in found if math.isfinite(value)]
+    found = [(float(row[column] or "nan"), -read_loss(row), int(row["epoch"])) for row in rows]
+    found = [each for each in found if math.isfinite(each[0])]
     if not found:
         return column, math.nan, 0, int(rows[-1]["epoch"])
-    value, epoch = max(found, key=lambda pair: SCORES[column] * pair[0])
+    value, _, epoch = max(found, key=lambda each: (SCORES[column] * each[0], each[1]))
     return column, value, epoch, int(rows[-1]["epoch"])
+
+
+def read_loss(row: Mapping[str, Any]) -> float:
+    """The ``valid_loss`` of an epoch or a trial; infinity if there is none."""
+    loss = float(row.get("valid_loss") or "inf")
+    return math.inf if math.isnan(loss) else loss
 
 
 def run_trial(command: Sequence[str], folder: Path, epochs: int, limit: float) -> dict[str, Any]:
@@ -149,8 +156,10 @@ def run_trial(command: Sequence[str], folder: Path, epochs: int, limit: float) -
         why = "No score was finite."
     column, score, epoch, _ = best or ("", math.nan, 0, 0)
     failed = bool(why)
+    row = next((row for row in read_rows(folder / "training.csv") if row["epoch"] == str(epoch)), {})
     return {
         "status": "failed" if failed else "done", "score_name": column, "score": "" if failed else score,
+        "valid_loss": "" if failed else row.get("valid_loss", ""),
         "best_epoch": "" if failed else epoch, "seconds": round(time.monotonic() - start, 1), "reason": why,
     }  # fmt: skip
 
@@ -164,7 +173,7 @@ def last_sentence(log: Path, code: int) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of earlier trials."""
+    """The rows of a table, none if there is no such file."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -174,15 +183,23 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def best_trial(rows: Sequence[Mapping[str, Any]], system: str, seeds: int) -> tuple[float, Mapping[str, Any]] | None:
     """The best mean score of a system over the seeds, and the first row of that trial; None if no trial is whole.
 
-    Trials with a failed seed do not count.
+    Trials with a failed seed do not count. Of trials with the same score, such as recognizers that do not say a word
+    yet, the one with the least ``valid_loss`` is the best.
     """
     trials: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["system"] == system:
             trials.setdefault(str(row["trial"]), []).append(row)
     whole = [part for part in trials.values() if len(part) >= seeds and all(row["status"] == "done" for row in part)]
-    means = [(statistics.mean(float(row["score"]) for row in part), part[0]) for part in whole]
-    return max(means, key=lambda pair: SCORES[pair[1]["score_name"]] * pair[0]) if means else None
+    if not whole:
+        return None
+
+    def goodness(part: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+        score = statistics.mean(float(row["score"]) for row in part)
+        return SCORES[part[0]["score_name"]] * score, -statistics.mean(map(read_loss, part))
+
+    best = max(whole, key=goodness)
+    return statistics.mean(float(row["score"]) for row in best), best[0]
 
 
 def print_best(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: int) -> None:

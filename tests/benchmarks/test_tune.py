@@ -101,6 +101,17 @@ def test_seeds_count_together(recipes, tmp_path, capsys):
     assert "one: valid_loss 1.25 with --lr 0.5 (trial 0; 1 trials, 0 failed runs)" in capsys.readouterr().out
 
 
+def test_equal_scores_are_told_apart_by_the_loss(tmp_path):
+    (tmp_path / "training.csv").write_text("epoch,valid_loss,greedy_WER\n1,9,100\n2,7,100\n3,nan,100\n4,8,100\n")
+    assert tune.read_best(tmp_path) == ("greedy_WER", 100, 2, 4)
+    row = {"system": "a", "status": "done", "score_name": "greedy_WER", "score": "100"}
+    trials = [row | {"trial": str(trial), "valid_loss": loss} for trial, loss in enumerate(("7", "5.5", "6", ""))]
+    assert tune.best_trial(trials, "a", 1)[1]["trial"] == "1"
+    better = row | {"trial": "4", "score": "99", "valid_loss": "8"}
+    assert tune.best_trial([*trials, better], "a", 1) == (99, better)
+    assert tune.best_trial(trials, "b", 1) is None
+
+
 @pytest.mark.parametrize(
     ("text", "law", "whole"),
     [
