@@ -153,12 +153,26 @@ def write_pages(
                     raise ValueError(f"'{trial.item}' has no prompt, which a test of similarity needs.")
                 row["prompt"] = sounds.copy(first.prompt)
             trials.append(row | ({"text": first.text} if show_text and first.text else {}))
-        data = {"page": name, "sheet": number, "question": QUESTIONS[kind, subject], "choices": CHOICES[kind]}
+        choices = [(value, name_choice(said, subject)) for value, said in CHOICES[kind]]
+        data = {"page": name, "sheet": number, "question": QUESTIONS[kind, subject], "choices": choices}
         _write_text(folder / "page" / f"sheet_{number}.html", _sheet(number, {**data, "trials": trials}))
     links = "\n".join(f'<li><a href="sheet_{number}.html">sheet {number}</a></li>' for number in sheets)
     _write_text(folder / "page" / "index.html", _INDEX.substitute(links=links))
     write_json(folder / KEY, key)
     return name
+
+
+def name_choice(said: str, subject: str) -> str:
+    """What a page says of a choice, by what is asked.
+
+    Example
+    -------
+    >>> name_choice("B is slightly worse", "similarity"), name_choice("about the same", "similarity")
+    ('B is slightly less similar', 'about the same')
+    """
+    if subject == "similarity":
+        said = said.replace("better", "more similar").replace("worse", "less similar")
+    return said
 
 
 _INDEX = Template("""<!DOCTYPE html>

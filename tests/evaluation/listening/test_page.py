@@ -64,6 +64,9 @@ def test_a_test_of_similarity_offers_the_prompt(systems, tmp_path):
     assert "text" not in sheet["trials"][0] and "voice" in sheet["question"]
     prompt = read_audio(tmp_path / "out" / "page" / sheet["trials"][0]["prompt"])
     assert len(prompt) == 800
+    write_pages(tmp_path / "scale", systems, PLAN, "cmos", "similarity")
+    scale = dict(data_of(tmp_path / "scale" / "page" / "sheet_01.html")["choices"])
+    assert scale["3"] == "B is much more similar" and scale["-1"] == "B is slightly less similar"
     bare = {name: {"i": Spoken(spoken["i"].wav)} for name, spoken in systems.items()}
     with pytest.raises(ValueError, match="'i' has no prompt, which a test of similarity needs"):
         write_pages(tmp_path / "bare", bare, PLAN, "ab", "similarity")
