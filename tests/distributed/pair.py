@@ -36,9 +36,10 @@ def run_pair(folder, function):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(600)
         if process.is_alive():
-            process.kill()
+            for each in processes:
+                each.kill()
             raise AssertionError("a process waits for ever")
     results = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(2)]
     for result in results:

@@ -114,7 +114,8 @@ def trained(data):
             assert process.returncode == 0, said[-5000:]
     finally:
         for process in processes:
-            process.kill()
+            process.terminate()  # not killed: torchrun has processes of its own to end
+            process.wait()
     return data
 
 

@@ -61,12 +61,16 @@ def launch(tmp_path):
 
     yield start
     for process, log in started:
-        process.kill()
-        process.wait()
+        process.terminate()  # torchrun ends its processes, which would wait for each other for hours if it were killed
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         log.close()
 
 
-def wait_for(pattern, process, log, seconds=120):
+def wait_for(pattern, process, log, seconds=600):
     """Wait until something is printed; returns the match."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
