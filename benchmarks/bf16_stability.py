@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from speechbrain.nnet.losses import get_si_snr_with_pitwrapper
-from timing import write_table
 
 from speechbrain_mamba.dataio.audio import read_audio
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.hparams import load_hparams
+from timing import write_table
 
 MODEL = Path(__file__).parent.parent / "hparams" / "separation" / "mini_mambatasnet.yaml"
 

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from kernel_resources import ARCHITECTURES, launches_of, resources
-from timing import write_table
 from tqdm import tqdm
 
+from kernel_resources import ARCHITECTURES, launches_of, resources
 from speechbrain_mamba.ops import Direction
 from speechbrain_mamba.ops.backends import triton as backend
+from timing import write_table
 
 FRAMES = 4000
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from crossings.catalog import PASSES, System
 from crossings.cell import DONE, Cell, Limits, measure_apart
 from crossings.networks import Network
-from timing import write_table
-
 from speechbrain_mamba.utils.yaml_text import parse_yaml
+from timing import write_table
 
 PARTS: dict[str, tuple[str, ...]] = {"separation": (), "asr": ("CNN", "Encoder", "ctc_lin"), "tts": ("ar",)}
 """The networks that are measured: of a recognizer without its decoder, of a synthesizer the first one."""

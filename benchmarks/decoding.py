@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.decoders import S2STransformerBeamSearcher
-from timing import time_in_turn
 
 from speechbrain_mamba.decoders import S2SMambaBeamSearcher
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
+from timing import time_in_turn
 
 HPARAMS = Path(__file__).parent.parent / "hparams/asr/conmambamamba_small.yaml"
 FRAMES_PER_SECOND = 25

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from crossings.catalog import COMPARISONS, TASKS, Comparison
 from crossings.cell import DONE, FAILED, Limits, measure_apart
 from crossings.figure import draw_map
@@ -31,7 +32,6 @@ from crossings.networks import NetworkCache
 from crossings.results import as_written, check_machine, machine_name, read_rows, table_path, write_rows
 from crossings.schedule import due, tokens
 from crossings.thresholds import COLUMNS, LAW_COLUMNS, describe, find_laws, find_thresholds
-
 from speechbrain_mamba.utils.files import write_csv
 
 WEIGHTS = 3 * 2**30

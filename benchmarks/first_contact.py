@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from contact import correct, machine, running, speed, suite
 from contact.context import STEPS, Context
 from contact.runner import run_steps, work

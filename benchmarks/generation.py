@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from timing import write_table
 
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
+from timing import write_table
 
 FOLDER = Path(__file__).parent.parent / "hparams/tts"
 PHONEMES_PER_FRAME = 0.2

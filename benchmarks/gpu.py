@@ -27,14 +27,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from gpu_facts import floor_ms, gpu_facts
 from gpu_layers import candidates
 from gpu_timing import all_times
-from timing import write_table
-from torch import Tensor, nn
-
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import use_backend
+from timing import write_table
 
 ALLOWED = {"float32": 5e-3, "float16": 2e-2, "bfloat16": 5e-2}
 """Error of the output relative to its largest value; it leaves room for TF32."""

@@ -7,6 +7,7 @@ import subprocess
 from functools import cache
 
 import torch
+
 from gpu_timing import device_ms
 
 QUERY = {

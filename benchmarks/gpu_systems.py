@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from gpu_facts import gpu_facts
-from gpu_timing import all_times
-from system_calls import hear, load_modules, separate_noise, spoken, task_of
-from timing import write_table
 from torch import Tensor, nn
 
+from gpu_facts import gpu_facts
+from gpu_timing import all_times
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
+from system_calls import hear, load_modules, separate_noise, spoken, task_of
+from timing import write_table
 
 SYSTEMS = ["separation/mambatasnet_M", "separation/dpmamba_M", "separation/sepformer", "asr/conmamba_ctc",
            "asr/conformer_ctc", "tts/vallm", "tts/valle"]  # fmt: skip

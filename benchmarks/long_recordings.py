@@ -27,11 +27,11 @@ import numpy as np
 import soundfile
 import torch
 import torchaudio.functional
-from timing import write_table
 
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
+from timing import write_table
 
 RATE = 8000
 

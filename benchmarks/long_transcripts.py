@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 
 import torch
-from timing import write_table
 
 from speechbrain_mamba.dataio.recording_writer import RecordingWriter
 from speechbrain_mamba.dataio.recordings import read_recording
@@ -32,6 +31,7 @@ from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.recognition_export import export_recognizer
 from speechbrain_mamba.text.tokenizer import train_sentencepiece
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from timing import write_table
 
 HPARAMS = Path(__file__).parent.parent / "hparams/asr/mini_conmamba_ctc.yaml"
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import summarize, time_in_turn, write_table
 
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.hparams import load_hparams
 from speechbrain_mamba.utils.memory import keep_freed_memory
+from timing import summarize, time_in_turn, write_table
 
 HPARAMS = Path(__file__).parent.parent / "hparams" / "separation"
 MODELS = ("mambatasnet_M", "matrix products of it", "sepformer")

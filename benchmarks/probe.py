@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from copying_task import CopyingTask
 from torch import Tensor, nn
 
+from copying_task import CopyingTask
 from speechbrain_mamba.lobes.models.recognition.mamba_decoder import MambaDecoder
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
 from speechbrain_mamba.ops import valid_frames

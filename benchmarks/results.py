@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quality.results_page import fill_page
-
 from speechbrain_mamba.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]

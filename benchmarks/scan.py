@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import summarize, time_in_turn, write_table
 from torch import Tensor
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set, library
+from timing import summarize, time_in_turn, write_table
 
 try:
     from mambapy.pscan import pscan

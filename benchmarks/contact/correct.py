@@ -9,9 +9,9 @@ import sys
 from typing import Any
 
 import torch
+
 from contact.context import Context, Skip, largest_error, results_of, step
 from contact.sizes import changed
-
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.mamba2 import BiMamba2, Mamba2
 

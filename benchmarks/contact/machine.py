@@ -6,7 +6,6 @@ from typing import Any
 
 from contact.context import Context, step
 from gpu_facts import gpu_facts
-
 from speechbrain_mamba.doctor import check_backends, report
 
 

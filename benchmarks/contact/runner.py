@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from contact.context import STEPS, Context, Skip
 from contact.page import write_page
-
 from speechbrain_mamba.utils.files import write_json
 
 DONE = ("pass", "skip")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from contact.context import Context, Skip, largest_error, results_of, step
 
+from contact.context import Context, Skip, largest_error, results_of, step
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import selective_scan, use_backend
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction

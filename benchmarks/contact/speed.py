@@ -14,13 +14,13 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
 
+import torch
+
 import gpu
 import gpu_systems
-import torch
 from contact.context import Context, Skip, step
 from contact.sizes import changed
 from gpu_timing import kernel_times, peak_mb, synchronize
-
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import Direction, bidirectional_mamba_inner, use_backend
 

@@ -23,12 +23,12 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
-from crossings.attention_forms import attention_form
-from crossings.catalog import System
-from crossings.networks import Network
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from crossings.attention_forms import attention_form
+from crossings.catalog import System
+from crossings.networks import Network
 from speechbrain_mamba.utils.memory import keep_freed_memory
 
 DONE, TOO_LONG, NO_MEMORY, FAILED = "done", "too long", "out of memory", "failed"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from crossings.catalog import COMPARISONS, systems_of
 from crossings.cost_fits import fit_cost
 from crossings.schedule import Series
 from crossings.thresholds import Found, costs_of
-
 from speechbrain_mamba.utils.plots import new_figure, save_figure
 
 MAIN = {

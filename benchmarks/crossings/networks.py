@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from crossings.catalog import System
 from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
-from system_calls import FEATURES, hear, load_modules, separate_noise, speak
 from torch import Tensor, nn
 
+from crossings.catalog import System
 from speechbrain_mamba.nnet.mixers import plan_mixers
 from speechbrain_mamba.nnet.self_attention import usual_heads
+from system_calls import FEATURES, hear, load_modules, separate_noise, speak
 
 
 class RelativeAttention(nn.Module):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_facts import gpu_facts
 
+from gpu_facts import gpu_facts
 from speechbrain_mamba.ops import available_backends
 from speechbrain_mamba.utils.files import write_csv
 

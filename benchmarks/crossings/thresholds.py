@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import linregress
+from scipy.stats import t as student
+
 from crossings.catalog import COMPARISONS, PASSES, Comparison
 from crossings.cell import DONE
 from crossings.cost_fits import Threshold, bracket, threshold
 from crossings.schedule import Series, series_of
-from scipy.stats import linregress
-from scipy.stats import t as student
 
 MEASURES = {"time": "seconds", "kept for backward": "saved_mb", "peak memory": "peak_mb"}
 """What is compared, and its column."""

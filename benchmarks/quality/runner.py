@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tune
 from hyperpyyaml import load_hyperpyyaml
 
+import tune
 from quality.items import READERS
 from quality.study_file import ROOT, Study, System
 from quality.training_run import Outcome, read_outcome, run_training

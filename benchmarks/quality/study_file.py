@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tune
 from ruamel.yaml.comments import CommentedMap
 
+import tune
 from speechbrain_mamba.utils.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]

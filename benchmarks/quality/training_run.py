@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tune
-
 from quality.clock import CPU, WALL, EpochClock, process_seconds
 from speechbrain_mamba.training.record import FINISHED
 from speechbrain_mamba.utils.files import write_json

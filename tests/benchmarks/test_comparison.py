@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quality.comparison import Scores, common, length_groups, paired_bootstrap, spread, table_of
 from quality.study_file import Measure, Study, System
 from quality.tables import make_tables, read_rows
-
 from speechbrain_mamba.utils.files import write_csv
 
 SCORE = Measure("snr", "SNR, dB", "higher")

@@ -9,20 +9,21 @@ import signal
 import time
 from functools import partial
 
-import costs
-import efficiency
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import least_squares
+from speechbrain.lobes.models.dual_path import SBTransformerBlock
+from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
+from torch import nn
+
+import costs
+import efficiency
 from crossings import attention_forms, cell, schedule, thresholds
 from crossings.catalog import COMPARISONS, PASSES, TASKS, Comparison, System, systems_of
 from crossings.cell import Cell, Limits
 from crossings.cost_fits import Curve, bracket, crossing, fit_cost, threshold
 from crossings.networks import Network, NetworkCache
-from scipy.optimize import least_squares
-from speechbrain.lobes.models.dual_path import SBTransformerBlock
-from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
-from torch import nn
 
 GRID = [schedule.length_at(step) for step in range(-4, 9)]
 CPU = torch.device("cpu")

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import first_contact
 import pytest
 import torch
+
+import first_contact
 from contact import context, correct, runner, sizes, speed
 from contact.context import STEPS, Context, Skip, Step
-
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops import registry
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import gpu
-import gpu_facts
-import gpu_layers
 import pytest
 import torch
 
+import gpu
+import gpu_facts
+import gpu_layers
 from speechbrain_mamba.nnet.mamba import BiMamba
 from speechbrain_mamba.ops.backends import reference
 from tests.ops.backends.public_kernels import conv_function, scan_function

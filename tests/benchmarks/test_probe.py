@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import sys
 
-import probe
 import pytest
 import torch
+
+import probe
 from copying_task import CopyingTask
 
 SMALL = ["--d_model", "32", "--layers", "1", "--phonemes", "4", "--longest", "5", "--batch", "4", "--strings", "6"]

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from quality import results_page, study_file, tables
 
 import results
+from quality import results_page, study_file, tables
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/summary.csv"))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import study
 import tune
 from quality import clock, items, runner, study_file, training_run

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from quality.items import READERS
 from quality.study_file import find_study, read_study
-
 from speechbrain_mamba.utils.files import write_csv
 
 

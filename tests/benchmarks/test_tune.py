@@ -7,6 +7,7 @@ import random
 import sys
 
 import pytest
+
 import tune
 
 TRAINING = """
