@@ -75,8 +75,8 @@ def end_tidily(number: int, frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing of a study, and write its tables."""
     parsed = parse_arguments(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, end_tidily)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end_tidily) if in_main_thread else None
     try:
         study = read_study(find_study(parsed.study), parsed.out, dict(parsed.folder))
         complete = parsed.tables_only or Runner(study, parsed.out, parsed.budget, parsed.options).work()
@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)
         return 130
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
     if not complete:
         print(f"The {parsed.budget:g} seconds are over; the same command goes on.")
     return 0

@@ -80,8 +80,8 @@ class Program(click.Group):
     Example
     -------
     >>> program = Program()
-    >>> program.list_commands(click.Context(program))  # doctest: +ELLIPSIS
-    ['doctor', 'drop-in', 'hparams', ...]
+    >>> program.list_commands(click.Context(program))[:3]
+    ['convert-checkpoint', 'demo', 'doctor']
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -64,7 +64,7 @@ def test_a_stream_is_heard_by_the_mean_of_the_best(load, monkeypatch, tmp_path, 
     (tmp_path / "out/save/tokenizer.ckpt").rename(tmp_path / "tokenizer.ckpt")
     asked = []
     fetch = "speechbrain_mamba.utils.pretrained.fetch"
-    monkeypatch.setattr(fetch, lambda *where, savedir: (asked.append((*where, savedir)), tmp_path / where[0])[1])
+    monkeypatch.setattr(fetch, lambda *where, savedir, **_: (asked.append((*where, savedir)), tmp_path / where[0])[1])
     recognizer = StreamingRecognizer.from_run(file, {**overrides, "tokenizer_folder": "someone/tokenizer"})
     assert recognizer.tokenizer.vocab_size() == 6
     assert asked == [("tokenizer.ckpt", "someone/tokenizer", str(tmp_path / "out/save"))]

@@ -34,7 +34,7 @@ CODEC = {
 }
 GREEDY = {
     "token_folder": "unused", "n_codebooks": 4, "codebook_size": 16, "num_layers": 2, "d_model": 16,
-    "max_seconds": 0.5,
+    "max_seconds": 0.5, "attention_interval": 2,
 }  # fmt: skip
 
 

@@ -414,7 +414,7 @@ def test_a_tokenizer_of_the_hub_is_kept_with_the_run(recipe, load, monkeypatch, 
     get = recipe("recognition_brain").get_tokenizer
     get(hparams, TEXTS)
 
-    def fetch(file_name, source, savedir):
+    def fetch(file_name, source, savedir, fetch_config):
         asked.append((file_name, source, str(savedir)))
         return tmp_path / "trained" / file_name
 

@@ -108,10 +108,23 @@ def test_digits_leave_their_settings_in_the_stamp(tmp_path):
 @pytest.mark.parametrize(
     ("options", "settings", "rate"),
     [
-        ([], {"speakers": [40, 6, 8], "sentences": 40, "digit_strings": 4}, 8000),
+        ([], {"speakers": [40, 6, 8], "sentences": 40, "digit_strings": 4, "distinct_sentences": 1200}, 8000),
         (
-            ["--speakers", "3", "1", "2", "--sentences", "5", "--digit_strings", "7", "--sample_rate", "16000"],
-            {"speakers": [3, 1, 2], "sentences": 5, "digit_strings": 7},
+            [
+                "--speakers",
+                "3",
+                "1",
+                "2",
+                "--sentences",
+                "5",
+                "--digit_strings",
+                "7",
+                "--sample_rate",
+                "16000",
+                "--distinct_sentences",
+                "9",
+            ],
+            {"speakers": [3, 1, 2], "sentences": 5, "digit_strings": 7, "distinct_sentences": 9},
             16000,
         ),
     ],
@@ -269,7 +282,7 @@ def test_speech_is_not_judged_while_another_command_works_on_the_run(tmp_path, m
     (tmp_path / "hyperparams.yaml").touch()
     (tmp_path / "debug" / "test").mkdir(parents=True)
     judged, script = [], load_script("tts/evaluate")
-    monkeypatch.setattr(script, "judge_speech", lambda folder: judged.append((tmp_path / ".lock").exists()) or {})
+    monkeypatch.setattr(script, "judge_speech", lambda folder, **_: judged.append((tmp_path / ".lock").exists()) or {})
     for folder in ("test", "debug/test"):
         with FolderLock(tmp_path), pytest.raises(FolderInUseError, match=f"'{tmp_path}' is in use by process"):
             script.main([str(tmp_path / folder)])

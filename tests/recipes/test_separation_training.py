@@ -36,6 +36,7 @@ def build(separation, tmp_path):
     def build(modules, brain=separation.SeparationBrain, run_opts=None, **options):
         options = {
             "seed": 5, "num_spks": SPEAKERS, "sample_rate": RATE, "output_folder": tmp_path, "n_examples": 0,
+            "perceptual_scores": False,
             "use_speedperturb": False, "speed_perturb": None, "augmentation": None, "limit_training_signal_len": False,
             "training_signal_len": 100, "loss": get_si_snr_with_pitwrapper, "threshold_byloss": True,
             "threshold": -40, "loss_upper_lim": 99, "grad_accumulation_factor": 1, "max_grad_norm": -1,
