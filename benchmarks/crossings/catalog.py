@@ -66,8 +66,8 @@ class System:
 
     @property
     def key(self) -> tuple[str, str, float]:
-        """What it is known by in the rows of measurements."""
-        return self.label, self.form, self.token_ms
+        """What it is known by in the rows of measurements, with the digits of the table."""
+        return self.label, self.form, float(f"{self.token_ms:.6g}")
 
 
 @dataclass(frozen=True)

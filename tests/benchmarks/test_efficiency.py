@@ -24,6 +24,7 @@ from crossings.catalog import COMPARISONS, PASSES, TASKS, Comparison, System, sy
 from crossings.cell import Cell, Limits
 from crossings.cost_fits import Curve, bracket, crossing, fit_cost, threshold
 from crossings.networks import Network, NetworkCache
+from crossings.results import as_written
 
 GRID = [schedule.length_at(step) for step in range(-4, 9)]
 CPU = torch.device("cpu")
@@ -380,6 +381,13 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "efficiency_cpu.csv").read_bytes() == before, "nothing is measured again"
     places = [(row["system"], row["pass"], row["length"]) for row in rows]
     assert len(places) == len(set(places)), "nothing is measured twice"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_system_is_found_again_in_the_rows_of_the_table(task):
+    for system in systems_of(list(COMPARISONS[task]())):
+        row = {"system": system.label, "attention": system.form, "token_ms": system.token_ms, "pass": PASSES[0]}
+        assert schedule.series_of(as_written(row)) == (*system.key, PASSES[0])
 
 
 @pytest.mark.usefixtures("small_task")
