@@ -328,13 +328,23 @@ def test_nodes_are_recorded_while_onnx_translates_an_operation():
     pytest.importorskip("onnxscript")
     wanted = []
 
+    @torch.library.custom_op("speechbrain_mamba_test::half", mutates_args=())
+    def half(x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+    half.register_fake(torch.empty_like)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return half(x)
+
     def translate(x):
         wanted.extend(_compat.record_onnx_node("example", "Half", [x], 2))
         return wanted[0]
 
-    table = {torch.ops.aten.relu.default: translate}
+    table = {torch.ops.speechbrain_mamba_test.half.default: translate}
     program = torch.onnx.export(
-        torch.nn.ReLU(), (torch.ones(2),), dynamo=True, verbose=False, custom_translation_table=table, optimize=False
+        Module(), (torch.ones(2),), dynamo=True, verbose=False, custom_translation_table=table, optimize=False
     )
     (node,) = [node for node in program.model.graph if node.domain == "example"]
     assert node.op_type == "Half" and list(node.outputs) == wanted, _moved("The recorder of torch.onnx")
