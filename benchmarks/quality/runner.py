@@ -174,7 +174,7 @@ class Runner:
             return
         parsed = argparse.Namespace(
             hparams=[self.hparams(system) for system in self.study.systems], trials=tuning.trials,
-            epochs=tuning.epochs, seeds=[0], space=[tune.Range.parse(text) for text in tuning.space], draw_seed=0,
+            epochs=tuning.epochs, seeds=[0], space=[tune.Range.parse(text) for text in tuning.space],
             minutes=self.left / 60, trial_minutes=math.inf, out=self.out / "tuning", options=self.run_options(),
         )  # fmt: skip
         if not tune.run_trials(parsed, self.set_up):
