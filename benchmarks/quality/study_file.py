@@ -54,6 +54,9 @@ class System:
     against: str = ""
     """The system that it is compared with, if not with the study's baseline."""
 
+    token_ms: float = 0.0
+    """Milliseconds of a token where the hyper-parameters do not say, as in synthesis; 0 elsewhere."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -204,15 +207,16 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
 
 
 def _read_system(name: str, part: Mapping[str, Any], task: str, common: Mapping[str, Any]) -> System:
-    wrong = set(part) - {"hparams", "options", "label", "against"}
+    wrong = set(part) - {"hparams", "options", "label", "against", "token_ms"}
     if wrong or "hparams" not in part:
         raise ValueError(
-            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label and "
-            "against."
+            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label, "
+            "against and token_ms."
         )
     hparams = ROOT / "hparams" / task / f"{part['hparams']}.yaml"
     if not hparams.is_file():
         raise FileNotFoundError(f"The system {name} needs {hparams}, which is not there.")
+    options = {**common, **(part.get("options") or {})}
     return System(
-        name, hparams, {**common, **(part.get("options") or {})}, part.get("label", name), part.get("against", "")
+        name, hparams, options, part.get("label", name), part.get("against", ""), float(part.get("token_ms", 0))
     )

@@ -27,6 +27,8 @@ from speechbrain_mamba.utils.files import write_csv
 Rows = list[dict[str, str]]
 
 SUMMARY, DIFFERENCES, BY_LENGTH, BY_NAME = "summary.csv", "differences.csv", "by_length.csv", "by_name.csv"
+COSTS = "costs.csv"
+"""What the systems cost: see ``benchmarks/costs.py``."""
 
 
 def read_rows(path: Path) -> Rows:
@@ -259,3 +261,63 @@ def length_markdown(study: Study, folder: Path) -> str:
         lines.append([study.system(name).label, *cells])
     counts = {row["length"]: row["items"] for row in rows}
     return markdown([measure.label, *(f"{g} {study.length} ({counts[g]})" for g in groups)], lines)
+
+
+def sentences_of_differences(study: Study, folder: Path) -> str:
+    """What a study says of its systems and their baselines by its first measure, a sentence of a list for each, with
+    Student's interval: a system is called better or worse only where that leaves out 0."""
+    measure = study.measures[0]
+    sign = 1 if measure.better == "higher" else -1
+    lines = []
+    for row in read_rows(folder / DIFFERENCES):
+        if row["measure"] != measure.name:
+            continue
+        names = f"{study.system(row['system']).label} minus {study.system(row['baseline']).label}, {row['comparison']}"
+        value, interval = rounded(row["difference"]), f"{rounded(row['student_low'])} to {rounded(row['student_high'])}"
+        if not row["student_low"]:
+            said = "one run, which tells nothing of others"
+        elif float(row["student_low"]) <= 0 <= float(row["student_high"]):
+            said = f"95 % interval {interval}, which does not tell which is better"
+        else:
+            better = sign * float(row["difference"]) > 0
+            sure = float(row["holm_p"]) < 0.05
+            said = f"95 % interval {interval}: {'better' if better else 'worse'}" + (
+                "" if sure else ", but not surely so among several comparisons"
+            )
+        lines.append(f"- {names}: {value} ({measure.label}), {said}.")
+    return "\n".join(lines)
+
+
+def costs_markdown(study: Study, folder: Path) -> str:
+    """What each system costs beside what it reaches: the first measure after equal steps, time and tokens per second of
+    computing at each length, and the peak of memory at the longest; empty without ``costs.csv``."""
+    if not (folder / COSTS).is_file():
+        return ""
+    rows, summary = read_rows(folder / COSTS), read_rows(folder / SUMMARY)
+    measure, lengths = study.measures[0], sorted({float(row["length"]) for row in rows})
+    lines = []
+    for system in study.systems:
+        reached = [row for row in summary if (row["system"], row["measure"]) == (system.name, measure.name)]
+        cells = [f"{rounded(reached[0]['mean'])} ± {rounded(reached[0]['spread'])}" if reached else "-"]
+        for length in lengths:
+            both = [_cost(rows, system.name, which, length) for which in ("inference", "training step")]
+            cells.append(" / ".join(f"{float(row['seconds']):.2g}" if row else "-" for row in both))
+        last = _cost(rows, system.name, "inference", lengths[-1])
+        rate = float(last["tokens"]) / float(last["seconds"]) if last else math.nan
+        cells += [f"{rate:.3g}" if math.isfinite(rate) else "-"]
+        peaks = [_cost(rows, system.name, which, lengths[-1]) for which in ("inference", "training step")]
+        cells.append(" / ".join(f"{float(row['peak_mb']):.3g}" if row else "-" for row in peaks))
+        lines.append([system.label, *cells])
+    longest = f"{lengths[-1]:g} s"
+    header = ["system", measure.label, *(f"{length:g} s of speech, s" for length in lengths),
+              f"tokens per second, {longest}", f"peak at {longest}, MB"]  # fmt: skip
+    return markdown(header, lines)
+
+
+def _cost(rows: Rows, system: str, which: str, length: float) -> dict[str, str] | None:
+    """The row of a measurement, None if it was not made or failed."""
+    found = [
+        row for row in rows
+        if (row["system"], row["pass"], float(row["length"])) == (system, which, length) and row["status"] == "done"
+    ]  # fmt: skip
+    return found[0] if found else None
