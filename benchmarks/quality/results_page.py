@@ -9,7 +9,7 @@ A place is ``{{KIND WORDS}}``:
 - ``{{law FILE}}``: what a map says of the law of token resolution, as sentences of a list;
 - ``{{csv FILE}}``: all of a CSV file as a table, or that it is not there;
 - ``{{figure FILE ALT}}``: a picture, nothing if it is not there;
-- ``{{machine FILE}}``: the machine and the date of a JSON file, nothing if it is not there;
+- ``{{machine FILE}}``: the machine and the dates of the rows of a CSV file, nothing if it is not there;
 - ``{{text FILE}}``: a Markdown file that another command makes, or that it is not there.
 
 ``{{if FILE}} ... {{else}} ... {{end}}`` has its first text only if the file is there, so that nothing is said without
@@ -181,7 +181,13 @@ def _figure(folder: Path, link: str, words: list[str]) -> str:
 
 def _machine_of(folder: Path, link: str, words: list[str]) -> str:
     (file,) = words
-    return _machine((folder / file).parent)
+    if not (folder / file).is_file():
+        return ""
+    rows = read_rows(folder / file)
+    dates = sorted({row["date"] for row in rows})
+    made = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    machines, versions = (" and ".join(dict.fromkeys(row[key] for row in rows)) for key in ("machine", "torch"))
+    return f"Made on {made} with {machines}; torch {versions}."
 
 
 def _machine(own: Path) -> str:

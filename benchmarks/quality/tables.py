@@ -268,6 +268,8 @@ def sentences_of_differences(study: Study, folder: Path) -> str:
     Student's interval: a system is called better or worse only where that leaves out 0."""
     measure = study.measures[0]
     sign = 1 if measure.better == "higher" else -1
+    name, _, unit = measure.label.rpartition(", ") if ", " in measure.label else (measure.label, "", "")
+    what = f"{unit} {name}".strip()
     lines = []
     for row in read_rows(folder / DIFFERENCES):
         if row["measure"] != measure.name:
@@ -284,7 +286,7 @@ def sentences_of_differences(study: Study, folder: Path) -> str:
             said = f"95 % interval {interval}: {'better' if better else 'worse'}" + (
                 "" if sure else ", but not surely so among several comparisons"
             )
-        lines.append(f"- {names}: {value} ({measure.label}), {said}.")
+        lines.append(f"- {names}: {value} {what}, {said}.")
     return "\n".join(lines)
 
 
@@ -304,7 +306,7 @@ def costs_markdown(study: Study, folder: Path) -> str:
             cells.append(" / ".join(f"{float(row['seconds']):.2g}" if row else "-" for row in both))
         last = _cost(rows, system.name, "inference", lengths[-1])
         rate = float(last["tokens"]) / float(last["seconds"]) if last else math.nan
-        cells += [f"{rate:.3g}" if math.isfinite(rate) else "-"]
+        cells += [f"{rate:.0f}" if math.isfinite(rate) else "-"]
         peaks = [_cost(rows, system.name, which, lengths[-1]) for which in ("inference", "training step")]
         cells.append(" / ".join(f"{float(row['peak_mb']):.3g}" if row else "-" for row in peaks))
         lines.append([system.label, *cells])

@@ -377,8 +377,11 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     assert said.rstrip().splitlines()[-1].startswith("threshold ")
     assert (tmp_path / "thresholds_cpu.csv").exists() and (tmp_path / "token_law_cpu.csv").exists()
     assert (tmp_path / "efficiency_cpu.png").stat().st_size > 10_000
+    assert (tmp_path / "layer_cpu.png").stat().st_size > 10_000
     before = (tmp_path / "efficiency_cpu.csv").read_bytes()
-    run(tmp_path, "--budget", "100", "--repeats", "1")
+    run(tmp_path, "--budget", "100", "--repeats", "1", "--publish", str(tmp_path / "docs"))
+    published = {path.name for path in (tmp_path / "docs").iterdir()}
+    assert published == {path.name for path in tmp_path.iterdir() if path.is_file()} and len(published) == 5
     assert (tmp_path / "efficiency_cpu.csv").read_bytes() == before, "nothing is measured again"
     places = [(row["system"], row["pass"], row["length"]) for row in rows]
     assert len(places) == len(set(places)), "nothing is measured twice"
