@@ -92,7 +92,9 @@ def _study(folder: Path, link: str, words: list[str]) -> str:
     study, own = read_study(find_study(name), Path("OUT")), folder / name
     command = command_of(study)
     if not (own / SUMMARY).is_file():
-        return f"{study.question} {NOT_YET} {command}"
+        costs = costs_markdown(study, own)
+        measured = f"\n\n{_COSTS}\n\n{costs}\n\n" if costs else " "
+        return f"{study.question} {NOT_YET}{measured}{command}"
     parts = [study.question, summary_markdown(study, own), _trainings(study, own)]
     if table := costs_markdown(study, own):
         parts += [_COSTS, table]

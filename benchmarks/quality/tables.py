@@ -291,11 +291,13 @@ def sentences_of_differences(study: Study, folder: Path) -> str:
 
 
 def costs_markdown(study: Study, folder: Path) -> str:
-    """What each system costs beside what it reaches: the first measure after equal steps, time and tokens per second of
-    computing at each length, and the peak of memory at the longest; empty without ``costs.csv``."""
+    """What each system costs beside what it reaches: the first measure after equal steps, "-" before that is known;
+    time at each length; tokens per second of computing and the peak of memory at the longest; empty without
+    ``costs.csv``."""
     if not (folder / COSTS).is_file():
         return ""
-    rows, summary = read_rows(folder / COSTS), read_rows(folder / SUMMARY)
+    rows = read_rows(folder / COSTS)
+    summary = read_rows(folder / SUMMARY) if (folder / SUMMARY).is_file() else []
     measure, lengths = study.measures[0], sorted({float(row["length"]) for row in rows})
     lines = []
     for system in study.systems:
