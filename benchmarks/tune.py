@@ -6,7 +6,8 @@
 
 A trial is a training by the system's recipe, judged by its best epoch on validation data; it ends before the test. The
 first trial has the values of the file, the others values that fill --space evenly, the same for all systems: of the
-first two, one is in the upper half of each range and one in the lower. Options after -- go to the recipes.
+first two, one is in the upper half of each range and one in the lower. A key that only some of the files have, such as
+dropout, varies for these alone. Options after -- go to the recipes.
 
 OUT/trials.csv gets a row for each trial and seed. The same command again goes on where it was: finished trials are not
 run again, and one that was interrupted resumes. A trial that fails, such as one whose loss is not finite any more, has
@@ -109,12 +110,17 @@ def trial_values(space: Sequence[Range], trial: int) -> dict[str, float | int]:
 
 
 def own_values(hparams: Path, space: Sequence[Range]) -> dict[str, Any]:
-    """What the file says of the keys. Raises a SystemExit for a key that it does not have."""
+    """What the file says of the keys that it has."""
     settings = YAML().load(read_hparams(hparams))
-    missing = [part.key for part in space if part.key not in settings]
+    return {part.key: settings[part.key] for part in space if part.key in settings}
+
+
+def check_keys(own: Mapping[Path, Mapping[str, Any]], space: Sequence[Range]) -> None:
+    """Raise a SystemExit for a key that no file has."""
+    missing = [part.key for part in space if not any(part.key in values for values in own.values())]
     if missing:
-        raise SystemExit(f"error: {hparams} has no key {', '.join(missing)}: leave it out of --space.")
-    return {part.key: settings[part.key] for part in space}
+        files = " and ".join(map(str, own))
+        raise SystemExit(f"error: there is no key {', '.join(missing)} in {files}: leave it out of --space.")
 
 
 def read_best(folder: Path) -> tuple[str, float, int, int] | None:
@@ -229,7 +235,7 @@ def print_best(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: in
             print(f"{system}: no trial is whole, {counts}")
             continue
         score, best = found
-        options = " ".join(f"--{key} {best[key]}" for key in keys)
+        options = " ".join(f"--{key} {best[key]}" for key in keys if best[key] != "")
         print(f"{system}: {best['score_name']} {score:.4g} with {options} (trial {best['trial']}; {counts})")
 
 
@@ -263,6 +269,7 @@ def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lamb
     """
     keys = [part.key for part in parsed.space]
     own = {file: own_values(file, parsed.space) for file in parsed.hparams}
+    check_keys(own, parsed.space)
     parsed.out.mkdir(parents=True, exist_ok=True)
     table, start = parsed.out / "trials.csv", time.monotonic()
     rows: list[dict[str, Any]] = list(read_rows(table))
@@ -271,12 +278,12 @@ def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lamb
     for trial in range(parsed.trials):
         for seed in parsed.seeds:
             for file in parsed.hparams:
-                values = own[file] | trial_values(parsed.space, trial)
+                drawn = trial_values(parsed.space, trial)
+                values = {key: drawn.get(key, value) for key, value in own[file].items()}
                 before = known.get((file.stem, trial, seed))
                 if before is not None:
-                    if any(before.get(key) != str(values[key]) for key in keys) or before["epochs"] != str(
-                        parsed.epochs
-                    ):
+                    same = all(before.get(key, "") == str(values.get(key, "")) for key in keys)
+                    if not same or before["epochs"] != str(parsed.epochs):
                         raise SystemExit(f"error: {table} has other values for trial {trial}: give another --out.")
                     continue
                 left = 60 * parsed.minutes - (time.monotonic() - start)
@@ -291,7 +298,8 @@ def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lamb
                 command += ["--output_folder", str(folder.resolve()), *parsed.options]
                 set_up(folder)
                 result = run_trial(command, folder, parsed.epochs, 60 * parsed.trial_minutes)
-                row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs, **values, **result}
+                row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs}
+                row |= {key: values.get(key, "") for key in keys} | result
                 rows.append(row)
                 write_csv(table, rows, list(rows[0]))
                 print(f"{file.stem}, trial {trial}, seed {seed}: {row['reason'] or row['score']}", flush=True)

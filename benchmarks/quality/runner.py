@@ -204,7 +204,8 @@ class Runner:
         found = tune.best_trial(tune.read_rows(self.out / "tuning" / "trials.csv"), system, 1)
         if found is None:
             raise RuntimeError(f"No trial of {system} was successful: see '{self.out / 'tuning' / 'trials.csv'}'.")
-        return {key: found[1][key] for key in (tune.Range.parse(text).key for text in tuning.space)}
+        keys = [tune.Range.parse(text).key for text in tuning.space]
+        return {key: found[1][key] for key in keys if found[1][key] != ""}  # empty: the system has no such key
 
     def runs(self, comparison: str) -> Iterator[Run]:
         """The runs of a comparison, seed by seed, with all systems of a seed and what it is repeated with."""

@@ -86,6 +86,22 @@ def test_systems_get_the_same_trials_and_the_best_is_found(recipes, tmp_path, ca
         tune.main([part.replace("lr=0.9:", "lr=0.8:") for part in command])
 
 
+def test_a_key_of_one_system_is_drawn_for_it_alone(recipes, tmp_path, capsys):
+    (tmp_path / "hparams" / "toy" / "one.yaml").write_text("lr: 0.5\n")
+    out = tmp_path / "out"
+    command = [*recipes, "--trials", "2", "--epochs", "1", "--space", "lr=0.9:2:log", "dropout=0.2,0.3"]
+    tune.main([*command, "--out", str(out)])
+    rows = rows_of(out)
+    assert [row["dropout"] for row in rows[:3]] == ["", "0.1", ""] and float(rows[3]["dropout"]) > 0.1
+    assert rows[2]["lr"] == rows[3]["lr"]
+    options = [(out / system / "trial_1" / "1234" / "options.txt").read_text() for system in ("one", "two")]
+    assert "--dropout" not in options[0] and f"--dropout {rows[3]['dropout']}" in options[1]
+    one, two = capsys.readouterr().out.splitlines()[-2:]
+    assert "--lr" in one and "--dropout" not in one and "--dropout" in two
+    tune.main([*command, "--out", str(out)])  # an empty value is the same value
+    assert rows_of(out) == rows
+
+
 def test_the_time_ends_trials(recipes, tmp_path, capsys):
     command = [recipes[0], "--trials", "2", "--epochs", "2", "--space", "lr=0.6,0.7", "--out", str(tmp_path / "out")]
     tune.main([*command, "--minutes", "0"])
@@ -153,7 +169,7 @@ def test_mistakes_in_ranges(text):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--space", "warmth=1,2"], "has no key warmth"),
+        (["--space", "warmth=1,2"], "there is no key warmth in"),
         (["--trials", "0"], "must be at least 1"),
         (["nothing.yaml"], "nothing.yaml is no hyper-parameter file"),
     ],
