@@ -61,5 +61,5 @@ def law_sentences(rows: Sequence[Row]) -> str:
 
 def _numbers(row: Row) -> dict[str, object]:
     """A row of a table with its numbers."""
-    keys = ("threshold", "low", "high", "tokens", "token_ms", "shortest", "longest")
+    keys = ("threshold", "low", "high", "tokens", "token_ms", "shortest", "longest", "longest_dearer", "next_cheaper")
     return {**row, **{key: float(row[key]) for key in keys}}

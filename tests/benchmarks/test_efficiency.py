@@ -332,6 +332,14 @@ def test_thresholds_outside_of_what_was_measured_are_not_given_as_numbers():
     assert thresholds.describe(row) == "none: Mamba is cheaper at all lengths from 0.25 s"
 
 
+def test_a_fit_is_not_believed_against_the_measurements():
+    row = {"threshold": 0.0, "low": 0.0, "high": 0.0, "shortest": 0.5, "longest": 32.0, "unit": "s", "token_ms": 40.0,
+           "tokens": 0.0, "longest_dearer": 16.0, "next_cheaper": 32.0}  # fmt: skip
+    assert thresholds.describe(row) == "unclear: by the fit Mamba is cheaper from 0.5 s, but at 16 s it was not"
+    row |= {"threshold": math.inf, "low": 4.0, "high": math.inf}
+    assert thresholds.describe(row) == "unclear: by the fit Mamba is not cheaper up to 32 s, but at 32 s it was"
+
+
 def test_the_law_over_systems_has_students_interval():
     law = thresholds.law_of_points([1, 10, 100], [1, 20, 100])
     assert law.slope == pytest.approx(1.0) and law.points == 3

@@ -104,7 +104,7 @@ def test_nothing_is_said_without_its_evidence(tmp_path):
 def test_thresholds_and_laws_are_told_as_people_read_them(tmp_path):
     row = {"task": "asr", "comparison": "a against b", "attention": "sdpa", "pass": "inference", "measure": "time",
            "token_ms": 40.0, "unit": "s", "threshold": 8.2, "low": 7.9, "high": 8.8, "tokens": 205.0, "shortest": 0.5,
-           "longest": 32.0}  # fmt: skip
+           "longest": 32.0, "longest_dearer": 8.0, "next_cheaper": "inf"}  # fmt: skip
     layer = row | {"task": "layer", "token_ms": 0.0, "unit": "tokens", "threshold": 500.0, "low": 400, "high": "inf"}
     layer |= {"longest": 4096.0, "pass": "training step"}
     write_csv(
@@ -118,7 +118,7 @@ def test_thresholds_and_laws_are_told_as_people_read_them(tmp_path):
     assert "| a against b | 80 ms | - | none up to 32 s: Mamba is not cheaper |" in page
     page = results_page.fill_page("{{thresholds t.csv task=layer}}", tmp_path, "x")
     assert page.splitlines()[::2] == [
-        "| comparison | time, training step |", "| a against b | 500 tokens (400 to any length) |"
+        "| comparison | time, training step |", "| a against b | 500 tokens (400 to no crossing) |"
     ]  # fmt: skip
     law = {"task": "asr", "comparison": "a against b", "attention": "sdpa", "pass": "inference", "measure": "time",
            "points": 3, "slope": 0.9, "low": 0.7, "high": 1.1}  # fmt: skip
