@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from quality.figures import FIGURE
+from quality.items import with_people
 from quality.study_file import Study
 from quality.tables import BY_LENGTH, BY_NAME, DIFFERENCES, SUMMARY, read_rows
 from speechbrain_mamba import __version__
@@ -67,9 +68,9 @@ def publish(study: Study, out: Path, target: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(column for measure in study.measures for column in measure.columns))
     items = [
-        {name: row.get(name, "") for name in ("comparison", "system", "seed", "with", "item", "length")}
+        {name: row.get(name, "") for name in ("comparison", "system", "seed", "with", "item", "people", "length")}
         | {name: _short(row[name]) for name in columns}
-        for row in read_rows(out / ITEMS)
+        for row in with_people(read_rows(out / ITEMS), study.people)
     ]
     write_csv(folder / ITEMS, items, list(items[0]))
     for name in (SUMMARY, DIFFERENCES, BY_LENGTH, BY_NAME, FIGURE, RUNS):
