@@ -112,6 +112,8 @@ class _Mamba1Layer(MambaLayer):
         """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
         with torch.no_grad():
             for name, parameter in self.named_parameters(recurse=False):
+                if parameter.is_meta:  # only counted: torch would import its compiler to compute no numbers
+                    continue
                 if name.endswith("_log"):  # S4D-real: the states decay at rates 1, 2, ..., d_state
                     parameter.copy_(torch.arange(1, self.d_state + 1).log().expand_as(parameter))
                 else:

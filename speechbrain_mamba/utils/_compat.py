@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -191,6 +191,19 @@ def below_autograd() -> AbstractContextManager:
     import torch
 
     return torch._C._AutoDispatchBelowAutograd()
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Mark a function whose result ``torch.compile`` takes as a constant, instead of tracing the function.
+
+    ``torch.compiler.assume_constant_result`` does the same, but imports the compiler, which takes as long as importing
+    torch.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:

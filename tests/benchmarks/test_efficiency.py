@@ -25,6 +25,7 @@ from crossings.cell import Cell, Limits
 from crossings.cost_fits import Curve, bracket, crossing, fit_cost, threshold
 from crossings.networks import Network, NetworkCache
 from crossings.results import as_written
+from quality.study_file import find_study, read_study
 
 GRID = [schedule.length_at(step) for step in range(-4, 9)]
 CPU = torch.device("cpu")
@@ -411,21 +412,44 @@ def test_mistakes_get_a_sentence(tmp_path, monkeypatch, capsys):
 def test_costs_of_the_systems_of_a_study(tmp_path, capsys):
     study = tmp_path / "study.yaml"
     small = "num_encoder_layers: 2, d_model: 64, d_ffn: 16"
+    head = "title: A study\nquestion: Which?\nbaseline: none\nepochs: 1\n"
+    head += "measures: [{name: wer, label: WER, better: lower}]\n"
     study.write_text(
-        f"task: asr\noptions: {{precision: fp32, {small}}}\nsystems:\n"
+        f"{head}task: asr\noptions: {{precision: fp32, {small}}}\nsystems:\n"
         "    none: {hparams: mini_conmamba_ctc, label: Mamba only}\n"
-        "    high: {hparams: mini_conmamba_ctc, options: {attention_layers: high 1}}\n"
+        "    high: {hparams: mini_conmamba_ctc, options: {attention_layers: high 1, hop_length: 20}}\n"
     )
-    costs.main([str(study), "--lengths", "1", "0.5", "--csv", str(tmp_path / "costs.csv")])
+    costs.main([str(study), "--lengths", "1", "0.5", "--out", str(tmp_path / "costs.csv")])
     with open(tmp_path / "costs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = [
-        (name, which, length) for name in ("Mamba only", "high") for which in PASSES for length in ("0.5", "1.0")
-    ]
+    expected = [(name, which, length) for name in ("none", "high") for which in PASSES for length in ("0.5", "1.0")]
     assert [(row["system"], row["pass"], row["length"]) for row in rows] == expected
-    assert all(row["status"] == "done" and float(row["seconds"]) > 0 for row in rows)
+    assert [row["label"] for row in rows[::4]] == ["Mamba only", "high"]
+    assert [(row["token_ms"], row["tokens"]) for row in rows[1::4]] == [("40.0", "25"), ("80.0", "12")]
+    for row in rows:
+        assert row["status"] == "done" and float(row["seconds"]) > 0
+        tokens = 1000 * float(row["length"]) / float(row["token_ms"])
+        assert float(row["tokens_per_second"]) == pytest.approx(tokens / float(row["seconds"]))
     assert len({row["parameters"] for row in rows}) == 2
-    study.write_text("task: cooking\n")
-    with pytest.raises(SystemExit):
-        costs.main([str(study)])
-    assert "is not a study" in capsys.readouterr().err
+    for text, words in (
+        (f"{head}task: codec\nsystems:\n    none: {{hparams: mini_codec}}\n", "only separation, asr, tts are measured"),
+        (f"{head}task: tts\nsystems:\n    none: {{hparams: mini_vallm}}\n", "give its token_ms"),
+    ):
+        study.write_text(text)
+        with pytest.raises(SystemExit):
+            costs.main([str(study)])
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("token_resolution_separation", [4, 4, 2, 2, 1, 1, 0.5, 0.5]),
+        ("token_resolution_recognition", [80, 80, 40, 40, 20, 20]),
+        ("hybrid_ratio", [40] * 11),
+        ("codec_rate", [40, 20, 12.5] * 2),
+    ],
+)
+def test_studies_of_resolution_say_how_long_their_tokens_are(name, expected, tmp_path):
+    study = read_study(find_study(name), tmp_path)
+    assert [system.token_ms for _, system in costs.systems_of_study(study)] == expected

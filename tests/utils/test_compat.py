@@ -188,6 +188,19 @@ def test_operations_run_below_autograd():
     assert not y.requires_grad, _moved("torch._C._AutoDispatchBelowAutograd")
 
 
+def test_compilation_takes_marked_functions_as_constants():
+    calls = []
+
+    @_compat.constant_when_compiled
+    def opaque():
+        calls.append(None)
+        return len(open(__file__).read(1))  # no compiler traces this
+
+    compiled = torch.compile(lambda x: x + opaque(), backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(1)) == compiled(torch.zeros(1)) == 1
+    assert len(calls) == 1, _moved("torch._dynamo's mark of constant functions")
+
+
 def test_many_tensors_are_copied_at_once():
     targets = [torch.zeros(2), torch.zeros(1, 3, dtype=torch.long)]
     assert hasattr(torch, "_foreach_copy_"), _moved("torch._foreach_copy_")
