@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-from datetime import datetime, timezone
 from pathlib import Path
-
-import torch
 
 from quality.figures import FIGURE
 from quality.items import with_people
+from quality.machine import MACHINE, describe_machine
 from quality.study_file import Study
 from quality.tables import BY_LENGTH, BY_NAME, DIFFERENCES, SUMMARY, read_rows
-from speechbrain_mamba import __version__
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 
-MACHINE = "machine.json"
 ITEMS, RUNS, TRIALS = "items.csv", "runs.csv", "trials.csv"
-
-
-def describe_machine() -> dict[str, str]:
-    """Processor, number of its cores, GPU and versions of this machine, and the date."""
-    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()), "threads": os.environ.get("OMP_NUM_THREADS", "all"), "gpu": gpu,
-        "torch": torch.__version__, "speechbrain_mamba": __version__,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }  # fmt: skip
-
-
-def _cpu_lines() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def publish(study: Study, out: Path, target: Path) -> Path:
@@ -78,7 +53,11 @@ def publish(study: Study, out: Path, target: Path) -> Path:
             _copy(out / name, folder / name)
     if (out / "tuning" / TRIALS).is_file():
         _copy(out / "tuning" / TRIALS, folder / TRIALS)
-    write_json(folder / MACHINE, describe_machine())
+    # where the trainings ran, which need not be here; results of before that was noted are taken to be of here
+    if (out / MACHINE).is_file():
+        _copy(out / MACHINE, folder / MACHINE)
+    else:
+        write_json(folder / MACHINE, describe_machine())
     return folder
 
 

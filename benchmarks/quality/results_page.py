@@ -25,8 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quality.figures import FIGURE
+from quality.machine import MACHINE
 from quality.map_tables import law_sentences, thresholds_markdown
-from quality.publishing import MACHINE, RUNS
+from quality.publishing import RUNS
 from quality.study_file import Study, find_study, read_study
 from quality.tables import (
     DIFFERENCES,

@@ -177,6 +177,10 @@ def test_people_stand_in_the_tables_and_in_what_is_published(tmp_path):
     assert "| Student, people (3) |" in differences_markdown(study, tmp_path)
     folder = publish(study, tmp_path, tmp_path / "docs")
     assert [each["people"] for each in read_rows(folder / "items.csv")[:4]] == ["anna", "anna", "ben", "carl"]
+    assert "processor" in (folder / "machine.json").read_text()
+    (tmp_path / "machine.json").write_text('{"processor": "another one"}')  # where the trainings ran
+    publish(study, tmp_path, tmp_path / "docs")
+    assert "another one" in (folder / "machine.json").read_text()
 
 
 def test_a_system_is_compared_with_the_one_that_it_names(tmp_path):
