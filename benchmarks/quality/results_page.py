@@ -21,13 +21,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from quality.figures import FIGURE
 from quality.machine import MACHINE
 from quality.map_tables import law_sentences, thresholds_markdown
-from quality.publishing import RUNS
+from quality.publishing import RUNS, TRIALS
 from quality.study_file import Study, find_study, read_study
 from quality.tables import (
     DIFFERENCES,
@@ -138,6 +138,7 @@ def _trainings(study: Study, own: Path) -> str:
     if settings:
         chosen = "; ".join(f"{system}: {values.replace('=', ' ')}" for system, values in settings)
         sentences.append(f"Chosen by the trials, on validation data: {chosen}.")
+        sentences += _edges(study, own, settings)
     failed = [row for row in read_rows(own / RUNS) if row["status"] == "failed"]
     if failed:
         sentences.append(f"Trainings that failed: {', '.join(row['system'] + ' ' + row['seed'] for row in failed)}.")
@@ -154,6 +155,21 @@ def _trainings(study: Study, own: Path) -> str:
                 f"its runs ({row['comparison']}), which are left out for all systems."
             )
     return " ".join(sentences)
+
+
+def _edges(study: Study, own: Path, settings: Iterable[tuple[str, str]]) -> list[str]:
+    """Which systems chose the lowest or the highest learning rate tried, so that a better one may lie beyond."""
+    path = own / TRIALS
+    tried = {float(row["lr"]) for row in read_rows(path) if row.get("lr")} if path.is_file() else set()
+    if len(tried) < 2:
+        return []
+    chosen = {system: dict(part.split("=") for part in values.split()).get("lr", "nan") for system, values in settings}
+    sentences = []
+    for end, which, beyond in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
+        suited = ", ".join(study.system(name).label for name, value in chosen.items() if float(value) == end)
+        if suited:
+            sentences.append(f"{suited} chose the {which} of the rates tried, {end:g}: a {beyond} one may be better.")
+    return sentences
 
 
 def _differences(folder: Path, link: str, words: list[str]) -> str:
