@@ -277,16 +277,16 @@ def length_markdown(study: Study, folder: Path) -> str:
     return markdown([measure.label, *(f"{g} {study.length} ({counts[g]})" for g in groups)], lines)
 
 
-def sentences_of_differences(study: Study, folder: Path) -> str:
-    """What a study says of its systems and their baselines by its first measure, a sentence of a list for each, with
-    Student's interval: a system is called better or worse only where that leaves out 0."""
+def sentences_of_differences(study: Study, folder: Path, systems: Sequence[str] = ()) -> str:
+    """What a study says of its systems, or of some, and their baselines by its first measure, a sentence of a list for
+    each, with Student's interval: a system is called better or worse only where that leaves out 0."""
     measure = study.measures[0]
     sign = 1 if measure.better == "higher" else -1
     name, _, unit = measure.label.rpartition(", ") if ", " in measure.label else (measure.label, "", "")
     what = f"{unit} {name}".strip()
     lines = []
     for row in read_rows(folder / DIFFERENCES):
-        if row["measure"] != measure.name:
+        if row["measure"] != measure.name or (systems and row["system"] not in systems):
             continue
         names = f"{study.system(row['system']).label} minus {study.system(row['baseline']).label}, {row['comparison']}"
         value, interval = rounded(row["difference"]), f"{rounded(row['student_low'])} to {rounded(row['student_high'])}"

@@ -154,6 +154,7 @@ def test_sentences_go_by_the_wide_interval(better, interval, holm, words, tmp_pa
     said = tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path)
     assert said.startswith("- ConMamba minus Conformer, equal steps: 1.00 % WER, ") and said.endswith(words)
     assert len(said.splitlines()) == 1
+    assert tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path, ["conformer"]) == ""
 
 
 def test_costs_stand_beside_what_systems_reach(tmp_path):
@@ -228,6 +229,7 @@ def test_published_costs_are_of_the_systems_of_their_study():
         ("{{if a.csv}} and no end", "has {{if}} without what belongs to it"),
         ("{{value a.csv mean system=nobody}}", "has 0 rows"),
         ("{{value a.csv median system=ours}}", "with the column median"),
+        ("{{differences decoders nobody}}", "has no system nobody"),
         ("{{picture a.png}}", "is not one of study, differences, value"),
     ],
 )
