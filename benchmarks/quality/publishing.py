@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from quality.figures import FIGURE
+from quality.figures import FIGURE, draw_figure
 from quality.items import with_people
 from quality.machine import MACHINE, describe_machine
 from quality.study_file import Study
-from quality.tables import BY_LENGTH, BY_NAME, DIFFERENCES, SUMMARY, read_rows
+from quality.tables import BY_LENGTH, BY_NAME, COSTS, DIFFERENCES, SUMMARY, read_rows
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 
 ITEMS, RUNS, TRIALS = "items.csv", "runs.csv", "trials.csv"
@@ -53,6 +53,8 @@ def publish(study: Study, out: Path, target: Path) -> Path:
             _copy(out / name, folder / name)
     if (out / "tuning" / TRIALS).is_file():
         _copy(out / "tuning" / TRIALS, folder / TRIALS)
+    if (folder / COSTS).is_file():
+        draw_figure(study, folder)  # once more, with what the systems cost
     # where the trainings ran, which need not be here; results of before that was noted are taken to be of here
     if (out / MACHINE).is_file():
         _copy(out / MACHINE, folder / MACHINE)

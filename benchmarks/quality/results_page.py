@@ -104,7 +104,7 @@ def _study(folder: Path, link: str, words: list[str]) -> str:
         parts += ["By what seeds are repeated with, equal steps:", table]
     if (own / DIFFERENCES).is_file():
         parts += [
-            "Differences, paired over test items and runs, with both 95 % intervals:",
+            "Differences, paired over test items and runs, with 95 % intervals:",
             differences_markdown(study, own),
         ]
     parts += ["By length, equal steps:", length_markdown(study, own)]

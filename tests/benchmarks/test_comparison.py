@@ -178,9 +178,15 @@ def test_people_stand_in_the_tables_and_in_what_is_published(tmp_path):
     folder = publish(study, tmp_path, tmp_path / "docs")
     assert [each["people"] for each in read_rows(folder / "items.csv")[:4]] == ["anna", "anna", "ben", "carl"]
     assert "processor" in (folder / "machine.json").read_text()
+    assert not (folder / "figure.png").exists()
+    cost = {"pass": "inference", "status": "done", "seconds": "0.2"}
+    costs = [cost | {"system": system, "length": length} for system in "ab" for length in ("2", "10")]
+    write_csv(folder / "costs.csv", costs, list(costs[0]))
     (tmp_path / "machine.json").write_text('{"processor": "another one"}')  # where the trainings ran
     publish(study, tmp_path, tmp_path / "docs")
     assert "another one" in (folder / "machine.json").read_text()
+    width = int.from_bytes((folder / "figure.png").read_bytes()[16:20], "big")
+    assert width == 3 * 5 * 90  # drawn again, with a panel of the costs
 
 
 def test_a_system_is_compared_with_the_one_that_it_names(tmp_path):
