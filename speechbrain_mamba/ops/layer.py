@@ -97,25 +97,31 @@ def _check(
     lengths: Tensor | None,
 ) -> Tensor | None:
     """Check one direction's arguments; returns the lengths on the input's device."""
-    conv_weight, conv_bias, x_proj_weight, dt_proj_weight, delta_bias, A, D = direction
     check_dims(_OP, "xz", xz, "(batch, time, 2 * channels)")
-    check_dims(_OP, "A", A, "(channels, state)")
-    check_dims(_OP, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)")
-    check_dims(_OP, "conv_weight", conv_weight, "(channels, width)")
     check_dims(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)")
-    (batch, time, _), (channels, state), d_model = xz.shape, A.shape, out_proj_weight.shape[0]
-    dt_rank, width = dt_proj_weight.shape[1], conv_weight.shape[1]
-    features = dt_rank + 2 * state
+    channels = check_parameters(_OP, direction)[0]
+    (batch, time, _), d_model = xz.shape, out_proj_weight.shape[0]
     check_shape(_OP, "xz", xz, "(batch, time, 2 * channels)", (batch, time, 2 * channels))
-    check_shape(_OP, "conv_weight", conv_weight, "(channels, width)", (channels, width))
-    check_shape(_OP, "conv_bias", conv_bias, "(channels,)", (channels,))
-    check_shape(_OP, "x_proj_weight", x_proj_weight, "(dt_rank + 2 * state, channels)", (features, channels))
-    check_shape(_OP, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)", (channels, dt_rank))
-    check_shape(_OP, "delta_bias", delta_bias, "(channels,)", (channels,))
-    check_shape(_OP, "D", D, "(channels,)", (channels,))
     check_shape(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)", (d_model, channels))
     check_shape(_OP, "out_proj_bias", out_proj_bias, "(d_model,)", (d_model,))
     return check_lengths(_OP, lengths, batch, time, xz.device)
+
+
+def check_parameters(op: str, direction: Direction) -> tuple[int, int, int, int]:
+    """Check the shapes of a direction's parameters; returns channels, states, rank of the step and width."""
+    conv_weight, conv_bias, x_proj_weight, dt_proj_weight, delta_bias, A, D = direction
+    check_dims(op, "A", A, "(channels, state)")
+    check_dims(op, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)")
+    check_dims(op, "conv_weight", conv_weight, "(channels, width)")
+    (channels, state), dt_rank, width = A.shape, dt_proj_weight.shape[1], conv_weight.shape[1]
+    features = dt_rank + 2 * state
+    check_shape(op, "conv_weight", conv_weight, "(channels, width)", (channels, width))
+    check_shape(op, "conv_bias", conv_bias, "(channels,)", (channels,))
+    check_shape(op, "x_proj_weight", x_proj_weight, "(dt_rank + 2 * state, channels)", (features, channels))
+    check_shape(op, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)", (channels, dt_rank))
+    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
+    check_shape(op, "D", D, "(channels,)", (channels,))
+    return channels, state, dt_rank, width
 
 
 def run_layer(

@@ -15,6 +15,7 @@ from torch import Tensor
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
 from speechbrain_mamba.ops.layer import run_layer
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.step import run_step
 
 BATCH, TIME, CHANNELS, D_MODEL = 2, 80, 48, 8
 HEADS, GROUPS = 6, 2
@@ -117,21 +118,31 @@ def _conv_step(case: Case) -> dict[str, Tensor]:
     return {"x": torch.randn(BATCH, CHANNELS), "state": state, **_filters(case)._asdict()}
 
 
-def _layer(case: Case) -> dict[str, Any]:
-    def direction() -> Direction:
-        return Direction(
-            *_filters(case),
-            x_proj_weight=torch.randn(case.rank + 2 * case.states, CHANNELS) / CHANNELS**0.5,
-            dt_proj_weight=torch.randn(CHANNELS, case.rank) / case.rank**0.5,
-            delta_bias=torch.randn(CHANNELS) - 1,
-            A=-4 * torch.rand(CHANNELS, case.states),
-            D=torch.randn(CHANNELS),
-        )
+def _direction(case: Case) -> Direction:
+    return Direction(
+        *_filters(case),
+        x_proj_weight=torch.randn(case.rank + 2 * case.states, CHANNELS) / CHANNELS**0.5,
+        dt_proj_weight=torch.randn(CHANNELS, case.rank) / case.rank**0.5,
+        delta_bias=torch.randn(CHANNELS) - 1,
+        A=-4 * torch.rand(CHANNELS, case.states),
+        D=torch.randn(CHANNELS),
+    )
 
+
+def _layer_step(case: Case) -> dict[str, Any]:
+    return {
+        "xz": torch.randn(BATCH, 2 * CHANNELS),
+        "conv_state": torch.randn(BATCH, CHANNELS, case.width - 1),
+        "ssm_state": torch.randn(BATCH, CHANNELS, case.states),
+        "direction": _direction(case),
+    }
+
+
+def _layer(case: Case) -> dict[str, Any]:
     return {
         "xz": torch.randn(BATCH, TIME, 2 * CHANNELS),
-        "forward": direction(),
-        "reverse": direction(),
+        "forward": _direction(case),
+        "reverse": _direction(case),
         "out_proj_weight": torch.randn(D_MODEL, CHANNELS) / CHANNELS**0.5,
         "out_proj_bias": None,
     }
@@ -183,6 +194,9 @@ OPERATIONS = {
             **inputs, activation="silu", lengths=lengths
         ),
         gradients=2,
+    ),
+    "mamba_inner_update": Operation(
+        _layer_step, lambda backend, inputs, lengths: run_step(backend, **inputs), gradients=0
     ),
     "bidirectional_mamba_inner": Operation(
         _layer, lambda backend, inputs, lengths: run_layer(backend, **inputs, lengths=lengths)

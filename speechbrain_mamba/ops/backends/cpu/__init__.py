@@ -9,6 +9,8 @@ from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
 from speechbrain_mamba.ops.backends.cpu.layer_kernel import layer_backward, layer_forward, layer_kept
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
+from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step as pack_step
+from speechbrain_mamba.ops.backends.cpu.step_kernel import packed_step as packed_step
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
 
