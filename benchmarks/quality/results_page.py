@@ -31,6 +31,7 @@ from quality.map_tables import law_sentences, thresholds_markdown
 from quality.publishing import RUNS, TRIALS
 from quality.study_file import Study, find_study, read_study
 from quality.tables import (
+    COSTS,
     DIFFERENCES,
     SUMMARY,
     costs_markdown,
@@ -95,11 +96,11 @@ def _study(folder: Path, link: str, words: list[str]) -> str:
     command = command_of(study)
     if not (own / SUMMARY).is_file():
         costs = costs_markdown(study, own)
-        measured = f"\n\n{_COSTS}\n\n{costs}\n\n" if costs else " "
+        measured = f"\n\n{_COSTS}\n\n{costs}\n\n{_made(own / COSTS)} " if costs else " "
         return f"{study.question} {NOT_YET}{measured}{command}"
     parts = [study.question, summary_markdown(study, own), _trainings(study, own)]
     if table := costs_markdown(study, own):
-        parts += [_COSTS, table]
+        parts += [_COSTS, table, _made(own / COSTS)]
     if table := name_markdown(study, own):
         parts += ["By what seeds are repeated with, equal steps:", table]
     if (own / DIFFERENCES).is_file():
@@ -203,9 +204,13 @@ def _figure(folder: Path, link: str, words: list[str]) -> str:
 
 def _machine_of(folder: Path, link: str, words: list[str]) -> str:
     (file,) = words
-    if not (folder / file).is_file():
+    return _made(folder / file)
+
+
+def _made(path: Path) -> str:
+    if not path.is_file():
         return ""
-    rows = read_rows(folder / file)
+    rows = read_rows(path)
     dates = sorted({row["date"] for row in rows})
     made = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     machines, versions = (" and ".join(dict.fromkeys(row[key] for row in rows)) for key in ("machine", "torch"))
