@@ -2,7 +2,7 @@
 
 from speechbrain_mamba.ops.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
-from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, scan_arguments
+from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, mamba_inner, scan_arguments
 from speechbrain_mamba.ops.lengths import absolute_lengths, lengths_on, mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import available_backends, unavailable_backends, use_backend
 from speechbrain_mamba.ops.scan import bidirectional_selective_scan, selective_scan, selective_state_update
@@ -22,6 +22,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_update",
     "lengths_on",
+    "mamba_inner",
     "mamba_inner_update",
     "mask_frames",
     "pack_step",
