@@ -213,7 +213,7 @@ def is_transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-ParameterMark = tuple[dict[str, Any], str, Any, Any, int]
+ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
 """Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
 how often torch knows that it was changed."""
 
@@ -236,12 +236,10 @@ def mark_parameters(module: Any, without: tuple[Any, ...] = ()) -> list[Paramete
 
 def are_marked(marks: list[ParameterMark]) -> bool:
     """Whether no parameter was replaced, moved or changed since it was marked, as far as torch counts changes."""
-    for owner, name, parameter, memory, version in marks:
-        if owner.get(name) is not parameter or parameter.data_ptr() != memory.data_ptr():
-            return False
-        if parameter._version != version:
-            return False
-    return True
+    return all(
+        parameter._version == version and parameter.data_ptr() == memory.data_ptr() and owner.get(name) is parameter
+        for owner, name, parameter, memory, version in marks
+    )
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
