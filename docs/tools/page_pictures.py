@@ -1,9 +1,9 @@
-"""Take the pictures of the page of `speechbrain-mamba demo` in docs/use.md: a browser without a window uses the page.
+"""Take the pictures of the page of `speechbrain-mamba demo` in docs/demo.md: a browser without a window uses the page.
 
 python docs/tools/page_pictures.py docs
 
-It needs the extra demo, pip install playwright, and Chromium (--chromium, or playwright install chromium). The
-microphone is a recording of the package, which the browser plays in real time.
+It needs the extras demo and dev, and Chromium (--chromium, or playwright install chromium). The microphone
+is a recording of the package, which the browser plays in real time.
 """
 
 from __future__ import annotations

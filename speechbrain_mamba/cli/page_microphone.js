@@ -46,23 +46,23 @@ async function begin() {
     state.textContent = "This browser gives no microphone: open the page at http://127.0.0.1, and not by another name.";
     return;
   }
+  const context = new AudioContext();
+  const address = URL.createObjectURL(new Blob([worklet], { type: "text/javascript" }));
+  await context.audioWorklet.addModule(address); // first, so that the beginning is heard
+  URL.revokeObjectURL(address);
   let stream;
   try {
     // as it is: what makes calls pleasant to hear changes what a recognizer hears
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
     stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
   } catch (error) {
+    context.close();
     state.textContent = `No microphone: ${error.message}. Allow it in the browser, or plug one in.`;
     return;
   }
-  const context = new AudioContext();
   const one = { context, tracks: stream.getTracks(), pieces: [], sending: false, ended: false, name: "" };
   Object.assign(one, { heard: 0, sent: 0, answered: 0 }); // seconds
   microphone = one;
-  show(true);
-  const address = URL.createObjectURL(new Blob([worklet], { type: "text/javascript" }));
-  await context.audioWorklet.addModule(address);
-  URL.revokeObjectURL(address);
   one.node = new AudioWorkletNode(context, "pieces", { numberOfOutputs: 0 });
   one.node.port.onmessage = ({ data }) => {
     one.pieces.push(data);
@@ -71,6 +71,7 @@ async function begin() {
     send(one);
   };
   context.createMediaStreamSource(stream).connect(one.node);
+  show(true);
 }
 
 async function send(one) {
