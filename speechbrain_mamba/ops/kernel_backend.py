@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradient
 
 
@@ -28,25 +28,6 @@ class ConvShared(NamedTuple):
     x: Tensor
     initial_state: Tensor | None = None
     lengths: Tensor | None = None
-
-
-class SsdInputs(NamedTuple):
-    """Tensors of a scan of Mamba-2, or their gradients."""
-
-    x: Tensor
-    """(batch, time, heads, head channels)"""
-    delta: Tensor
-    """(batch, time, heads)"""
-    A: Tensor
-    """(heads,)"""
-    B: Tensor
-    """(batch, time, groups, state)"""
-    C: Tensor
-    """(batch, time, groups, state)"""
-    D: Tensor | None = None
-    """(heads,) or (heads, head channels)"""
-    delta_bias: Tensor | None = None
-    """(heads,)"""
 
 
 class SsdShared(NamedTuple):
@@ -105,8 +86,8 @@ class Kernels:
     """(direction, x, z, conv state, scan state, lengths, reverse) -> y, states after it; without it a direction of a
     layer is a convolution, two products and a scan"""
     ssd_forward: Callable[..., tuple[Tensor, Tensor]] | None = None
-    """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state; of a single direction. Without
-    it, a backend's ``ssd`` is that of another."""
+    """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state. Without it, a backend's ``ssd``
+    is that of another."""
     ssd_backward: Callable[..., SsdGradients] | None = None
     """(directions, shared, dy, dlast_state, softplus, reverse, low, high) -> gradients"""
     ssd_step: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -307,6 +288,21 @@ class KernelBackend:
         low, high = float(dt_limit[0]), float(dt_limit[1])
         y, last_state = self._call("ssd", *tensors, delta_softplus, reverse, low, high, return_last_state)
         return (y, last_state) if return_last_state else y
+
+    def bidirectional_ssd(
+        self,
+        forward: SsdInputs,
+        reverse: SsdInputs,
+        z: Tensor | None,
+        delta_softplus: bool,
+        dt_limit: tuple[float, float],
+        lengths: Tensor | None,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
+        tensors = _SSD.flatten([forward, reverse], (z, None, lengths))
+        low, high = float(dt_limit[0]), float(dt_limit[1])
+        return self._call("ssd", *tensors, delta_softplus, False, low, high, False)[0]
 
     def ssd_update(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from speechbrain_mamba.ops.backends.chunked import bidirectional_ssd as bidirectional_ssd
 from speechbrain_mamba.ops.backends.chunked import ssd as ssd
 from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
