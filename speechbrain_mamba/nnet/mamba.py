@@ -184,6 +184,8 @@ class Mamba(CausalLayer, _Mamba1Layer):
     """
 
     _step_op = staticmethod(selective_state_update)
+    projections_kept = ("x_proj", "dt_proj")
+    """What goes into the operation of a step as it is."""
 
     def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
         return self.d_inner, (self.d_inner, self.d_state)
@@ -209,6 +211,9 @@ class BiMamba(BidirectionalLayer, _Mamba1Layer):
     >>> torch.allclose(y[:1, :7], alone, atol=1e-5)
     True
     """
+
+    projections_kept = ("dt_proj", "dt_proj_b")
+    """What is multiplied out within the scan."""
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         forward, reverse = (self._direction(suffix) for suffix in self.suffixes)

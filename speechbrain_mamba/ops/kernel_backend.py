@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.int8 import PackedWeight
 from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradient
 
 
@@ -169,6 +170,7 @@ class KernelBackend:
 
     def __init__(self, name: str, devices: tuple[str, ...], kernels: Kernels):
         operations = Operations(name, devices)
+        self._layer_forward = kernels.layer_forward
         self._call, self._step = operations.call, None
 
         def fake_scan(
@@ -362,8 +364,16 @@ class KernelBackend:
         lengths: Tensor | None,
     ) -> Tensor:
         """A bidirectional layer; see :func:`speechbrain_mamba.ops.bidirectional_mamba_inner`."""
+        weights = (forward.x_proj_weight, reverse.x_proj_weight, out_proj_weight)
+        if any(isinstance(weight, PackedWeight) for weight in weights):
+            return self._packed_layer([forward, reverse], LayerShared(xz, out_proj_weight, out_proj_bias, lengths))
         tensors = _LAYER.flatten([forward, reverse], (xz, out_proj_weight, out_proj_bias, lengths))
         return self._call("layer", *tensors, asks_for_gradient(*tensors))[0]
+
+    @torch.compiler.disable
+    def _packed_layer(self, directions: list[Direction], shared: LayerShared) -> Tensor:
+        """A layer with weights that are no tensors, so that it is no operation of torch, and has no gradient."""
+        return self._layer_forward(directions, shared, False)[0]
 
 
 def _fake_ssd(

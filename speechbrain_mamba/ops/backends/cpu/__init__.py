@@ -8,6 +8,8 @@ from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_f
 from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
 from speechbrain_mamba.ops.backends.cpu.layer_kernel import layer_backward, layer_forward, layer_kept
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import quantize_rows as quantize_rows
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import rescale_rows as rescale_rows
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call

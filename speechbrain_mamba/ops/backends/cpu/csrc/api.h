@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 2
+#define SBM_ABI 3
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -98,6 +98,25 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
+/* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t dtype, row_stride;
+    uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
+    float *scales; /* (rows,) */
+} quantize_args;
+
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t from;
+    const float *scales; /* (rows,) */
+    const float *bias;   /* (features,) or NULL */
+    char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
+    int64_t to;
+} rescale_args;
+
 /* Frames between two saved states, and the unit of work inside the kernels. Short enough for the states of a chunk to
  * stay in the L1 cache while the backward pass recomputes them, long enough for the saved ones to weigh little:
  * state / CHUNK values per input value. */
@@ -113,6 +132,8 @@ typedef struct {
     int (*scan_step)(const scan_step_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
+    int (*quantize_rows)(const quantize_args *);
+    int (*rescale_rows)(const rescale_args *);
 } kernel_table;
 
 extern const kernel_table kernels_portable;
