@@ -60,7 +60,8 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
     length.set_xticks(range(len(groups)), groups)
     cost.legend(fontsize="x-small")
     length.legend(fontsize="x-small")
-    figure.suptitle(f"{study.title}: mean and spread over the seeds")
+    repeats = "runs" if study.repeated_with else "seeds"
+    figure.suptitle(f"{study.title}: mean and spread over the {repeats}")
     with atomic_path(folder / FIGURE) as temporary:
         figure.savefig(temporary, dpi=90)
     return folder / FIGURE

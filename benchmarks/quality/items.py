@@ -85,13 +85,16 @@ def synthesis_items(folder: Path) -> list[Row]:
 
     The columns are ``words``, ``word_errors`` and ``reference_word_errors``, ``absolute_duration_error`` in percent
     without its sign, and those of :class:`~speechbrain_mamba.evaluation.synthesis_report.SynthesisReport`. Texts
-    without scores have none here either.
+    without scores have none here either, but where the speech itself is at fault, silent or not finite: then all of its
+    words are errors, lest a system gains by the texts that it does not say.
     """
     rows: list[Row] = []
     for row in read_table(folder / "test" / "results.csv"):
         words = len(normalize_words(row["wrd"]).split())
         item: Row = {"item": row["ID"], "length": words}
-        if not row.get(UNSCORED):
+        if row.get(UNSCORED, "").startswith("the speech is "):
+            item |= {"words": words, "word_errors": words}
+        elif not row.get(UNSCORED):
             scores = numbers(row, ("ID", "wrd", "hypothesis", UNSCORED))
             item |= scores
             for rate, errors in (("wer", "word_errors"), ("reference_wer", "reference_word_errors")):

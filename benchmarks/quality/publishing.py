@@ -12,7 +12,7 @@ import torch
 
 from quality.figures import FIGURE
 from quality.study_file import Study
-from quality.tables import BY_LENGTH, DIFFERENCES, SUMMARY, read_rows
+from quality.tables import BY_LENGTH, BY_NAME, DIFFERENCES, SUMMARY, read_rows
 from speechbrain_mamba import __version__
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 
@@ -67,12 +67,12 @@ def publish(study: Study, out: Path, target: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(column for measure in study.measures for column in measure.columns))
     items = [
-        {name: row[name] for name in ("comparison", "system", "seed", "item", "length")}
+        {name: row.get(name, "") for name in ("comparison", "system", "seed", "with", "item", "length")}
         | {name: _short(row[name]) for name in columns}
         for row in read_rows(out / ITEMS)
     ]
     write_csv(folder / ITEMS, items, list(items[0]))
-    for name in (SUMMARY, DIFFERENCES, BY_LENGTH, FIGURE, RUNS):
+    for name in (SUMMARY, DIFFERENCES, BY_LENGTH, BY_NAME, FIGURE, RUNS):
         if (out / name).is_file():
             _copy(out / name, folder / name)
     if (out / "tuning" / TRIALS).is_file():

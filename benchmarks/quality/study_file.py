@@ -54,6 +54,9 @@ class System:
     against: str = ""
     """The system that it is compared with, if not with the study's baseline."""
 
+    token_ms: float = 0.0
+    """Milliseconds of a token where the hyper-parameters do not say, as in synthesis; 0 elsewhere."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -77,6 +80,9 @@ class Study:
     epochs: int
     measures: tuple[Measure, ...]
     seeds: tuple[int, ...] = (1, 2, 3)
+    repeated_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options by name, with each of which every seed is trained: two codecs, say."""
+
     tuning: Tuning = Tuning()
     recipe: Path = Path()
     items: str = ""
@@ -89,6 +95,12 @@ class Study:
     notes: tuple[str, ...] = ()
     folders: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def repeats(self) -> tuple[tuple[int, str], ...]:
+        """What every system is trained with once: a seed, and the name of the options that it is repeated with, "" if
+        there are none. All names of a seed before the next seed."""
+        return tuple((seed, name) for seed in self.seeds for name in self.repeated_with or ("",))
+
     def against(self, name: str) -> str:
         """The name of the system that a system is compared with, its own for the one that all are compared with."""
         return self.system(name).against or self.baseline
@@ -100,8 +112,8 @@ class Study:
 
 _KEYS = {
     "title", "question", "task", "recipe", "items", "folders", "prepare", "shared_data", "options", "systems",
-    "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges",
-    "notes",
+    "baseline", "tuning", "seeds", "repeated_with", "epochs", "equal_time", "sizes_within", "measures", "length",
+    "length_edges", "notes",
 }  # fmt: skip
 _REQUIRED = {"title", "question", "task", "systems", "baseline", "epochs", "measures"}
 
@@ -172,6 +184,9 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
     recipe = ROOT / tree.get("recipe", f"recipes/{task}/train.py")
     if not recipe.is_file():
         raise FileNotFoundError(f"{path} needs the recipe {recipe}, which is not there.")
+    repeated_with = tree.get("repeated_with") or {}
+    if not all(isinstance(options, Mapping) and options for options in repeated_with.values()):
+        raise ValueError(f"{path} has repeated_with without options: give NAME: {{KEY: VALUE}} for each.")
     tuning = Tuning(**{**tree.get("tuning", {}), "space": tuple(tree.get("tuning", {}).get("space", ()))})
     for part in tuning.space:
         try:
@@ -182,7 +197,8 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
         name=path.stem, title=tree["title"], question=tree["question"], task=task, systems=systems,
         baseline=tree["baseline"], epochs=int(tree["epochs"]),
         measures=tuple(Measure(**part) for part in tree["measures"]), seeds=tuple(tree.get("seeds", (1, 2, 3))),
-        tuning=tuning, recipe=recipe, items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
+        repeated_with=repeated_with, tuning=tuning, recipe=recipe,
+        items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
         shared_data=tree.get("shared_data"), equal_time=tree.get("equal_time", True),
         sizes_within=float(tree.get("sizes_within", 0.03)), length=tree.get("length", "length"),
         length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())),
@@ -191,15 +207,16 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
 
 
 def _read_system(name: str, part: Mapping[str, Any], task: str, common: Mapping[str, Any]) -> System:
-    wrong = set(part) - {"hparams", "options", "label", "against"}
+    wrong = set(part) - {"hparams", "options", "label", "against", "token_ms"}
     if wrong or "hparams" not in part:
         raise ValueError(
-            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label and "
-            "against."
+            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label, "
+            "against and token_ms."
         )
     hparams = ROOT / "hparams" / task / f"{part['hparams']}.yaml"
     if not hparams.is_file():
         raise FileNotFoundError(f"The system {name} needs {hparams}, which is not there.")
+    options = {**common, **(part.get("options") or {})}
     return System(
-        name, hparams, {**common, **(part.get("options") or {})}, part.get("label", name), part.get("against", "")
+        name, hparams, options, part.get("label", name), part.get("against", ""), float(part.get("token_ms", 0))
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.kept import KeptForSteps
 from speechbrain_mamba.ops import Filters, causal_conv1d, causal_conv1d_update, mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 from speechbrain_mamba.ops.registry import NO_TORCHSCRIPT
@@ -24,7 +25,10 @@ each of its channels d_state numbers in float32 or float64. :meth:`CausalLayer.i
 def draw_step_bias(count: int, dt_min: float, dt_max: float, dt_init_floor: float) -> Tensor:
     """Draw biases (count,) whose softplus, the step, is log-uniform in a range but not below a floor."""
     low, high = math.log(dt_min), math.log(dt_max)
-    step = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=dt_init_floor)
+    step = torch.rand(count)
+    if step.is_meta:  # of a layer that is only counted: torch would import its compiler to compute no numbers
+        return step
+    step = torch.exp(step * (high - low) + low).clamp(min=dt_init_floor)
     return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
 
@@ -90,6 +94,7 @@ class MambaLayer(nn.Module):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.masks_input = masks_input
+        self._kept = KeptForSteps()
         self.d_inner = int(expand * d_model)
 
     def __prepare_scriptable__(self) -> MambaLayer:
@@ -189,6 +194,7 @@ class CausalLayer(MambaLayer):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
+        self._kept.clear()
         lengths = check_lengths(type(self).__name__, lengths, x.shape[0], x.shape[1], x.device)
         parts = self._project_in(self._mask_input(x, lengths))
         y, state = self._scan(parts, lengths, state=state)
@@ -221,6 +227,7 @@ class CausalLayer(MambaLayer):
             (batch, heads, headdim, d_state) in Mamba-2. The convolution has d_inner channels in Mamba, and
             d_ssm + 2 * ngroups * d_state in Mamba-2.
         """
+        self._kept.clear()
         weight = self.in_proj.weight
         device, dtype = device or weight.device, dtype or weight.dtype
         scan_dtype = torch.float64 if dtype == torch.float64 else torch.float32

@@ -20,6 +20,7 @@ KERNELS = (
     "scan_forward",
     "scan_backward",
     "scan_step",
+    "layer_step",
     "conv_forward",
     "conv_backward",
     "quantize_rows",
