@@ -1,5 +1,6 @@
 """Tensor operations of Mamba. The only place that knows that there are several backends."""
 
+from speechbrain_mamba.ops.approximation import approximate_exponentials
 from speechbrain_mamba.ops.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
 from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, mamba_inner, scan_arguments
@@ -15,6 +16,7 @@ __all__ = [
     "PackedStep",
     "ScanInputs",
     "absolute_lengths",
+    "approximate_exponentials",
     "available_backends",
     "bidirectional_causal_conv1d",
     "bidirectional_mamba_inner",

@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 3
+#define SBM_ABI 4
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -35,9 +35,9 @@ typedef struct {
     int64_t reverse;
 } scan_direction;
 
-/* One scan, or two that share their gate z and are averaged. */
+/* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h. */
 typedef struct {
-    int64_t batch, time, channels, state, softplus, threads, directions;
+    int64_t batch, time, channels, state, softplus, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence z, y;
     scan_direction direction[2];
@@ -70,7 +70,7 @@ typedef struct {
 } conv_direction;
 
 typedef struct {
-    int64_t batch, time, channels, width, silu, threads, directions;
+    int64_t batch, time, channels, width, silu, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence x;
     conv_direction direction[2];
