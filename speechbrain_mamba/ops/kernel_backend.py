@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
+from speechbrain_mamba.ops.int8 import PackedWeight
 from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradient
 
 
@@ -153,6 +154,7 @@ class KernelBackend:
 
     def __init__(self, name: str, devices: tuple[str, ...], kernels: Kernels):
         operations = Operations(name, devices)
+        self._kernels = kernels
         self._call, self._step = operations.call, None
 
         def fake_scan(
@@ -373,7 +375,10 @@ class KernelBackend:
         state: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One direction of a layer; see :func:`speechbrain_mamba.ops.mamba_inner`. Without a gradient."""
-        y, conv, ssm = self._call("inner", *direction, x, z, *state, lengths, reverse)
+        if isinstance(direction.x_proj_weight, PackedWeight):
+            y, conv, ssm = self._packed(self._kernels.inner_forward, direction, x, z, *state, lengths, reverse)
+        else:
+            y, conv, ssm = self._call("inner", *direction, x, z, *state, lengths, reverse)
         return y, (conv, ssm)
 
     def bidirectional_mamba_inner(
@@ -386,8 +391,18 @@ class KernelBackend:
         lengths: Tensor | None,
     ) -> Tensor:
         """A bidirectional layer; see :func:`speechbrain_mamba.ops.bidirectional_mamba_inner`."""
+        weights = (forward.x_proj_weight, reverse.x_proj_weight, out_proj_weight)
+        if any(isinstance(weight, PackedWeight) for weight in weights):
+            shared = LayerShared(xz, out_proj_weight, out_proj_bias, lengths)
+            return self._packed(self._kernels.layer_forward, [forward, reverse], shared, False)[0]
         tensors = _LAYER.flatten([forward, reverse], (xz, out_proj_weight, out_proj_bias, lengths))
         return self._call("layer", *tensors, asks_for_gradient(*tensors))[0]
+
+    @staticmethod
+    @torch.compiler.disable
+    def _packed(kernel: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        """Call a kernel with weights that are no tensors, so that it is no operation of torch, and has no gradient."""
+        return kernel(*arguments)
 
 
 def _fake_ssd(

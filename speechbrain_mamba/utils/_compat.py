@@ -281,6 +281,35 @@ def watch_operations(watcher: Callable[[Any, Any], None]) -> AbstractContextMana
     return Watch()
 
 
+class Int8Factor:
+    """A factor (outputs, inputs) of products of 8-bit integers, packed by oneDNN for the processor at hand.
+
+    These operators serve the models that torch's quantization of x86 exports; they have no documented name.
+
+    Arguments
+    ---------
+    integers : Tensor
+        The factor, int8.
+    scales : Tensor
+        What each output is multiplied by (outputs,), float32.
+    """
+
+    def __init__(self, integers: Tensor, scales: Tensor) -> None:
+        import torch
+
+        self._packed = torch.ops.onednn.qlinear_prepack(integers.contiguous(), None)
+        self._scales, self._zeros = scales.contiguous(), torch.zeros(len(scales), dtype=torch.long)
+
+    def multiply(self, rows: Tensor, dtype: Any) -> Tensor:
+        """The products (rows, outputs), float32 or bfloat16, of rows (rows, inputs) of uint8 that stand for numbers 128
+        lower."""
+        import torch
+
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, dtype, "none", [], ""
+        )
+
+
 def reset_function(module: nn.Module) -> Callable[[], None] | None:
     """The method that draws a module's own parameters, None if there is none.
 

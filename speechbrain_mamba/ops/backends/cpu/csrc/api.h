@@ -98,6 +98,25 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
+/* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t dtype, row_stride;
+    uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
+    float *scales; /* (rows,) */
+} quantize_args;
+
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t from;
+    const float *scales; /* (rows,) */
+    const float *bias;   /* (features,) or NULL */
+    char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
+    int64_t to;
+} rescale_args;
+
 /* One step of a Mamba layer between its projections in and out. States are contiguous float32. */
 typedef struct {
     int64_t batch, channels, state, width, rank, threads;
@@ -128,6 +147,8 @@ typedef struct {
     int (*layer_step)(const layer_step_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
+    int (*quantize_rows)(const quantize_args *);
+    int (*rescale_rows)(const rescale_args *);
 } kernel_table;
 
 extern const kernel_table kernels_portable;
