@@ -85,9 +85,9 @@ def _draw_inference(axis: Any, study: Study, summary: list[dict[str, str]], cost
     for index, system in enumerate(study.systems):
         for row in (row for row in summary if row["system"] == system.name and system.name in seconds):
             place = seconds[system.name], float(row["mean"])
-            axis.errorbar(*place, spread_of(row), fmt="o", color=f"C{index % 10}")
+            axis.errorbar(*place, spread_of(row), fmt="o", color=f"C{index % 10}", capsize=3)
             axis.annotate(system.label, place, (4, 4), textcoords="offset points", fontsize="x-small")
-    axis.set_xscale("log")
+    axis.set_xlim(0, 1.2 * max(seconds.values(), default=1))
     axis.set(xlabel=f"seconds of inference for {longest:g} s of speech, one thread")
 
 
