@@ -26,7 +26,7 @@ class ModelChoice:
     device : str
         Where it computes, as torch calls it; ``auto`` is a GPU if there is one that torch can use, else the CPU.
     precision : str
-        ``fp32``, ``bf16`` or ``fp16``.
+        ``fp32``, ``bf16``, ``int8`` or ``fp16``.
     trust_yaml : bool
         Whether the model's YAML may name anything, not only what models need.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from speechbrain_mamba.inference.judge_programs import is_program, load_program
 from speechbrain_mamba.inference.pretrained import open_model
+from speechbrain_mamba.inference.sim_o import SIM_O, load_sim_o
 from speechbrain_mamba.inference.transformers_judges import load_opinion_judge, load_xvector_encoder
 
 XVECTOR = "transformers:"
@@ -72,12 +73,14 @@ def load_speaker_encoder(
         The Hub id of a SpeechBrain speaker encoder, or its folder, such as ``inference`` in the output folder of
         ``recipes/speaker/train.py``; or, behind ``transformers:``, that of an x-vector model of the package
         transformers, such as ``transformers:microsoft/wavlm-base-plus-sv``; or a TorchScript program, a file or
-        ``HUB_ID:FILE``, such as the WavLM with ECAPA-TDNN of SIM-o if you export it.
+        ``HUB_ID:FILE``; or ``sim-o``: see :func:`~speechbrain_mamba.inference.sim_o.load_sim_o`.
     device, savedir, sources
         As in :func:`load_recognizer`, which raises the same errors.
     trusted : bool
         Whether a program may be run: see :func:`~speechbrain_mamba.inference.judge_programs.load_program`.
     """
+    if str(source).partition(":")[0] == SIM_O:
+        return load_sim_o(str(source), device)
     if is_program(str(source)):
         return _program_encoder(str(source), device, trusted)
     if str(source).startswith(XVECTOR):  # a folder may be a path

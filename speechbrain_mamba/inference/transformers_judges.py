@@ -14,7 +14,8 @@ from speechbrain_mamba.dataio.resampling import resample
 from speechbrain_mamba.inference.judge_programs import is_program, load_program
 
 
-def _transformers(what: str) -> Any:
+def import_transformers(what: str) -> Any:
+    """The package transformers; an ImportError names what needs it, and the extra that brings it."""
     try:
         import transformers
     except ImportError as error:
@@ -29,7 +30,7 @@ def _load(kind: str, source: str, device: str) -> tuple[Any, Callable[[Tensor, i
     """A model, and what makes its input (1, samples) of a waveform and its rate. No code of the model is run, and its
     weights must be in the format safetensors, which cannot carry any: behind ``@`` stands the revision that has them,
     where it is not the main one."""
-    transformers = _transformers(f"'{source}'")
+    transformers = import_transformers(f"'{source}'")
     name, _, revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
     options = {"revision": revision or "main", "trust_remote_code": False}
     try:
@@ -55,8 +56,8 @@ def load_xvector_encoder(source: str, device: str = "cpu") -> Callable[[Tensor, 
     revision that has its weights as safetensors, ``microsoft/wavlm-base-sv@refs/pr/2``: a function from a waveform
     (samples,) and its rate in Hz to an embedding (channels,) of length 1.
 
-    The cosine of two embeddings, of the speech and of its original prompt, is a similarity like SIM-o (Wang et al.,
-    arXiv 2301.02111), which is of a larger WavLM: compare values of one model only.
+    The cosine of two embeddings, of the speech and of its original prompt, is a similarity like SIM-o, which is of a
+    larger WavLM (:mod:`speechbrain_mamba.inference.sim_o`): compare values of one model only.
 
     Raises
     ------

@@ -190,6 +190,9 @@ class Mamba(CausalLayer, _Mamba1Layer):
     True
     """
 
+    projections_kept = ("x_proj", "dt_proj")
+    """What goes into the operation of a step as it is."""
+
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Run the layer over one frame, see :meth:`CausalLayer.step`: one operation between the projections."""
         parameters = self._kept.get(self, lambda: pack_step(self._direction("")), (self.in_proj, self.out_proj))
@@ -221,6 +224,9 @@ class BiMamba(BidirectionalLayer, _Mamba1Layer):
     >>> torch.allclose(y[:1, :7], alone, atol=1e-5)
     True
     """
+
+    projections_kept = ("dt_proj", "dt_proj_b")
+    """What is multiplied out within the scan."""
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         pieces = find_pieces(self, x, x.shape[1])

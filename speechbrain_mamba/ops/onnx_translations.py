@@ -276,7 +276,14 @@ def translations() -> dict[Any, Callable[..., Any]]:
     from speechbrain_mamba.ops.backends import exported  # noqa: F401  # the operations are there when their module is
 
     operations = torch.ops.speechbrain_mamba_reference
-    ours = {"scan": _scan, "conv": _conv, "layer": _layer, "ssd": _ssd, "scan_step": _scan_step, "ssd_step": _ssd_step}
+    ours: dict[str, Callable[..., Any]] = {
+        "scan": _scan,
+        "conv": _conv,
+        "layer": _layer,
+        "ssd": _ssd,
+        "scan_step": _scan_step,
+        "ssd_step": _ssd_step,
+    }
     table: dict[Any, Callable[..., Any]] = {
         getattr(operations, name).default: function for name, function in ours.items()
     }

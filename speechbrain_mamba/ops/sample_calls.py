@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.layer import run_layer, run_one_way
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.ops.step import run_step
@@ -94,6 +94,12 @@ def _ssd(case: Case, *shape: int) -> dict[str, Tensor]:
     }
     state = torch.randn(BATCH, HEADS, case.head, case.states)
     return inputs | ({"initial_state": state} if case.continues else {})
+
+
+def _both_ssds(case: Case) -> dict[str, Any]:
+    one, other = _ssd(case._replace(continues=False)), _ssd(case._replace(continues=False))
+    forward, reverse = (SsdInputs(*(inputs[name] for name in SsdInputs._fields)) for inputs in (one, other))
+    return {"forward": forward, "reverse": reverse, "z": one["z"]}
 
 
 def _ssd_step(case: Case) -> dict[str, Tensor]:
@@ -186,6 +192,12 @@ OPERATIONS = {
         _ssd,
         lambda backend, inputs, lengths: backend.ssd(
             **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths, return_last_state=True
+        ),
+    ),
+    "bidirectional_ssd": Operation(
+        _both_ssds,
+        lambda backend, inputs, lengths: backend.bidirectional_ssd(
+            **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths
         ),
     ),
     "ssd_update": Operation(

@@ -213,7 +213,7 @@ def is_transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-ParameterMark = tuple[dict[str, Any], str, Any, Any, int]
+ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
 """Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
 how often torch knows that it was changed."""
 
@@ -236,12 +236,10 @@ def mark_parameters(module: Any, without: tuple[Any, ...] = ()) -> list[Paramete
 
 def are_marked(marks: list[ParameterMark]) -> bool:
     """Whether no parameter was replaced, moved or changed since it was marked, as far as torch counts changes."""
-    for owner, name, parameter, memory, version in marks:
-        if owner.get(name) is not parameter or parameter.data_ptr() != memory.data_ptr():
-            return False
-        if parameter._version != version:
-            return False
-    return True
+    return all(
+        parameter._version == version and parameter.data_ptr() == memory.data_ptr() and owner.get(name) is parameter
+        for owner, name, parameter, memory, version in marks
+    )
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -281,6 +279,35 @@ def watch_operations(watcher: Callable[[Any, Any], None]) -> AbstractContextMana
             return returned
 
     return Watch()
+
+
+class Int8Factor:
+    """A factor (outputs, inputs) of products of 8-bit integers, packed by oneDNN for the processor at hand.
+
+    These operators serve the models that torch's quantization of x86 exports; they have no documented name.
+
+    Arguments
+    ---------
+    integers : Tensor
+        The factor, int8.
+    scales : Tensor
+        What each output is multiplied by (outputs,), float32.
+    """
+
+    def __init__(self, integers: Tensor, scales: Tensor) -> None:
+        import torch
+
+        self._packed = torch.ops.onednn.qlinear_prepack(integers.contiguous(), None)
+        self._scales, self._zeros = scales.contiguous(), torch.zeros(len(scales), dtype=torch.long)
+
+    def multiply(self, rows: Tensor, dtype: Any) -> Tensor:
+        """The products (rows, outputs), float32 or bfloat16, of rows (rows, inputs) of uint8 that stand for numbers 128
+        lower."""
+        import torch
+
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, dtype, "none", [], ""
+        )
 
 
 def reset_function(module: nn.Module) -> Callable[[], None] | None:

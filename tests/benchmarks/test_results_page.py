@@ -154,6 +154,7 @@ def test_sentences_go_by_the_wide_interval(better, interval, holm, words, tmp_pa
     said = tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path)
     assert said.startswith("- ConMamba minus Conformer, equal steps: 1.00 % WER, ") and said.endswith(words)
     assert len(said.splitlines()) == 1
+    assert tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path, ["conformer"]) == ""
 
 
 def test_costs_stand_beside_what_systems_reach(tmp_path):
@@ -182,6 +183,40 @@ def test_costs_stand_beside_what_systems_reach(tmp_path):
     assert lines[3] == "| Conformer | - | - / - | - / - | - | - / - |"
 
 
+def test_rates_at_the_end_of_what_was_tried_are_named(tmp_path):
+    own = tmp_path / "recognition_digits"
+    own.mkdir()
+    trials = [{"system": name, "lr": lr} for lr in ("0.002", "0.001", "0.0005") for name in ("conmamba", "conformer")]
+    write_csv(own / "trials.csv", trials, ["system", "lr"])
+    summary = {
+        "comparison": "equal steps",
+        "measure": "wer",
+        "mean": "3",
+        "spread": "1",
+        "items": "9",
+        "runs": "2",
+        "parameters": "",
+    }
+    summary |= {"epochs": "6", "minutes": "1", "clock": "CPU time"}
+    rows = [summary | {"system": "conmamba", "settings": "lr=0.001 dropout=0.0"}]
+    rows.append(summary | {"system": "conformer", "settings": "lr=0.0005 dropout=0.0"})
+    write_csv(own / "summary.csv", rows, list(rows[0]))
+    write_csv(own / "runs.csv", [], ["status", "system", "seed"])
+    length = {
+        "comparison": "equal steps",
+        "measure": "wer",
+        "system": "conmamba",
+        "length": "all",
+        "mean": "3",
+        "spread": "1",
+        "items": "9",
+    }
+    write_csv(own / "by_length.csv", [length], list(length))
+    page = results_page.fill_page("{{study recognition_digits}}", tmp_path, "x")
+    assert "Conformer chose the lowest of the rates tried, 0.0005: a lower one may be better." in page
+    assert "ConMamba chose" not in page
+
+
 def test_published_costs_are_of_the_systems_of_their_study():
     for path in sorted((ROOT / "docs" / "results").glob("*/costs.csv")):
         study = study_file.read_study(study_file.find_study(path.parent.name), Path("out"))
@@ -194,6 +229,7 @@ def test_published_costs_are_of_the_systems_of_their_study():
         ("{{if a.csv}} and no end", "has {{if}} without what belongs to it"),
         ("{{value a.csv mean system=nobody}}", "has 0 rows"),
         ("{{value a.csv median system=ours}}", "with the column median"),
+        ("{{differences decoders nobody}}", "has no system nobody"),
         ("{{picture a.png}}", "is not one of study, differences, value"),
     ],
 )

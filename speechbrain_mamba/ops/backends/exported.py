@@ -87,7 +87,7 @@ def _ssd(
 
 def _ssd_step(*arguments: Any) -> tuple[Tensor, Tensor]:
     *others, low, high = arguments
-    return reference.ssd_update(*others, (low, high))
+    return reference.ssd_update(*others, (low, high))  # type: ignore[call-arg]
 
 
 def _refuse(*arguments: Any) -> NoReturn:
@@ -98,8 +98,9 @@ _backend = KernelBackend(
     "reference",
     ("CompositeExplicitAutograd",),
     Kernels(
-        _scan, _refuse, _refuse, _conv, _refuse, _layer, _refuse, _refuse, reference.selective_state_update, _ssd,
-        _refuse, _ssd_step,
+        scan_forward=_scan, scan_backward=_refuse, scan_kept=_refuse, conv_forward=_conv, conv_backward=_refuse,
+        layer_forward=_layer, layer_backward=_refuse, layer_kept=_refuse, scan_step=reference.selective_state_update,
+        ssd_forward=_ssd, ssd_backward=_refuse, ssd_step=_ssd_step,
     ),
 )  # fmt: skip
 selective_scan = _backend.selective_scan

@@ -115,7 +115,7 @@ def separate(
         estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
     else:
         features: Any = masknet.features(mix_w, frame_lengths)  # type: ignore[operator]
-        estimate = mix.new_zeros(masknet.num_spks, len(mix), samples)  # type: ignore[arg-type]
+        estimate = mix.new_zeros(masknet.num_spks, len(mix), samples)  # type: ignore[call-overload]
         for piece in pieces:  # whose ends overlap
             sources_w = masknet.masks(features[:, piece]) * mix_w[..., piece]  # type: ignore[operator]
             decoded = _decode(decoder, sources_w)

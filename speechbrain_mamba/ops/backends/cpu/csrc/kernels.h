@@ -12,6 +12,9 @@
 #include "scan_step.h"
 #include "layer_step.h"
 #include "conv.h"
+#include "quantize.h"
 
-const kernel_table KERNELS = {KERNELS_NAME, scan_forward,  scan_backward, scan_step,
-                              layer_step,   conv_forward, conv_backward};
+const kernel_table KERNELS = {
+    KERNELS_NAME, scan_forward,  scan_backward, scan_step,    layer_step,
+    conv_forward, conv_backward, quantize_rows, rescale_rows,
+};
