@@ -9,6 +9,7 @@ One thread, float32, batch 1, random weights; processor time in seconds and memo
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from crossings.catalog import PASSES, System
 from crossings.cell import DONE, Cell, Limits, measure_apart
 from crossings.networks import Network
+from crossings.results import machine_name
 from quality.study_file import Study, find_study, read_study
 from speechbrain_mamba.utils.hparams import read_hparams
 from speechbrain_mamba.utils.yaml_text import parse_yaml
@@ -68,6 +70,10 @@ def systems_of_study(study: Study) -> Iterator[tuple[str, System]]:
 
 def costs(systems: Sequence[tuple[str, System]], lengths: Sequence[float], limits: Limits) -> Iterator[dict[str, Any]]:
     """A row for each system, pass and length."""
+    made = {
+        "machine": machine_name(torch.device("cpu")), "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }  # fmt: skip
     for name, system in systems:
         network = Network(system)
         for which in PASSES:
@@ -80,7 +86,7 @@ def costs(systems: Sequence[tuple[str, System]], lengths: Sequence[float], limit
                         "token_ms": system.token_ms, "tokens": round(tokens), "status": said["status"],
                         **{key: said[key] for key in ("seconds", "peak_mb", "saved_mb")},
                         "tokens_per_second": tokens / said["seconds"] if done else "",
-                        "parameters": network.parameters, "reason": said["reason"],
+                        "parameters": network.parameters, "reason": said["reason"], **made,
                     }  # fmt: skip
                     print(".", end="", flush=True)
                 if said["status"] != DONE:

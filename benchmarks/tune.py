@@ -6,8 +6,8 @@
 
 A trial is a training by the system's recipe, judged by its best epoch on validation data; it ends before the test. The
 first trial has the values of the file, the others values that fill --space evenly, the same for all systems: of the
-first two, one is in the upper half of each range and one in the lower. A key that only some of the files have, such
-as dropout, is drawn for these alone. Options after -- go to the recipes.
+first two, one is in the upper half of each range and one in the lower. A key that only some of the files have, such as
+dropout, varies for these alone. Options after -- go to the recipes.
 
 OUT/trials.csv gets a row for each trial and seed. The same command again goes on where it was: finished trials are not
 run again, and one that was interrupted resumes. A trial that fails, such as one whose loss is not finite any more, has

@@ -155,6 +155,20 @@ def paired_bootstrap(ours: Scores, theirs: Scores, draws: int = DRAWS, seed: int
     return Difference(value, float(low), float(high), min(1.0, max(2 * smaller, 1 / draws)))
 
 
+def by_group(scores: Scores, groups: Sequence[str]) -> Scores:
+    """Scores with one item for each group of items: the same means, and as many random draws as there are groups.
+
+    Example
+    -------
+    >>> grouped = by_group(Scores(np.array([[1.0, 2.0, 6.0]]), np.ones((1, 3))), ["a", "a", "b"])
+    >>> grouped.above.tolist(), grouped.below.tolist(), grouped.per_run().tolist()
+    ([[3.0, 6.0]], [[2.0, 1.0]], [3.0])
+    """
+    names = list(dict.fromkeys(groups))
+    members = np.array([[group == name for group in groups] for name in names], dtype=float)
+    return Scores(scores.above @ members.T, scores.below @ members.T)
+
+
 def student_interval(ours: Scores, theirs: Scores) -> Difference:
     """The difference of two systems, ours minus theirs, as it is expected of other runs and other items.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from quality.study_file import People
 from speechbrain_mamba.evaluation.report import UNSCORED
 from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
 
@@ -104,6 +106,25 @@ def synthesis_items(folder: Path) -> list[Row]:
                 item["absolute_duration_error"] = abs(scores["duration_error"])
         rows.append(item)
     return rows
+
+
+def with_people(rows: Sequence[Mapping[str, str]], people: People | None) -> list[dict[str, str]]:
+    """Items with the column ``people``, whose voices they have, where a study can say that; those that have it keep it.
+
+    Example
+    -------
+    >>> with_people([{"item": "1_anna_ben"}, {"item": "2_ben_anna"}], People(pattern="anna|ben"))[1]
+    {'item': '2_ben_anna', 'people': 'anna ben'}
+    """
+    rows = [dict(row) for row in rows]
+    if people is None or all(row.get("people") for row in rows):
+        return rows
+    if people.pattern:
+        return [{**row, "people": " ".join(sorted(set(re.findall(people.pattern, row["item"]))))} for row in rows]
+    known = {row["ID"]: row[people.column] for table in people.tables for row in read_table(Path(table))}
+    # an item of several tables has the folder of its table before its name
+    found = [known.get(row["item"], known.get(row["item"].rpartition("/")[2], "")) for row in rows]
+    return [{**row, "people": name} for row, name in zip(rows, found)] if all(found) else rows
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

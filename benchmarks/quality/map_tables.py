@@ -27,18 +27,16 @@ def thresholds_markdown(rows: Sequence[Row]) -> str:
     str
         The table in Markdown.
     """
-    lines, columns = (
-        [],
-        [("inference", TIME), ("training step", TIME), ("inference", MEMORY[0]), ("training step", MEMORY[0])],
-    )
-    if any(row["measure"] == MEMORY[1] for row in rows):
-        columns.append(("training step", MEMORY[1]))
+    columns = [(which, measure) for measure in (TIME, *MEMORY) for which in ("inference", "training step")]
     columns = [column for column in columns if any((row["pass"], row["measure"]) == column for row in rows)]
+    in_time = any(float(row["token_ms"]) for row in rows)
+    lines = []
     for key in dict.fromkeys((row["comparison"], row["token_ms"]) for row in rows):
         own = {(row["pass"], row["measure"]): row for row in rows if (row["comparison"], row["token_ms"]) == key}
-        token = f"{float(key[1]):.3g} ms" if float(key[1]) else "-"
-        lines.append([key[0], token, *(describe(_numbers(own[c])) if c in own else "-" for c in columns)])
-    return markdown(["comparison", "token", *(f"{measure}, {which}" for which, measure in columns)], lines)
+        token = [f"{float(key[1]):.3g} ms"] if in_time else []
+        lines.append([key[0], *token, *(describe(_numbers(own[c])) if c in own else "-" for c in columns)])
+    header = ["comparison", *(["token"] if in_time else []), *(f"{measure}, {which}" for which, measure in columns)]
+    return markdown(header, lines)
 
 
 def law_sentences(rows: Sequence[Row]) -> str:
@@ -63,5 +61,5 @@ def law_sentences(rows: Sequence[Row]) -> str:
 
 def _numbers(row: Row) -> dict[str, object]:
     """A row of a table with its numbers."""
-    keys = ("threshold", "low", "high", "tokens", "token_ms", "shortest", "longest")
+    keys = ("threshold", "low", "high", "tokens", "token_ms", "shortest", "longest", "longest_dearer", "next_cheaper")
     return {**row, **{key: float(row[key]) for key in keys}}

@@ -3,13 +3,14 @@
 A place is ``{{KIND WORDS}}``:
 
 - ``{{study NAME}}``: tables, figure, machine and command of a study, or that it has not been run;
-- ``{{differences NAME}}``: what a study says of each system and its baseline, as sentences of a list;
+- ``{{differences NAME SYSTEM ...}}``: what a study says of each system, or of some, and its baseline, as sentences of a
+  list;
 - ``{{value FILE COLUMN KEY=VALUE ...}}``: a number of the one row of a CSV file in which the columns have the values;
 - ``{{thresholds FILE KEY=VALUE ...}}``: thresholds of an efficiency map as a table;
 - ``{{law FILE}}``: what a map says of the law of token resolution, as sentences of a list;
 - ``{{csv FILE}}``: all of a CSV file as a table, or that it is not there;
 - ``{{figure FILE ALT}}``: a picture, nothing if it is not there;
-- ``{{machine FILE}}``: the machine and the date of a JSON file, nothing if it is not there;
+- ``{{machine FILE}}``: the machine and the dates of the rows of a CSV file, nothing if it is not there;
 - ``{{text FILE}}``: a Markdown file that another command makes, or that it is not there.
 
 ``{{if FILE}} ... {{else}} ... {{end}}`` has its first text only if the file is there, so that nothing is said without
@@ -21,14 +22,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from quality.figures import FIGURE
+from quality.machine import MACHINE
 from quality.map_tables import law_sentences, thresholds_markdown
-from quality.publishing import MACHINE, RUNS
+from quality.publishing import RUNS, TRIALS
 from quality.study_file import Study, find_study, read_study
 from quality.tables import (
+    COSTS,
     DIFFERENCES,
     SUMMARY,
     costs_markdown,
@@ -92,15 +95,17 @@ def _study(folder: Path, link: str, words: list[str]) -> str:
     study, own = read_study(find_study(name), Path("OUT")), folder / name
     command = command_of(study)
     if not (own / SUMMARY).is_file():
-        return f"{study.question} {NOT_YET} {command}"
+        costs = costs_markdown(study, own)
+        measured = f"\n\n{_COSTS}\n\n{costs}\n\n{_made(own / COSTS)} " if costs else " "
+        return f"{study.question} {NOT_YET}{measured}{command}"
     parts = [study.question, summary_markdown(study, own), _trainings(study, own)]
     if table := costs_markdown(study, own):
-        parts += [_COSTS, table]
+        parts += [_COSTS, table, _made(own / COSTS)]
     if table := name_markdown(study, own):
         parts += ["By what seeds are repeated with, equal steps:", table]
     if (own / DIFFERENCES).is_file():
         parts += [
-            "Differences, paired over test items and runs, with both 95 % intervals:",
+            "Differences, paired over test items and runs, with 95 % intervals:",
             differences_markdown(study, own),
         ]
     parts += ["By length, equal steps:", length_markdown(study, own)]
@@ -135,6 +140,7 @@ def _trainings(study: Study, own: Path) -> str:
     if settings:
         chosen = "; ".join(f"{system}: {values.replace('=', ' ')}" for system, values in settings)
         sentences.append(f"Chosen by the trials, on validation data: {chosen}.")
+        sentences += _edges(study, own, settings)
     failed = [row for row in read_rows(own / RUNS) if row["status"] == "failed"]
     if failed:
         sentences.append(f"Trainings that failed: {', '.join(row['system'] + ' ' + row['seed'] for row in failed)}.")
@@ -153,10 +159,27 @@ def _trainings(study: Study, own: Path) -> str:
     return " ".join(sentences)
 
 
+def _edges(study: Study, own: Path, settings: Iterable[tuple[str, str]]) -> list[str]:
+    """Which systems chose the lowest or the highest learning rate tried, so that a better one may lie beyond."""
+    path = own / TRIALS
+    tried = {float(row["lr"]) for row in read_rows(path) if row.get("lr")} if path.is_file() else set()
+    if len(tried) < 2:
+        return []
+    chosen = {system: dict(part.split("=") for part in values.split()).get("lr", "nan") for system, values in settings}
+    sentences = []
+    for end, which, beyond in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
+        suited = ", ".join(study.system(name).label for name, value in chosen.items() if float(value) == end)
+        if suited:
+            sentences.append(f"{suited} chose the {which} of the rates tried, {end:g}: a {beyond} one may be better.")
+    return sentences
+
+
 def _differences(folder: Path, link: str, words: list[str]) -> str:
-    (name,) = words
+    name, *systems = words
     study, own = read_study(find_study(name), Path("OUT")), folder / name
-    return sentences_of_differences(study, own) if (own / DIFFERENCES).is_file() else NOT_YET
+    if unknown := set(systems) - {system.name for system in study.systems}:
+        raise ValueError(f"The study {name} has no system {', '.join(sorted(unknown))}.")
+    return sentences_of_differences(study, own, systems) if (own / DIFFERENCES).is_file() else NOT_YET
 
 
 def _thresholds(folder: Path, link: str, words: list[str]) -> str:
@@ -181,7 +204,17 @@ def _figure(folder: Path, link: str, words: list[str]) -> str:
 
 def _machine_of(folder: Path, link: str, words: list[str]) -> str:
     (file,) = words
-    return _machine((folder / file).parent)
+    return _made(folder / file)
+
+
+def _made(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    rows = read_rows(path)
+    dates = sorted({row["date"] for row in rows})
+    made = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    machines, versions = (" and ".join(dict.fromkeys(row[key] for row in rows)) for key in ("machine", "torch"))
+    return f"Made on {made} with {machines}; torch {versions}."
 
 
 def _machine(own: Path) -> str:

@@ -20,6 +20,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 import tune
 from quality.items import READERS
+from quality.machine import MACHINE, describe_machine
 from quality.study_file import ROOT, Study, System
 from quality.training_run import Outcome, read_outcome, run_training
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
@@ -258,6 +259,7 @@ class Runner:
             outcome = run_training(command, run.folder, run.epochs, self.left, self.on_gpu, tell)
             print(f"{name}: {outcome.status}{outcome.reason and ': ' + outcome.reason}", flush=True)
             self.collect()
+            write_json(self.out / MACHINE, describe_machine())
             if outcome.status == "stopped":
                 raise OutOfTime
 

@@ -68,6 +68,19 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class People:
+    """Whose voices the test items have, since those of one person are alike."""
+
+    pattern: str = ""
+    """A regular expression: what it finds in the name of an item are its speakers."""
+
+    tables: tuple[str, ...] = ()
+    """CSV files of the test with the columns ID and ``column``."""
+
+    column: str = "spk_id"
+
+
+@dataclass(frozen=True)
 class Study:
     """A study as its file says it; see ``benchmarks/studies/README.md``."""
 
@@ -93,6 +106,7 @@ class Study:
     length: str = "length"
     length_edges: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    people: People | None = None
     folders: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -113,7 +127,7 @@ class Study:
 _KEYS = {
     "title", "question", "task", "recipe", "items", "folders", "prepare", "shared_data", "options", "systems",
     "baseline", "tuning", "seeds", "repeated_with", "epochs", "equal_time", "sizes_within", "measures", "length",
-    "length_edges", "notes",
+    "length_edges", "notes", "people",
 }  # fmt: skip
 _REQUIRED = {"title", "question", "task", "systems", "baseline", "epochs", "measures"}
 
@@ -193,6 +207,13 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
             tune.Range.parse(part)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{path}: {error}") from None
+    people = tree.get("people")
+    if people is not None and (
+        set(people) - {"pattern", "tables", "column"} or bool(people.get("pattern")) == bool(people.get("tables"))
+    ):
+        raise ValueError(
+            f"{path} has people with {', '.join(people)}, but must have a pattern, or tables and a column."
+        )
     return Study(
         name=path.stem, title=tree["title"], question=tree["question"], task=task, systems=systems,
         baseline=tree["baseline"], epochs=int(tree["epochs"]),
@@ -202,6 +223,7 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
         shared_data=tree.get("shared_data"), equal_time=tree.get("equal_time", True),
         sizes_within=float(tree.get("sizes_within", 0.03)), length=tree.get("length", "length"),
         length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())),
+        people=None if people is None else People(**{**people, "tables": tuple(people.get("tables", ()))}),
         folders=named,
     )  # fmt: skip
 

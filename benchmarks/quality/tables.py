@@ -11,6 +11,7 @@ import numpy as np
 
 from quality.comparison import (
     Scores,
+    by_group,
     common,
     has,
     holm,
@@ -21,6 +22,7 @@ from quality.comparison import (
     student_interval,
     table_of,
 )
+from quality.items import with_people
 from quality.study_file import Measure, Study
 from speechbrain_mamba.utils.files import write_csv
 
@@ -59,6 +61,8 @@ class Evidence:
         self.without = {
             name: sum(row["system"] == name and not has(row, measure) for row in here) for name in self.systems
         }
+        whose = {row["item"]: row.get("people", "") for row in items}
+        self.people = [whose[item] for item in self.items]
         self.names = np.array([run.partition(" ")[2] for run in self.runs])
         lengths = {row["item"]: float(row["length"]) for row in items if row.get("length")}
         self.lengths = [lengths.get(item, math.nan) for item in self.items]
@@ -86,7 +90,7 @@ def make_tables(study: Study, folder: Path) -> list[Path]:
     """
     if not (folder / "items.csv").is_file():
         return []
-    items, runs = read_rows(folder / "items.csv"), read_rows(folder / "runs.csv")
+    items, runs = with_people(read_rows(folder / "items.csv"), study.people), read_rows(folder / "runs.csv")
     summary, differences, by_length, by_name = [], [], [], []
     for comparison in dict.fromkeys(row["comparison"] for row in items):
         here = [row for row in items if row["comparison"] == comparison]
@@ -121,11 +125,14 @@ def make_tables(study: Study, folder: Path) -> list[Path]:
                 if name != other and other in evidence.scores:
                     found = paired_bootstrap(scores, evidence.scores[other])
                     wide = student_interval(scores, evidence.scores[other])
+                    grouped = [by_group(each, evidence.people) for each in (scores, evidence.scores[other])]
+                    others = student_interval(*grouped)
                     compared.append(
                         {**key, "system": name, "baseline": other, "difference": number(found.value),
                          "low": number(found.low), "high": number(found.high), "p": number(found.p),
                          "student_low": number(wide.low), "student_high": number(wide.high),
-                         "student_p": number(wide.p), **counts}
+                         "student_p": number(wide.p), "people_low": number(others.low),
+                         "people_high": number(others.high), **counts, "people": len(set(evidence.people) - {""})}
                     )  # fmt: skip
             corrected = holm([float(row["student_p"] or "nan") for row in compared])
             differences += [{**row, "holm_p": number(value)} for row, value in zip(compared, corrected)]
@@ -218,14 +225,21 @@ def differences_markdown(study: Study, folder: Path) -> str:
     if not path.is_file():
         return ""
     labels = {measure.name: measure.label for measure in study.measures}
+    rows = read_rows(path)
+    known = any(row.get("people_low") for row in rows)
     lines = [
         [row["comparison"], f"{study.system(row['system']).label} - {study.system(row['baseline']).label}",
          labels[row["measure"]], rounded(row["difference"]), f"{rounded(row['low'])} to {rounded(row['high'])}",
-         f"{rounded(row['student_low'])} to {rounded(row['student_high'])}" if row["student_low"] else "-",
-         rounded(row["holm_p"], 3)]
-        for row in read_rows(path)
+         _interval(row, "student"), *([_interval(row, "people")] if known else []), rounded(row["holm_p"], 3)]
+        for row in rows
     ]  # fmt: skip
-    return markdown(["comparison", "difference", "measure", "mean", "bootstrap", "Student", "p"], lines)
+    people = [f"Student, people ({rows[0]['people']})"] if known else []
+    return markdown(["comparison", "difference", "measure", "mean", "bootstrap", "Student", *people, "p"], lines)
+
+
+def _interval(row: Mapping[str, str], kind: str) -> str:
+    """An interval of a row of differences, a dash where it is not defined."""
+    return f"{rounded(row[f'{kind}_low'])} to {rounded(row[f'{kind}_high'])}" if row.get(f"{kind}_low") else "-"
 
 
 def name_markdown(study: Study, folder: Path) -> str:
@@ -263,14 +277,16 @@ def length_markdown(study: Study, folder: Path) -> str:
     return markdown([measure.label, *(f"{g} {study.length} ({counts[g]})" for g in groups)], lines)
 
 
-def sentences_of_differences(study: Study, folder: Path) -> str:
-    """What a study says of its systems and their baselines by its first measure, a sentence of a list for each, with
-    Student's interval: a system is called better or worse only where that leaves out 0."""
+def sentences_of_differences(study: Study, folder: Path, systems: Sequence[str] = ()) -> str:
+    """What a study says of its systems, or of some, and their baselines by its first measure, a sentence of a list for
+    each, with Student's interval: a system is called better or worse only where that leaves out 0."""
     measure = study.measures[0]
     sign = 1 if measure.better == "higher" else -1
+    name, _, unit = measure.label.rpartition(", ") if ", " in measure.label else (measure.label, "", "")
+    what = f"{unit} {name}".strip()
     lines = []
     for row in read_rows(folder / DIFFERENCES):
-        if row["measure"] != measure.name:
+        if row["measure"] != measure.name or (systems and row["system"] not in systems):
             continue
         names = f"{study.system(row['system']).label} minus {study.system(row['baseline']).label}, {row['comparison']}"
         value, interval = rounded(row["difference"]), f"{rounded(row['student_low'])} to {rounded(row['student_high'])}"
@@ -284,16 +300,18 @@ def sentences_of_differences(study: Study, folder: Path) -> str:
             said = f"95 % interval {interval}: {'better' if better else 'worse'}" + (
                 "" if sure else ", but not surely so among several comparisons"
             )
-        lines.append(f"- {names}: {value} ({measure.label}), {said}.")
+        lines.append(f"- {names}: {value} {what}, {said}.")
     return "\n".join(lines)
 
 
 def costs_markdown(study: Study, folder: Path) -> str:
-    """What each system costs beside what it reaches: the first measure after equal steps, time and tokens per second of
-    computing at each length, and the peak of memory at the longest; empty without ``costs.csv``."""
+    """What each system costs beside what it reaches: the first measure after equal steps, "-" before that is known;
+    time at each length; tokens per second of computing and the peak of memory at the longest; empty without
+    ``costs.csv``."""
     if not (folder / COSTS).is_file():
         return ""
-    rows, summary = read_rows(folder / COSTS), read_rows(folder / SUMMARY)
+    rows = read_rows(folder / COSTS)
+    summary = read_rows(folder / SUMMARY) if (folder / SUMMARY).is_file() else []
     measure, lengths = study.measures[0], sorted({float(row["length"]) for row in rows})
     lines = []
     for system in study.systems:
@@ -304,7 +322,7 @@ def costs_markdown(study: Study, folder: Path) -> str:
             cells.append(" / ".join(f"{float(row['seconds']):.2g}" if row else "-" for row in both))
         last = _cost(rows, system.name, "inference", lengths[-1])
         rate = float(last["tokens"]) / float(last["seconds"]) if last else math.nan
-        cells += [f"{rate:.3g}" if math.isfinite(rate) else "-"]
+        cells += [f"{rate:.0f}" if math.isfinite(rate) else "-"]
         peaks = [_cost(rows, system.name, which, lengths[-1]) for which in ("inference", "training step")]
         cells.append(" / ".join(f"{float(row['peak_mb']):.3g}" if row else "-" for row in peaks))
         lines.append([system.label, *cells])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,6 +82,9 @@ class Kernels:
     """(directions, shared) -> shape of the states that a layer keeps for its backward pass"""
     scan_step: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> y, state; without it a step is a scan of one frame"""
+    inner_forward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+    """(direction, x, z, conv state, scan state, lengths, reverse) -> y, states after it; without it a direction of a
+    layer is a convolution, two products and a scan"""
     ssd_forward: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state. Without it, a backend's ``ssd``
     is that of another."""
@@ -184,6 +187,18 @@ class KernelBackend:
             operations.register("scan_step", schema, kernels.scan_step, _fake_step)
             operations.forbid_gradient("scan_step")
             self._step = operations.operators["scan_step"]
+        if kernels.inner_forward is not None:
+            parameters = "Tensor conv_weight, Tensor? conv_bias, Tensor x_proj_weight, Tensor dt_proj_weight"
+            parameters += ", Tensor delta_bias, Tensor A, Tensor D"
+            given = "Tensor x, Tensor? z, Tensor? conv_state, Tensor? scan_state, Tensor? lengths, bool reverse"
+            schema, count = f"({parameters}, {given}) -> (Tensor, Tensor, Tensor)", len(Direction._fields)
+
+            def inner(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+                assert kernels.inner_forward is not None
+                return kernels.inner_forward(Direction(*arguments[:count]), *arguments[count:])
+
+            operations.register("inner", schema, inner, _fake_inner)
+            operations.forbid_gradient("inner")
         if kernels.ssd_forward is not None:
             operations.register_differentiable(
                 "ssd", _SSD, 2, kernels.ssd_forward, _fake_ssd, kernels.backward("ssd"),
@@ -348,6 +363,19 @@ class KernelBackend:
         )
         return y[:, 0], final_state
 
+    def mamba_inner(
+        self,
+        x: Tensor,
+        direction: Direction,
+        z: Tensor | None,
+        lengths: Tensor | None,
+        reverse: bool,
+        state: tuple[Tensor | None, Tensor | None],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One direction of a layer; see :func:`speechbrain_mamba.ops.mamba_inner`. Without a gradient."""
+        y, conv, ssm = self._call("inner", *direction, x, z, *state, lengths, reverse)
+        return y, (conv, ssm)
+
     def bidirectional_mamba_inner(
         self,
         xz: Tensor,
@@ -372,6 +400,16 @@ def _fake_ssd(
     last_state: bool,
 ) -> tuple[Tensor, Tensor]:
     return ssd_outputs(directions, last_state)
+
+
+def _fake_inner(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    conv_weight, A = arguments[0], arguments[5]
+    x, _, conv_state, *_ = arguments[7:]
+    batch, _, channels = x.shape
+    conv = x.new_empty(
+        (batch, channels, conv_weight.shape[1] - 1), dtype=x.dtype if conv_state is None else conv_state.dtype
+    )
+    return x.new_empty(x.shape), conv, x.new_empty((batch, channels, A.shape[1]), dtype=torch.float32)
 
 
 def _fake_step(state: Tensor, u: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
-from speechbrain_mamba.ops.layer import run_layer
+from speechbrain_mamba.ops.layer import run_layer, run_one_way
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.step import run_step
 
 BATCH, TIME, CHANNELS, D_MODEL = 2, 80, 48, 8
 HEADS, GROUPS = 6, 2
@@ -123,21 +124,47 @@ def _conv_step(case: Case) -> dict[str, Tensor]:
     return {"x": torch.randn(BATCH, CHANNELS), "state": state, **_filters(case)._asdict()}
 
 
-def _layer(case: Case) -> dict[str, Any]:
-    def direction() -> Direction:
-        return Direction(
-            *_filters(case),
-            x_proj_weight=torch.randn(case.rank + 2 * case.states, CHANNELS) / CHANNELS**0.5,
-            dt_proj_weight=torch.randn(CHANNELS, case.rank) / case.rank**0.5,
-            delta_bias=torch.randn(CHANNELS) - 1,
-            A=-4 * torch.rand(CHANNELS, case.states),
-            D=torch.randn(CHANNELS),
-        )
+def _direction(case: Case) -> Direction:
+    return Direction(
+        *_filters(case),
+        x_proj_weight=torch.randn(case.rank + 2 * case.states, CHANNELS) / CHANNELS**0.5,
+        dt_proj_weight=torch.randn(CHANNELS, case.rank) / case.rank**0.5,
+        delta_bias=torch.randn(CHANNELS) - 1,
+        A=-4 * torch.rand(CHANNELS, case.states),
+        D=torch.randn(CHANNELS),
+    )
 
+
+def _layer_step(case: Case) -> dict[str, Any]:
+    return {
+        "xz": torch.randn(BATCH, 2 * CHANNELS),
+        "conv_state": torch.randn(BATCH, CHANNELS, case.width - 1),
+        "ssm_state": torch.randn(BATCH, CHANNELS, case.states),
+        "direction": _direction(case),
+    }
+
+
+def _one_way(case: Case) -> dict[str, Any]:
+    x, z = torch.randn(2, BATCH, TIME, CHANNELS).unbind()
+    inputs = {"x": x, "direction": _direction(case), "z": z}
+    if not case.continues:
+        return inputs
+    states = {"conv_state": torch.randn(BATCH, CHANNELS, case.width - 1)}
+    return inputs | states | {"scan_state": torch.randn(BATCH, CHANNELS, case.states)}
+
+
+def _run_one_way(backend: ModuleType, inputs: dict[str, Any], lengths: Tensor) -> tuple[Tensor, ...]:
+    x, direction, z = (inputs[name] for name in ("x", "direction", "z"))
+    state = inputs.get("conv_state"), inputs.get("scan_state")
+    y, after = run_one_way(backend, x, direction, z, lengths, True, state)
+    return (y, *after)
+
+
+def _layer(case: Case) -> dict[str, Any]:
     return {
         "xz": torch.randn(BATCH, TIME, 2 * CHANNELS),
-        "forward": direction(),
-        "reverse": direction(),
+        "forward": _direction(case),
+        "reverse": _direction(case),
         "out_proj_weight": torch.randn(D_MODEL, CHANNELS) / CHANNELS**0.5,
         "out_proj_bias": None,
     }
@@ -196,6 +223,10 @@ OPERATIONS = {
         ),
         gradients=2,
     ),
+    "mamba_inner_update": Operation(
+        _layer_step, lambda backend, inputs, lengths: run_step(backend, **inputs), gradients=0
+    ),
+    "mamba_inner": Operation(_one_way, _run_one_way),
     "bidirectional_mamba_inner": Operation(
         _layer, lambda backend, inputs, lengths: run_layer(backend, **inputs, lengths=lengths)
     ),

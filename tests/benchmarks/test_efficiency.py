@@ -332,6 +332,14 @@ def test_thresholds_outside_of_what_was_measured_are_not_given_as_numbers():
     assert thresholds.describe(row) == "none: Mamba is cheaper at all lengths from 0.25 s"
 
 
+def test_a_fit_is_not_believed_against_the_measurements():
+    row = {"threshold": 0.0, "low": 0.0, "high": 0.0, "shortest": 0.5, "longest": 32.0, "unit": "s", "token_ms": 40.0,
+           "tokens": 0.0, "longest_dearer": 16.0, "next_cheaper": 32.0}  # fmt: skip
+    assert thresholds.describe(row) == "unclear: by the fit Mamba is cheaper from 0.5 s, but at 16 s it was not"
+    row |= {"threshold": math.inf, "low": 4.0, "high": math.inf}
+    assert thresholds.describe(row) == "unclear: by the fit Mamba is not cheaper up to 32 s, but at 32 s it was"
+
+
 def test_the_law_over_systems_has_students_interval():
     law = thresholds.law_of_points([1, 10, 100], [1, 20, 100])
     assert law.slope == pytest.approx(1.0) and law.points == 3
@@ -377,8 +385,11 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     assert said.rstrip().splitlines()[-1].startswith("threshold ")
     assert (tmp_path / "thresholds_cpu.csv").exists() and (tmp_path / "token_law_cpu.csv").exists()
     assert (tmp_path / "efficiency_cpu.png").stat().st_size > 10_000
+    assert (tmp_path / "layer_cpu.png").stat().st_size > 10_000
     before = (tmp_path / "efficiency_cpu.csv").read_bytes()
-    run(tmp_path, "--budget", "100", "--repeats", "1")
+    run(tmp_path, "--budget", "100", "--repeats", "1", "--publish", str(tmp_path / "docs"))
+    published = {path.name for path in (tmp_path / "docs").iterdir()}
+    assert published == {path.name for path in tmp_path.iterdir() if path.is_file()} and len(published) == 5
     assert (tmp_path / "efficiency_cpu.csv").read_bytes() == before, "nothing is measured again"
     places = [(row["system"], row["pass"], row["length"]) for row in rows]
     assert len(places) == len(set(places)), "nothing is measured twice"

@@ -202,6 +202,7 @@ def test_seeds_are_repeated_with_options(toy, tmp_path, monkeypatch):
             "has repeated_with without options: give NAME: {KEY: VALUE} for each",
         ),
         ("seeds: [1, 2]", "repeated_with: {a: {quicker: 1}}", "quicker"),
+        ("seeds: [1, 2]", "people: {column: speaker}", "but must have a pattern, or tables and a column"),
         ("{slow: true}}", "{slower: true}}", "slower"),
         ("{slow: true}}", "{modules: {a: !new:torch.nn.Linear [3, 5]}}}", "systems of one study differ by 3% at most"),
     ],

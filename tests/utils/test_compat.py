@@ -201,6 +201,27 @@ def test_compilation_takes_marked_functions_as_constants():
     assert len(calls) == 1, _moved("torch._dynamo's mark of constant functions")
 
 
+def test_transformations_are_seen():
+    assert hasattr(torch._C._functorch, "peek_interpreter_stack"), _moved("torch._C._functorch.peek_interpreter_stack")
+    seen = []
+    torch.vmap(lambda x: seen.append(_compat.is_transforming()) or x)(torch.ones(2))
+    torch.func.grad(lambda x: seen.append(_compat.is_transforming()) or x)(torch.tensor(1.0))
+    assert seen == [True, True] and not _compat.is_transforming()
+
+
+def test_changes_of_parameters_are_counted():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    marks = _compat.mark_parameters(module, without=(module[1],))
+    with torch.no_grad():
+        module[1].weight.zero_()
+        assert _compat.are_marked(marks) and len(marks) == 2, _moved("torch.nn.Module._parameters")
+        module[0].bias.zero_()
+    assert not _compat.are_marked(marks), _moved("torch.Tensor._version")
+    marks = _compat.mark_parameters(module)
+    module[0].weight = torch.nn.Parameter(module[0].weight.detach())
+    assert not _compat.are_marked(marks)
+
+
 def test_many_tensors_are_copied_at_once():
     targets = [torch.zeros(2), torch.zeros(1, 3, dtype=torch.long)]
     assert hasattr(torch, "_foreach_copy_"), _moved("torch._foreach_copy_")

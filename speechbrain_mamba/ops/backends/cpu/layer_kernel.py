@@ -1,7 +1,7 @@
-"""A bidirectional Mamba layer after its input projection on the native kernels.
+"""A Mamba layer after its input projection on the native kernels.
 
-Nothing is kept for its backward pass but its inputs. Convolutions, projections and scan are computed again there, which
-takes a tenth of the time of the pass and saves most of the layer's memory.
+A bidirectional layer keeps nothing for its backward pass but its inputs. Convolutions, projections and scan are
+computed again there, which takes a tenth of the time of the pass and saves most of the layer's memory.
 """
 
 from __future__ import annotations
@@ -47,6 +47,25 @@ def layer_forward(directions: Sequence[Direction], shared: LayerShared, keep: bo
     y, _, nothing = scan_forward(inputs, gates, True, False, False, False, weights)
     del inputs
     return F.linear(y, weight.to(y.dtype), None if bias is None else bias.to(y.dtype)), nothing
+
+
+def inner_forward(
+    direction: Direction,
+    x: Tensor,
+    z: Tensor | None,
+    conv_state: Tensor | None,
+    scan_state: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output of one direction before the output projection, and the states of convolution and scan after it."""
+    convolution = ConvShared(x, conv_state, lengths)
+    u, _, conv_state = conv_forward([direction.filters], convolution, True, reverse, True)
+    factor, B, C = direction.split(F.linear(u, direction.x_proj_weight.to(u.dtype)))
+    scan = ScanInputs(u, factor, direction.A, B, C, direction.D, direction.delta_bias)
+    shared, weights = ScanShared(z, scan_state, lengths), [direction.dt_proj_weight]
+    y, scan_state, _ = scan_forward([scan], shared, True, reverse, True, False, weights)
+    return y, conv_state, scan_state
 
 
 def layer_backward(
