@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.kept import KeptForSteps
 from speechbrain_mamba.ops import Filters, causal_conv1d, causal_conv1d_update, mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 from speechbrain_mamba.ops.registry import NO_TORCHSCRIPT
@@ -93,6 +94,7 @@ class MambaLayer(nn.Module):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.masks_input = masks_input
+        self._kept = KeptForSteps()
         self.d_inner = int(expand * d_model)
 
     def __prepare_scriptable__(self) -> MambaLayer:
@@ -192,6 +194,7 @@ class CausalLayer(MambaLayer):
         Tensor
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
+        self._kept.clear()
         lengths = check_lengths(type(self).__name__, lengths, x.shape[0], x.shape[1], x.device)
         parts = self._project_in(self._mask_input(x, lengths))
         y, state = self._scan(parts, lengths, state=state)
@@ -224,6 +227,7 @@ class CausalLayer(MambaLayer):
             (batch, heads, headdim, d_state) in Mamba-2. The convolution has d_inner channels in Mamba, and
             d_ssm + 2 * ngroups * d_state in Mamba-2.
         """
+        self._kept.clear()
         weight = self.in_proj.weight
         device, dtype = device or weight.device, dtype or weight.dtype
         scan_dtype = torch.float64 if dtype == torch.float64 else torch.float32

@@ -9,11 +9,11 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
 from speechbrain_mamba.ops.directions import Direction, ScanInputs
+from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call, select_backend
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
@@ -83,7 +83,8 @@ def bidirectional_mamba_inner(
     """
     check_directions(_OP, Direction, forward, reverse)
     lengths = _check(xz, forward, out_proj_weight, out_proj_bias, lengths)
-    tensors = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    given = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    tensors = tuple(None if isinstance(tensor, PackedWeight) else tensor for tensor in given)
     states, width, rank = forward.A.shape[1], forward.conv_weight.shape[1], forward.dt_proj_weight.shape[1]
     backend = select_backend(Call(_OP, xz, tensors, states=states, width=width, rank=rank))
     with torch.autocast(xz.device.type, enabled=False):
@@ -153,8 +154,9 @@ def mamba_inner(
     True
     """
     check_dims(_ONE_WAY, "x", x, "(batch, time, channels)")
-    (batch, time, channels), width, states = x.shape, direction.conv_weight.shape[-1], direction.A.shape[-1]
-    _check_direction(_ONE_WAY, direction, channels)
+    channels, states, rank, width = check_parameters(_ONE_WAY, direction)
+    batch, time, _ = x.shape
+    check_shape(_ONE_WAY, "x", x, "(batch, time, channels)", (batch, time, channels))
     check_shape(_ONE_WAY, "z", z, "(batch, time, channels)", (batch, time, channels))
     conv, ssm = (None, None) if initial_state is None else initial_state
     check_shape(
@@ -162,28 +164,12 @@ def mamba_inner(
     )
     check_shape(_ONE_WAY, "the state of the scan", ssm, "(batch, channels, state)", (batch, channels, states))
     lengths = check_lengths(_ONE_WAY, lengths, batch, time, x.device)
-    rank, continues = direction.dt_proj_weight.shape[1], initial_state is not None
-    call = Call(_ONE_WAY, x, (*direction, z, conv, ssm), states=states, width=width, rank=rank, continues=continues)
+    continues = initial_state is not None
+    tensors = tuple(None if isinstance(tensor, PackedWeight) else tensor for tensor in (*direction, z, conv, ssm))
+    call = Call(_ONE_WAY, x, tensors, states=states, width=width, rank=rank, continues=continues)
     backend = select_backend(call)
     with torch.autocast(x.device.type, enabled=False):
         return run_one_way(backend, x, direction, z, lengths, reverse, (conv, ssm))
-
-
-def _check_direction(op: str, direction: Direction, channels: int) -> None:
-    """Check the parameters of one direction."""
-    conv_weight, conv_bias, x_proj_weight, dt_proj_weight, delta_bias, A, D = direction
-    check_dims(op, "A", A, "(channels, state)")
-    check_dims(op, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)")
-    check_dims(op, "conv_weight", conv_weight, "(channels, width)")
-    state, dt_rank, width = A.shape[1], dt_proj_weight.shape[1], conv_weight.shape[1]
-    features = dt_rank + 2 * state
-    check_shape(op, "A", A, "(channels, state)", (channels, state))
-    check_shape(op, "conv_weight", conv_weight, "(channels, width)", (channels, width))
-    check_shape(op, "conv_bias", conv_bias, "(channels,)", (channels,))
-    check_shape(op, "x_proj_weight", x_proj_weight, "(dt_rank + 2 * state, channels)", (features, channels))
-    check_shape(op, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)", (channels, dt_rank))
-    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
-    check_shape(op, "D", D, "(channels,)", (channels,))
 
 
 def _check(
@@ -195,14 +181,30 @@ def _check(
 ) -> Tensor | None:
     """Check one direction's arguments; returns the lengths on the input's device."""
     check_dims(_OP, "xz", xz, "(batch, time, 2 * channels)")
-    check_dims(_OP, "A", direction.A, "(channels, state)")
     check_dims(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)")
-    (batch, time, _), channels, d_model = xz.shape, direction.A.shape[0], out_proj_weight.shape[0]
+    channels = check_parameters(_OP, direction)[0]
+    (batch, time, _), d_model = xz.shape, out_proj_weight.shape[0]
     check_shape(_OP, "xz", xz, "(batch, time, 2 * channels)", (batch, time, 2 * channels))
-    _check_direction(_OP, direction, channels)
     check_shape(_OP, "out_proj_weight", out_proj_weight, "(d_model, channels)", (d_model, channels))
     check_shape(_OP, "out_proj_bias", out_proj_bias, "(d_model,)", (d_model,))
     return check_lengths(_OP, lengths, batch, time, xz.device)
+
+
+def check_parameters(op: str, direction: Direction) -> tuple[int, int, int, int]:
+    """Check the shapes of a direction's parameters; returns channels, states, rank of the step and width."""
+    conv_weight, conv_bias, x_proj_weight, dt_proj_weight, delta_bias, A, D = direction
+    check_dims(op, "A", A, "(channels, state)")
+    check_dims(op, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)")
+    check_dims(op, "conv_weight", conv_weight, "(channels, width)")
+    (channels, state), dt_rank, width = A.shape, dt_proj_weight.shape[1], conv_weight.shape[1]
+    features = dt_rank + 2 * state
+    check_shape(op, "conv_weight", conv_weight, "(channels, width)", (channels, width))
+    check_shape(op, "conv_bias", conv_bias, "(channels,)", (channels,))
+    check_shape(op, "x_proj_weight", x_proj_weight, "(dt_rank + 2 * state, channels)", (features, channels))
+    check_shape(op, "dt_proj_weight", dt_proj_weight, "(channels, dt_rank)", (channels, dt_rank))
+    check_shape(op, "delta_bias", delta_bias, "(channels,)", (channels,))
+    check_shape(op, "D", D, "(channels,)", (channels,))
+    return channels, state, dt_rank, width
 
 
 def run_layer(
@@ -219,7 +221,7 @@ def run_layer(
     if fused:
         return fused(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
     y = _compose(backend, xz, forward, reverse, lengths)
-    return F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
+    return project(y, out_proj_weight, out_proj_bias)
 
 
 def run_one_way(
@@ -256,6 +258,6 @@ def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direc
 
 def scan_arguments(u: Tensor, direction: Direction) -> ScanInputs:
     """The inputs of a Mamba layer's scan: projections of ``u`` (batch, time, channels), and parameters."""
-    factor, B, C = direction.split(F.linear(u, direction.x_proj_weight.to(u.dtype)))
-    delta = F.linear(factor, direction.dt_proj_weight.to(u.dtype))
+    factor, B, C = direction.split(project(u, direction.x_proj_weight))
+    delta = project(factor, direction.dt_proj_weight)
     return ScanInputs(u, delta, direction.A, B, C, direction.D, direction.delta_bias)

@@ -283,7 +283,7 @@ def select_backend(call: Call) -> ModuleType:
             raise ValueError(
                 f"The backend '{chosen}' cannot serve this {call.op}: {reason} Choose another backend, or auto."
             )
-        return load_backend(chosen)
+        return _as_operations(load_backend(chosen))
     device, traced = call.tensor.device, torch.compiler.is_compiling()
     case = (call.op, call.tensor.dtype, call.states, call.width, call.rank, call.continues, call.head)
     for name in _PREFERENCE.get(device.type, ()):
@@ -293,4 +293,11 @@ def select_backend(call: Call) -> ModuleType:
     if load_backend("chunked").unsupported(call) is None:
         return load_backend("chunked")
     _say_why_slow(device.type)
-    return load_backend("reference")
+    return _as_operations(load_backend("reference"))
+
+
+def _as_operations(backend: ModuleType) -> ModuleType:
+    """The reference in the form that ``torch.export`` keeps whole, while it traces; other backends as they are."""
+    if backend.__name__ != _MODULES["reference"] or not torch.compiler.is_exporting():
+        return backend
+    return importlib.import_module(f"{backend.__package__}.exported")

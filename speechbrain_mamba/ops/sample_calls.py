@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.layer import run_layer, run_one_way
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.step import run_step
 
 BATCH, TIME, CHANNELS, D_MODEL = 2, 80, 48, 8
 HEADS, GROUPS = 6, 2
@@ -95,6 +96,12 @@ def _ssd(case: Case, *shape: int) -> dict[str, Tensor]:
     return inputs | ({"initial_state": state} if case.continues else {})
 
 
+def _both_ssds(case: Case) -> dict[str, Any]:
+    one, other = _ssd(case._replace(continues=False)), _ssd(case._replace(continues=False))
+    forward, reverse = (SsdInputs(*(inputs[name] for name in SsdInputs._fields)) for inputs in (one, other))
+    return {"forward": forward, "reverse": reverse, "z": one["z"]}
+
+
 def _ssd_step(case: Case) -> dict[str, Tensor]:
     state = torch.randn(BATCH, HEADS, case.head, case.states)
     return {"state": state} | _ssd(case._replace(continues=False), BATCH)
@@ -126,6 +133,15 @@ def _direction(case: Case) -> Direction:
         A=-4 * torch.rand(CHANNELS, case.states),
         D=torch.randn(CHANNELS),
     )
+
+
+def _layer_step(case: Case) -> dict[str, Any]:
+    return {
+        "xz": torch.randn(BATCH, 2 * CHANNELS),
+        "conv_state": torch.randn(BATCH, CHANNELS, case.width - 1),
+        "ssm_state": torch.randn(BATCH, CHANNELS, case.states),
+        "direction": _direction(case),
+    }
 
 
 def _one_way(case: Case) -> dict[str, Any]:
@@ -178,6 +194,12 @@ OPERATIONS = {
             **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths, return_last_state=True
         ),
     ),
+    "bidirectional_ssd": Operation(
+        _both_ssds,
+        lambda backend, inputs, lengths: backend.bidirectional_ssd(
+            **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths
+        ),
+    ),
     "ssd_update": Operation(
         _ssd_step,
         lambda backend, inputs, lengths: backend.ssd_update(**inputs, delta_softplus=True, dt_limit=(0.01, 2.0)),
@@ -200,6 +222,9 @@ OPERATIONS = {
             **inputs, activation="silu", lengths=lengths
         ),
         gradients=2,
+    ),
+    "mamba_inner_update": Operation(
+        _layer_step, lambda backend, inputs, lengths: run_step(backend, **inputs), gradients=0
     ),
     "mamba_inner": Operation(_one_way, _run_one_way),
     "bidirectional_mamba_inner": Operation(

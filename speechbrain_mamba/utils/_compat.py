@@ -206,6 +206,42 @@ def constant_when_compiled(function: Function) -> Function:
     return function
 
 
+def is_transforming() -> bool:
+    """Whether a transformation of ``torch.func``, such as ``vmap``, is at work, whose tensors look like plain ones."""
+    import torch
+
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
+"""Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
+how often torch knows that it was changed."""
+
+
+def mark_parameters(module: Any, without: tuple[Any, ...] = ()) -> list[ParameterMark] | None:
+    """Marks of all parameters inside a module but those of modules ``without``, for :func:`are_marked`; None if some
+    are stand-ins, or of inference mode, which does not count changes."""
+    import torch
+
+    marks: list[ParameterMark] = []
+    for part in module.modules():
+        for name, parameter in part._parameters.items() if part not in without else ():
+            if parameter is None:
+                continue
+            if type(parameter) is not torch.nn.Parameter or parameter.is_inference():
+                return None
+            marks.append((part._parameters, name, parameter, parameter.detach(), parameter._version))
+    return marks
+
+
+def are_marked(marks: list[ParameterMark]) -> bool:
+    """Whether no parameter was replaced, moved or changed since it was marked, as far as torch counts changes."""
+    return all(
+        parameter._version == version and parameter.data_ptr() == memory.data_ptr() and owner.get(name) is parameter
+        for owner, name, parameter, memory, version in marks
+    )
+
+
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copy tensors into others of the same shapes, by few launches on a GPU."""
     import torch
@@ -243,6 +279,35 @@ def watch_operations(watcher: Callable[[Any, Any], None]) -> AbstractContextMana
             return returned
 
     return Watch()
+
+
+class Int8Factor:
+    """A factor (outputs, inputs) of products of 8-bit integers, packed by oneDNN for the processor at hand.
+
+    These operators serve the models that torch's quantization of x86 exports; they have no documented name.
+
+    Arguments
+    ---------
+    integers : Tensor
+        The factor, int8.
+    scales : Tensor
+        What each output is multiplied by (outputs,), float32.
+    """
+
+    def __init__(self, integers: Tensor, scales: Tensor) -> None:
+        import torch
+
+        self._packed = torch.ops.onednn.qlinear_prepack(integers.contiguous(), None)
+        self._scales, self._zeros = scales.contiguous(), torch.zeros(len(scales), dtype=torch.long)
+
+    def multiply(self, rows: Tensor, dtype: Any) -> Tensor:
+        """The products (rows, outputs), float32 or bfloat16, of rows (rows, inputs) of uint8 that stand for numbers 128
+        lower."""
+        import torch
+
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, dtype, "none", [], ""
+        )
 
 
 def reset_function(module: nn.Module) -> Callable[[], None] | None:

@@ -11,6 +11,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
+from speechbrain_mamba.ops.int8 import int8_unavailable
 from speechbrain_mamba.utils import _compat
 from speechbrain_mamba.utils._compat import (
     BatchesOfEpoch,
@@ -201,6 +202,27 @@ def test_compilation_takes_marked_functions_as_constants():
     assert len(calls) == 1, _moved("torch._dynamo's mark of constant functions")
 
 
+def test_transformations_are_seen():
+    assert hasattr(torch._C._functorch, "peek_interpreter_stack"), _moved("torch._C._functorch.peek_interpreter_stack")
+    seen = []
+    torch.vmap(lambda x: seen.append(_compat.is_transforming()) or x)(torch.ones(2))
+    torch.func.grad(lambda x: seen.append(_compat.is_transforming()) or x)(torch.tensor(1.0))
+    assert seen == [True, True] and not _compat.is_transforming()
+
+
+def test_changes_of_parameters_are_counted():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    marks = _compat.mark_parameters(module, without=(module[1],))
+    with torch.no_grad():
+        module[1].weight.zero_()
+        assert _compat.are_marked(marks) and len(marks) == 2, _moved("torch.nn.Module._parameters")
+        module[0].bias.zero_()
+    assert not _compat.are_marked(marks), _moved("torch.Tensor._version")
+    marks = _compat.mark_parameters(module)
+    module[0].weight = torch.nn.Parameter(module[0].weight.detach())
+    assert not _compat.are_marked(marks)
+
+
 def test_many_tensors_are_copied_at_once():
     targets = [torch.zeros(2), torch.zeros(1, 3, dtype=torch.long)]
     assert hasattr(torch, "_foreach_copy_"), _moved("torch._foreach_copy_")
@@ -361,3 +383,16 @@ def test_nodes_are_recorded_while_onnx_translates_an_operation():
     )
     (node,) = [node for node in program.model.graph if node.domain == "example"]
     assert node.op_type == "Half" and list(node.outputs) == wanted, _moved("The recorder of torch.onnx")
+
+
+def test_torch_multiplies_8_bit_integers():
+    if int8_unavailable() is not None:
+        pytest.skip("this machine has no products of 8-bit integers")
+    factor = _compat.Int8Factor(torch.tensor([[3] * 16, [-2] * 16], dtype=torch.int8), torch.tensor([0.5, 0.25]))
+    rows = torch.full((3, 16), 129, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        try:
+            products = factor.multiply(rows, dtype)
+        except (AttributeError, RuntimeError) as error:
+            raise AssertionError(_moved("torch.ops.onednn.qlinear_pointwise")) from error
+        assert products.dtype == dtype and products.tolist() == [[24.0, -8.0]] * 3

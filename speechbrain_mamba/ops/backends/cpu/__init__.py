@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from speechbrain_mamba.ops.backends.chunked import bidirectional_ssd as bidirectional_ssd
 from speechbrain_mamba.ops.backends.chunked import ssd as ssd
 from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
@@ -13,7 +14,11 @@ from speechbrain_mamba.ops.backends.cpu.layer_kernel import (
     layer_kept,
 )
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import quantize_rows as quantize_rows
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import rescale_rows as rescale_rows
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
+from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step as pack_step
+from speechbrain_mamba.ops.backends.cpu.step_kernel import packed_step as packed_step
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
 

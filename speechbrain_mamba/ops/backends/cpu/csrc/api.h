@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 2
+#define SBM_ABI 4
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -35,9 +35,9 @@ typedef struct {
     int64_t reverse;
 } scan_direction;
 
-/* One scan, or two that share their gate z and are averaged. */
+/* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h. */
 typedef struct {
-    int64_t batch, time, channels, state, softplus, threads, directions;
+    int64_t batch, time, channels, state, softplus, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence z, y;
     scan_direction direction[2];
@@ -70,7 +70,7 @@ typedef struct {
 } conv_direction;
 
 typedef struct {
-    int64_t batch, time, channels, width, silu, threads, directions;
+    int64_t batch, time, channels, width, silu, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence x;
     conv_direction direction[2];
@@ -98,11 +98,44 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
+/* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t dtype, row_stride;
+    uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
+    float *scales; /* (rows,) */
+} quantize_args;
+
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t from;
+    const float *scales; /* (rows,) */
+    const float *bias;   /* (features,) or NULL */
+    char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
+    int64_t to;
+} rescale_args;
+
+/* One step of a Mamba layer between its projections in and out. States are contiguous float32. */
+typedef struct {
+    int64_t batch, channels, state, width, rank, threads;
+    sequence xz, y; /* (batch, 2 * channels): input of the convolution, then gate; (batch, channels) */
+    /* The parameters as contiguous float32, channels and states padded with zeros to multiples of PACK_ALIGN: the
+     * filters by frame and their bias, (width + 1, channels); skip weight and bias of the step, (2, channels); the
+     * projection to factor, B and C, (rank + 2 * state, channels); the factor's, (channels / PACK_ALIGN, rank,
+     * PACK_ALIGN); A times log2(e), (channels, state). */
+    const float *packed;
+    const float *conv_before, *state_before; /* (batch, channels, width - 1), (batch, channels, state) */
+    float *conv_after, *state_after;
+} layer_step_args;
+
 /* Frames between two saved states, and the unit of work inside the kernels. Short enough for the states of a chunk to
  * stay in the L1 cache while the backward pass recomputes them, long enough for the saved ones to weigh little:
  * state / CHUNK values per input value. */
 #define CHUNK 32
 #define BORDER_ALIGN 16
+#define PACK_ALIGN 16
 
 enum status { STATUS_OK = 0, STATUS_NO_MEMORY = 1 };
 
@@ -111,8 +144,11 @@ typedef struct {
     int (*scan_forward)(const scan_args *);
     int (*scan_backward)(const scan_backward_args *);
     int (*scan_step)(const scan_step_args *);
+    int (*layer_step)(const layer_step_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
+    int (*quantize_rows)(const quantize_args *);
+    int (*rescale_rows)(const rescale_args *);
 } kernel_table;
 
 extern const kernel_table kernels_portable;

@@ -10,6 +10,11 @@
 #include "scan_forward.h"
 #include "scan_backward.h"
 #include "scan_step.h"
+#include "layer_step.h"
 #include "conv.h"
+#include "quantize.h"
 
-const kernel_table KERNELS = {KERNELS_NAME, scan_forward, scan_backward, scan_step, conv_forward, conv_backward};
+const kernel_table KERNELS = {
+    KERNELS_NAME, scan_forward,  scan_backward, scan_step,    layer_step,
+    conv_forward, conv_backward, quantize_rows, rescale_rows,
+};
