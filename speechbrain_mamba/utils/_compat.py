@@ -200,6 +200,11 @@ def is_transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def has_forward_hooks(module: Any) -> bool:
+    """Whether calling a module does more than its ``forward``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 ParameterMark = tuple[dict[str, Any], str, Any, Any, int]
 """Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
 how often torch knows that it was changed."""
@@ -224,9 +229,8 @@ def mark_parameters(module: Any, without: tuple[Any, ...] = ()) -> list[Paramete
 def are_marked(marks: list[ParameterMark]) -> bool:
     """Whether no parameter was replaced, moved or changed since it was marked, as far as torch counts changes."""
     for owner, name, parameter, memory, version in marks:
-        if owner.get(name) is not parameter or parameter.data_ptr() != memory.data_ptr():
-            return False
-        if parameter._version != version:
+        found: Any = owner.get(name)
+        if found is not parameter or found.data_ptr() != memory.data_ptr() or found._version != version:
             return False
     return True
 
