@@ -213,6 +213,11 @@ def is_transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def has_forward_hooks(module: Any) -> bool:
+    """Whether calling a module does more than its ``forward``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
 """Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
 how often torch knows that it was changed."""

@@ -210,6 +210,15 @@ def test_transformations_are_seen():
     assert seen == [True, True] and not _compat.is_transforming()
 
 
+def test_hooks_are_seen():
+    module = torch.nn.Linear(2, 2)
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        handle = register(lambda *arguments: None)
+        assert _compat.has_forward_hooks(module), _moved("torch.nn.Module._forward_hooks")
+        handle.remove()
+        assert not _compat.has_forward_hooks(module)
+
+
 def test_changes_of_parameters_are_counted():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     marks = _compat.mark_parameters(module, without=(module[1],))

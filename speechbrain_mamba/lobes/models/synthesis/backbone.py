@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
 from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, INITS
+from speechbrain_mamba.nnet.few_rows import feed_forward_step
 from speechbrain_mamba.nnet.mimetic import initialize_mimetically
 from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
 from speechbrain_mamba.nnet.text_blocks import HiddenTextAttention, TextBidirectional, mark_blocks
@@ -127,7 +128,7 @@ class CodecLanguageLayer(nn.Module):
         if self.text_attention is not None:
             y, text = self.text_attention.step(self.norm_text(x_t), text)
             x_t = x_t + y
-        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": text}
+        return feed_forward_step(self.ffn.ffn, self.norm2(x_t), x_t), {"mixer": mixer, "text": text}
 
 
 def default_mixer(backbone: str) -> str:
