@@ -10,7 +10,9 @@ tables and figure. It ends with a line for each threshold:
 
     threshold asr, inference, time: conmamba_ctc against conformer_ctc: 4.1 s (3.8 to 4.4), 102 tokens
 
-``--report`` measures nothing and makes tables and figure again.
+``--task layer`` is the paper's first experiment: one layer of Mamba against one of attention, in tokens.
+``--report`` measures nothing and makes tables and figures again; ``--publish docs/results/efficiency`` copies them to
+where RESULTS.md takes them from.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +30,12 @@ import torch
 
 from crossings.catalog import COMPARISONS, TASKS, Comparison
 from crossings.cell import DONE, FAILED, Limits, measure_apart
-from crossings.figure import draw_map
+from crossings.figure import draw_layers, draw_map
 from crossings.networks import NetworkCache
 from crossings.results import as_written, check_machine, machine_name, read_rows, table_path, write_rows
 from crossings.schedule import due, tokens
 from crossings.thresholds import COLUMNS, LAW_COLUMNS, describe, find_laws, find_thresholds
-from speechbrain_mamba.utils.files import write_csv
+from speechbrain_mamba.utils.files import atomic_path, write_csv
 
 WEIGHTS = 3 * 2**30
 """Bytes of parameters that are kept in memory."""
@@ -108,6 +111,7 @@ def report(folder: Path, device: str, rows: Sequence[dict[str, Any]]) -> None:
     write_csv(folder / f"token_law_{device}.csv", (_rounded(law) for law in laws), LAW_COLUMNS)
     if found:
         draw_map(folder / f"efficiency_{device}.png", rows, found)
+        draw_layers(folder / f"layer_{device}.png", rows, found)
     for law in laws:
         print(
             f"law {law['task']}, {law['pass']}, {law['measure']}: {law['comparison']}, {law['attention']}: slope "
@@ -118,6 +122,24 @@ def report(folder: Path, device: str, rows: Sequence[dict[str, Any]]) -> None:
         at = f", {one.row['token_ms']:.3g} ms tokens" if one.row["token_ms"] else ""
         line = f"{one.row['task']}, {one.passed}, {one.measure}: {one.row['comparison']}{at}"
         print(f"threshold {line}: {describe(one.row)}")
+
+
+def publish(folder: Path, device: str, target: Path) -> None:
+    """Copy the tables and figures of a map.
+
+    Raises
+    ------
+    FileNotFoundError
+        When nothing has been measured.
+    """
+    if not table_path(folder, device).is_file():
+        raise FileNotFoundError(f"'{folder}' has no measurements on {device} yet: nothing can be published.")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("efficiency_{}.csv", "thresholds_{}.csv", "token_law_{}.csv", "efficiency_{}.png", "layer_{}.png"):
+        source = folder / name.format(device)
+        if source.is_file():
+            with atomic_path(target / source.name) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +162,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", type=float, default=4, help="GB that a pass on a CPU may take beyond the weights")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="bfloat16 on a GPU by default")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--publish", type=Path, help="also copy tables and figures, to docs/results/efficiency")
     arguments = parser.parse_args(given)
     if arguments.device == "cuda" and not torch.cuda.is_available() and not arguments.report:
         parser.error("--device is cuda, but torch finds no GPU: give --device cpu.")
@@ -149,6 +172,8 @@ def main(given: Sequence[str] | None = None) -> None:
         if not arguments.report:
             sweep(arguments, rows)
         report(arguments.out, arguments.device, rows)
+        if arguments.publish:
+            publish(arguments.out, arguments.device, arguments.publish)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

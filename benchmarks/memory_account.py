@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from triton.runtime.jit import JITFunction
 
-from speechbrain_mamba.ops import Direction
+from speechbrain_mamba.ops import Direction, SsdInputs
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
 from speechbrain_mamba.ops.backends.triton.ssd_launch import ssd_backward, ssd_forward
-from speechbrain_mamba.ops.kernel_backend import LayerShared, SsdInputs, SsdShared
+from speechbrain_mamba.ops.kernel_backend import LayerShared, SsdShared
 from speechbrain_mamba.utils._compat import fake_tensors, watch_operations
 
 
@@ -109,27 +109,32 @@ def account_layer(
 
 
 def account_ssd(
-    batch: int, time: int, heads: int, channels: int, states: int, dtype: torch.dtype = torch.bfloat16
-) -> Account:
-    """Account for a training step of the scan of Mamba-2, gated, with lengths and one group of B and C; the unit is
-    all its inputs over time."""
+    batch: int, time: int, heads: int, channels: int, states: int, dtype: torch.dtype = torch.bfloat16,
+    directions: int = 1, gated: bool = True,
+) -> Account:  # fmt: skip
+    """Account for a training step of the scan of Mamba-2 in one or two directions, with lengths and one group of B and
+    C; the unit is all its inputs over time."""
     no_limit = (0.0, float("inf"))
 
-    def make() -> tuple:
-        x, z = (torch.empty(batch, time, heads, channels, dtype=dtype) for _ in range(2))
+    def one() -> SsdInputs:
+        x = torch.empty(batch, time, heads, channels, dtype=dtype)
         delta, B, C = (torch.empty(batch, time, *s, dtype=dtype) for s in ((heads,), (1, states), (1, states)))
-        A, D, bias = (torch.empty(heads) for _ in range(3))
-        return [SsdInputs(x, delta, A, B, C, D, bias)], SsdShared(z, None, torch.empty(batch, dtype=torch.long))
+        return SsdInputs(x, delta, torch.empty(heads), B, C, torch.empty(heads), torch.empty(heads))
+
+    def make() -> tuple:
+        z = torch.empty(batch, time, heads, channels, dtype=dtype) if gated else None
+        return [one() for _ in range(directions)], SsdShared(z, None, torch.empty(batch, dtype=torch.long))
 
     def forward(directions: Sequence[SsdInputs], shared: SsdShared) -> tuple[torch.Tensor, torch.Tensor]:
         y, _ = ssd_forward(directions, shared, True, False, *no_limit, False)
         return y, y.new_empty(0)
 
     def backward(directions: Sequence[SsdInputs], shared: SsdShared, kept: torch.Tensor, dy: torch.Tensor):
-        needs = [SsdInputs(*(True,) * 7)], SsdShared(True, False, False)  # type: ignore[arg-type]
+        needs = [SsdInputs(*(True,) * 7)] * len(directions), SsdShared(gated, False, False)  # type: ignore[arg-type]
         return ssd_backward(directions, shared, dy, None, True, False, *no_limit, needs=needs)
 
-    size = batch * time * (2 * heads * channels + heads + 2 * states) * dtype.itemsize
+    inputs = directions * (heads * channels + heads + 2 * states) + gated * heads * channels
+    size = batch * time * inputs * dtype.itemsize
     return _account(make, forward, backward, size)
 
 

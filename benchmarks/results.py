@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Write RESULTS.md from the published results.
+"""Write RESULTS.md, and the results in README.md, from the published results.
 
-    python benchmarks/results.py           # write it
-    python benchmarks/results.py --check   # end with exit code 1 if it does not agree with the results
+    python benchmarks/results.py           # write them
+    python benchmarks/results.py --check   # end with exit code 1 if they do not agree with the results
 
-The text is docs/results/page.md.in, which has places for tables and numbers. They are filled in from the CSV files in
-docs/results, where `benchmarks/study.py --publish docs/results` and `benchmarks/efficiency.py` put them.
+The texts are docs/results/page.md.in and docs/results/readme.md.in, which have places for tables and numbers. They are
+filled in from the CSV files in docs/results, where `--publish` of `benchmarks/study.py` and `benchmarks/efficiency.py`
+puts them. In README.md only what stands between two comments is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,28 +22,53 @@ from speechbrain_mamba.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path("docs", "results")
+BLOCK = re.compile(r"(<!-- results:[^>]*-->\n)(.*?)(<!-- end of results -->)", re.DOTALL)
+"""What README.md has of the results, with the comments around it."""
 
 
-def make_page(root: Path = ROOT) -> str:
+def make_text(template: str) -> str:
+    """The text of a template in docs/results as the results are now."""
+    text = (ROOT / RESULTS / template).read_text(encoding="utf-8")
+    return fill_page(text, ROOT / RESULTS, RESULTS.as_posix()).strip() + "\n"
+
+
+def make_page() -> str:
     """The text of RESULTS.md as the results are now."""
-    template = (root / RESULTS / "page.md.in").read_text(encoding="utf-8")
-    return fill_page(template, root / RESULTS, RESULTS.as_posix()).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", make_text("page.md.in"))
+
+
+def make_readme() -> str:
+    """The text of README.md as the results are now.
+
+    Raises
+    ------
+    ValueError
+        When it has no place for them.
+    """
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if not BLOCK.search(text):
+        raise ValueError(f"{path} has no place for the results: <!-- results: ... --> and <!-- end of results -->.")
+    filled = re.sub(r"\n{3,}", "\n\n", make_text("readme.md.in"))
+    return BLOCK.sub(lambda match: match[1] + filled + match[3], text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the page."""
+    """Write or check both texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is another one")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a text is another one")
     check = parser.parse_args(arguments).check
-    page, path = make_page(), ROOT / "RESULTS.md"
-    if check:
-        same = path.is_file() and path.read_text(encoding="utf-8") == page
-        print(f"{path} {'agrees' if same else 'does not agree'} with {ROOT / RESULTS}.")
-        return 0 if same else 1
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(f"Written: {path}")
-    return 0
+    code = 0
+    for path, text in ((ROOT / "RESULTS.md", make_page()), (ROOT / "README.md", make_readme())):
+        if check:
+            same = path.is_file() and path.read_text(encoding="utf-8") == text
+            print(f"{path} {'agrees' if same else 'does not agree'} with {ROOT / RESULTS}.")
+            code = code or int(not same)
+            continue
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(f"Written: {path}")
+    return code
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Each system gets the same number of tuning trials, the best of which counts on v
 all are trained for the same number of steps, and again for the same computing time. OUT/items.csv has a row for each
 comparison, system, seed and test item, OUT/runs.csv one for each training, OUT/tuning/trials.csv one for each trial.
 
-From them come summary.csv (mean and spread over the seeds), differences.csv (from the baseline, by a bootstrap over
-seeds and items), by_length.csv and figure.png; they are printed too.
+From them come summary.csv (mean and spread over the seeds), differences.csv (from the baseline, with intervals),
+by_length.csv and figure.png; they are printed too.
 
 The same command again goes on where it was stopped, by --budget or otherwise. Options after -- go to the trainings,
 such as --device cuda. benchmarks/studies/README.md lists the studies, and says how to write one.
@@ -28,7 +28,7 @@ from quality.figures import draw_figure
 from quality.publishing import publish
 from quality.runner import Runner
 from quality.study_file import Study, find_study, read_study
-from quality.tables import differences_markdown, length_markdown, make_tables, summary_markdown
+from quality.tables import differences_markdown, length_markdown, make_tables, name_markdown, summary_markdown
 
 HOUR = 3600.0
 
@@ -63,7 +63,7 @@ def show_tables(study: Study, out: Path) -> None:
         print("No training is done yet.")
         return
     figure = draw_figure(study, out)
-    tables = [summary_markdown(study, out), differences_markdown(study, out), length_markdown(study, out)]
+    tables = [make(study, out) for make in (summary_markdown, name_markdown, differences_markdown, length_markdown)]
     print("\n\n".join(["", *filter(None, tables), f"Tables and figure: {figure.parent if figure else out}"]))
 
 

@@ -5,8 +5,9 @@
         --out results/tuning/tts -- --token_folder results/tokens
 
 A trial is a training by the system's recipe, judged by its best epoch on validation data; it ends before the test. The
-first trial has the values of the file, the others values drawn from --space by the trial's number and --draw_seed, so
-that all systems get the same ones. Options after -- go to the recipes.
+first trial has the values of the file, the others values that fill --space evenly, the same for all systems: of the
+first two, one is in the upper half of each range and one in the lower. A key that only some of the files have, such as
+dropout, varies for these alone. Options after -- go to the recipes.
 
 OUT/trials.csv gets a row for each trial and seed. The same command again goes on where it was: finished trials are not
 run again, and one that was interrupted resumes. A trial that fails, such as one whose loss is not finite any more, has
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import random
 import signal
 import statistics
 import subprocess
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from torch.quasirandom import SobolEngine
 
 from speechbrain_mamba.utils.files import write_csv
 from speechbrain_mamba.utils.hparams import read_hparams
@@ -76,29 +77,50 @@ class Range:
             ) from None
         return cls(key, tuple(numbers), law, all(value.strip().lstrip("-").isdigit() for value in written))
 
-    def draw(self, source: random.Random) -> float | int:
-        """Draw a value."""
+    def at(self, place: float) -> float | int:
+        """The value at a place from 0, the lowest or first one, to 1.
+
+        Example
+        -------
+        >>> Range.parse("lr=0.001:0.1:log").at(0.5), Range.parse("dropout=0,0.1").at(0.75)
+        (0.01, 0.1)
+        """
         if self.law == "choice":
-            value = source.choice(self.values)
+            value = self.values[min(int(place * len(self.values)), len(self.values) - 1)]
         elif self.law == "log":
-            value = math.exp(source.uniform(*map(math.log, self.values)))
+            low, high = map(math.log, self.values)
+            value = math.exp(low + place * (high - low))
         else:
-            value = source.uniform(*self.values)
+            value = self.values[0] + place * (self.values[1] - self.values[0])
         return round(value) if self.whole else float(f"{value:.3g}")
 
 
-def draw_trial(space: Sequence[Range], trial: int, draw_seed: int) -> dict[str, float | int]:
-    """The values of a trial, the same for all systems; none for the first one, which has those of the file."""
-    return {part.key: part.draw(random.Random(f"{draw_seed}/{trial}/{part.key}")) for part in space if trial}
+def trial_values(space: Sequence[Range], trial: int) -> dict[str, float | int]:
+    """The values of a trial, the same for all systems; none for the first one, which has those of the file.
+
+    They are points of a Sobol sequence, which fill the space evenly however many there are. Two or three random points
+    would not: they may nearly be one, or all lie below the file's. The sequence begins behind its middle, where the
+    file's values are likely to be. Its keys but the first are reversed, so that the first two trials are a high rate
+    with a long warm-up, and a low one with a short one.
+    """
+    if not trial:
+        return {}
+    places = SobolEngine(len(space)).fast_forward(trial + 1).draw(1)[0].tolist()
+    return {part.key: part.at(1 - place if index else place) for index, (part, place) in enumerate(zip(space, places))}
 
 
 def own_values(hparams: Path, space: Sequence[Range]) -> dict[str, Any]:
-    """What the file says of the keys. Raises a SystemExit for a key that it does not have."""
+    """What the file says of the keys that it has."""
     settings = YAML().load(read_hparams(hparams))
-    missing = [part.key for part in space if part.key not in settings]
+    return {part.key: settings[part.key] for part in space if part.key in settings}
+
+
+def check_keys(own: Mapping[Path, Mapping[str, Any]], space: Sequence[Range]) -> None:
+    """Raise a SystemExit for a key that no file has."""
+    missing = [part.key for part in space if not any(part.key in values for values in own.values())]
     if missing:
-        raise SystemExit(f"error: {hparams} has no key {', '.join(missing)}: leave it out of --space.")
-    return {part.key: settings[part.key] for part in space}
+        files = " and ".join(map(str, own))
+        raise SystemExit(f"error: there is no key {', '.join(missing)} in {files}: leave it out of --space.")
 
 
 def read_best(folder: Path) -> tuple[str, float, int, int] | None:
@@ -213,7 +235,7 @@ def print_best(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], seeds: in
             print(f"{system}: no trial is whole, {counts}")
             continue
         score, best = found
-        options = " ".join(f"--{key} {best[key]}" for key in keys)
+        options = " ".join(f"--{key} {best[key]}" for key in keys if best[key] != "")
         print(f"{system}: {best['score_name']} {score:.4g} with {options} (trial {best['trial']}; {counts})")
 
 
@@ -227,7 +249,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--epochs", type=int, required=True, help="epochs of a trial")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1234], help="seeds that each trial is run with")
     parser.add_argument("--space", type=Range.parse, nargs="+", default=[Range.parse(text) for text in SPACE])
-    parser.add_argument("--draw_seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="no trial is started after these")
     parser.add_argument("--trial_minutes", type=float, default=math.inf, help="a trial that takes longer has failed")
     parser.add_argument("--out", type=Path, required=True, help="folder of trials.csv and of the trainings")
@@ -248,6 +269,7 @@ def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lamb
     """
     keys = [part.key for part in parsed.space]
     own = {file: own_values(file, parsed.space) for file in parsed.hparams}
+    check_keys(own, parsed.space)
     parsed.out.mkdir(parents=True, exist_ok=True)
     table, start = parsed.out / "trials.csv", time.monotonic()
     rows: list[dict[str, Any]] = list(read_rows(table))
@@ -256,12 +278,12 @@ def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lamb
     for trial in range(parsed.trials):
         for seed in parsed.seeds:
             for file in parsed.hparams:
-                values = own[file] | draw_trial(parsed.space, trial, parsed.draw_seed)
+                drawn = trial_values(parsed.space, trial)
+                values = {key: drawn.get(key, value) for key, value in own[file].items()}
                 before = known.get((file.stem, trial, seed))
                 if before is not None:
-                    if any(before.get(key) != str(values[key]) for key in keys) or before["epochs"] != str(
-                        parsed.epochs
-                    ):
+                    same = all(before.get(key, "") == str(values.get(key, "")) for key in keys)
+                    if not same or before["epochs"] != str(parsed.epochs):
                         raise SystemExit(f"error: {table} has other values for trial {trial}: give another --out.")
                     continue
                 left = 60 * parsed.minutes - (time.monotonic() - start)
@@ -276,7 +298,8 @@ def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lamb
                 command += ["--output_folder", str(folder.resolve()), *parsed.options]
                 set_up(folder)
                 result = run_trial(command, folder, parsed.epochs, 60 * parsed.trial_minutes)
-                row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs, **values, **result}
+                row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs}
+                row |= {key: values.get(key, "") for key in keys} | result
                 rows.append(row)
                 write_csv(table, rows, list(rows[0]))
                 print(f"{file.stem}, trial {trial}, seed {seed}: {row['reason'] or row['score']}", flush=True)

@@ -67,7 +67,8 @@ def test_wheel(source):
     shared_names = {name for name in names if name.startswith("speechbrain_mamba/share/")}
     assert shared_names == shared("hparams", "*.yaml") | shared("recipes", "*.py", "*.md")
     samples = {str(sample.path.relative_to(ROOT)) for sample in SAMPLES}
-    assert {KERNELS, "speechbrain_mamba/py.typed", *samples} <= names
+    microphone = {f"speechbrain_mamba/cli/page_microphone.{kind}" for kind in ("html", "css", "js")}
+    assert {KERNELS, "speechbrain_mamba/py.typed", *samples, *microphone} <= names
     with zipfile.ZipFile(wheel) as archive:
         (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
         assert b"speechbrain-mamba = speechbrain_mamba.cli.main:main" in archive.read(scripts)

@@ -43,6 +43,49 @@ def draw_map(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Foun
     save_figure(figure, path)
 
 
+def draw_layers(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Found]) -> bool:
+    """Draw experiment 1: what one layer costs over tokens, at the width of :data:`MAIN`, and the thresholds in tokens
+    over widths, both for inference and training step.
+
+    Returns
+    -------
+    bool
+        Whether there is a threshold of a layer; nothing is drawn otherwise.
+    """
+    layers = [one for one in found if one.row["task"] == "layer" and one.measure == "time"]
+    if not layers:
+        return False
+    costs = costs_of(rows, "seconds")
+    figure, axes = new_figure(2, 2, (10, 7.5))
+    for line, which in enumerate(("inference", "training step")):
+        _draw_costs(axes[line, 0], "layer", which, costs)
+        _draw_widths(axes[line, 1], which, [one for one in layers if one.passed == which])
+    save_figure(figure, path)
+    return True
+
+
+def _draw_widths(axis: Any, which: str, found: Sequence[Found]) -> None:
+    """The panel of thresholds in tokens over widths, a line for each kind of both layers."""
+    kinds: dict[str, list[Found]] = {}
+    for one in found:
+        if 0 < one.threshold.length < math.inf:
+            width = f", {one.comparison.mamba.overrides['d_model']} channels"
+            kinds.setdefault(one.comparison.label.replace(width, ""), []).append(one)
+    for number, (kind, own) in enumerate(kinds.items()):
+        own = sorted(own, key=lambda one: one.comparison.mamba.overrides["d_model"])
+        x = [one.comparison.mamba.overrides["d_model"] for one in own]
+        y = [one.threshold.length for one in own]
+        low = [max(0.0, one.threshold.length - one.threshold.low) for one in own]
+        high = [max(0.0, min(one.threshold.high, 1e6) - one.threshold.length) for one in own]
+        axis.errorbar(x, y, [low, high], fmt="o-", color=f"C{number % 10}", capsize=3, label=kind, markersize=4)
+    axis.set(title=f"thresholds of a layer, {which}", xlabel="channels", ylabel="tokens")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.grid(alpha=0.3)
+    if kinds:
+        axis.legend(fontsize=6)
+
+
 def _draw_costs(axis: Any, task: str, which: str, costs: Mapping[Series, Mapping[float, Sequence[float]]]) -> None:
     """The panel of a task and a pass."""
     by_key = {system.key: system for system in systems_of(list(COMPARISONS[task]()))}

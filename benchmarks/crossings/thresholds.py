@@ -84,31 +84,38 @@ def _row(
 def describe(row: Mapping[str, Any]) -> str:
     """Say a threshold in words, given its line of the table.
 
-    A fit is not believed beyond the measured lengths by more than a factor of 2.
+    A fit is not believed beyond the measured lengths by more than a factor of 2, nor against the measurements.
 
     Example
     -------
-    >>> row = dict(threshold=8.2, low=7.9, high=8.8, shortest=0.5, longest=32.0, unit="s", token_ms=40.0, tokens=205.0)
+    >>> row = dict(threshold=8.2, low=7.9, high=8.8, shortest=0.5, longest=32.0, unit="s", token_ms=40.0, tokens=205.0,
+    ...            longest_dearer=8.0, next_cheaper=11.3)
     >>> describe(row)
     '8.2 s (7.9 to 8.8), 205 tokens'
-    >>> describe(row | dict(threshold=0.0, low=0.0, high=0.0))
+    >>> describe(row | dict(threshold=0.0, low=0.0, high=0.0, longest_dearer=0.0))
     'none: Mamba is cheaper at all lengths from 0.5 s'
+    >>> describe(row | dict(threshold=0.0, low=0.0, high=0.0))
+    'unclear: by the fit Mamba is cheaper from 0.5 s, but at 8 s it was not'
     """
     unit, value, low, high = row["unit"], row["threshold"], row["low"], row["high"]
     if value < row["shortest"] / 2:
+        shortest, dearer = f"{_short(row['shortest'])} {unit}", row["longest_dearer"]
+        if dearer > 0:
+            return f"unclear: by the fit Mamba is cheaper from {shortest}, but at {_short(dearer)} {unit} it was not"
         sure = high < row["shortest"]
-        return f"none: Mamba is cheaper at all lengths from {_short(row['shortest'])} {unit}" + (
-            "" if sure else ", by the fit"
-        )
+        return f"none: Mamba is cheaper at all lengths from {shortest}" + ("" if sure else ", by the fit")
     if value > 2 * row["longest"]:
-        return f"none up to {_short(row['longest'])} {unit}: Mamba is not cheaper"
+        longest, cheaper = f"{_short(row['longest'])} {unit}", row["next_cheaper"]
+        if math.isfinite(cheaper):
+            return f"unclear: by the fit Mamba is not cheaper up to {longest}, but at {_short(cheaper)} {unit} it was"
+        return f"none up to {longest}: Mamba is not cheaper"
     interval = f"({_short(low)} to {_short(high)})"
     words = f"{_short(value)} {unit} {interval}"
     return words + (f", {_short(row['tokens'])} tokens" if row["token_ms"] else "")
 
 
 def _short(value: float) -> str:
-    return "any length" if math.isinf(value) else f"{value:.3g}"
+    return "no crossing" if math.isinf(value) else f"{value:.3g}"
 
 
 class Law(NamedTuple):

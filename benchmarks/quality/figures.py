@@ -1,19 +1,21 @@
-"""The figure of a study: each measure by system and seed, and by the length of the items."""
+"""The figure of a study: its first measure by the cost of training and of inference, and by the length of the items."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from quality.study_file import Study
-from quality.tables import BY_LENGTH, SUMMARY, read_rows
+from quality.tables import BY_LENGTH, COSTS, SUMMARY, read_rows
 from speechbrain_mamba.utils.files import atomic_path
 
 FIGURE = "figure.png"
 
 
 def draw_figure(study: Study, folder: Path) -> Path | None:
-    """Draw the first measure of a study: against the computing time of a training, and by length.
+    """Draw the first measure of a study: against the computing time of a training, by length, and, where the folder has
+    ``costs.csv``, against the time of inference.
 
     Arguments
     ---------
@@ -37,8 +39,15 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
     summary = [row for row in read_rows(folder / SUMMARY) if row["measure"] == measure.name]
     by_length = [row for row in read_rows(folder / BY_LENGTH) if row["measure"] == measure.name]
     groups = list(dict.fromkeys(row["length"] for row in by_length))
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    cost, length = figure.subplots(1, 2)
+    costs = read_rows(folder / COSTS) if (folder / COSTS).is_file() else []
+    panels = 3 if costs else 2
+    figure = Figure(figsize=(5 * panels, 4), layout="constrained")
+    cost, length, *more = figure.subplots(1, panels)
+    if more:
+        _draw_inference(
+            more[0], study, [row for row in summary if row["comparison"] == summary[0]["comparison"]], costs
+        )
+        more[0].set(ylabel=measure.label)
     for index, system in enumerate(study.systems):
         color = f"C{index % 10}"
         for row in (row for row in summary if row["system"] == system.name and row["minutes"]):
@@ -60,10 +69,27 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
     length.set_xticks(range(len(groups)), groups)
     cost.legend(fontsize="x-small")
     length.legend(fontsize="x-small")
-    figure.suptitle(f"{study.title}: mean and spread over the seeds")
+    repeats = "runs" if study.repeated_with else "seeds"
+    figure.suptitle(f"{study.title}: mean and spread over the {repeats}")
     with atomic_path(folder / FIGURE) as temporary:
         figure.savefig(temporary, dpi=90)
     return folder / FIGURE
+
+
+def _draw_inference(axis: Any, study: Study, summary: list[dict[str, str]], costs: list[dict[str, str]]) -> None:
+    """The panel of what systems reach over the processor time of inference, at the longest measured length."""
+    longest = max(float(row["length"]) for row in costs)
+    seconds = {
+        row["system"]: float(row["seconds"]) for row in costs
+        if (row["pass"], row["status"], float(row["length"])) == ("inference", "done", longest)
+    }  # fmt: skip
+    for index, system in enumerate(study.systems):
+        for row in (row for row in summary if row["system"] == system.name and system.name in seconds):
+            place = seconds[system.name], float(row["mean"])
+            axis.errorbar(*place, spread_of(row), fmt="o", color=f"C{index % 10}")
+            axis.annotate(system.label, place, (4, 4), textcoords="offset points", fontsize="x-small")
+    axis.set_xscale("log")
+    axis.set(xlabel=f"seconds of inference for {longest:g} s of speech, one thread")
 
 
 def spread_of(row: dict[str, str]) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from quality.study_file import People
 from speechbrain_mamba.evaluation.report import UNSCORED
 from speechbrain_mamba.evaluation.word_errors import WordErrors, normalize_words
 
@@ -85,13 +87,16 @@ def synthesis_items(folder: Path) -> list[Row]:
 
     The columns are ``words``, ``word_errors`` and ``reference_word_errors``, ``absolute_duration_error`` in percent
     without its sign, and those of :class:`~speechbrain_mamba.evaluation.synthesis_report.SynthesisReport`. Texts
-    without scores have none here either.
+    without scores have none here either, but where the speech itself is at fault, silent or not finite: then all of its
+    words are errors, lest a system gains by the texts that it does not say.
     """
     rows: list[Row] = []
     for row in read_table(folder / "test" / "results.csv"):
         words = len(normalize_words(row["wrd"]).split())
         item: Row = {"item": row["ID"], "length": words}
-        if not row.get(UNSCORED):
+        if row.get(UNSCORED, "").startswith("the speech is "):
+            item |= {"words": words, "word_errors": words}
+        elif not row.get(UNSCORED):
             scores = numbers(row, ("ID", "wrd", "hypothesis", UNSCORED))
             item |= scores
             for rate, errors in (("wer", "word_errors"), ("reference_wer", "reference_word_errors")):
@@ -101,6 +106,25 @@ def synthesis_items(folder: Path) -> list[Row]:
                 item["absolute_duration_error"] = abs(scores["duration_error"])
         rows.append(item)
     return rows
+
+
+def with_people(rows: Sequence[Mapping[str, str]], people: People | None) -> list[dict[str, str]]:
+    """Items with the column ``people``, whose voices they have, where a study can say that; those that have it keep it.
+
+    Example
+    -------
+    >>> with_people([{"item": "1_anna_ben"}, {"item": "2_ben_anna"}], People(pattern="anna|ben"))[1]
+    {'item': '2_ben_anna', 'people': 'anna ben'}
+    """
+    rows = [dict(row) for row in rows]
+    if people is None or all(row.get("people") for row in rows):
+        return rows
+    if people.pattern:
+        return [{**row, "people": " ".join(sorted(set(re.findall(people.pattern, row["item"]))))} for row in rows]
+    known = {row["ID"]: row[people.column] for table in people.tables for row in read_table(Path(table))}
+    # an item of several tables has the folder of its table before its name
+    found = [known.get(row["item"], known.get(row["item"].rpartition("/")[2], "")) for row in rows]
+    return [{**row, "people": name} for row, name in zip(rows, found)] if all(found) else rows
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

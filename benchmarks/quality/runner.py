@@ -20,6 +20,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 import tune
 from quality.items import READERS
+from quality.machine import MACHINE, describe_machine
 from quality.study_file import ROOT, Study, System
 from quality.training_run import Outcome, read_outcome, run_training
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
@@ -29,7 +30,7 @@ STEPS, TIME = "equal steps", "equal time"
 """The two comparisons: all systems are trained for the same number of epochs, or for the same computing time."""
 
 RUN_COLUMNS = [
-    "comparison", "system", "seed", "status", "reason", "parameters", "epochs", "seconds_per_epoch", "clock",
+    "comparison", "system", "seed", "with", "status", "reason", "parameters", "epochs", "seconds_per_epoch", "clock",
     "score_name", "score", "settings",
 ]  # fmt: skip
 
@@ -45,8 +46,21 @@ class Run:
     comparison: str
     system: str
     seed: int
+    repeated_with: str
+    """The name of further options, "" without."""
+
     epochs: int
     folder: Path
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The columns that name it in tables."""
+        return {"comparison": self.comparison, "system": self.system, "seed": self.seed, "with": self.repeated_with}
+
+    @property
+    def label(self) -> str:
+        """The system and what it is trained with, in words."""
+        return f"{self.system}, seed {self.seed}" + (f", {self.repeated_with}" if self.repeated_with else "")
 
 
 class Runner:
@@ -94,7 +108,7 @@ class Runner:
         ValueError
             When the study was begun with others, or the numbers of parameters differ too much.
         """
-        given = self._given()
+        given = dict(next(iter(self.study.repeated_with.values()), {})) | self._given()
         for system in self.study.systems:
             text = read_hparams(system.hparams, system.options)
             path = self.hparams(system)
@@ -163,9 +177,11 @@ class Runner:
                 if not (folder / "save" / path.name).exists():
                     shutil.copy(path, folder / "save" / path.name)
 
-    def run_options(self) -> list[str]:
-        """Options of all trainings."""
-        return [*(["--skip_prep", "True"] if self.study.shared_data is not None else []), *self.options]
+    def run_options(self, repeated_with: str = "") -> list[str]:
+        """Options of all trainings, and those of a name in ``repeated_with``."""
+        shared = ["--skip_prep", "True"] if self.study.shared_data is not None else []
+        own = self.study.repeated_with[repeated_with] if repeated_with else {}
+        return [*shared, *(part for key, value in own.items() for part in (f"--{key}", str(value))), *self.options]
 
     def tune(self) -> None:
         """Run the trials."""
@@ -174,8 +190,9 @@ class Runner:
             return
         parsed = argparse.Namespace(
             hparams=[self.hparams(system) for system in self.study.systems], trials=tuning.trials,
-            epochs=tuning.epochs, seeds=[0], space=[tune.Range.parse(text) for text in tuning.space], draw_seed=0,
-            minutes=self.left / 60, trial_minutes=math.inf, out=self.out / "tuning", options=self.run_options(),
+            epochs=tuning.epochs, seeds=[0], space=[tune.Range.parse(text) for text in tuning.space],
+            minutes=self.left / 60, trial_minutes=math.inf, out=self.out / "tuning",
+            options=self.run_options(self.study.repeats[0][1]),
         )  # fmt: skip
         if not tune.run_trials(parsed, self.set_up):
             raise OutOfTime
@@ -188,21 +205,22 @@ class Runner:
         found = tune.best_trial(tune.read_rows(self.out / "tuning" / "trials.csv"), system, 1)
         if found is None:
             raise RuntimeError(f"No trial of {system} was successful: see '{self.out / 'tuning' / 'trials.csv'}'.")
-        return {key: found[1][key] for key in (tune.Range.parse(text).key for text in tuning.space)}
+        keys = [tune.Range.parse(text).key for text in tuning.space]
+        return {key: found[1][key] for key in keys if found[1][key] != ""}  # empty: the system has no such key
 
     def runs(self, comparison: str) -> Iterator[Run]:
-        """The runs of a comparison, seed by seed."""
+        """The runs of a comparison, seed by seed, with all systems of a seed and what it is repeated with."""
         epochs = {system.name: self.study.epochs for system in self.study.systems}
         if comparison == TIME:
             epochs = self.epochs_of_equal_time()
-        for seed in self.study.seeds:
+        for seed, repeated_with in self.study.repeats:
             for system in self.study.systems:
                 number = epochs.get(system.name)
                 if number is None:  # a system whose trainings failed has no time
                     continue
                 kind = "steps" if number == self.study.epochs else "time"
-                folder = self.out / "runs" / kind / system.name / str(seed)
-                yield Run(comparison, system.name, seed, number, folder)
+                folder = self.out / "runs" / kind / system.name / repeated_with / str(seed)
+                yield Run(comparison, system.name, seed, repeated_with, number, folder)
 
     def seconds_per_epoch(self, system: str) -> float | None:
         """Seconds of a system's epoch: the mean over the seeds of the runs of equal steps."""
@@ -226,13 +244,13 @@ class Runner:
         missing = [run for run in runs if (read_outcome(run.folder) or Outcome("")).status not in ("done", "failed")]
         for number, run in enumerate(missing, start=1):
             self.check_time()
-            name = f"{comparison}, run {number} of {len(missing)} left: {run.system}, seed {run.seed}"
+            name = f"{comparison}, run {number} of {len(missing)} left: {run.label}"
             self.set_up(run.folder)
             command = [sys.executable, str(self.study.recipe), str(self.hparams(self.study.system(run.system)))]
             values = self.best_options(run.system)
             command += [part for key, value in values.items() for part in (f"--{key}", value)]
             command += ["--seed", str(run.seed), "--number_of_epochs", str(run.epochs)]
-            command += ["--output_folder", str(run.folder.absolute()), *self.run_options()]
+            command += ["--output_folder", str(run.folder.absolute()), *self.run_options(run.repeated_with)]
 
             def tell(epoch: int, seconds: float | None, name: str = name, run: Run = run) -> None:
                 spent = f", {seconds:.0f} s per epoch" if seconds else ""
@@ -241,6 +259,7 @@ class Runner:
             outcome = run_training(command, run.folder, run.epochs, self.left, self.on_gpu, tell)
             print(f"{name}: {outcome.status}{outcome.reason and ': ' + outcome.reason}", flush=True)
             self.collect()
+            write_json(self.out / MACHINE, describe_machine())
             if outcome.status == "stopped":
                 raise OutOfTime
 
@@ -283,17 +302,15 @@ class Runner:
                 values = self.best_options(run.system)
                 runs.append(
                     {
-                        "comparison": comparison, "system": run.system, "seed": run.seed, "status": outcome.status,
-                        "reason": outcome.reason, "parameters": self.parameters.get(run.system, ""),
-                        "epochs": run.epochs,
+                        **run.key, "status": outcome.status, "reason": outcome.reason,
+                        "parameters": self.parameters.get(run.system, ""), "epochs": run.epochs,
                         "seconds_per_epoch": round(outcome.seconds_per_epoch or math.nan, 2), "clock": outcome.clock,
                         "score_name": outcome.score_name, "score": outcome.score,
                         "settings": " ".join(f"{key}={value}" for key, value in values.items()),
                     }
                 )  # fmt: skip
                 if outcome.status == "done":
-                    key = {"comparison": comparison, "system": run.system, "seed": run.seed}
-                    items += [{**key, **item} for item in READERS[self.study.items](run.folder)]
+                    items += [{**run.key, **item} for item in READERS[self.study.items](run.folder)]
         columns = list(dict.fromkeys(name for item in items for name in item))
         if runs:
             write_csv(self.out / "runs.csv", runs, RUN_COLUMNS)

@@ -54,6 +54,9 @@ class System:
     against: str = ""
     """The system that it is compared with, if not with the study's baseline."""
 
+    token_ms: float = 0.0
+    """Milliseconds of a token where the hyper-parameters do not say, as in synthesis; 0 elsewhere."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -62,6 +65,19 @@ class Tuning:
     trials: int = 0
     epochs: int = 1
     space: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class People:
+    """Whose voices the test items have, since those of one person are alike."""
+
+    pattern: str = ""
+    """A regular expression: what it finds in the name of an item are its speakers."""
+
+    tables: tuple[str, ...] = ()
+    """CSV files of the test with the columns ID and ``column``."""
+
+    column: str = "spk_id"
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,9 @@ class Study:
     epochs: int
     measures: tuple[Measure, ...]
     seeds: tuple[int, ...] = (1, 2, 3)
+    repeated_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options by name, with each of which every seed is trained: two codecs, say."""
+
     tuning: Tuning = Tuning()
     recipe: Path = Path()
     items: str = ""
@@ -87,7 +106,14 @@ class Study:
     length: str = "length"
     length_edges: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    people: People | None = None
     folders: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def repeats(self) -> tuple[tuple[int, str], ...]:
+        """What every system is trained with once: a seed, and the name of the options that it is repeated with, "" if
+        there are none. All names of a seed before the next seed."""
+        return tuple((seed, name) for seed in self.seeds for name in self.repeated_with or ("",))
 
     def against(self, name: str) -> str:
         """The name of the system that a system is compared with, its own for the one that all are compared with."""
@@ -100,8 +126,8 @@ class Study:
 
 _KEYS = {
     "title", "question", "task", "recipe", "items", "folders", "prepare", "shared_data", "options", "systems",
-    "baseline", "tuning", "seeds", "epochs", "equal_time", "sizes_within", "measures", "length", "length_edges",
-    "notes",
+    "baseline", "tuning", "seeds", "repeated_with", "epochs", "equal_time", "sizes_within", "measures", "length",
+    "length_edges", "notes", "people",
 }  # fmt: skip
 _REQUIRED = {"title", "question", "task", "systems", "baseline", "epochs", "measures"}
 
@@ -172,34 +198,47 @@ def read_study(path: Path, out: Path, folders: Mapping[str, str] | None = None) 
     recipe = ROOT / tree.get("recipe", f"recipes/{task}/train.py")
     if not recipe.is_file():
         raise FileNotFoundError(f"{path} needs the recipe {recipe}, which is not there.")
+    repeated_with = tree.get("repeated_with") or {}
+    if not all(isinstance(options, Mapping) and options for options in repeated_with.values()):
+        raise ValueError(f"{path} has repeated_with without options: give NAME: {{KEY: VALUE}} for each.")
     tuning = Tuning(**{**tree.get("tuning", {}), "space": tuple(tree.get("tuning", {}).get("space", ()))})
     for part in tuning.space:
         try:
             tune.Range.parse(part)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{path}: {error}") from None
+    people = tree.get("people")
+    if people is not None and (
+        set(people) - {"pattern", "tables", "column"} or bool(people.get("pattern")) == bool(people.get("tables"))
+    ):
+        raise ValueError(
+            f"{path} has people with {', '.join(people)}, but must have a pattern, or tables and a column."
+        )
     return Study(
         name=path.stem, title=tree["title"], question=tree["question"], task=task, systems=systems,
         baseline=tree["baseline"], epochs=int(tree["epochs"]),
         measures=tuple(Measure(**part) for part in tree["measures"]), seeds=tuple(tree.get("seeds", (1, 2, 3))),
-        tuning=tuning, recipe=recipe, items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
+        repeated_with=repeated_with, tuning=tuning, recipe=recipe,
+        items=tree.get("items", task), prepare=tuple(tree.get("prepare", ())),
         shared_data=tree.get("shared_data"), equal_time=tree.get("equal_time", True),
         sizes_within=float(tree.get("sizes_within", 0.03)), length=tree.get("length", "length"),
         length_edges=tuple(tree.get("length_edges", ())), notes=tuple(tree.get("notes", ())),
+        people=None if people is None else People(**{**people, "tables": tuple(people.get("tables", ()))}),
         folders=named,
     )  # fmt: skip
 
 
 def _read_system(name: str, part: Mapping[str, Any], task: str, common: Mapping[str, Any]) -> System:
-    wrong = set(part) - {"hparams", "options", "label", "against"}
+    wrong = set(part) - {"hparams", "options", "label", "against", "token_ms"}
     if wrong or "hparams" not in part:
         raise ValueError(
-            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label and "
-            "against."
+            f"The system {name} has the keys {', '.join(part)}, but must have hparams, and may have options, label, "
+            "against and token_ms."
         )
     hparams = ROOT / "hparams" / task / f"{part['hparams']}.yaml"
     if not hparams.is_file():
         raise FileNotFoundError(f"The system {name} needs {hparams}, which is not there.")
+    options = {**common, **(part.get("options") or {})}
     return System(
-        name, hparams, {**common, **(part.get("options") or {})}, part.get("label", name), part.get("against", "")
+        name, hparams, options, part.get("label", name), part.get("against", ""), float(part.get("token_ms", 0))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class ModelChoice:
     device : str
         Where it computes, as torch calls it; ``auto`` is a GPU if there is one that torch can use, else the CPU.
     precision : str
-        ``fp32``, ``bf16`` or ``fp16``.
+        ``fp32``, ``bf16``, ``int8`` or ``fp16``.
     trust_yaml : bool
         Whether the model's YAML may name anything, not only what models need.
     """
@@ -35,6 +35,7 @@ class ModelChoice:
     device: str = "auto"
     precision: str = "fp32"
     trust_yaml: bool = False
+    _announced: list[bool] = field(init=False, default_factory=list, repr=False, compare=False)
 
     def is_there(self) -> bool:
         """Whether it can be loaded as far as one can tell: False for a default that is not in this version."""
@@ -73,12 +74,19 @@ class ModelChoice:
             )
         return self.load(kinds[kind])
 
-    def _announce(self) -> None:
-        """Say what a bundled model is good for."""
+    @property
+    def caution(self) -> str:
+        """What a bundled model is good for; empty for others."""
         from speechbrain_mamba.inference.bundled import bundled_models
 
-        if bundled := bundled_models().get(self.source):
-            logger.warning("'%s' is a small model for trying out. %s", self.source, bundled.limits)
+        bundled = bundled_models().get(self.source)
+        return f"'{self.source}' is a small model for trying out. {bundled.limits}" if bundled else ""
+
+    def _announce(self) -> None:
+        """Say what a bundled model is good for, once."""
+        if self.caution and not self._announced:
+            logger.warning(self.caution)
+            self._announced.append(True)
 
 
 def choose_device(name: str) -> str:

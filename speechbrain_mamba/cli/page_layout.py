@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from speechbrain_mamba.cli.page_work import Listening, Made, PageWork
+from speechbrain_mamba.cli.page_listening import Listeners
+from speechbrain_mamba.cli.page_work import Made, PageWork
 from speechbrain_mamba.utils.mistakes import MISTAKES, is_mistake, words_of
 
 TITLE = "speechbrain_mamba"
+MICROPHONE = Path(__file__).with_name("page_microphone")
+"""Beside this file, with ``.html``, ``.css`` and ``.js``."""
 
 
 def import_gradio() -> Any:
@@ -31,11 +34,14 @@ def import_gradio() -> Any:
     return gradio
 
 
-def tell_mistakes(function: Callable) -> Callable:
-    """A function, or a generator, whose mistakes of the user are told in the page, and not in the terminal."""
+def tell_mistakes(function: Callable, shorten: Callable[[str], str] = str) -> Callable:
+    """A function, or a generator, whose mistakes of the user are told in the page, and not in the terminal; their words
+    are shortened by ``shorten``."""
 
     def told(error: BaseException) -> BaseException:
-        return import_gradio().Error(words_of(error), print_exception=False) if is_mistake(error) else error
+        if not is_mistake(error):
+            return error
+        return import_gradio().Error(shorten(words_of(error)), print_exception=False)
 
     @functools.wraps(function)
     def work(*arguments: Any) -> Any:
@@ -74,25 +80,32 @@ def build_page(work: PageWork, mixture: Path, voice: Path, voice_text: str) -> A
     gradio = import_gradio()
 
     def show(made: Made) -> list[Any]:
-        return [*map(str, made.files), str(made.picture), "\n\n".join(made.notices)]
+        return [*map(str, made.files), str(made.picture), work.shorten("\n\n".join(made.notices))]
 
-    with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gradio.Markdown(f"# {TITLE}\nNothing that you record leaves this machine.")
+    tell = functools.partial(tell_mistakes, shorten=work.shorten)
+
+    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gradio.Markdown(
+            f"# {TITLE}\nNothing that you record leaves this machine, and nothing of it stays when the page ends."
+        )
         with gradio.Tab("Separate"):
+            gradio.Markdown(work.about["separator"])
             mixed = _recording(gradio, "Recording of several people", mixture)
             button = gradio.Button("Separate", variant="primary")
             with gradio.Row():
                 players = [_player(gradio, f"Speaker {number}") for number in range(1, work.separator.speakers + 1)]
             made = [*players, _picture(gradio), gradio.Markdown()]
-            button.click(tell_mistakes(lambda path: show(work.separate(path))), mixed, made, api_name="separate")
+            button.click(tell(lambda path: show(work.separate(path))), mixed, made, api_name="separate")
         with gradio.Tab("Transcribe"):
+            gradio.Markdown(work.about["recognizer"])
             said = _recording(gradio, "Recording", voice)
             button = gradio.Button("Transcribe", variant="primary")
             text = gradio.Textbox(label="Text", lines=3)
-            button.click(tell_mistakes(work.transcribe), said, text, api_name="transcribe")
+            button.click(tell(work.transcribe), said, text, api_name="transcribe")
             if work.streams:
                 _listen(gradio, work)
         with gradio.Tab("Speak"):
+            gradio.Markdown(work.about["synthesizer"])
             wanted = gradio.Textbox("four one six three", label="Text to say")
             with gradio.Row():
                 prompt = _recording(gradio, "Recording of the voice, some seconds", voice)
@@ -104,7 +117,7 @@ def build_page(work: PageWork, mixture: Path, voice: Path, voice_text: str) -> A
             def speak(text: str, prompt: str | None, words: str, seed: int | None) -> list[Any]:
                 return show(work.speak(text, prompt, words, None if seed is None else int(seed)))
 
-            button.click(tell_mistakes(speak), [wanted, prompt, words, seed], made, api_name="speak")
+            button.click(tell(speak), [wanted, prompt, words, seed], made, api_name="speak")
     return page
 
 
@@ -123,28 +136,16 @@ def _picture(gradio: Any) -> Any:
 
 
 def _listen(gradio: Any, work: PageWork) -> None:
-    """A microphone whose text grows while one speaks."""
-    heard = gradio.State(None)
-    microphone = gradio.Audio(
-        label="Or speak: the text grows while you do", sources=["microphone"], streaming=True, type="numpy", buttons=[]
+    """A microphone whose text grows while one speaks: ``page_microphone.js``."""
+    listeners = Listeners(work.listen)
+
+    def hear(message: dict[str, Any]) -> dict[str, str]:  # Gradio marks it, which a method does not take
+        return listeners.hear(message)
+
+    gradio.HTML(
+        html_template=MICROPHONE.with_suffix(".html").read_text("utf-8"),
+        css_template=MICROPHONE.with_suffix(".css").read_text("utf-8"),
+        js_on_load=MICROPHONE.with_suffix(".js").read_text("utf-8"),
+        server_functions=[hear],
+        container=True,
     )
-    text = gradio.Textbox(label="Text so far", lines=3)
-
-    def begin() -> tuple[Listening, str]:
-        return work.listen(), ""
-
-    def go_on(sound: tuple[int, Any] | None, listening: Listening | None) -> tuple[Listening | None, str]:
-        if sound is None:
-            return listening, "" if listening is None else listening.text
-        listening = listening or work.listen()
-        return listening, listening.add(*sound)
-
-    def end(listening: Listening | None) -> tuple[None, str]:
-        return None, "" if listening is None else listening.finish()
-
-    # one after another in the order of the microphone, and none left out while another one is worked on
-    order: dict[str, Any] = {"concurrency_id": "listening", "concurrency_limit": 1, "trigger_mode": "multiple"}
-    order |= {"api_visibility": "private", "show_progress": "hidden"}
-    microphone.start_recording(tell_mistakes(begin), None, [heard, text], **order)
-    microphone.stream(tell_mistakes(go_on), [microphone, heard], [heard, text], stream_every=0.5, **order)
-    microphone.stop_recording(tell_mistakes(end), heard, [heard, text], **order)

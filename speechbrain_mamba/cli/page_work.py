@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import copy
+import re
+import shutil
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from speechbrain_mamba.cli.live import take_pieces
 from speechbrain_mamba.cli.model_choice import ModelChoice
+from speechbrain_mamba.cli.page_listening import Listening
 from speechbrain_mamba.utils.plots import plot_sounds
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from speechbrain_mamba.inference.streaming import StreamingRecognizer
 
 PIECE = 320
 """Milliseconds of a recording that the recognizer hears at a time."""
+KEPT = 20
+"""Requests whose files are kept. The page has copies of what it shows; a minute in two voices takes up to 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Made:
 
 
 class PageWork:
-    """Separates, transcribes and speaks for the page, one request at a time.
+    """Separates, transcribes and speaks for the page, each model for one request at a time.
 
     Arguments
     ---------
@@ -43,6 +42,11 @@ class PageWork:
         Where sounds and pictures go; each request gets a folder of its own in it.
     max_seconds : float
         The longest recording that is taken.
+
+    Attributes
+    ----------
+    about : dict of str to str
+        What there is to know of each model, by ``separator``, ``recognizer`` and ``synthesizer``.
 
     Raises
     ------
@@ -68,7 +72,10 @@ class PageWork:
         self.recognizer = recognizer.load(Recognizer)
         self._streaming = recognizer.load(StreamingRecognizer) if self.recognizer.streams else None
         self.synthesizer = synthesizer.load(SpeechSynthesizer)
-        self._one = threading.Lock()
+        kinds = {"separator": separator, "recognizer": recognizer, "synthesizer": synthesizer}
+        self.about = {kind: choice.caution or f"The model is '{choice.source}'." for kind, choice in kinds.items()}
+        self._alone = {kind: threading.Lock() for kind in kinds}  # each model works for one at a time
+        self._folders: deque[Path] = deque()
 
     @property
     def streams(self) -> bool:
@@ -80,7 +87,7 @@ class PageWork:
         path = self._checked(recording)
         folder = self._new_folder()
         files = [folder / f"speaker{number}.wav" for number in range(1, self.separator.speakers + 1)]
-        with self._one:
+        with self._alone["separator"]:
             result = self.separator.separate_recording(path, files)
         titles = ["recording", *(f"speaker {number}" for number in range(1, len(files) + 1))]
         return Made(files, self._draw(folder, titles, [path, *files], self.separator.sample_rate), result.notices)
@@ -90,7 +97,7 @@ class PageWork:
         needs all of it. The last text is the whole one."""
         path = self._checked(recording)
         if self._streaming is None:
-            with self._one:
+            with self._alone["recognizer"]:
                 text = self.recognizer.transcribe_file(path)
             yield text
             return
@@ -112,7 +119,7 @@ class PageWork:
         """
         if self._streaming is None:
             raise ValueError("This recognizer needs whole recordings: record first, and transcribe then.")
-        return Listening(self._streaming, self._one)
+        return Listening(self._streaming, self._alone["recognizer"])
 
     def speak(self, text: str, prompt: str | Path | None, prompt_text: str, seed: int | None = None) -> Made:
         """Say a text in the voice of a recording, whose words are given."""
@@ -122,7 +129,7 @@ class PageWork:
         path = self._checked(prompt)
         from speechbrain_mamba.dataio.audio import write_audio
 
-        with self._one:
+        with self._alone["synthesizer"]:
             spoken = self.synthesizer.synthesize(text, str(path), prompt_text, seed=seed)
         folder = self._new_folder()
         file = folder / "speech.wav"
@@ -132,20 +139,32 @@ class PageWork:
 
     def _checked(self, recording: str | Path | None) -> Path:
         """A recording that is there and short enough."""
-        from speechbrain_mamba.dataio.recordings import read_recording
+        from speechbrain_mamba.dataio.recordings import open_recording
 
         if recording is None:
             raise ValueError("There is no recording yet: choose a file, or record one.")
-        seconds = read_recording(recording).seconds  # a header may be wrong
-        if seconds > self.max_seconds:
-            raise ValueError(
-                f"The recording has {seconds:.0f} s, but this page takes {self.max_seconds:g} s at most: cut it, give "
-                "--max-seconds, or use the commands separate and transcribe, which take any length."
-            )
+        seconds = 0.0
+        with open_recording(recording) as reader:
+            for block in reader.blocks(reader.sample_rate):  # all of it, as a header may be wrong
+                seconds += block.shape[1] / reader.sample_rate
+                if seconds > self.max_seconds:
+                    raise ValueError(
+                        f"The recording is longer than {self.max_seconds:g} s, which is the most that this page takes: "
+                        "cut it, begin the page with another --max-seconds, or use the commands separate and "
+                        "transcribe, which take any length."
+                    )
         return Path(recording)
 
+    def shorten(self, text: str) -> str:
+        """A text with the names of files of this page, and not where the page keeps them."""
+        return re.sub(re.escape(f"{self.folder}/") + r"(?:[^/'\s]+/)*", "", text)
+
     def _new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        self._folders.append(folder)
+        while len(self._folders) > KEPT:
+            shutil.rmtree(self._folders.popleft())
+        return folder
 
     def _draw(self, folder: Path, titles: Sequence[str], files: Sequence[Path], sample_rate: int) -> Path:
         from speechbrain_mamba.dataio.recordings import read_recording
@@ -154,58 +173,3 @@ class PageWork:
         picture = folder / "sounds.png"
         plot_sounds(picture, signals, sample_rate)
         return picture
-
-
-class Listening:
-    """A stream of sound with its text so far.
-
-    Arguments
-    ---------
-    recognizer : StreamingRecognizer
-        It shares its weights with this stream, and nothing else.
-    one : threading.Lock
-        Held while it computes.
-    """
-
-    def __init__(self, recognizer: StreamingRecognizer, one: Any) -> None:
-        self._recognizer, self._one = copy.copy(recognizer), one
-        self._recognizer.reset()
-        self._rate: int | None = None
-        self._resampler: Any = None
-        self.text = ""
-
-    def add_samples(self, piece: Any) -> str:
-        """Take a piece (1, samples) at the recognizer's rate; returns the text so far."""
-        with self._one:
-            self.text = self._recognizer.add(piece)
-        return self.text
-
-    def add(self, rate: int, samples: np.ndarray) -> str:
-        """Take a piece as a browser sends it: its rate in Hz, and integers or floats (samples,) or (samples, channels).
-
-        Raises
-        ------
-        ValueError
-            When the rate is not that of the piece before.
-        """
-        import numpy as np
-        import torch
-
-        from speechbrain_mamba.dataio.resampling import StreamingResampler
-
-        if self._rate is None:
-            self._rate, self._resampler = rate, StreamingResampler(rate, int(self._recognizer.sample_rate))
-        if rate != self._rate:
-            raise ValueError(f"The microphone went from {self._rate} to {rate} Hz: begin again.")
-        scale = -float(np.iinfo(samples.dtype).min) if np.issubdtype(samples.dtype, np.integer) else 1.0
-        signal = torch.as_tensor(samples.astype(np.float32) / scale)
-        signal = signal.mean(1) if signal.dim() == 2 else signal
-        return self.add_samples(self._resampler.push(signal[None]))
-
-    def finish(self) -> str:
-        """End the stream; returns its whole text, which is empty if nothing came."""
-        if self._resampler is not None:
-            self.add_samples(self._resampler.finish())
-        with self._one:
-            self.text = self._recognizer.finish()
-        return self.text

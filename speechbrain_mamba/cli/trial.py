@@ -36,6 +36,7 @@ class Trial:
     synthesizer: ModelChoice
     signals: dict[str, Tensor] = field(init=False, default_factory=dict)  # (samples,) by the names of their files
     texts: dict[str, str] = field(init=False, default_factory=dict)  # what one voice says in them
+    listener: Any = field(init=False, default=None)  # the recognizer, once it was loaded
 
     def run(self) -> None:
         """Do all steps; one that lacks a package says so."""
@@ -95,10 +96,10 @@ class Trial:
         """Transcribe the mixture and what was made of it, and compare the texts with what was said."""
         from speechbrain_mamba.inference.recognition import Recognizer
 
-        recognizer = self.load(self.recognizer, Recognizer, "Transcribed")
-        if recognizer is not None:
+        self.listener = self.load(self.recognizer, Recognizer, "Transcribed")
+        if self.listener is not None:
             for name in [name for name in self.signals if not name.startswith("voice")]:
-                show(self.hear(recognizer, name))
+                show(self.hear(self.listener, name))
 
     def hear(self, recognizer: Any, name: str) -> str:
         """A line with the text of a file, and its errors if one voice speaks in it."""
@@ -112,7 +113,6 @@ class Trial:
 
     def speak(self) -> None:
         """Say a text in the first voice, and listen to it."""
-        from speechbrain_mamba.inference.recognition import Recognizer
         from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 
         synthesizer = self.load(self.synthesizer, SpeechSynthesizer, f'Said in the voice of voice1.wav: "{SPOKEN}"')
@@ -123,8 +123,8 @@ class Trial:
         prompt = SAMPLES[0]
         spoken = synthesizer.synthesize(SPOKEN, prompt.path, prompt.text, seed=SEED)
         self.keep("speech.wav", resample(spoken.wav, spoken.sample_rate, SAMPLE_RATE), SPOKEN)
-        if self.recognizer.is_there():
-            show(self.hear(self.recognizer.load(Recognizer), "speech.wav"))
+        if self.listener is not None:
+            show(self.hear(self.listener, "speech.wav"))
 
     def draw(self) -> None:
         """Draw all spectrograms."""

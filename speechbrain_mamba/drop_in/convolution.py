@@ -199,3 +199,12 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -
     places = ends + torch.arange(-state_len, 0, device=x.device)
     states = x[places.clamp(min=0)].masked_fill((places < starts)[..., None], 0)
     return frames_first(states)
+
+
+def causal_conv1d_varlen_states_ref(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
+    """:func:`causal_conv1d_varlen_states`, one sequence after another."""
+    states = x.new_zeros(len(cu_seqlens) - 1, x.shape[1], state_len)
+    for state, start, end in zip(states, cu_seqlens.tolist(), cu_seqlens.tolist()[1:]):
+        last = x[max(start, end - state_len) : end]
+        state[:, state_len - len(last) :] = last.T
+    return states

@@ -80,6 +80,35 @@ def rmsnorm_fn(
     return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, True)
 
 
+def rms_norm_ref(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None = None,
+    eps: float = 1e-6,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+    upcast: bool = True,
+) -> Tensor:
+    """:func:`rmsnorm_fn` written out; without ``upcast``, in the type of ``x`` but for the weights.
+
+    Example
+    -------
+    >>> rms_norm_ref(torch.tensor([[3.0, 3.0]]), torch.ones(2), None, eps=0.0)
+    tensor([[1., 1.]])
+    """
+    dtype = x.dtype
+    if upcast:
+        x, z = x.float(), None if z is None else z.float()
+    gate = 1.0 if z is None else z * z.sigmoid()
+    groups = (x if norm_before_gate else x * gate).unflatten(-1, (-1, group_size or x.shape[-1]))
+    mean_square = groups.square().mean(-1, keepdim=True)
+    y = (groups / (mean_square + eps).sqrt()).flatten(-2) * weight.float()
+    if bias is not None:
+        y = y + bias.float()
+    return (y * gate if norm_before_gate else y).to(dtype)
+
+
 class _GatedNorm(nn.Module):
     """The common part of both norms: the weight, and how it is applied."""
 

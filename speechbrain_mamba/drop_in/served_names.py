@@ -41,7 +41,7 @@ MODULES: dict[str, dict[str, str]] = {
     "mamba_ssm.ops.triton.layer_norm": {**_NORMS, "_layer_norm_fwd": "norms.layer_norm_forward"},
     "mamba_ssm.ops.triton.layernorm": _NORMS,
     "mamba_ssm.ops.triton.layernorm_gated": {
-        name: "gated_norms" for name in ("LayerNorm", "RMSNorm", "layernorm_fn", "rmsnorm_fn")
+        name: "gated_norms" for name in ("LayerNorm", "RMSNorm", "layernorm_fn", "rms_norm_ref", "rmsnorm_fn")
     },
     "mamba_ssm.ops.triton.selective_state_update": {
         name: "state_update" for name in ("selective_state_update", "selective_state_update_ref")
@@ -60,7 +60,9 @@ MODULES: dict[str, dict[str, str]] = {
         "causal_conv1d_ref": "convolution",
         "causal_conv1d_update_ref": "convolution",
     },
-    "causal_conv1d.causal_conv1d_varlen": {"causal_conv1d_varlen_states": "convolution"},
+    "causal_conv1d.causal_conv1d_varlen": {
+        name: "convolution" for name in ("causal_conv1d_varlen_states", "causal_conv1d_varlen_states_ref")
+    },
     "causal_conv1d.cpp_functions": {
         f"{name}_function": f"compiled_conv.{name}"
         for name in ("causal_conv1d_fwd", "causal_conv1d_bwd", "causal_conv1d_update")

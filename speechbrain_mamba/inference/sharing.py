@@ -70,7 +70,7 @@ def export_model(
     out: str | os.PathLike,
     *,
     license: str | None = None,
-    language: str = "en",
+    language: str | None = None,
     repository: str | None = None,
     safetensors_only: bool = False,
 ) -> SharedModel:
@@ -87,8 +87,8 @@ def export_model(
         The new folder; it must not exist.
     license : str, optional
         The license of the weights, as the Hub calls it: ``apache-2.0``, ``cc-by-4.0``.
-    language : str
-        The language that it is for.
+    language : str, optional
+        The language that it is for, English by default.
     repository : str, optional
         The id that it will have on the Hub, for the examples of the card; by default they name the folder.
     safetensors_only : bool
@@ -99,7 +99,8 @@ def export_model(
     FileNotFoundError, FileExistsError
         When there is no model, or ``out`` is there already.
     ValueError
-        When the model cannot be loaded, what it computes is not finite, or a name is not one of the Hub.
+        When the model cannot be loaded, what it computes is not finite, a name is not one of the Hub, or a card that is
+        kept states another license or language.
     """
     target = Path(out)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -109,6 +110,8 @@ def export_model(
     if repository is not None:
         check_repository(repository)
     run, folder = find_model(source)
+    if (folder / CARD).is_file():
+        _check_kept_card(folder, {"license": license, "language": language})
     with atomic_path(target) as temporary:
         temporary.mkdir(parents=True)
         _copy(folder, temporary, safetensors_only)
@@ -120,7 +123,7 @@ def export_model(
             card = write_card(
                 CardFacts(
                     loaded.kind, (repository or target.name).rpartition("/")[2], address, loaded.parameters,
-                    loaded.sample_rate, license or UNKNOWN, language, facts, _origin(run), loaded.mixers,
+                    loaded.sample_rate, license or UNKNOWN, language or "en", facts, _origin(run), loaded.mixers,
                 )
             )  # fmt: skip
         (temporary / CARD).write_text(card, encoding="utf-8")
@@ -157,6 +160,17 @@ def find_model(source: str | os.PathLike) -> tuple[Path, Path]:
         run = folder.parent if folder.name in EXPORTS else folder
         return run, folder
     raise FileNotFoundError(f"'{source}' holds no model: it has neither {SETTINGS} nor {CODEC_SETTINGS}.")
+
+
+def _check_kept_card(folder: Path, wanted: dict[str, str | None]) -> None:
+    """Refuse what a card that is kept does not say."""
+    stated = read_metadata(folder)
+    for name, value in wanted.items():
+        if value is not None and stated.get(name) != value:
+            raise ValueError(
+                f"'{folder}' has a card, which is kept, and its {name} is {stated.get(name, UNKNOWN)}, not {value}: "
+                f"leave out the {name}, or change {CARD} there."
+            )
 
 
 def _copy(folder: Path, target: Path, safetensors_only: bool) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba import MambaState
 from speechbrain_mamba.nnet.mixers import bidirectional_form, plan_mixers
+from speechbrain_mamba.nnet.pieces import find_pieces, lengths_in
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -64,6 +65,24 @@ class MambaBlock(nn.Module):
         y, state = self.mixer(self.norm(x), lengths, state=state, return_state=True)
         y = x + y.to(x.dtype)
         return (y, state) if return_state else y
+
+    def update_(self, x: Tensor, pieces: Sequence[slice], lengths: Tensor | None = None) -> None:
+        """Run the block in place, for inference: over pieces of frames if the mixer can.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model), which becomes the output.
+        pieces : sequence of slice
+            Consecutive frames.
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,).
+        """
+        if not hasattr(self.mixer, "outputs"):
+            x += self.mixer(self.norm(x), lengths)
+            return
+        for piece, y in self.mixer.outputs(lambda piece: self.norm(x[:, piece]), pieces, lengths):
+            x[:, piece] += y
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run the block over one frame, (batch, d_model)."""
@@ -216,6 +235,9 @@ class MambaBlocksSequential(nn.Module):
         TypeError
             When a state is asked of a bidirectional stack.
         """
+        pieces = find_pieces(self, x, x.shape[1])
+        if pieces is not None and state is None and not return_state:
+            return self.run_(self._residual(x).clone(), pieces, lengths)
         lengths = check_lengths("MambaBlocksSequential", lengths, x.shape[0], x.shape[1], x.device)
         x = self._residual(mask_frames(x, lengths))
         states: list[MambaState] = []
@@ -229,6 +251,29 @@ class MambaBlocksSequential(nn.Module):
                 states.append(block_state)
         y = mask_frames(self.norm_f(x), lengths)
         return (y, tuple(states)) if return_state else y
+
+    def run_(self, x: Tensor, pieces: Sequence[slice], lengths: Tensor | None = None) -> Tensor:
+        """Run the stack over a sequence whose memory it may use, in pieces of frames: for inference on long sequences.
+
+        Arguments
+        ---------
+        x : Tensor
+            Input (batch, time, d_model), which is overwritten.
+        pieces : sequence of slice
+            Consecutive frames, see :func:`~speechbrain_mamba.nnet.pieces.find_pieces`.
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+
+        Returns
+        -------
+        Tensor
+            Output (batch, time, d_model), as from :meth:`forward`.
+        """
+        lengths = check_lengths("MambaBlocksSequential", lengths, x.shape[0], x.shape[1], x.device)
+        x = self._residual(mask_frames(x, lengths))
+        for block in self.layers:
+            block.update_(x, pieces, lengths)
+        return torch.cat([mask_frames(self.norm_f(x[:, piece]), lengths_in(piece, lengths)) for piece in pieces], 1)
 
     def init_state(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

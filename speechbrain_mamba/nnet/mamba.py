@@ -6,9 +6,11 @@ Parameters carry the names of mamba-ssm (and its bidirectional descendants), so 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.few_rows import linear_step
@@ -20,9 +22,11 @@ from speechbrain_mamba.nnet.mamba_layer import (
     ScaledLinear,
     draw_step_bias,
 )
+from speechbrain_mamba.nnet.pieces import find_pieces, lengths_in
 from speechbrain_mamba.ops import (
     Direction,
     bidirectional_mamba_inner,
+    mamba_inner,
     mamba_inner_update,
     pack_step,
     scan_arguments,
@@ -114,6 +118,8 @@ class _Mamba1Layer(MambaLayer):
         """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
         with torch.no_grad():
             for name, parameter in self.named_parameters(recurse=False):
+                if parameter.is_meta:  # only counted: torch would import its compiler to compute no numbers
+                    continue
                 if name.endswith("_log"):  # S4D-real: the states decay at rates 1, 2, ..., d_state
                     parameter.copy_(torch.arange(1, self.d_state + 1).log().expand_as(parameter))
                 else:
@@ -185,6 +191,9 @@ class Mamba(CausalLayer, _Mamba1Layer):
     True
     """
 
+    projections_kept = ("x_proj", "dt_proj")
+    """What goes into the operation of a step as it is."""
+
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Run the layer over one frame, see :meth:`CausalLayer.step`: one operation between the projections."""
         parameters = self._kept.get(self, lambda: pack_step(self._direction("")), (self.in_proj, self.out_proj))
@@ -218,7 +227,68 @@ class BiMamba(BidirectionalLayer, _Mamba1Layer):
     True
     """
 
+    projections_kept = ("dt_proj", "dt_proj_b")
+    """What is multiplied out within the scan."""
+
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        pieces = find_pieces(self, x, x.shape[1])
+        if pieces is not None:
+            return torch.cat([y for _, y in self.outputs(lambda piece: x[:, piece], pieces, lengths)], 1)
         forward, reverse = (self._direction(suffix) for suffix in self.suffixes)
         weight, bias = self.out_proj.weight, self.out_proj.bias
         return bidirectional_mamba_inner(self.in_proj(x), forward, reverse, weight, bias, lengths=lengths)
+
+    def outputs(
+        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Run the layer over pieces of frames, for inference: its memory is that of twice its input's, in channels of
+        ``d_inner``, and of one piece.
+
+        The reverse direction goes over all pieces first, from the last one to the first, and its state with it.
+
+        Arguments
+        ---------
+        read : callable
+            Gives the input (batch, frames, d_model) of a piece. It is called twice for each, the second time right
+            before the piece's output comes; then the caller may overwrite it.
+        pieces : sequence of slice
+            Consecutive frames, from the first one to the last.
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+
+        Returns
+        -------
+        iterator of (slice, Tensor)
+            Each piece with its output (batch, frames, d_model), from the first one to the last.
+
+        Example
+        -------
+        >>> layer, x = BiMamba(d_model=8, d_state=4), torch.randn(2, 10, 8)
+        >>> with torch.no_grad():
+        ...     y = torch.cat([y for _, y in layer.outputs(lambda piece: x[:, piece], [slice(0, 6), slice(6, 10)])], 1)
+        >>> torch.allclose(y, layer(x), atol=1e-6)
+        True
+        """
+        forward, reverse = (self._direction(suffix) for suffix in self.suffixes)
+        inner: list[Tensor] = []
+        reversed_outputs: list[Tensor] = []
+        state = None
+        for piece in reversed(pieces):
+            own = lengths_in(piece, lengths)
+            inner.append(self._project_half(self._mask_input(read(piece), own), 0))
+            y, state = mamba_inner(inner[-1], reverse, lengths=own, reverse=True, initial_state=state)
+            reversed_outputs.append(y)
+        state = None
+        for piece in pieces:
+            own = lengths_in(piece, lengths)
+            y, state = mamba_inner(inner.pop(), forward, lengths=own, initial_state=state)
+            gate = F.silu(self._project_half(self._mask_input(read(piece), own), 1))
+            y = (y + reversed_outputs.pop()).mul_(gate).mul_(0.5)
+            yield piece, self._finish(y, (), own)
+
+    def _project_half(self, x: Tensor, half: int) -> Tensor:
+        """The inner input (half 0) or the gate (1) alone, (batch, time, d_inner)."""
+        if type(self.in_proj) is not nn.Linear:  # what replaces it, such as a quantized one, cannot be cut
+            return self.in_proj(x).chunk(2, dim=-1)[half]
+        weight, bias = self.in_proj.weight.chunk(2), self.in_proj.bias
+        return F.linear(x, weight[half], None if bias is None else bias.chunk(2)[half])

@@ -5,7 +5,7 @@ Parameters carry the names of mamba-ssm's ``Mamba2``, so that its weights load; 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from speechbrain_mamba.nnet.mamba_layer import (
     ScaledLinear,
     draw_step_bias,
 )
-from speechbrain_mamba.ops import bidirectional_causal_conv1d, ssd, ssd_update
+from speechbrain_mamba.ops import SsdInputs, bidirectional_causal_conv1d, bidirectional_ssd, ssd, ssd_update
 from speechbrain_mamba.ops.ssd import NO_LIMIT
 
 
@@ -138,6 +138,8 @@ class _Mamba2Layer(MambaLayer):
 
     def reset_parameters(self) -> None:
         """Reset the scan's own parameters; each submodule has its own ``reset_parameters``."""
+        if self.in_proj.weight.is_meta:  # only counted: torch would import its compiler to compute no numbers
+            return
         with torch.no_grad():
             for suffix in self.suffixes:
                 bias = draw_step_bias(self.nheads, self.dt_min, self.dt_max, self.dt_init_floor)
@@ -272,9 +274,12 @@ class BiMamba2(BidirectionalLayer, _Mamba2Layer):
         parts = self._project_in(x)
         forward, reverse = (self._filters(suffix) for suffix in self.suffixes)
         both = bidirectional_causal_conv1d(parts[0], forward, reverse, "silu", lengths=lengths)
-        y, y_reverse = (
-            cast(Tensor, ssd(*self._scan_arguments(convolved, parts, suffix), lengths=lengths, reverse=bool(suffix),
-                             chunk_size=self.chunk_size))
-            for convolved, suffix in zip(both, self.suffixes)
-        )  # fmt: skip
-        return self._finish(0.5 * (y + y_reverse), parts, lengths)
+        arguments = [self._scan_arguments(convolved, parts, suffix) for convolved, suffix in zip(both, self.suffixes)]
+        *_, gate, _, softplus, limits = arguments[0]
+        forward_scan, reverse_scan = (
+            SsdInputs(x, delta, A, B, C, D, bias) for x, delta, A, B, C, D, _, bias, _, _ in arguments
+        )
+        y = bidirectional_ssd(
+            forward_scan, reverse_scan, gate, softplus, limits, lengths=lengths, chunk_size=self.chunk_size
+        )
+        return self._finish(y, parts, lengths)

@@ -25,7 +25,10 @@ each of its channels d_state numbers in float32 or float64. :meth:`CausalLayer.i
 def draw_step_bias(count: int, dt_min: float, dt_max: float, dt_init_floor: float) -> Tensor:
     """Draw biases (count,) whose softplus, the step, is log-uniform in a range but not below a floor."""
     low, high = math.log(dt_min), math.log(dt_max)
-    step = torch.exp(torch.rand(count) * (high - low) + low).clamp(min=dt_init_floor)
+    step = torch.rand(count)
+    if step.is_meta:  # of a layer that is only counted: torch would import its compiler to compute no numbers
+        return step
+    step = torch.exp(step * (high - low) + low).clamp(min=dt_init_floor)
     return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
 

@@ -8,13 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.lengths import lengths_on
 
 DEBUG = os.environ.get("SPEECHBRAIN_MAMBA_DEBUG") == "1"
 """Whether lengths on a GPU are checked too."""
 
-_Kind = TypeVar("_Kind", Direction, Filters, ScanInputs)
+_Kind = TypeVar("_Kind", Direction, Filters, ScanInputs, SsdInputs)
 
 
 def check_shape(op: str, name: str, tensor: Tensor | None, layout: str, shape: tuple[int, ...]) -> None:

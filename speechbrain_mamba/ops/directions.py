@@ -38,6 +38,25 @@ class ScanInputs(NamedTuple):
     """(channels,)"""
 
 
+class SsdInputs(NamedTuple):
+    """What a scan of Mamba-2 needs beside its gate and its initial state."""
+
+    x: Tensor
+    """(batch, time, heads, head channels)"""
+    delta: Tensor
+    """(batch, time, heads)"""
+    A: Tensor
+    """(heads,)"""
+    B: Tensor
+    """(batch, time, groups, state)"""
+    C: Tensor
+    """(batch, time, groups, state)"""
+    D: Tensor | None = None
+    """(heads,) or (heads, head channels)"""
+    delta_bias: Tensor | None = None
+    """(heads,)"""
+
+
 class Direction(NamedTuple):
     """Parameters of a Mamba layer for one direction of time."""
 

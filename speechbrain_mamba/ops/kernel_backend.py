@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
+from speechbrain_mamba.ops.int8 import PackedWeight
 from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradient
 
 
@@ -28,25 +29,6 @@ class ConvShared(NamedTuple):
     x: Tensor
     initial_state: Tensor | None = None
     lengths: Tensor | None = None
-
-
-class SsdInputs(NamedTuple):
-    """Tensors of a scan of Mamba-2, or their gradients."""
-
-    x: Tensor
-    """(batch, time, heads, head channels)"""
-    delta: Tensor
-    """(batch, time, heads)"""
-    A: Tensor
-    """(heads,)"""
-    B: Tensor
-    """(batch, time, groups, state)"""
-    C: Tensor
-    """(batch, time, groups, state)"""
-    D: Tensor | None = None
-    """(heads,) or (heads, head channels)"""
-    delta_bias: Tensor | None = None
-    """(heads,)"""
 
 
 class SsdShared(NamedTuple):
@@ -101,9 +83,12 @@ class Kernels:
     """(directions, shared) -> shape of the states that a layer keeps for its backward pass"""
     scan_step: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(state, u, delta, A, B, C, D, z, delta_bias, softplus) -> y, state; without it a step is a scan of one frame"""
+    inner_forward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+    """(direction, x, z, conv state, scan state, lengths, reverse) -> y, states after it; without it a direction of a
+    layer is a convolution, two products and a scan"""
     ssd_forward: Callable[..., tuple[Tensor, Tensor]] | None = None
-    """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state; of a single direction. Without
-    it, a backend's ``ssd`` is that of another."""
+    """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state. Without it, a backend's ``ssd``
+    is that of another."""
     ssd_backward: Callable[..., SsdGradients] | None = None
     """(directions, shared, dy, dlast_state, softplus, reverse, low, high) -> gradients"""
     ssd_step: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -169,6 +154,7 @@ class KernelBackend:
 
     def __init__(self, name: str, devices: tuple[str, ...], kernels: Kernels):
         operations = Operations(name, devices)
+        self._kernels = kernels
         self._call, self._step = operations.call, None
 
         def fake_scan(
@@ -203,6 +189,18 @@ class KernelBackend:
             operations.register("scan_step", schema, kernels.scan_step, _fake_step)
             operations.forbid_gradient("scan_step")
             self._step = operations.operators["scan_step"]
+        if kernels.inner_forward is not None:
+            parameters = "Tensor conv_weight, Tensor? conv_bias, Tensor x_proj_weight, Tensor dt_proj_weight"
+            parameters += ", Tensor delta_bias, Tensor A, Tensor D"
+            given = "Tensor x, Tensor? z, Tensor? conv_state, Tensor? scan_state, Tensor? lengths, bool reverse"
+            schema, count = f"({parameters}, {given}) -> (Tensor, Tensor, Tensor)", len(Direction._fields)
+
+            def inner(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+                assert kernels.inner_forward is not None
+                return kernels.inner_forward(Direction(*arguments[:count]), *arguments[count:])
+
+            operations.register("inner", schema, inner, _fake_inner)
+            operations.forbid_gradient("inner")
         if kernels.ssd_forward is not None:
             operations.register_differentiable(
                 "ssd", _SSD, 2, kernels.ssd_forward, _fake_ssd, kernels.backward("ssd"),
@@ -293,6 +291,21 @@ class KernelBackend:
         y, last_state = self._call("ssd", *tensors, delta_softplus, reverse, low, high, return_last_state)
         return (y, last_state) if return_last_state else y
 
+    def bidirectional_ssd(
+        self,
+        forward: SsdInputs,
+        reverse: SsdInputs,
+        z: Tensor | None,
+        delta_softplus: bool,
+        dt_limit: tuple[float, float],
+        lengths: Tensor | None,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """Both directions at once; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
+        tensors = _SSD.flatten([forward, reverse], (z, None, lengths))
+        low, high = float(dt_limit[0]), float(dt_limit[1])
+        return self._call("ssd", *tensors, delta_softplus, False, low, high, False)[0]
+
     def ssd_update(
         self,
         state: Tensor,
@@ -352,6 +365,22 @@ class KernelBackend:
         )
         return y[:, 0], final_state
 
+    def mamba_inner(
+        self,
+        x: Tensor,
+        direction: Direction,
+        z: Tensor | None,
+        lengths: Tensor | None,
+        reverse: bool,
+        state: tuple[Tensor | None, Tensor | None],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One direction of a layer; see :func:`speechbrain_mamba.ops.mamba_inner`. Without a gradient."""
+        if isinstance(direction.x_proj_weight, PackedWeight):
+            y, conv, ssm = self._packed(self._kernels.inner_forward, direction, x, z, *state, lengths, reverse)
+        else:
+            y, conv, ssm = self._call("inner", *direction, x, z, *state, lengths, reverse)
+        return y, (conv, ssm)
+
     def bidirectional_mamba_inner(
         self,
         xz: Tensor,
@@ -362,8 +391,18 @@ class KernelBackend:
         lengths: Tensor | None,
     ) -> Tensor:
         """A bidirectional layer; see :func:`speechbrain_mamba.ops.bidirectional_mamba_inner`."""
+        weights = (forward.x_proj_weight, reverse.x_proj_weight, out_proj_weight)
+        if any(isinstance(weight, PackedWeight) for weight in weights):
+            shared = LayerShared(xz, out_proj_weight, out_proj_bias, lengths)
+            return self._packed(self._kernels.layer_forward, [forward, reverse], shared, False)[0]
         tensors = _LAYER.flatten([forward, reverse], (xz, out_proj_weight, out_proj_bias, lengths))
         return self._call("layer", *tensors, asks_for_gradient(*tensors))[0]
+
+    @staticmethod
+    @torch.compiler.disable
+    def _packed(kernel: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        """Call a kernel with weights that are no tensors, so that it is no operation of torch, and has no gradient."""
+        return kernel(*arguments)
 
 
 def _fake_ssd(
@@ -376,6 +415,16 @@ def _fake_ssd(
     last_state: bool,
 ) -> tuple[Tensor, Tensor]:
     return ssd_outputs(directions, last_state)
+
+
+def _fake_inner(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    conv_weight, A = arguments[0], arguments[5]
+    x, _, conv_state, *_ = arguments[7:]
+    batch, _, channels = x.shape
+    conv = x.new_empty(
+        (batch, channels, conv_weight.shape[1] - 1), dtype=x.dtype if conv_state is None else conv_state.dtype
+    )
+    return x.new_empty(x.shape), conv, x.new_empty((batch, channels, A.shape[1]), dtype=torch.float32)
 
 
 def _fake_step(state: Tensor, u: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:

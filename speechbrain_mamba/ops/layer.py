@@ -1,7 +1,7 @@
-"""A bidirectional Mamba layer after its input projection, as one operation.
+"""A Mamba layer between its input and output projections as one operation, and a bidirectional one with the latter.
 
-Some backends fuse it, and recompute in the backward pass the tensors that the composition of convolution, projections
-and scan would have to keep.
+Some backends fuse them. Of a bidirectional layer they recompute in the backward pass the tensors that the composition
+of convolution, projections and scan would have to keep.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
 from speechbrain_mamba.ops.directions import Direction, ScanInputs
+from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call, select_backend
+from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 
 _OP = "bidirectional_mamba_inner"
+_ONE_WAY = "mamba_inner"
 
 
 def bidirectional_mamba_inner(
@@ -81,12 +83,93 @@ def bidirectional_mamba_inner(
     """
     check_directions(_OP, Direction, forward, reverse)
     lengths = _check(xz, forward, out_proj_weight, out_proj_bias, lengths)
-    tensors = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    given = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    tensors = tuple(None if isinstance(tensor, PackedWeight) else tensor for tensor in given)
     states, width, rank = forward.A.shape[1], forward.conv_weight.shape[1], forward.dt_proj_weight.shape[1]
     backend = select_backend(Call(_OP, xz, tensors, states=states, width=width, rank=rank))
     with torch.autocast(xz.device.type, enabled=False):
         y = run_layer(backend, xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
     return y if out_proj_bias is None else mask_frames(y, lengths)
+
+
+def mamba_inner(
+    x: Tensor,
+    direction: Direction,
+    z: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    r"""One direction of a Mamba layer between its input and output projections, from a state.
+
+    With :math:`u = \mathrm{silu}(\mathrm{conv}(x))`, the step's low-rank factor, B and C are ``u @ x_proj_weight.T``,
+    and the output is :math:`\mathrm{scan}(u)\, \mathrm{silu}(z)`. A sequence may be given in pieces, from its start, or
+    with ``reverse`` from its end. A pure function, differentiable in every tensor.
+
+    Arguments
+    ---------
+    x : Tensor
+        Input of the convolution, (batch, time, channels).
+    direction : Direction
+        Parameters.
+    z : Tensor, optional
+        Gate before its SiLU, (batch, time, channels).
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,). Frames past the length give zeros and get no gradient, even if
+        they hold NaN.
+    reverse : bool
+        Run backwards in time, from each example's own last valid frame.
+    initial_state : tuple of Tensor, optional
+        States of convolution and scan before the first frame in the order of the scan, (batch, channels, width - 1) and
+        (batch, channels, state); zeros by default.
+
+    Returns
+    -------
+    y : Tensor
+        Output (batch, time, channels), dtype of ``x``.
+    state : tuple of Tensor
+        Both states after each example's last frame in the order of the scan.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, lengths out of range, or a backend that cannot serve the call.
+    TypeError
+        For dtypes that do not fit.
+
+    Example
+    -------
+    >>> channels, state, dt_rank = 8, 4, 2
+    >>> direction = Direction(
+    ...     conv_weight=torch.rand(channels, 4), conv_bias=None,
+    ...     x_proj_weight=torch.rand(dt_rank + 2 * state, channels), dt_proj_weight=torch.rand(channels, dt_rank),
+    ...     delta_bias=torch.zeros(channels), A=-torch.ones(channels, state), D=torch.ones(channels),
+    ... )
+    >>> x = torch.randn(3, 9, channels)
+    >>> y, _ = mamba_inner(x, direction, reverse=True)
+    >>> end, after = mamba_inner(x[:, 5:], direction, reverse=True)
+    >>> start, _ = mamba_inner(x[:, :5], direction, reverse=True, initial_state=after)
+    >>> torch.allclose(torch.cat([start, end], 1), y, atol=1e-6)
+    True
+    """
+    check_dims(_ONE_WAY, "x", x, "(batch, time, channels)")
+    channels, states, rank, width = check_parameters(_ONE_WAY, direction)
+    batch, time, _ = x.shape
+    check_shape(_ONE_WAY, "x", x, "(batch, time, channels)", (batch, time, channels))
+    check_shape(_ONE_WAY, "z", z, "(batch, time, channels)", (batch, time, channels))
+    conv, ssm = (None, None) if initial_state is None else initial_state
+    check_shape(
+        _ONE_WAY, "the state of the convolution", conv, "(batch, channels, width - 1)", (batch, channels, width - 1)
+    )
+    check_shape(_ONE_WAY, "the state of the scan", ssm, "(batch, channels, state)", (batch, channels, states))
+    lengths = check_lengths(_ONE_WAY, lengths, batch, time, x.device)
+    continues = initial_state is not None
+    tensors = tuple(None if isinstance(tensor, PackedWeight) else tensor for tensor in (*direction, z, conv, ssm))
+    call = Call(_ONE_WAY, x, tensors, states=states, width=width, rank=rank, continues=continues)
+    backend = select_backend(call)
+    with torch.autocast(x.device.type, enabled=False):
+        return run_one_way(backend, x, direction, z, lengths, reverse, (conv, ssm))
 
 
 def _check(
@@ -138,7 +221,31 @@ def run_layer(
     if fused:
         return fused(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
     y = _compose(backend, xz, forward, reverse, lengths)
-    return F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
+    return project(y, out_proj_weight, out_proj_bias)
+
+
+def run_one_way(
+    backend: ModuleType,
+    x: Tensor,
+    direction: Direction,
+    z: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    state: tuple[Tensor | None, Tensor | None],
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run one direction with a backend, fused if it can and no gradient is asked for."""
+    fused = getattr(backend, _ONE_WAY, None)
+    if fused and not asks_for_gradient(x, z, *direction, *state):
+        return fused(x, direction, z, lengths, reverse, state)
+    u, conv = backend.causal_conv1d(
+        x, *direction.filters, "silu", lengths=lengths, reverse=reverse, initial_state=state[0], return_final_state=True
+    )
+    u, delta, A, B, C, D, delta_bias = scan_arguments(u, direction)
+    y, ssm = backend.selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, True, lengths=lengths, reverse=reverse, initial_state=state[1],
+        return_last_state=True,
+    )  # fmt: skip
+    return y, (conv, ssm)
 
 
 def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direction, lengths: Tensor | None) -> Tensor:
@@ -151,6 +258,6 @@ def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direc
 
 def scan_arguments(u: Tensor, direction: Direction) -> ScanInputs:
     """The inputs of a Mamba layer's scan: projections of ``u`` (batch, time, channels), and parameters."""
-    factor, B, C = direction.split(F.linear(u, direction.x_proj_weight.to(u.dtype)))
-    delta = F.linear(factor, direction.dt_proj_weight.to(u.dtype))
+    factor, B, C = direction.split(project(u, direction.x_proj_weight))
+    delta = project(factor, direction.dt_proj_weight)
     return ScanInputs(u, delta, direction.A, B, C, direction.D, direction.delta_bias)

@@ -6,13 +6,12 @@ time on starting operators. Any number of frames goes, as a chunk is filled up w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from speechbrain_mamba.ops.registry import use_backend
-from speechbrain_mamba.utils._compat import record_onnx_node
 
 DOMAIN = "speechbrain_mamba"
 OPSET = 18
@@ -69,48 +68,49 @@ def _end(rank: int) -> str:
 
 def selective_scan_text() -> str:
     """The selective scan, in the text form of ONNX."""
+    # The body has the states before the channels: each product then runs over all channels in one go.
     state, lines, states = "state_in", [], []
     for frame in range(FRAMES):
         lines += [f"decayed{frame} = Mul(decay{frame}, {state})", f"state{frame} = Add(decayed{frame}, added{frame})"]
         state = f"state{frame}"
-        states.append(f"row{frame}")
-        lines.append(f"row{frame} = Unsqueeze({state}, time_axis)")
+        states.append(state)
     steps = "\n            ".join(lines)
     return f"""{_HEADER}
 SelectiveScan (u, delta, A, B, C, state) => (y, last_state)
 {{{_begin(FRAMES)}
     product = Mul(delta, u)
     last_axis = Constant <value_ints = [-1]>()
-    channel_axis = Constant <value_ints = [2]>(){_split({"product": 3, "delta": 3, "B": 3, "C": 3})}
-    last_state, y_chunks = Scan <num_scan_inputs = 4, body = chunk (
-        float[batch, channels, states] state_in, float[batch, frames, channels] d, float[batch, frames, channels] p,
-        float[batch, frames, states] b, float[batch, frames, states] c
-    ) => (float[batch, channels, states] state_out, float[batch, frames, channels] y_out) {{
-            d_wide = Unsqueeze(d, last_axis)
-            exponents = Mul(d_wide, A)
+    two = Constant <value_ints = [2]>()
+    rates = Transpose <perm = [1, 0]>(A)
+    state_turned = Transpose <perm = [0, 2, 1]>(state)
+    first_state = Unsqueeze(state_turned, time_axis){_split({"product": 3, "delta": 3, "B": 3, "C": 3})}
+    last_turned, y_chunks = Scan <num_scan_inputs = 4, body = chunk (
+        float[batch, one, states, channels] state_in, float[batch, frames, channels] d,
+        float[batch, frames, channels] p, float[batch, frames, states] b, float[batch, frames, states] c
+    ) => (float[batch, one, states, channels] state_out, float[batch, frames, channels] y_out) {{
+            d_row = Unsqueeze(d, two)
+            exponents = Mul(d_row, rates)
             decays = Exp(exponents)
-            p_wide = Unsqueeze(p, last_axis)
-            b_wide = Unsqueeze(b, channel_axis)
-            all_added = Mul(p_wide, b_wide)
-            {_unstack("decays", "decay")}
-            {_unstack("all_added", "added")}
+            p_row = Unsqueeze(p, two)
+            b_column = Unsqueeze(b, last_axis)
+            all_added = Mul(b_column, p_row)
+            {_unstacked("decay")} = Split <axis = 1, num_outputs = {FRAMES}>(decays)
+            {_unstacked("added")} = Split <axis = 1, num_outputs = {FRAMES}>(all_added)
             {steps}
             all_states = Concat <axis = 1>({", ".join(states)})
-            c_column = Unsqueeze(c, last_axis)
-            y_column = MatMul(all_states, c_column)
-            y_out = Squeeze(y_column, last_axis)
+            c_row = Unsqueeze(c, two)
+            y_row = MatMul(c_row, all_states)
+            y_out = Squeeze(y_row, two)
             state_out = Identity({state})
-        }}> (state, delta_chunks, product_chunks, B_chunks, C_chunks){_end(3)}
+        }}> (first_state, delta_chunks, product_chunks, B_chunks, C_chunks){_end(3)}
+    last_squeezed = Squeeze(last_turned, time_axis)
+    last_state = Transpose <perm = [0, 2, 1]>(last_squeezed)
 }}"""
 
 
-def _unstack(name: str, part: str) -> str:
-    """Lines that take the frames (batch, ...) out of (batch, frames, ...)."""
-    wide = ", ".join(f"{part}{frame}_wide" for frame in range(FRAMES))
-    squeezes = "\n            ".join(
-        f"{part}{frame} = Squeeze({part}{frame}_wide, time_axis)" for frame in range(FRAMES)
-    )
-    return f"{wide} = Split <axis = 1, num_outputs = {FRAMES}>({name})\n            {squeezes}"
+def _unstacked(part: str) -> str:
+    """The names of the frames of a chunk, (batch, 1, ...) each."""
+    return ", ".join(f"{part}{frame}" for frame in range(FRAMES))
 
 
 def ssd_text() -> str:
@@ -208,35 +208,6 @@ def functions() -> list[Any]:
     return [parser.parse_function(text) for text in (selective_scan_text(), ssd_text())]
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
-    """The ``custom_translation_table`` of ``torch.onnx.export``: from the operations of exported programs to calls of
-    the functions."""
-    # the operations are there when their module is
-    from speechbrain_mamba.ops.backends import recurrences  # noqa: F401
-
-    operations = torch.ops.speechbrain_mamba_reference
-
-    def selective(*tensors: Any) -> Any:
-        return record_onnx_node(DOMAIN, "SelectiveScan", tensors, 2)
-
-    def ssd(*tensors: Any) -> Any:
-        return record_onnx_node(DOMAIN, "Ssd", tensors, 2)
-
-    def squeeze(x: Any, axis: int) -> Any:
-        # torch leaves an axis of another size alone, as SpeechBrain's Conv2d has it; ONNX refuses it
-        from onnxscript import opset18
-
-        operators: Any = opset18
-        size = x.shape[axis]
-        return operators.Identity(x) if isinstance(size, int) and size != 1 else operators.Squeeze(x, [axis])
-
-    return {
-        operations.selective_recurrence.default: selective,
-        operations.ssd_recurrence.default: ssd,
-        torch.ops.aten.squeeze.dim: squeeze,
-    }
-
-
 def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes: Any, **names: Any) -> Any:
     """Export a module to ONNX, its Mamba layers included.
 
@@ -257,6 +228,8 @@ def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes:
         The program; ``save`` writes it.
     """
     import onnx_ir
+
+    from speechbrain_mamba.ops.onnx_translations import translations
 
     # Traced here: torch.onnx.export lets tracing defer guards, which it then cannot do with some lengths.
     with use_backend("reference"), torch.no_grad():

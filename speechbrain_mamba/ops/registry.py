@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from speechbrain_mamba.utils._compat import is_transforming
+from speechbrain_mamba.utils._compat import constant_when_compiled, is_transforming
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def load_backend(name: str) -> ModuleType:
 
 
 # torch.compile calls this instead of tracing it.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _unavailable(name: str) -> str | None:
     if name not in _reasons:
         _reasons[name] = load_backend(name).unavailable()
@@ -112,7 +112,7 @@ def is_available(name: str) -> bool:
     return _unavailable(name) is None
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _say_why_slow(device: str) -> None:
     """Warn once when no faster backend than the reference can be used on a type of device."""
     _unavailable("reference")  # loads it
@@ -127,7 +127,7 @@ def _say_why_slow(device: str) -> None:
         )
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _may_serve(name: str, device_type: str, device_index: int | None, traced: bool, *case: Any) -> bool:
     """Whether a backend has passed its self-check of a kind of call, or it cannot be done now."""
     if device_type not in _CHECKED_DEVICES or os.environ.get(SELF_CHECK_VARIABLE) == "0":
@@ -237,7 +237,7 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def chosen_backend() -> str:
     """The backend that the user asked for, by :func:`use_backend` or by the environment; ``auto`` if none.
 
@@ -301,7 +301,7 @@ def select_backend(call: Call) -> ModuleType:
             raise ValueError(
                 f"The backend '{chosen}' cannot serve this {call.op}: {reason} Choose another backend, or auto."
             )
-        return load_backend(chosen)
+        return _as_operations(load_backend(chosen))
     device, traced = call.tensor.device, torch.compiler.is_compiling()
     case = (call.op, call.tensor.dtype, call.states, call.width, call.rank, call.continues, call.head)
     for name in _PREFERENCE.get(device.type, ()):
@@ -311,4 +311,11 @@ def select_backend(call: Call) -> ModuleType:
     if load_backend("chunked").unsupported(call) is None:
         return load_backend("chunked")
     _say_why_slow(device.type)
-    return load_backend("reference")
+    return _as_operations(load_backend("reference"))
+
+
+def _as_operations(backend: ModuleType) -> ModuleType:
+    """The reference in the form that ``torch.export`` keeps whole, while it traces; other backends as they are."""
+    if backend.__name__ != _MODULES["reference"] or not torch.compiler.is_exporting():
+        return backend
+    return importlib.import_module(f"{backend.__package__}.exported")

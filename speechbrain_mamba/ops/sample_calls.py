@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs
-from speechbrain_mamba.ops.layer import run_layer
+from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
+from speechbrain_mamba.ops.layer import run_layer, run_one_way
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.ops.step import run_step
 
@@ -96,6 +96,12 @@ def _ssd(case: Case, *shape: int) -> dict[str, Tensor]:
     return inputs | ({"initial_state": state} if case.continues else {})
 
 
+def _both_ssds(case: Case) -> dict[str, Any]:
+    one, other = _ssd(case._replace(continues=False)), _ssd(case._replace(continues=False))
+    forward, reverse = (SsdInputs(*(inputs[name] for name in SsdInputs._fields)) for inputs in (one, other))
+    return {"forward": forward, "reverse": reverse, "z": one["z"]}
+
+
 def _ssd_step(case: Case) -> dict[str, Tensor]:
     state = torch.randn(BATCH, HEADS, case.head, case.states)
     return {"state": state} | _ssd(case._replace(continues=False), BATCH)
@@ -138,6 +144,22 @@ def _layer_step(case: Case) -> dict[str, Any]:
     }
 
 
+def _one_way(case: Case) -> dict[str, Any]:
+    x, z = torch.randn(2, BATCH, TIME, CHANNELS).unbind()
+    inputs = {"x": x, "direction": _direction(case), "z": z}
+    if not case.continues:
+        return inputs
+    states = {"conv_state": torch.randn(BATCH, CHANNELS, case.width - 1)}
+    return inputs | states | {"scan_state": torch.randn(BATCH, CHANNELS, case.states)}
+
+
+def _run_one_way(backend: ModuleType, inputs: dict[str, Any], lengths: Tensor) -> tuple[Tensor, ...]:
+    x, direction, z = (inputs[name] for name in ("x", "direction", "z"))
+    state = inputs.get("conv_state"), inputs.get("scan_state")
+    y, after = run_one_way(backend, x, direction, z, lengths, True, state)
+    return (y, *after)
+
+
 def _layer(case: Case) -> dict[str, Any]:
     return {
         "xz": torch.randn(BATCH, TIME, 2 * CHANNELS),
@@ -172,6 +194,12 @@ OPERATIONS = {
             **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths, return_last_state=True
         ),
     ),
+    "bidirectional_ssd": Operation(
+        _both_ssds,
+        lambda backend, inputs, lengths: backend.bidirectional_ssd(
+            **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths
+        ),
+    ),
     "ssd_update": Operation(
         _ssd_step,
         lambda backend, inputs, lengths: backend.ssd_update(**inputs, delta_softplus=True, dt_limit=(0.01, 2.0)),
@@ -198,6 +226,7 @@ OPERATIONS = {
     "mamba_inner_update": Operation(
         _layer_step, lambda backend, inputs, lengths: run_step(backend, **inputs), gradients=0
     ),
+    "mamba_inner": Operation(_one_way, _run_one_way),
     "bidirectional_mamba_inner": Operation(
         _layer, lambda backend, inputs, lengths: run_layer(backend, **inputs, lengths=lengths)
     ),

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.checks import check_dims, check_lengths, check_shape
+from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
+from speechbrain_mamba.ops.directions import SsdInputs
 from speechbrain_mamba.ops.registry import Call, select_backend
 
 NO_LIMIT = (0.0, math.inf)
@@ -48,6 +49,11 @@ def _check(
     if not low <= high:
         raise ValueError(f"{op}: dt_limit is {dt_limit}, but must be the smallest and the largest step.")
     return (first[0], heads, channels, states)
+
+
+def _check_chunk_size(op: str, chunk_size: int | None) -> None:
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"{op}: chunk_size is {chunk_size}, but must be a positive number of frames or None.")
 
 
 def ssd(
@@ -139,8 +145,7 @@ def ssd(
     shape = _check(op, "batch, time", x, delta, A, B, C, D, z, delta_bias, dt_limit)
     lengths = check_lengths(op, lengths, x.shape[0], x.shape[1], x.device)
     check_shape(op, "initial_state", initial_state, "(batch, heads, head channels, state)", shape)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"{op}: chunk_size is {chunk_size}, but must be a positive number of frames or None.")
+    _check_chunk_size(op, chunk_size)
     others = (delta, A, B, C, D, z, delta_bias, initial_state)
     continues = initial_state is not None
     backend = select_backend(Call(op, x, others, states=shape[-1], continues=continues, head=shape[-2]))
@@ -149,6 +154,66 @@ def ssd(
             x, delta, A, B, C, D, z, delta_bias, delta_softplus, dt_limit, lengths=lengths, reverse=reverse,
             initial_state=initial_state, return_last_state=return_last_state, chunk_size=chunk_size,
         )  # fmt: skip
+
+
+def bidirectional_ssd(
+    forward: SsdInputs,
+    reverse: SsdInputs,
+    z: Tensor | None = None,
+    delta_softplus: bool = False,
+    dt_limit: tuple[float, float] = NO_LIMIT,
+    *,
+    lengths: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Scan forwards and backwards in time by Mamba-2, and average both.
+
+    .. math::
+
+        y_t = \tfrac{1}{2} (\overrightarrow{y}_t + \overleftarrow{y}_t)\, \mathrm{silu}(z_t)
+
+    where each direction is an :func:`ssd` with its own inputs, and only the gate is shared. It is to :func:`ssd` what
+    :func:`bidirectional_selective_scan` is to :func:`selective_scan` (Jiang et al., arXiv 2407.09732, figure 2).
+
+    Arguments
+    ---------
+    forward, reverse : SsdInputs
+        Inputs and parameters of each direction, as in :func:`ssd`, of the same shapes.
+    z : Tensor, optional
+        Gate before its SiLU, (batch, time, heads, head channels).
+    delta_softplus, dt_limit, chunk_size
+        As in :func:`ssd`.
+    lengths : Tensor, optional
+        Valid frames per example, integers (batch,), as in :func:`ssd`.
+
+    Returns
+    -------
+    Tensor
+        Output, shape and dtype of ``x``.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, lengths out of range, or a backend that cannot serve the call.
+    TypeError
+        For dtypes that do not fit, or anything but ``SsdInputs``.
+
+    Example
+    -------
+    >>> x, delta, B, C = torch.randn(2, 9, 6, 4), torch.rand(2, 9, 6), torch.randn(2, 9, 3, 5), torch.randn(2, 9, 3, 5)
+    >>> inputs = SsdInputs(x, delta, -torch.rand(6), B, C)
+    >>> bidirectional_ssd(inputs, inputs, z=torch.randn(2, 9, 6, 4)).shape
+    torch.Size([2, 9, 6, 4])
+    """
+    op, x = "bidirectional_ssd", forward.x
+    check_directions(op, SsdInputs, forward, reverse)
+    inputs = forward[:5]
+    shape = _check(op, "batch, time", *inputs, forward.D, z, forward.delta_bias, dt_limit)
+    lengths = check_lengths(op, lengths, x.shape[0], x.shape[1], x.device)
+    _check_chunk_size(op, chunk_size)
+    backend = select_backend(Call(op, x, (*forward[1:], *reverse, z), states=shape[-1], head=shape[-2]))
+    with torch.autocast(x.device.type, enabled=False):
+        return backend.bidirectional_ssd(forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
 
 
 def ssd_update(

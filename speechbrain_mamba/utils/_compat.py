@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -193,6 +193,19 @@ def below_autograd() -> AbstractContextManager:
     return torch._C._AutoDispatchBelowAutograd()
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Mark a function whose result ``torch.compile`` takes as a constant, instead of tracing the function.
+
+    ``torch.compiler.assume_constant_result`` does the same, but imports the compiler, which takes as long as importing
+    torch.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def is_transforming() -> bool:
     """Whether a transformation of ``torch.func``, such as ``vmap``, is at work, whose tensors look like plain ones."""
     import torch
@@ -205,7 +218,7 @@ def has_forward_hooks(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-ParameterMark = tuple[dict[str, Any], str, Any, Any, int]
+ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
 """Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
 how often torch knows that it was changed."""
 
@@ -272,6 +285,35 @@ def watch_operations(watcher: Callable[[Any, Any], None]) -> AbstractContextMana
             return returned
 
     return Watch()
+
+
+class Int8Factor:
+    """A factor (outputs, inputs) of products of 8-bit integers, packed by oneDNN for the processor at hand.
+
+    These operators serve the models that torch's quantization of x86 exports; they have no documented name.
+
+    Arguments
+    ---------
+    integers : Tensor
+        The factor, int8.
+    scales : Tensor
+        What each output is multiplied by (outputs,), float32.
+    """
+
+    def __init__(self, integers: Tensor, scales: Tensor) -> None:
+        import torch
+
+        self._packed = torch.ops.onednn.qlinear_prepack(integers.contiguous(), None)
+        self._scales, self._zeros = scales.contiguous(), torch.zeros(len(scales), dtype=torch.long)
+
+    def multiply(self, rows: Tensor, dtype: Any) -> Tensor:
+        """The products (rows, outputs), float32 or bfloat16, of rows (rows, inputs) of uint8 that stand for numbers 128
+        lower."""
+        import torch
+
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, dtype, "none", [], ""
+        )
 
 
 def reset_function(module: nn.Module) -> Callable[[], None] | None:

@@ -25,6 +25,7 @@ from crossings.cell import Cell, Limits
 from crossings.cost_fits import Curve, bracket, crossing, fit_cost, threshold
 from crossings.networks import Network, NetworkCache
 from crossings.results import as_written
+from quality.study_file import find_study, read_study
 
 GRID = [schedule.length_at(step) for step in range(-4, 9)]
 CPU = torch.device("cpu")
@@ -331,6 +332,14 @@ def test_thresholds_outside_of_what_was_measured_are_not_given_as_numbers():
     assert thresholds.describe(row) == "none: Mamba is cheaper at all lengths from 0.25 s"
 
 
+def test_a_fit_is_not_believed_against_the_measurements():
+    row = {"threshold": 0.0, "low": 0.0, "high": 0.0, "shortest": 0.5, "longest": 32.0, "unit": "s", "token_ms": 40.0,
+           "tokens": 0.0, "longest_dearer": 16.0, "next_cheaper": 32.0}  # fmt: skip
+    assert thresholds.describe(row) == "unclear: by the fit Mamba is cheaper from 0.5 s, but at 16 s it was not"
+    row |= {"threshold": math.inf, "low": 4.0, "high": math.inf}
+    assert thresholds.describe(row) == "unclear: by the fit Mamba is not cheaper up to 32 s, but at 32 s it was"
+
+
 def test_the_law_over_systems_has_students_interval():
     law = thresholds.law_of_points([1, 10, 100], [1, 20, 100])
     assert law.slope == pytest.approx(1.0) and law.points == 3
@@ -376,8 +385,11 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     assert said.rstrip().splitlines()[-1].startswith("threshold ")
     assert (tmp_path / "thresholds_cpu.csv").exists() and (tmp_path / "token_law_cpu.csv").exists()
     assert (tmp_path / "efficiency_cpu.png").stat().st_size > 10_000
+    assert (tmp_path / "layer_cpu.png").stat().st_size > 10_000
     before = (tmp_path / "efficiency_cpu.csv").read_bytes()
-    run(tmp_path, "--budget", "100", "--repeats", "1")
+    run(tmp_path, "--budget", "100", "--repeats", "1", "--publish", str(tmp_path / "docs"))
+    published = {path.name for path in (tmp_path / "docs").iterdir()}
+    assert published == {path.name for path in tmp_path.iterdir() if path.is_file()} and len(published) == 5
     assert (tmp_path / "efficiency_cpu.csv").read_bytes() == before, "nothing is measured again"
     places = [(row["system"], row["pass"], row["length"]) for row in rows]
     assert len(places) == len(set(places)), "nothing is measured twice"
@@ -411,21 +423,44 @@ def test_mistakes_get_a_sentence(tmp_path, monkeypatch, capsys):
 def test_costs_of_the_systems_of_a_study(tmp_path, capsys):
     study = tmp_path / "study.yaml"
     small = "num_encoder_layers: 2, d_model: 64, d_ffn: 16"
+    head = "title: A study\nquestion: Which?\nbaseline: none\nepochs: 1\n"
+    head += "measures: [{name: wer, label: WER, better: lower}]\n"
     study.write_text(
-        f"task: asr\noptions: {{precision: fp32, {small}}}\nsystems:\n"
+        f"{head}task: asr\noptions: {{precision: fp32, {small}}}\nsystems:\n"
         "    none: {hparams: mini_conmamba_ctc, label: Mamba only}\n"
-        "    high: {hparams: mini_conmamba_ctc, options: {attention_layers: high 1}}\n"
+        "    high: {hparams: mini_conmamba_ctc, options: {attention_layers: high 1, hop_length: 20}}\n"
     )
-    costs.main([str(study), "--lengths", "1", "0.5", "--csv", str(tmp_path / "costs.csv")])
+    costs.main([str(study), "--lengths", "1", "0.5", "--out", str(tmp_path / "costs.csv")])
     with open(tmp_path / "costs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = [
-        (name, which, length) for name in ("Mamba only", "high") for which in PASSES for length in ("0.5", "1.0")
-    ]
+    expected = [(name, which, length) for name in ("none", "high") for which in PASSES for length in ("0.5", "1.0")]
     assert [(row["system"], row["pass"], row["length"]) for row in rows] == expected
-    assert all(row["status"] == "done" and float(row["seconds"]) > 0 for row in rows)
+    assert [row["label"] for row in rows[::4]] == ["Mamba only", "high"]
+    assert [(row["token_ms"], row["tokens"]) for row in rows[1::4]] == [("40.0", "25"), ("80.0", "12")]
+    for row in rows:
+        assert row["status"] == "done" and float(row["seconds"]) > 0
+        tokens = 1000 * float(row["length"]) / float(row["token_ms"])
+        assert float(row["tokens_per_second"]) == pytest.approx(tokens / float(row["seconds"]))
     assert len({row["parameters"] for row in rows}) == 2
-    study.write_text("task: cooking\n")
-    with pytest.raises(SystemExit):
-        costs.main([str(study)])
-    assert "is not a study" in capsys.readouterr().err
+    for text, words in (
+        (f"{head}task: codec\nsystems:\n    none: {{hparams: mini_codec}}\n", "only separation, asr, tts are measured"),
+        (f"{head}task: tts\nsystems:\n    none: {{hparams: mini_vallm}}\n", "give its token_ms"),
+    ):
+        study.write_text(text)
+        with pytest.raises(SystemExit):
+            costs.main([str(study)])
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("token_resolution_separation", [4, 4, 2, 2, 1, 1, 0.5, 0.5]),
+        ("token_resolution_recognition", [80, 80, 40, 40, 20, 20]),
+        ("hybrid_ratio", [40] * 11),
+        ("codec_rate", [40, 20, 12.5] * 2),
+    ],
+)
+def test_studies_of_resolution_say_how_long_their_tokens_are(name, expected, tmp_path):
+    study = read_study(find_study(name), tmp_path)
+    assert [system.token_ms for _, system in costs.systems_of_study(study)] == expected

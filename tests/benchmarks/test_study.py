@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import study
 import tune
-from quality import clock, items, runner, study_file, training_run
+from quality import clock, items, runner, study_file, tables, training_run
 
 TRAINING = """
 import csv, json, os, random, signal, sys, time
@@ -150,6 +152,42 @@ def test_a_budget_stops_a_training_and_the_same_command_resumes_it(toy, tmp_path
     assert len(rows_of(out / "tuning" / "trials.csv")) == 2
 
 
+def test_seeds_are_repeated_with_options(toy, tmp_path, monkeypatch):
+    text = STUDY.replace("seeds: [1, 2]", "seeds: [1, 2]\nrepeated_with: {a: {fails: false}, b: {fails: true}}")
+    toy.write_text(text.replace("{trials: 2, epochs: 1, space: [lr=0.9:1.1]}", "{}"))
+    own = study_file.read_study(toy, tmp_path / "out")
+    commands = []
+
+    def train(command, folder, *_):
+        commands.append(command)
+        (folder / "save").mkdir(exist_ok=True)
+        (folder / "save" / "test.csv").write_text("ID,duration\nm1,1\nm2,2\n")
+        (folder / "test").mkdir()
+        score = 3 * (folder.parts[-2] == "b") + int(folder.name)
+        (folder / "test" / "results.csv").write_text(f"id,si_snr_i,unscored\nm1,{score},\nm2,{score},\n")
+        outcome = training_run.Outcome("done", clock="CPU time", seconds_per_epoch=1.0)
+        (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
+        return outcome
+
+    monkeypatch.setattr(runner, "run_training", train)
+    given = runner.Runner(own, tmp_path / "out", 60)
+    monkeypatch.setattr(given, "prepare", lambda: None)
+    assert given.work()
+    runs = rows_of(tmp_path / "out" / "runs.csv")
+    order = [(row["seed"], row["with"], row["system"]) for row in runs if row["comparison"] == runner.STEPS]
+    assert order == [(seed, name, system) for seed in "12" for name in "ab" for system in ("quick", "slow")]
+    options = [dict(zip(command[3::2], command[4::2])) for command in commands]
+    assert [each["--fails"] for each in options] == ["False", "False", "True", "True"] * 2
+    assert len({each["--output_folder"] for each in options}) == 8
+    tables.make_tables(own, tmp_path / "out")
+    by_name = [row for row in rows_of(tmp_path / "out" / "by_name.csv") if row["system"] == "quick"]
+    assert [(row["with"], row["mean"], row["runs"]) for row in by_name[:2]] == [("a", "1.5", "2"), ("b", "4.5", "2")]
+    summary = rows_of(tmp_path / "out" / "summary.csv")
+    assert (summary[0]["mean"], summary[0]["runs"], summary[0]["items"]) == ("3", "4", "2")
+    assert "| quick | 1.50 ± 0.71 (2) | 4.50 ± 0.71 (2) |" in tables.name_markdown(own, tmp_path / "out")
+    assert "| parameters | runs |" in tables.summary_markdown(own, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -158,6 +196,13 @@ def test_a_budget_stops_a_training_and_the_same_command_resumes_it(toy, tmp_path
         ("hparams: one}", "file: one}", "The system quick has the keys file, but must have hparams"),
         ("hparams: one}", "hparams: two}", "which is not there"),
         ("lr=0.9:1.1", "lr", "is no range"),
+        (
+            "seeds: [1, 2]",
+            "repeated_with: {a: }",
+            "has repeated_with without options: give NAME: {KEY: VALUE} for each",
+        ),
+        ("seeds: [1, 2]", "repeated_with: {a: {quicker: 1}}", "quicker"),
+        ("seeds: [1, 2]", "people: {column: speaker}", "but must have a pattern, or tables and a column"),
         ("{slow: true}}", "{slower: true}}", "slower"),
         ("{slow: true}}", "{modules: {a: !new:torch.nn.Linear [3, 5]}}}", "systems of one study differ by 3% at most"),
     ],
@@ -193,13 +238,14 @@ def test_other_settings_in_the_same_folder_are_refused(toy, tmp_path, capsys):
 )
 def test_studies_of_the_house_can_be_read(path, tmp_path):
     own = study_file.read_study(path, tmp_path)
-    assert len(own.seeds) >= (2 if "codec" in path.stem else 3) and own.question.endswith("?")
+    assert len(own.repeats) >= 3 and own.question.endswith("?")
     assert own.items in items.READERS
     given = runner.Runner(own, tmp_path, 0)
     given.write_hparams()  # options exist, sizes agree
     space = [tune.Range.parse(part) for part in own.tuning.space]
-    for system in own.systems if space else ():
-        assert tune.own_values(given.hparams(system), space)  # or it ends, as the file lacks a key
+    if space:
+        files = [given.hparams(system) for system in own.systems]
+        tune.check_keys({file: tune.own_values(file, space) for file in files}, space)  # ends if no file has a key
 
 
 def test_a_study_that_is_stopped_stops_its_training(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_items_of_synthesis_have_errors_and_scores(tmp_path):
     assert first["item"] == "a" and first["length"] == first["words"] == 3
     assert (first["word_errors"], first["reference_word_errors"]) == (2, 0)
     assert first["absolute_duration_error"] == 20 and first["mcd"] == 3
-    assert silent == {"item": "b", "length": 1}
+    assert silent == {"item": "b", "length": 1, "words": 1, "word_errors": 1}  # nothing is said: all is wrong
     assert unheard == {"item": "c", "length": 2, "rtf": 0.2}
 
 

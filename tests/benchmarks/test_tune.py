@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import random
 import sys
 
 import pytest
@@ -84,7 +83,23 @@ def test_systems_get_the_same_trials_and_the_best_is_found(recipes, tmp_path, ca
     tune.main([*command, "--", "--batch", "7"])
     assert rows_of(out) == rows and (out / "one" / "trial_0" / "1234" / "trial.txt").stat().st_mtime_ns == stamp
     with pytest.raises(SystemExit, match="give another --out"):
-        tune.main([*command, "--draw_seed", "1"])
+        tune.main([part.replace("lr=0.9:", "lr=0.8:") for part in command])
+
+
+def test_a_key_of_one_system_is_drawn_for_it_alone(recipes, tmp_path, capsys):
+    (tmp_path / "hparams" / "toy" / "one.yaml").write_text("lr: 0.5\n")
+    out = tmp_path / "out"
+    command = [*recipes, "--trials", "2", "--epochs", "1", "--space", "lr=0.9:2:log", "dropout=0.2,0.3"]
+    tune.main([*command, "--out", str(out)])
+    rows = rows_of(out)
+    assert [row["dropout"] for row in rows[:3]] == ["", "0.1", ""] and float(rows[3]["dropout"]) > 0.1
+    assert rows[2]["lr"] == rows[3]["lr"]
+    options = [(out / system / "trial_1" / "1234" / "options.txt").read_text() for system in ("one", "two")]
+    assert "--dropout" not in options[0] and f"--dropout {rows[3]['dropout']}" in options[1]
+    one, two = capsys.readouterr().out.splitlines()[-2:]
+    assert "--lr" in one and "--dropout" not in one and "--dropout" in two
+    tune.main([*command, "--out", str(out)])  # an empty value is the same value
+    assert rows_of(out) == rows
 
 
 def test_the_time_ends_trials(recipes, tmp_path, capsys):
@@ -125,10 +140,24 @@ def test_equal_scores_are_told_apart_by_the_loss(tmp_path):
 def test_ranges(text, law, whole):
     part = tune.Range.parse(text)
     assert (part.key, part.law, part.whole) == ("a", law, whole)
-    values = [part.draw(random.Random(i)) for i in range(200)]
+    values = [part.at(place / 100) for place in range(101)]
     low, high = min(part.values), max(part.values)
     assert all(low <= value <= high for value in values) and len(set(values)) > (1 if law == "choice" else 5)
     assert all(isinstance(value, int) == whole for value in values)
+
+
+def test_trials_fill_the_space():
+    space = [tune.Range.parse(text) for text in ("lr=1e-4:1e-2:log", "n_warmup_steps=0:100", "dropout=0,0.1")]
+    assert tune.trial_values(space, 0) == {}
+    # a high rate with a long warm-up and a low one with a short one, then all quarters of each range
+    assert tune.trial_values(space, 1) == {"lr": 0.00316, "n_warmup_steps": 75, "dropout": 0.1}
+    assert tune.trial_values(space, 2) == {"lr": 0.000316, "n_warmup_steps": 25, "dropout": 0}
+    trials = [tune.trial_values(space, trial) for trial in range(1, 7)]
+    assert trials == [tune.trial_values(space, trial) for trial in range(1, 7)]
+    for quarter in range(4):
+        low, high = 10 ** (-4 + quarter / 2), 10 ** (-3.5 + quarter / 2)
+        assert any(low <= trial["lr"] <= high for trial in trials[-4:])
+        assert any(25 * quarter <= trial["n_warmup_steps"] <= 25 * (quarter + 1) for trial in trials[-4:])
 
 
 @pytest.mark.parametrize("text", ["a", "a=", "=1", "a=2:1", "a=0:1:log", "a=1:2:3:4", "a=x,y", "a=1:2:linear"])
@@ -140,7 +169,7 @@ def test_mistakes_in_ranges(text):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--space", "warmth=1,2"], "has no key warmth"),
+        (["--space", "warmth=1,2"], "there is no key warmth in"),
         (["--trials", "0"], "must be at least 1"),
         (["nothing.yaml"], "nothing.yaml is no hyper-parameter file"),
     ],

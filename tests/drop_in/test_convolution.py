@@ -79,8 +79,9 @@ def test_the_reference_update_is_the_same_and_short_states_are_refused():
 
 def test_last_frames_of_sequences_have_zeros_before_short_ones():
     x = torch.arange(1.0, 7)[:, None]
-    states = served.causal_conv1d_varlen_states(x, torch.tensor([0, 1, 6]), 3)
-    assert states[:, 0].tolist() == [[0, 0, 1], [4, 5, 6]]
+    for function in (served.causal_conv1d_varlen_states, served.causal_conv1d_varlen_states_ref):
+        states = function(x, torch.tensor([0, 1, 1, 6]), 3)
+        assert states[:, 0].tolist() == [[0, 0, 1], [0, 0, 0], [4, 5, 6]]
 
 
 def step_tensors(heads, groups, batch=2):

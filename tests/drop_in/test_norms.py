@@ -88,6 +88,16 @@ def test_gated_norms_are_those_of_the_formula(rms, before, size):
     torch.testing.assert_close(module(x), ours(x, torch.ones(8), None if rms else torch.zeros(8), None))
 
 
+@pytest.mark.parametrize("gated, before, size", [(True, True, 4), (True, False, None), (False, True, 2)])
+def test_the_reference_of_gated_norms_is_the_same_norm(gated, before, size):
+    torch.manual_seed(0)
+    x, z, weight, bias = torch.randn(2, 8), torch.randn(2, 8) if gated else None, torch.randn(8), torch.randn(8)
+    arguments = (weight, bias, z, 1e-3, size, before)
+    right = gated_norms.rmsnorm_fn(x, *arguments)
+    torch.testing.assert_close(gated_norms.rms_norm_ref(x, *arguments), right)
+    assert gated_norms.rms_norm_ref(x.bfloat16(), *arguments, upcast=False).dtype == torch.bfloat16
+
+
 def test_groups_have_to_fit():
     with pytest.raises(ValueError, match="8 channels do not divide into groups of group_size = 3"):
         gated_norms.rmsnorm_fn(torch.ones(8), torch.ones(8), None, group_size=3)

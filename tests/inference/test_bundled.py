@@ -3,6 +3,8 @@
 import csv
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ from speechbrain_mamba.training.init_source import find_init_source
 from speechbrain_mamba.utils.weights import SAFETENSORS, read_weights
 from tests.conftest import GOLDEN
 
+ROOT = Path(__file__).parents[2]
 FSDD = Path(os.environ.get("SPEECHBRAIN_MAMBA_FSDD", "/nowhere"))
 MODELS = bundled_models()
 BYTES = 18_000_000
@@ -330,3 +333,19 @@ def test_a_folder_in_the_working_directory_does_not_hide_a_model(tmp_path, monke
         caplog.clear()
     assert find_source(f"./{name}") == f"./{name}" and find_source("other") == "other" and not caplog.text
     assert find_init_source(f"./{name}").folders == (Path(name),)
+
+
+def test_models_load_and_run_without_the_compiler_of_torch():
+    """Time is not measured: importing the compiler takes as long as all the rest of a first separation."""
+    code = """if True:
+        import sys
+        import torch
+        from speechbrain_mamba.inference.recognition import Recognizer
+        from speechbrain_mamba.inference.separation import SpeechSeparator
+        with torch.no_grad():
+            SpeechSeparator.from_hparams("separator").separate_batch(torch.ones(1, 4000))
+            Recognizer.from_hparams("recognizer-digits").transcribe_batch(torch.ones(1, 8000), torch.ones(1))
+        print([name for name in ("torch._dynamo", "sympy", "triton", "matplotlib", "pandas") if name in sys.modules])
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

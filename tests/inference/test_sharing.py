@@ -124,6 +124,15 @@ def test_a_model_of_the_package_keeps_its_card(tmp_path):
     assert all(map(torch.equal, *(one.values() for one in weights)))
 
 
+@pytest.mark.parametrize("wanted", [{"license": "mit"}, {"language": "de"}])
+def test_a_card_that_is_kept_has_to_say_what_is_wanted(tmp_path, wanted):
+    """It was kept without a word, whatever the options said."""
+    (name, value) = next(iter(wanted.items()))
+    with pytest.raises(ValueError, match=rf"has a card, which is kept, and its {name} is .*, not {value}: leave out"):
+        export_model("separator", tmp_path / "mine", **wanted)
+    assert not (tmp_path / "mine").exists()
+
+
 def test_what_cannot_be_exported_is_named(run, tmp_path):
     with pytest.raises(FileExistsError, match="exists and is not overwritten"):
         export_model(run, run)

@@ -1,4 +1,4 @@
-"""Judges that are models of transformers, or TorchScript programs."""
+"""Judges that are models of transformers."""
 
 from __future__ import annotations
 
@@ -6,51 +6,11 @@ import builtins
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from speechbrain_mamba.inference.judges import load_judges, load_speaker_encoder
+from speechbrain_mamba.inference.judges import load_speaker_encoder
 from speechbrain_mamba.inference.transformers_judges import load_opinion_judge, load_xvector_encoder
 
 RATE = 16000
-
-
-class Loudness(nn.Module):
-    """Rates a waveform by its length and mean."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean() + x.shape[1] / 1000
-
-
-class Pair(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x[0, :2]
-
-
-def program(path, module):
-    torch.jit.script(module).save(str(path))
-    return str(path)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_a_program_rates_at_16_khz_if_it_is_trusted(tmp_path):
-    path = program(tmp_path / "utmos.jit", Loudness())
-    with pytest.raises(ValueError, match=r"utmos\.jit' is a TorchScript program, .*by --trust_judge"):
-        load_opinion_judge(path)
-    judges = load_judges(None, None, naturalness=path, trusted=True)
-    rate = judges["rate_naturalness"]
-    assert rate(torch.full((4000,), 0.5), RATE) == pytest.approx(4.5)
-    assert rate(torch.full((4000,), 0.5), RATE // 2) == pytest.approx(8.5, abs=0.01)
-    bad = load_opinion_judge(program(tmp_path / "pair.jit", Pair()), trusted=True)
-    with pytest.raises(ValueError, match="returned no single score"):
-        bad(torch.ones(100), RATE)
-
-
-def test_what_is_no_program_is_named(tmp_path):
-    (tmp_path / "x.jit").write_bytes(b"no program")
-    with pytest.raises(ValueError, match=r"x\.jit' is not a TorchScript program"):
-        load_opinion_judge(str(tmp_path / "x.jit"), trusted=True)
-    with pytest.raises(FileNotFoundError, match=r"There is no file 'none\.jit': give one, or HUB_ID:FILE"):
-        load_opinion_judge("none.jit", trusted=True)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops import Direction, ScanInputs
+from speechbrain_mamba.ops import Direction, ScanInputs, SsdInputs
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest error relative to a tensor's largest value; half precision rounds outputs and gradients."""
@@ -87,6 +87,17 @@ def ssd_inputs(
         "initial_state": torch.randn(batch, heads, channels, states),
     }
     return {name: tensor.to((dtypes or {}).get(name, torch.float32)) for name, tensor in inputs.items()}
+
+
+def bidirectional_ssd_inputs(
+    batch: int, time: int, heads: int, channels: int, groups: int, states: int, dtypes: dict | None = None,
+    skip_by_channel: bool = False, missing: Collection[str] = (),
+) -> dict:  # fmt: skip
+    """Every input of a scan of Mamba-2 in both directions, or all but some."""
+    sizes = (batch, time, heads, channels, groups, states, dtypes, skip_by_channel)
+    one, other = ({k: t for k, t in ssd_inputs(*sizes).items() if k not in missing} for _ in range(2))
+    forward, reverse = (SsdInputs(**{k: t[k] for k in SsdInputs._fields if k in t}) for t in (one, other))
+    return {"forward": forward, "reverse": reverse} | ({"z": one["z"]} if "z" in one else {})
 
 
 def layer_inputs(batch: int, time: int, channels: int, states: int, rank: int, width: int = 4) -> dict:

@@ -7,13 +7,14 @@ import torch
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.lengths import absolute_lengths, lengths_on
-from tests.ops.cases import bidirectional_scan_inputs, layer_inputs, scan_inputs
+from tests.ops.cases import bidirectional_scan_inputs, bidirectional_ssd_inputs, layer_inputs, scan_inputs
 from tests.ops.waiting import Transfers, gpu_of_shapes
 
 LENGTHS = torch.tensor([3, 6])
 CALLS = {
     "scan": lambda: (ops.selective_scan, scan_inputs(2, 6, 5, 3)),
     "both scans": lambda: (ops.bidirectional_selective_scan, bidirectional_scan_inputs(2, 6, 5, 3)),
+    "both scans of Mamba-2": lambda: (ops.bidirectional_ssd, bidirectional_ssd_inputs(2, 6, 4, 3, 2, 2)),
     "convolution": lambda: (ops.causal_conv1d, {"x": torch.randn(2, 6, 5), "weight": torch.randn(5, 4)}),
     "layer": lambda: (ops.bidirectional_mamba_inner, layer_inputs(2, 6, 5, 3, 2)),
 }

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
-from speechbrain_mamba.ops import selective_scan, ssd, ssd_update, use_backend
+from speechbrain_mamba.ops import SsdInputs, bidirectional_ssd, selective_scan, ssd, ssd_update, use_backend
 from speechbrain_mamba.ops.backends import chunked
 from tests.errors import relative_error
+from tests.ops.cases import bidirectional_ssd_inputs, check
 
 BACKENDS = ("reference", "chunked")
 OVER_TIME = ("x", "delta", "B", "C", "z")
@@ -140,6 +141,52 @@ def test_chunks_are_the_recurrence_forward_and_backward(data):
         assert relative_error(results[name], right) < allowed, name
         assert results[name].dtype == (torch.promote_types(dtype, torch.float32) if name == "last" else
                                        t[name].dtype if name in t else dtype)  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+def test_both_directions_are_the_mean_of_two_scans(backend, gated):
+    torch.manual_seed(0)
+    one, other = (inputs_of(2, 7, 4, 3, 2, 5) for _ in range(2))
+    z, lengths = one["z"] if gated else None, torch.tensor([7, 4])
+    options = {"delta_softplus": True, "dt_limit": (0.1, 1.5), "lengths": lengths}
+    forward, reverse = (SsdInputs(*(t[name] for name in SsdInputs._fields)) for t in (one, other))
+    with use_backend(backend):
+        y = bidirectional_ssd(forward, reverse, z, **options)
+        expected = [
+            ssd(*d[:6], z, d.delta_bias, reverse=backwards, **options) for d, backwards in ((forward, 0), (reverse, 1))
+        ]
+    assert relative_error(y, 0.5 * (expected[0] + expected[1])) < 1e-12
+    assert not y[1, 4:].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_both_directions_pass_gradients_to_each(backend):
+    torch.manual_seed(0)
+    inputs = bidirectional_ssd_inputs(2, 7, 4, 3, 2, 5)
+    check(bidirectional_ssd, inputs, backend, delta_softplus=True, lengths=torch.tensor([7, 4]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"reverse": (1, 2, 3)}, TypeError, "must be speechbrain_mamba.ops.SsdInputs"),
+        ({"z": torch.ones(2, 5, 4)}, ValueError, "bidirectional_ssd: z has shape"),
+        ({"chunk_size": 0}, ValueError, "bidirectional_ssd: chunk_size is 0"),
+        ({"lengths": torch.tensor([6, 1])}, ValueError, "lengths run from 1 to 6"),
+    ],
+)
+def test_both_directions_refuse_what_does_not_fit(change, error, message):
+    with pytest.raises(error, match=message):
+        bidirectional_ssd(**bidirectional_ssd_inputs(2, 5, 4, 3, 2, 2) | change)
+
+
+def test_both_directions_have_to_be_alike():
+    inputs = bidirectional_ssd_inputs(2, 5, 4, 3, 2, 2)
+    for change, message in (({"D": None}, "D is given for one direction only"),
+                            ({"B": torch.ones(2, 5, 2, 3)}, "B of the reverse direction")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            bidirectional_ssd(inputs["forward"], inputs["reverse"]._replace(**change))
 
 
 def test_fast_decays_next_to_slow_ones_keep_their_precision():

@@ -11,6 +11,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
+from speechbrain_mamba.ops.int8 import int8_unavailable
 from speechbrain_mamba.utils import _compat
 from speechbrain_mamba.utils._compat import (
     BatchesOfEpoch,
@@ -186,6 +187,19 @@ def test_operations_run_below_autograd():
     with _compat.below_autograd():
         y = 2 * x
     assert not y.requires_grad, _moved("torch._C._AutoDispatchBelowAutograd")
+
+
+def test_compilation_takes_marked_functions_as_constants():
+    calls = []
+
+    @_compat.constant_when_compiled
+    def opaque():
+        calls.append(None)
+        return len(open(__file__).read(1))  # no compiler traces this
+
+    compiled = torch.compile(lambda x: x + opaque(), backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(1)) == compiled(torch.zeros(1)) == 1
+    assert len(calls) == 1, _moved("torch._dynamo's mark of constant functions")
 
 
 def test_transformations_are_seen():
@@ -378,3 +392,16 @@ def test_nodes_are_recorded_while_onnx_translates_an_operation():
     )
     (node,) = [node for node in program.model.graph if node.domain == "example"]
     assert node.op_type == "Half" and list(node.outputs) == wanted, _moved("The recorder of torch.onnx")
+
+
+def test_torch_multiplies_8_bit_integers():
+    if int8_unavailable() is not None:
+        pytest.skip("this machine has no products of 8-bit integers")
+    factor = _compat.Int8Factor(torch.tensor([[3] * 16, [-2] * 16], dtype=torch.int8), torch.tensor([0.5, 0.25]))
+    rows = torch.full((3, 16), 129, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        try:
+            products = factor.multiply(rows, dtype)
+        except (AttributeError, RuntimeError) as error:
+            raise AssertionError(_moved("torch.ops.onednn.qlinear_pointwise")) from error
+        assert products.dtype == dtype and products.tolist() == [[24.0, -8.0]] * 3

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
+import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from speechbrain_mamba.cli.model_choice import RECOGNIZER, SEPARATOR, SYNTHESIZER, ModelChoice
-from speechbrain_mamba.cli.options import talk_options
+from speechbrain_mamba.cli.options import precision_option, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.utils.terminal import show
 
 HOST = "127.0.0.1"
 """Nobody outside of this machine reaches the page."""
+
+
+@contextlib.contextmanager
+def kept_uploads(folder: Path) -> Iterator[None]:
+    """Let Gradio keep what it is given and gives in a folder, and not beyond the end of the page."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("GRADIO_TEMP_DIR")
+        if before is not None:
+            os.environ["GRADIO_TEMP_DIR"] = before
 
 
 @click.command(
@@ -29,6 +46,7 @@ HOST = "127.0.0.1"
 @click.option("--recognizer", metavar="MODEL", default=RECOGNIZER, show_default=True, help="What transcribes.")
 @click.option("--synthesizer", metavar="MODEL", default=SYNTHESIZER, show_default=True, help="What speaks.")
 @click.option("--device", default="auto", show_default=True, help="As for the other commands.")
+@precision_option
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Of the page's address.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page in the browser.")
 @click.option(
@@ -44,6 +62,7 @@ def command(
     recognizer: str,
     synthesizer: str,
     device: str,
+    precision: str,
     port: int,
     in_browser: bool,
     max_seconds: float,
@@ -55,30 +74,27 @@ def command(
     recorded voice. Only this machine reaches the page, at 127.0.0.1. It takes pip install "speechbrain_mamba[demo]".
     """
     from speechbrain_mamba.cli.page_layout import build_page, import_gradio
+    from speechbrain_mamba.cli.page_server import serve_page
     from speechbrain_mamba.cli.page_work import PageWork
     from speechbrain_mamba.corpora.mini.samples import SAMPLE_RATE, SAMPLES, mix_samples
     from speechbrain_mamba.dataio.audio import read_audio, write_audio
 
-    import_gradio()
-    with tempfile.TemporaryDirectory(prefix="speechbrain-mamba-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="speechbrain-mamba-demo-") as name, kept_uploads(Path(name) / "uploads"):
+        import_gradio()
         folder = Path(name)
-        separates, transcribes, speaks = (ModelChoice(model, device) for model in (separator, recognizer, synthesizer))
+        separates, transcribes, speaks = (
+            ModelChoice(model, device, precision) for model in (separator, recognizer, synthesizer)
+        )
         work = PageWork(separates, transcribes, speaks, folder, max_seconds)
         mixture, voice = folder / "mixture.wav", folder / "voice.wav"
         write_audio(mixture, mix_samples()[0], SAMPLE_RATE)
         write_audio(voice, read_audio(SAMPLES[0].path, SAMPLE_RATE), SAMPLE_RATE)
         page = build_page(work, mixture, voice, SAMPLES[0].text)
-        try:
-            page.launch(
-                server_name=HOST, server_port=port, share=False, inbrowser=in_browser, quiet=True,
-                prevent_thread_lock=True, allowed_paths=[name], footer_links=["gradio"], run_history=False,
-                ssr_mode=False,
-            )  # fmt: skip
-        except OSError as error:
-            raise OSError(f"Port {port} of {HOST} is taken: give another --port.") from error
-        if progress:
-            show(f"The page is at http://{HOST}:{port}. Ctrl-C ends it.")
-        try:
-            page.block_thread()
-        finally:
-            page.close(verbose=False)
+
+        def ready() -> None:
+            if progress:
+                show(f"The page is at http://{HOST}:{port}. Ctrl-C ends it.")
+            if in_browser:
+                webbrowser.open(f"http://{HOST}:{port}")
+
+        serve_page(page, HOST, port, folder, ready)

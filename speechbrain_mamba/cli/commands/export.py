@@ -32,12 +32,18 @@ returns what is shown."""
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--license", metavar="NAME", help="License of the weights as the Hub calls it, such as apache-2.0.")
-@click.option("--language", metavar="CODE", default="en", show_default=True, help="Language that the model is for.")
+@click.option("--language", metavar="CODE", help="Language that the model is for.  [default: en]")
 @click.option("--repo", metavar="NAME/MODEL", help="Its id on the Hub, for the examples of the card.")
 @click.option("--safetensors-only", is_flag=True, help="No .ckpt files, which only SpeechBrain's own classes need.")
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="speechbrain", show_default=True)
 def command(
-    source: str, out: Path, license: str | None, language: str, repo: str | None, safetensors_only: bool, form: str
+    source: str,
+    out: Path,
+    license: str | None,
+    language: str | None,
+    repo: str | None,
+    safetensors_only: bool,
+    form: str,
 ) -> None:
     """Write a model into the folder OUT: settings, weights, what belongs to them, scores, and a card.
 
@@ -48,6 +54,9 @@ def command(
     from speechbrain_mamba.inference.sharing import export_model, find_model
 
     if form != "speechbrain":
+        of_cards = {"--license": license, "--language": language, "--repo": repo}
+        if told := [name for name, value in of_cards.items() if value]:
+            raise ValueError(f"The format {form} has no card: leave out {' and '.join(told)}.")
         module, name = FORMATS[form].split(":")
         show(getattr(import_module(module), name)(str(find_model(source)[1]), out))
         return

@@ -7,6 +7,7 @@ float64 when the input is float64. All other backends are tested against this fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.backends.recurrences import selective_recurrence, ssd_recurrence, ssd_step
-from speechbrain_mamba.ops.directions import Filters, ScanInputs
+from speechbrain_mamba.ops.directions import Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import Call
 
@@ -213,6 +214,62 @@ def ssd(
     y, state = ssd_recurrence(x, delta, A, B, C, state)
     y = mask_frames(reorder(_ssd_output(y, x, D, z), order), lengths).to(out_dtype)
     return (y, state) if return_last_state else y
+
+
+def average_ssd(
+    scan: Callable[..., Tensor | tuple[Tensor, Tensor]],
+    forward: SsdInputs,
+    reverse: SsdInputs,
+    z: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+    lengths: Tensor | None,
+    chunk_size: int | None,
+) -> Tensor:
+    """Both directions, averaged, by two scans of Mamba-2."""
+
+    def one(direction: SsdInputs, backwards: bool) -> Tensor:
+        *inputs, D, delta_bias = direction
+        arguments = (*inputs, D, z, delta_bias, delta_softplus, dt_limit)
+        return cast(Tensor, scan(*arguments, lengths=lengths, reverse=backwards, chunk_size=chunk_size))
+
+    return 0.5 * (one(forward, False) + one(reverse, True))
+
+
+def bidirectional_ssd(
+    forward: SsdInputs,
+    reverse: SsdInputs,
+    z: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+    lengths: Tensor | None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Both directions, averaged; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
+    dtype, out_dtype = accumulation_dtype(forward.x), forward.x.dtype  # rounded at the end only
+    forward, reverse = (direction._replace(x=direction.x.to(dtype)) for direction in (forward, reverse))
+    y = average_ssd(ssd, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
+    return y.to(out_dtype)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row (rows, features) in units of its scale, plus 128, as unsigned integers; and the scales (rows,).
+
+    The largest magnitude of a row becomes 127. A row without any above 1e-30 is zero. Of a row that holds NaN or
+    infinity the scale is that, and the integers mean nothing.
+    """
+    x = x.float()
+    largest = x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
+    largest = torch.where(largest < 1e-30, 0.0, largest)
+    inverse = torch.where(largest == 0, 0.0, 127 / largest)
+    whole = (x * inverse[:, None]).nan_to_num().round() + 128
+    return whole.to(torch.uint8), largest / 127
+
+
+def rescale_rows(products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor) -> None:
+    """Write ``products`` (rows, features) times the rows' scales, plus a bias (features,), to ``y``."""
+    products = products.float() * scales[:, None]
+    y.copy_(products if bias is None else products + bias)
 
 
 def _activate(y: Tensor, activation: str | None) -> Tensor:

@@ -10,6 +10,8 @@ from speechbrain.lobes.models.conv_tasnet import ChannelwiseLayerNorm
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.pieces import find_pieces
+
 
 class MaskNet(nn.Module):
     """Estimate one mask per speaker over the encoded mixture.
@@ -32,7 +34,6 @@ class MaskNet(nn.Module):
 
     Example
     -------
-    >>> import torch
     >>> from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
     >>> masknet = MaskNet(N=16, B=8, C=2, mamba_net=MambaBlocksSequential(2, True, 8))
     >>> masknet(torch.rand(3, 16, 50), torch.tensor([50, 20, 1])).shape
@@ -75,14 +76,31 @@ class MaskNet(nn.Module):
         TypeError
             When a state is asked of a bidirectional sequence model.
         """
-        x = self.bottleneck_conv1x1(self.layer_norm(mix_w.transpose(1, 2)))
         if state is None and not return_state:
-            return self._masks(self.mamba_net(x, lengths))
-        x, state = self.mamba_net(x, lengths, state=state, return_state=True)
-        masks = self._masks(x)
+            return self.masks(self.features(mix_w, lengths))
+        x, state = self.mamba_net(self._bottleneck(mix_w), lengths, state=state, return_state=True)
+        masks = self.masks(x)
         return (masks, state) if return_state else masks
 
-    def _masks(self, x: Tensor) -> Tensor:
+    def _bottleneck(self, mix_w: Tensor) -> Tensor:
+        return self.bottleneck_conv1x1(self.layer_norm(mix_w.transpose(1, 2)))
+
+    def features(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The first part of :meth:`forward`, what the masks are made of, with the same arguments.
+
+        Returns
+        -------
+        Tensor
+            Output of the sequence model, (batch, time, B), zero past the lengths.
+        """
+        pieces = find_pieces(self, mix_w, mix_w.shape[2]) if hasattr(self.mamba_net, "run_") else None
+        if pieces is None:
+            return self.mamba_net(self._bottleneck(mix_w), lengths)
+        x = torch.cat([self._bottleneck(mix_w[..., piece]) for piece in pieces], 1)
+        return self.mamba_net.run_(x, pieces, lengths)
+
+    def masks(self, x: Tensor) -> Tensor:
+        """The second part of :meth:`forward`: masks (speakers, batch, N, time) of frames of the features."""
         batch, time, _ = x.shape
         x = self.mask_conv1x1(x)  # zero past the lengths: it has no bias
         return F.relu(x).reshape(batch, time, self.num_spks, -1).permute(2, 0, 3, 1)
@@ -103,4 +121,4 @@ class MaskNet(nn.Module):
         """Estimate the masks (speakers, batch, N) of one frame (batch, N), from the state before it."""
         x = self.bottleneck_conv1x1(self.layer_norm(mix_w_t[:, None]))
         x_t, state = self.mamba_net.step(x[:, 0], state)
-        return self._masks(x_t[:, None])[..., 0], state
+        return self.masks(x_t[:, None])[..., 0], state

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.pieces import find_pieces
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 
 
@@ -106,8 +107,23 @@ def separate(
         frame_lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
 
     mix_w = encoder(mix)
-    sources_w = masknet(mix_w, frame_lengths) * mix_w
-    speakers, batch = sources_w.shape[:2]
-    estimate = decoder(sources_w.flatten(0, 1)).reshape(speakers, batch, -1)
-    estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
+    pieces = None
+    if hasattr(masknet, "features") and _unwrap(decoder).bias is None:
+        pieces = find_pieces(nn.ModuleList([encoder, masknet, decoder]), mix_w, mix_w.shape[-1])
+    if pieces is None:
+        estimate = _decode(decoder, masknet(mix_w, frame_lengths) * mix_w)
+        estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
+    else:
+        features: Any = masknet.features(mix_w, frame_lengths)  # type: ignore[operator]
+        estimate = mix.new_zeros(masknet.num_spks, len(mix), samples)  # type: ignore[call-overload]
+        for piece in pieces:  # whose ends overlap
+            sources_w = masknet.masks(features[:, piece]) * mix_w[..., piece]  # type: ignore[operator]
+            decoded = _decode(decoder, sources_w)
+            estimate[..., piece.start * stride :][..., : decoded.shape[-1]] += decoded
     return estimate.permute(1, 2, 0)
+
+
+def _decode(decoder: nn.Module, sources_w: Tensor) -> Tensor:
+    """Waveforms (speakers, batch, samples) of encoded sources (speakers, batch, channels, frames)."""
+    speakers, batch = sources_w.shape[:2]
+    return decoder(sources_w.flatten(0, 1)).reshape(speakers, batch, -1)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from speechbrain_mamba.ops.backends.chunked import bidirectional_ssd as bidirectional_ssd
 from speechbrain_mamba.ops.backends.chunked import ssd as ssd
 from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
 from speechbrain_mamba.ops.backends.cpu.few_rows_kernel import few_rows_linear as few_rows_linear
 from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
-from speechbrain_mamba.ops.backends.cpu.layer_kernel import layer_backward, layer_forward, layer_kept
+from speechbrain_mamba.ops.backends.cpu.layer_kernel import (
+    inner_forward,
+    layer_backward,
+    layer_forward,
+    layer_kept,
+)
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import quantize_rows as quantize_rows
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import rescale_rows as rescale_rows
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
 from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step as pack_step
 from speechbrain_mamba.ops.backends.cpu.step_kernel import packed_step as packed_step
@@ -17,7 +25,7 @@ from speechbrain_mamba.ops.registry import Call
 
 _kernels = Kernels(
     scan_forward, scan_backward, scan_kept, conv_forward, conv_backward, layer_forward, layer_backward, layer_kept,
-    scan_step,
+    scan_step, inner_forward,
 )  # fmt: skip
 _backend = KernelBackend("cpu", ("CPU",), _kernels)
 selective_scan = _backend.selective_scan
@@ -27,6 +35,7 @@ causal_conv1d = _backend.causal_conv1d
 causal_conv1d_update = _backend.causal_conv1d_update
 bidirectional_causal_conv1d = _backend.bidirectional_causal_conv1d
 bidirectional_mamba_inner = _backend.bidirectional_mamba_inner
+mamba_inner = _backend.mamba_inner
 
 
 def unavailable() -> str | None:

@@ -12,7 +12,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import memory_like, parameter, pointer, readable, sequence
+from speechbrain_mamba.ops.backends.cpu.fields import approximate, memory_like, parameter, pointer, readable, sequence
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.directions import ScanInputs
 from speechbrain_mamba.ops.kernel_backend import ScanGradients, ScanShared, scan_outputs
@@ -30,6 +30,7 @@ class _Prepared:
             for d in directions
         ]  # fmt: skip
         self.weights = [parameter(weight) for weight in weights]
+        self.approximate = approximate(directions[0].u)
         self.shared = ScanShared(readable(shared.z), parameter(shared.initial_state), shared.lengths)
 
     def fields(
@@ -37,8 +38,8 @@ class _Prepared:
     ) -> list[int]:
         """Fields of ``scan_args``."""
         first, shared = self.directions[0], self.shared
-        fields = [*first.u.shape, first.A.shape[1], softplus, torch.get_num_threads(), len(self.directions)]
-        fields += [pointer(shared.lengths), *sequence(shared.z), *sequence(y)]
+        fields = [*first.u.shape, first.A.shape[1], softplus, self.approximate, torch.get_num_threads()]
+        fields += [len(self.directions), pointer(shared.lengths), *sequence(shared.z), *sequence(y)]
         initial_state = shared.initial_state
         for index, (d, weight) in enumerate(zip_longest(self.directions, self.weights)):
             for tensor in (d.u, d.delta, d.B, d.C):

@@ -52,6 +52,7 @@ else:
         selective_scan = _backend.selective_scan
         selective_state_update = _backend.selective_state_update
         ssd = _backend.ssd
+        bidirectional_ssd = _backend.bidirectional_ssd
         ssd_update = _backend.ssd_update
         bidirectional_selective_scan = _backend.bidirectional_selective_scan
         causal_conv1d = _backend.causal_conv1d

@@ -23,10 +23,11 @@ from speechbrain_mamba.ops.backends.triton.ssd_walks import (
     load_skip,
     load_state,
     load_steps,
+    origin_of_direction,
     product,
     store_block,
 )
-from speechbrain_mamba.ops.backends.triton.walks import locate, origin
+from speechbrain_mamba.ops.backends.triton.walks import locate, of_direction
 
 
 @triton.jit
@@ -62,54 +63,63 @@ def _add_to(base, values, frame, n, stride, valid, states, more):
 
 @triton.jit(do_not_specialize=["batch", "time", "chunk", "chunks", "parts", "size", "x_rows", "d_rows", "B_rows",
                                "z_rows", "y_rows"])  # fmt: skip
-def ssd_gradients_kernel(x, delta, A, B, C, D, bias, z, lengths, dy, passing, scratch, dx, ddelta, maps, dz, sums,
+def ssd_gradients_kernel(x, x_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bias, bias_b, z, lengths, dy, passing,
+                         scratch, dx, dx_b, ddelta, ddelta_b, maps, dz, dz_b, sums,
                          batch, time, heads, channels, states, per_group, chunk, chunks, parts, size,
                          x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows, y_time,
                          SOFTPLUS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, REVERSE: tl.constexpr,
                          PRECISION: tl.constexpr, SKIPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
                          BLOCK_N: tl.constexpr):  # fmt: skip
-    """Gradients. A program takes one unit after another: a chunk, a group, and of its heads one of ``parts`` of
-    ``size``.
+    """Gradients. A program takes one unit after another: a chunk of a direction, a group, and of its heads one of
+    ``parts`` of ``size``.
 
-    ``passing`` (kind, batch, chunk, head, head channel, state) has the state that comes into each chunk, and the
-    gradient of the one that leaves it. ``dx``, ``dz`` and ``ddelta`` are contiguous. Gradients of B and C go to
-    ``maps`` (part, batch, time, group, [B, C], state), to be summed over the parts, and those of A, the bias and D to
-    ``sums`` (batch, chunk, [A (head), bias (head), D (head, ``SKIPS``)]), over batch and chunks.
+    ``passing`` (kind, direction, batch, chunk, head, head channel, state) has the state that comes into each chunk, and
+    the gradient of the one that leaves it. ``dx``, ``dz`` and ``ddelta`` are contiguous; of ``dz`` each direction has
+    its share. Gradients of B and C go to ``maps`` (part, direction, batch, time, group, [B, C], state), to be summed
+    over the parts, and those of A, the bias and D to ``sums`` (direction, batch, chunk, [A (head), bias (head), D
+    (head, ``SKIPS``)]), over batch and chunks.
     """
     i, p, n = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
     groups = heads // per_group
     own_scratch = scratch + tl.program_id(0).to(tl.int64) * tl.cdiv(chunk, BLOCK_T) * (BLOCK_P * BLOCK_N)
     map_time, x_own_time = groups * 2 * states, heads * channels
     before = i[:, None] < i[None, :]  # of frames j and t, whether j is earlier
-    for unit in range(tl.program_id(0), batch * chunks * groups * parts, tl.num_programs(0)):
+    directions = 1 if x_b is None else 2
+    for unit in range(tl.program_id(0), directions * batch * chunks * groups * parts, tl.num_programs(0)):
         part, group = unit % parts, (unit // parts) % groups
-        entry = (unit // parts // groups).to(tl.int64)
-        k, b = entry % chunks, entry // chunks
+        entry = (unit // parts // groups).to(tl.int64)  # direction, example and chunk
+        k, direction = entry % chunks, entry // chunks // batch
+        b = entry // chunks % batch
         start, frames, count = locate(lengths, b, k, chunk, time)
-        first, sign = origin(start, count, REVERSE)
+        first, sign = origin_of_direction(x_b, direction, start, count, REVERSE)
         row = b * time + start
-        B_own = B + (b * B_rows + first) * B_time + group * states
-        C_own = C + (b * B_rows + first) * B_time + group * states
-        maps_own = maps + (part.to(tl.int64) * batch * time + row) * map_time + group * 2 * states
+        B_own = of_direction(B, B_b, direction) + (b * B_rows + first) * B_time + group * states
+        C_own = of_direction(C, C_b, direction) + (b * B_rows + first) * B_time + group * states
+        share = part.to(tl.int64) * directions + direction
+        maps_own = maps + (share * batch * time + row) * map_time + group * 2 * states
         clear_blocks(maps_own, map_time, n, states, count, frames, BLOCK_T)
         clear_blocks(maps_own + states, map_time, n, states, count, frames, BLOCK_T)
         for number in range(tl.minimum(size, per_group - part * size)):
             head = group * per_group + part * size + number
-            rate, offset = load_head(A, head), load_head(bias, head)
-            skip = load_skip(D, head, p, channels, SKIPS)
-            x_own = x + (b * x_rows + first) * x_time + head * channels
-            delta_own = delta + (b * d_rows + first) * d_time + head
+            rate, offset = (
+                load_head(of_direction(A, A_b, direction), head),
+                load_head(of_direction(bias, bias_b, direction), head),
+            )
+            skip = load_skip(of_direction(D, D_b, direction), head, p, channels, SKIPS)
+            x_own = of_direction(x, x_b, direction) + (b * x_rows + first) * x_time + head * channels
+            delta_own = of_direction(delta, delta_b, direction) + (b * d_rows + first) * d_time + head
             dy_own = dy + (b * y_rows + first) * y_time + head * channels
-            dx_own, ddelta_own = dx + row * x_own_time + head * channels, ddelta + row * heads + head
+            dx_own = of_direction(dx, dx_b, direction) + row * x_own_time + head * channels
+            ddelta_own = of_direction(ddelta, ddelta_b, direction) + row * heads + head
             clear_blocks(dx_own, x_own_time, p, channels, count, frames, BLOCK_T)
             clear_blocks(ddelta_own, heads, tl.arange(0, 1), 1, count, frames, BLOCK_T)
             z_own, dz_own = z, dz
             if z is not None:
                 z_own += (b * z_rows + first) * z_time + head * channels
-                dz_own += row * x_own_time + head * channels
+                dz_own = of_direction(dz, dz_b, direction) + row * x_own_time + head * channels
                 clear_blocks(dz_own, x_own_time, p, channels, count, frames, BLOCK_T)
             coming = passing + (entry * heads + head) * channels * states
-            leaving = coming + (batch * chunks).to(tl.int64) * heads * channels * states
+            leaving = coming + (directions * batch * chunks).to(tl.int64) * heads * channels * states
             _keep_states(x_own, delta_own, B_own, coming, own_scratch, rate, offset, count, sign, i, p, n, channels,
                          states, x_time, d_time, B_time, SOFTPLUS, LOW, HIGH, PRECISION, BLOCK_T)  # fmt: skip
             tl.debug_barrier()
@@ -135,6 +145,8 @@ def ssd_gradients_kernel(x, delta, A, B, C, D, bias, z, lengths, dy, passing, sc
                 B_block = load_block(B_own, at, n, B_time, valid, states)
                 C_block = load_block(C_own, at, n, B_time, valid, states)
                 gradient = load_block(dy_own, at, p, y_time, valid, channels)
+                if x_b is not None:
+                    gradient *= 0.5
                 u = x_block * step[:, None]
                 weights = product(C_block, tl.trans(B_block), PRECISION) * decays
                 seen = product(C_block, tl.trans(h), PRECISION) * from_start[:, None]
@@ -201,11 +213,15 @@ def _finish_maps(maps, dB, dC, elements, states, parts, BLOCK: tl.constexpr):
 def ssd_finish_kernel(maps, sums, dB, dC, out, rows, groups, states, parts, slots, size, BLOCK: tl.constexpr,
                       BLOCK_S: tl.constexpr, BLOCK_E: tl.constexpr):  # fmt: skip
     """Sum ``maps`` (part, row, group, [B, C], state) over the parts into dB and dC (row, group, state), and ``sums``
-    (slot, ``size``) over the slots into ``out``, in a fixed order."""
+    (direction, slot, ``size``) over the slots into ``out`` (direction, ``size``), in a fixed order. The rows of two
+    directions follow each other."""
     elements = rows.to(tl.int64) * groups * states
     programs = tl.cdiv(elements, BLOCK)
     if tl.program_id(0) < programs:
         _finish_maps(maps, dB, dC, elements, states, parts, BLOCK)
     else:
-        e = (tl.program_id(0) - programs) * BLOCK_E + tl.arange(0, BLOCK_E)
-        tl.store(out + e, sum_slots(sums, e, size, slots, e < size, BLOCK_S), mask=e < size)
+        blocks = tl.cdiv(size, BLOCK_E)
+        program = tl.program_id(0) - programs
+        direction, e = program // blocks, (program % blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
+        total = sum_slots(sums + direction.to(tl.int64) * slots * size, e, size, slots, e < size, BLOCK_S)
+        tl.store(out + direction * size + e, total, mask=e < size)

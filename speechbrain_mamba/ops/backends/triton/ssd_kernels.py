@@ -3,6 +3,9 @@
 Time is cut into chunks. :func:`ssd_states_kernel` finds what each chunk adds to the state, :func:`ssd_pass_kernel` goes
 through these in the order of the scan, which gives each chunk the state that it starts from, and
 :func:`ssd_outputs_kernel` computes the outputs from there. A single chunk needs the last alone.
+
+The two directions of a bidirectional scan are read in place, each walking its own way; their arguments end in ``_b``,
+and are None for a scan of one direction.
 """
 
 import triton
@@ -18,28 +21,38 @@ from speechbrain_mamba.ops.backends.triton.ssd_walks import (
     load_skip,
     load_state,
     load_steps,
+    origin_of_direction,
     product,
     store_block,
     store_state,
 )
-from speechbrain_mamba.ops.backends.triton.walks import locate, origin
+from speechbrain_mamba.ops.backends.triton.walks import locate, of_direction, origin
 
 
-@triton.jit(do_not_specialize=["time", "chunk", "chunks", "x_rows", "d_rows", "B_rows", "z_rows", "y_rows"])
-def ssd_states_kernel(x, delta, A, B, C, bias, z, lengths, dy, passing, sums, time, heads, channels, states, per_group,
-                      chunk, chunks, x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows, y_time,
+@triton.jit(do_not_specialize=["batch", "time", "chunk", "chunks", "x_rows", "d_rows", "B_rows", "z_rows", "y_rows"])
+def ssd_states_kernel(x, x_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias, bias_b, z, lengths, dy, passing, sums,
+                      batch, time, heads, channels, states, per_group, chunk, chunks,
+                      x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows, y_time,
                       SOFTPLUS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, REVERSE: tl.constexpr,
                       PRECISION: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
                       BLOCK_N: tl.constexpr):  # fmt: skip
-    """Of each chunk the last state from a state of zero, (batch, chunk, head, head channel, state), and the sum of the
-    logarithms of its decays, (batch, chunk, head). With ``dy``, the gradient of the outputs, ``passing`` has a second
-    part like the first: what the outputs contribute to the gradient of the state that comes in."""
+    """Of each chunk of each direction the last state from a state of zero, (direction, batch, chunk, head, head
+    channel, state), and the sum of the logarithms of its decays, (direction, batch, chunk, head). With ``dy``, the
+    gradient of the outputs, ``passing`` has a second part like the first: what the outputs contribute to the gradient
+    of the state that comes in."""
     head = tl.program_id(0) % heads
-    entry = (tl.program_id(0) // heads).to(tl.int64)
-    k, b = entry % chunks, entry // chunks
+    entry = (tl.program_id(0) // heads).to(tl.int64)  # direction, example and chunk
+    k, direction = entry % chunks, entry // chunks // batch
+    b = entry // chunks % batch
     i, p, n = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
     start, _, count = locate(lengths, b, k, chunk, time)
-    first, sign = origin(start, count, REVERSE)
+    first, sign = origin_of_direction(x_b, direction, start, count, REVERSE)
+    x, delta, A = (
+        of_direction(x, x_b, direction),
+        of_direction(delta, delta_b, direction),
+        of_direction(A, A_b, direction),
+    )
+    B, bias = of_direction(B, B_b, direction), of_direction(bias, bias_b, direction)
     x += (b * x_rows + first) * x_time + head * channels
     delta += (b * d_rows + first) * d_time + head
     B += (b * B_rows + first) * B_time + head // per_group * states
@@ -47,7 +60,7 @@ def ssd_states_kernel(x, delta, A, B, C, bias, z, lengths, dy, passing, sums, ti
     h = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
     contribution = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
     if dy is not None:
-        C += (b * B_rows + first) * B_time + head // per_group * states
+        C = of_direction(C, C_b, direction) + (b * B_rows + first) * B_time + head // per_group * states
         dy += (b * y_rows + first) * y_time + head * channels
         if z is not None:
             z += (b * z_rows + first) * z_time + head * channels
@@ -66,6 +79,8 @@ def ssd_states_kernel(x, delta, A, B, C, bias, z, lengths, dy, passing, sums, ti
         h = tl.exp2(end) * h + product(tl.trans(x_block), B_block, PRECISION)
         if dy is not None:
             gradient = load_block(dy, at, p, y_time, valid, channels)
+            if x_b is not None:
+                gradient *= 0.5
             if z is not None:
                 gate = load_block(z, at, p, z_time, valid, channels)
                 gradient *= gate * sigmoid(gate)
@@ -81,30 +96,30 @@ def ssd_states_kernel(x, delta, A, B, C, bias, z, lengths, dy, passing, sums, ti
 
 
 @triton.jit(do_not_specialize=["chunks", "entries"])
-def ssd_pass_kernel(passing, sums, initial, dlast, dinitial, heads, size, chunks, entries, REVERSE: tl.constexpr,
-                    BLOCK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+def ssd_pass_kernel(passing, sums, initial, dlast, dinitial, heads, size, chunks, entries, DIRECTIONS: tl.constexpr,
+                    REVERSE: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Replace what each chunk adds by what comes into it.
 
-    ``passing`` (kind, batch, chunk, head, size) has states, which are passed on in the order of the scan, and for a
-    backward pass also their gradients, which go the opposite way; a program each. ``initial`` and ``dlast`` (batch,
-    head, size) come into the first chunk, and ``dinitial`` is what leaves the last of the gradients. ``entries`` are
-    those of (batch, head).
+    ``passing`` (kind, direction, batch, chunk, head, size) has states, which are passed on in the order of the scan,
+    and for a backward pass also their gradients, which go the opposite way; a program each. ``initial`` and ``dlast``
+    (batch, head, size) come into the first chunk, and ``dinitial`` is what leaves the last of the gradients; a scan of
+    two directions has none of these. ``entries`` are those of (batch, head).
     """
     blocks = tl.cdiv(size, BLOCK)
     program = tl.program_id(0)
     e = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     rest = program // blocks
-    entry, kind = (rest % entries).to(tl.int64), rest // entries
-    b, head = entry // heads, entry % heads
+    entry, scan = (rest % entries).to(tl.int64), rest // entries
+    b, head, direction, kind = entry // heads, entry % heads, scan % DIRECTIONS, scan // DIRECTIONS
     mask = e < size
     h = tl.zeros((BLOCK,), tl.float32)
     if initial is not None:
         h += tl.load(initial + entry * size + e, mask=mask & (kind == 0), other=0.0)
     if dlast is not None:
         h += tl.load(dlast + entry * size + e, mask=mask & (kind == 1), other=0.0)
-    descending = (kind + (1 if REVERSE else 0)) % 2 == 1
-    passing += (kind * entries * chunks + b * chunks * heads + head) * size + e
-    sums += b * chunks * heads + head
+    descending = (direction + kind + (1 if REVERSE else 0)) % 2 == 1
+    passing += ((scan * entries + b * heads) * chunks + head) * size + e
+    sums += (direction * entries + b * heads) * chunks + head
     for s in range(0, chunks, UNROLL):
         added = ()
         totals = ()
@@ -122,34 +137,27 @@ def ssd_pass_kernel(passing, sums, initial, dlast, dinitial, heads, size, chunks
         tl.store(dinitial + entry * size + e, h, mask=mask & (kind == 1))
 
 
-@triton.jit(do_not_specialize=["time", "chunk", "chunks", "x_rows", "d_rows", "B_rows", "z_rows", "y_rows"])
-def ssd_outputs_kernel(x, delta, A, B, C, D, bias, z, lengths, y, passing, initial, last, time, heads, channels, states,
-                       per_group, chunk, chunks, x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows,
-                       y_time, SOFTPLUS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, REVERSE: tl.constexpr,
-                       PRECISION: tl.constexpr, SKIPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
-                       BLOCK_N: tl.constexpr):  # fmt: skip
-    """Outputs of each chunk from the state that comes into it: from ``passing``, or of a single chunk ``initial`` or
-    zero. ``SKIPS`` are the numbers that a head has in D."""
-    head = tl.program_id(0) % heads
-    entry = (tl.program_id(0) // heads).to(tl.int64)
-    k, b = entry % chunks, entry // chunks
-    i, p, n = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
-    start, frames, count = locate(lengths, b, k, chunk, time)
+@triton.jit
+def _outputs(x, delta, A, B, C, D, bias, z, y, passing, initial, last, b, entry, k, chunks, start, count, head, group,
+             heads, channels, states, x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows, y_time,
+             i, p, n, SOFTPLUS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, REVERSE: tl.constexpr,
+             HALF: tl.constexpr, PRECISION: tl.constexpr, SKIPS: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
+    """Outputs of a chunk in one direction. Of two ``HALF``s, 1 leaves its own in y, and 2 adds itself and finishes."""
     first, sign = origin(start, count, REVERSE)
     x += (b * x_rows + first) * x_time + head * channels
     delta += (b * d_rows + first) * d_time + head
-    B += (b * B_rows + first) * B_time + head // per_group * states
-    C += (b * B_rows + first) * B_time + head // per_group * states
+    B += (b * B_rows + first) * B_time + group * states
+    C += (b * B_rows + first) * B_time + group * states
     rate, offset, skip = load_head(A, head), load_head(bias, head), load_skip(D, head, p, channels, SKIPS)
     own, size = b * heads + head, channels * states
-    h = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
+    h = tl.zeros((p.shape[0], n.shape[0]), tl.float32)
     if passing is not None:
         h = load_state(passing + (entry * heads + head) * size, p, n, channels, states)
     elif initial is not None:
         h = load_state(initial + own * size, p, n, channels, states)
     if z is not None:
         z += (b * z_rows + first) * z_time + head * channels
-    out = y + (b * y_rows + first) * y_time + head * channels
+    y += (b * y_rows + first) * y_time + head * channels
     for s in range(0, count, BLOCK_T):
         valid = s + i < count
         at = (s + i) * sign
@@ -164,18 +172,50 @@ def ssd_outputs_kernel(x, delta, A, B, C, D, bias, z, lengths, y, passing, initi
         values = seen + product(weights, x_block, PRECISION)
         if D is not None:
             values += skip[None, :] * x_block
-        if z is not None:
+        if HALF == 2:
+            values = 0.5 * (values + load_block(y, at, p, y_time, valid, channels))
+        if HALF != 1 and z is not None:
             gate = load_block(z, at, p, z_time, valid, channels)
             values *= gate * sigmoid(gate)
-        store_block(out, values, at, p, y_time, valid, channels)
+        store_block(y, values, at, p, y_time, valid, channels)
         end_coarse, end_fine = tl.sum(coarse, 0), tl.sum(fine, 0)
         to_end = tl.exp2((end_coarse - coarse_sums) + (end_fine - fine_sums))
         added = product(tl.trans(x_block), B_block * (step * to_end)[:, None], PRECISION)
         h = tl.exp2(end_coarse + end_fine) * h + added
-    clear_blocks(y + (b * y_rows + start) * y_time + head * channels, y_time, p, channels, count, frames, BLOCK_T)
     if last is not None:  # noqa: SIM102 - known at compilation, unlike the next
         if k == (0 if REVERSE else chunks - 1):
             store_state(last + own * size, h, p, n, channels, states)
+
+
+@triton.jit(do_not_specialize=["batch", "time", "chunk", "chunks", "x_rows", "d_rows", "B_rows", "z_rows", "y_rows"])
+def ssd_outputs_kernel(x, x_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, bias, bias_b, z, lengths, y, passing,
+                       initial, last, batch, time, heads, channels, states, per_group, chunk, chunks,
+                       x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows, y_time,
+                       SOFTPLUS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, REVERSE: tl.constexpr,
+                       PRECISION: tl.constexpr, SKIPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
+                       BLOCK_N: tl.constexpr):  # fmt: skip
+    """Outputs of each chunk from the state that comes into it: from ``passing``, or of a single chunk ``initial`` or
+    zero; both directions one after the other, as they share y. ``SKIPS`` are the numbers that a head has in D."""
+    head = tl.program_id(0) % heads
+    entry = (tl.program_id(0) // heads).to(tl.int64)
+    k, b = entry % chunks, entry // chunks
+    i, p, n = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
+    group = head // per_group
+    start, frames, count = locate(lengths, b, k, chunk, time)
+    if x_b is not None:
+        _outputs(x, delta, A, B, C, D, bias, z, y, passing, None, None, b, entry, k, chunks, start, count, head, group,
+                 heads, channels, states, x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows,
+                 y_time, i, p, n, SOFTPLUS, LOW, HIGH, False, 1, PRECISION, SKIPS, BLOCK_T)  # fmt: skip
+        tl.debug_barrier()
+        _outputs(x_b, delta_b, A_b, B_b, C_b, D_b, bias_b, z, y, passing, None, None, b, entry + batch * chunks, k,
+                 chunks, start, count, head, group, heads, channels, states, x_rows, x_time, d_rows, d_time, B_rows,
+                 B_time, z_rows, z_time, y_rows, y_time, i, p, n, SOFTPLUS, LOW, HIGH, True, 2, PRECISION, SKIPS,
+                 BLOCK_T)  # fmt: skip
+    else:
+        _outputs(x, delta, A, B, C, D, bias, z, y, passing, initial, last, b, entry, k, chunks, start, count, head,
+                 group, heads, channels, states, x_rows, x_time, d_rows, d_time, B_rows, B_time, z_rows, z_time, y_rows,
+                 y_time, i, p, n, SOFTPLUS, LOW, HIGH, REVERSE, 0, PRECISION, SKIPS, BLOCK_T)  # fmt: skip
+    clear_blocks(y + (b * y_rows + start) * y_time + head * channels, y_time, p, channels, count, frames, BLOCK_T)
 
 
 @triton.jit

@@ -88,8 +88,9 @@ class SsdPlan:
 
 
 def make_ssd_plan(
-    processors: int, batch: int, time: int, heads: int, groups: int, channels: int, states: int, itemsize: int = 2
-) -> SsdPlan:
+    processors: int, batch: int, time: int, heads: int, groups: int, channels: int, states: int, itemsize: int = 2,
+    directions: int = 1, gated: bool = True,
+) -> SsdPlan:  # fmt: skip
     """Sizes of the blocks of a scan.
 
     Arguments
@@ -100,32 +101,39 @@ def make_ssd_plan(
         Sizes of the scan.
     itemsize : int
         Bytes of an element of the input.
+    directions : int
+        Directions of time, 1 or 2. A program of the outputs has both, and one of the walk back has one.
+    gated : bool
+        Whether there is a gate, which counts as an input.
     """
     block_p, block_n = (max(power_of_2(size), SMALLEST_TILE) for size in (channels, states))
     warps = 8 if block_p * block_n > 2**12 else 4
     wanted = max(processors * PROGRAMS_OF_A_PROCESSOR // max(batch * heads, 1), 1)
     chunk = round_up(min(max(-(-time // wanted), 1), LONGEST_CHUNK), BLOCK)
+    frame = directions * (heads * channels + 2 * groups * states + heads) + gated * heads * channels
+    inputs = batch * time * frame * itemsize
     backward = _walk_back(
-        processors, batch, time, heads, groups, channels, states, itemsize, BACKWARD_BLOCK, block_p * block_n
-    )
+        processors, directions * batch, time, heads, groups, channels, states, inputs, BACKWARD_BLOCK,
+        block_p * block_n,
+    )  # fmt: skip
     return SsdPlan(
         block_p, block_n, BLOCK, BACKWARD_BLOCK, warps, chunk, max(-(-time // chunk), 1), *backward
     )  # fmt: skip
 
 
 def _walk_back(
-    processors: int, batch: int, time: int, heads: int, groups: int, channels: int, states: int, itemsize: int,
+    processors: int, batch: int, time: int, heads: int, groups: int, channels: int, states: int, inputs: int,
     block_t: int, tile: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
-    """Chunk, chunks, parts and programs of the walk back.
+    """Chunk, chunks, parts and programs of the walk back; examples count once for each direction. ``inputs`` are the
+    bytes of the inputs over time, or of their gradients.
 
     These are the ones that take the fewest steps, as long as there is memory. Short chunks and many parts make many
     programs, but short chunks take memory for the states that pass between them, and parts for their shares in the
     gradients of B and C.
     """
     room, rows, per_group = max(int(processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR), 1), batch * time, heads // groups
-    frame = (2 * heads * channels + 2 * groups * states + heads) * itemsize  # of the inputs, or of their gradients
-    allowed = max((plan.LARGEST_BACKWARD - 1) * frame * rows, plan.SMALL_BACKWARD_BYTES)
+    allowed = max((plan.LARGEST_BACKWARD - 1) * inputs, plan.SMALL_BACKWARD_BYTES)
     choices = []
     for blocks in [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if n <= MOST_BLOCKS]:
         chunk = blocks * block_t
@@ -153,7 +161,8 @@ def forget() -> None:
 
 
 def ssd_plan(
-    device: torch.device, batch: int, time: int, heads: int, groups: int, channels: int, states: int, itemsize: int = 2
-) -> SsdPlan:
+    device: torch.device, batch: int, time: int, heads: int, groups: int, channels: int, states: int, itemsize: int = 2,
+    directions: int = 1, gated: bool = True,
+) -> SsdPlan:  # fmt: skip
     """Sizes of the blocks of a scan on a device; kept for the next call."""
-    return _plan(processors_of(device), batch, time, heads, groups, channels, states, itemsize)
+    return _plan(processors_of(device), batch, time, heads, groups, channels, states, itemsize, directions, gated)

@@ -10,9 +10,21 @@ import triton
 import triton.language as tl
 
 from speechbrain_mamba.ops.backends.triton.elementwise import LOG2E, softplus
+from speechbrain_mamba.ops.backends.triton.walks import origin
 
 SMALLEST = tl.constexpr(-160.0)
 """Exponents of base 2 below have a power of zero in float32."""
+
+
+@triton.jit
+def origin_of_direction(second, direction, start, count, REVERSE: tl.constexpr):
+    """The frame that a walk begins with, and its direction: where there is a ``second`` direction of time, that of a
+    program's own."""
+    if second is not None:
+        first, sign = origin(start, count, direction == 1)
+    else:
+        first, sign = origin(start, count, REVERSE)
+    return first, sign
 
 
 @triton.jit

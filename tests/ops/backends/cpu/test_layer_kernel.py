@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
 from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
-from tests.ops.cases import check, layer_inputs, without_bias
+from tests.ops.cases import TOLERANCE, check, layer_inputs, mapped, without_bias
 
 
 @st.composite
@@ -44,6 +44,86 @@ def test_layer_in_half_precision_agrees_with_the_reference(name, dtype):
     inputs["xz"] = inputs["xz"].to(dtype)
     with instruction_set(name):
         check(ops.bidirectional_mamba_inner, inputs, "cpu", roundings=4, lengths=torch.tensor([65, 1, 40]))
+
+
+def one_way_inputs(seed, dtype=torch.float32, continues=True):
+    """Inputs of one direction, some of them slices, and states."""
+    torch.manual_seed(seed)
+    layer = layer_inputs(3, 45, 20, 5, 3)
+    x, z = layer["xz"].to(dtype).chunk(2, -1)
+    state = (torch.randn(3, 20, 3), torch.randn(3, 20, 5)) if continues else None
+    return {"x": x, "direction": layer["forward"], "z": z if seed else None, "initial_state": state}
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("seed, dtype, continues, lengths", [
+    (0, torch.float32, True, None),
+    (1, torch.float32, False, [45, 0, 7]),
+    (2, torch.float32, True, [0, 45, 7]),
+    (3, torch.bfloat16, True, [45, 1, 0]),
+])  # fmt: skip
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_direction_agrees_with_the_reference(name, seed, dtype, continues, lengths, reverse):
+    inputs = one_way_inputs(seed, dtype, continues)
+    options = {"lengths": None if lengths is None else torch.tensor(lengths), "reverse": reverse}
+    for i, length in enumerate(lengths or []):
+        inputs["x"][i, length:] = torch.nan
+    with torch.no_grad(), instruction_set(name):
+        y, after = ops.mamba_inner(**inputs, **options)
+    with ops.use_backend("reference"):
+        exact = {key: mapped(lambda t: t.double(), value) for key, value in inputs.items() if key != "initial_state"}
+        state = inputs["initial_state"]
+        exact["initial_state"] = None if state is None else tuple(t.double() for t in state)
+        right, right_after = ops.mamba_inner(**exact, **options)
+    assert y.dtype == dtype and after[1].dtype == torch.float32
+    for one, other in zip((y, *after), (right, *right_after)):
+        assert one.shape == other.shape
+        assert (one.double() - other).abs().max() < 4 * TOLERANCE[dtype] * other.abs().max()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_direction_has_a_gradient_and_takes_pieces(reverse):
+    inputs = one_way_inputs(1)
+    leaf = inputs["x"].clone().requires_grad_()
+    y, after = ops.mamba_inner(**inputs | {"x": leaf}, reverse=reverse)
+    (y.square().sum() + sum(t.sum() for t in after)).backward()
+    assert leaf.grad.abs().min() > 0
+    parts = [slice(0, 13), slice(13, 45)]
+    state, outputs = inputs["initial_state"], {}
+    with torch.no_grad():
+        for part in reversed(parts) if reverse else parts:
+            piece = {"x": inputs["x"][:, part], "z": inputs["z"][:, part], "initial_state": state}
+            outputs[part.start], state = ops.mamba_inner(**inputs | piece, reverse=reverse)
+    torch.testing.assert_close(torch.cat([outputs[0], outputs[13]], 1), y.detach())
+    for one, other in zip(state, after):
+        torch.testing.assert_close(one, other.detach())
+
+
+def test_one_direction_is_an_operation_of_torch():
+    inputs = one_way_inputs(1)
+    del inputs["initial_state"]
+
+    def both(x):
+        y, after = ops.mamba_inner(**inputs | {"x": x}, lengths=torch.tensor([45, 3, 9]))
+        return y, *after
+
+    with torch.no_grad():
+        compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+        for one, other in zip(compiled(inputs["x"]), both(inputs["x"])):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ({"x": torch.randn(3, 45)}, "x has shape"),
+    ({"x": torch.randn(3, 45, 7)}, "A has shape .* = \\(7, 5\\)"),
+    ({"z": torch.randn(3, 4, 20)}, "z has shape"),
+    ({"initial_state": (torch.randn(3, 20, 2), torch.randn(3, 20, 5))}, "the state of the convolution has shape"),
+    ({"initial_state": (torch.randn(3, 20, 3), torch.randn(3, 20, 4))}, "the state of the scan has shape"),
+    ({"lengths": torch.tensor([46, 0, 0])}, "0 to 45"),
+])  # fmt: skip
+def test_wrong_arguments_of_one_direction(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        ops.mamba_inner(**one_way_inputs(1) | wrong)
 
 
 def test_frozen_parameters_get_no_gradient_and_the_others_the_same():

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from benchmarks.kernel_resources import Launch, launches_of, recorded, resources
 from benchmarks.memory_account import account_ssd
+from speechbrain_mamba.ops import SsdInputs
 from speechbrain_mamba.ops.backends import triton as backend
 from speechbrain_mamba.ops.backends.triton.plan import LARGEST_BACKWARD, SMALL_BACKWARD_BYTES
 from speechbrain_mamba.ops.backends.triton.ssd_launch import ssd_backward, ssd_forward
 from speechbrain_mamba.ops.backends.triton.ssd_plan import BACKWARD_PROGRAMS_OF_A_PROCESSOR, make_ssd_plan
-from speechbrain_mamba.ops.kernel_backend import SsdInputs, SsdShared
+from speechbrain_mamba.ops.kernel_backend import SsdShared
 
 NO_LIMIT = (0.0, float("inf"))
 FORWARD = ["ssd_states_kernel", "ssd_pass_kernel", "ssd_outputs_kernel"]
@@ -43,18 +44,28 @@ def test_a_plan_covers_every_frame_and_head_once(
     assert 1 <= p.programs <= min(units, processors * BACKWARD_PROGRAMS_OF_A_PROCESSOR)
 
 
+@pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("time, heads, states", [(4000, 16, 16), (4000, 16, 128), (64_000, 8, 16), (64_000, 16, 128)])
-def test_it_launches_few_kernels_and_takes_bounded_memory(time, heads, states):
-    forward, backward, size, kept = account_ssd(1, time, heads, 64, states)
+def test_it_launches_few_kernels_and_takes_bounded_memory(time, heads, states, gated):
+    forward, backward, size, kept = account_ssd(1, time, heads, 64, states, gated=gated)
     assert forward.launched == FORWARD and backward.launched == BACKWARD
     assert kept == 0  # beside its inputs
     assert forward.peak < max(size, SMALL_BACKWARD_BYTES)
     assert backward.peak < max(LARGEST_BACKWARD * size, SMALL_BACKWARD_BYTES + size)
 
 
+@pytest.mark.parametrize("time, heads, states", [(4000, 16, 16), (64_000, 16, 128)])
+def test_both_directions_take_no_more_launches_than_one(time, heads, states):
+    forward, backward, size, kept = account_ssd(1, time, heads, 64, states, directions=2, gated=False)
+    assert forward.launched == FORWARD and backward.launched == BACKWARD and kept == 0
+    assert forward.peak < max(size, SMALL_BACKWARD_BYTES)
+    assert backward.peak < max(LARGEST_BACKWARD * size, SMALL_BACKWARD_BYTES + size)
+
+
 def test_a_single_chunk_is_one_launch():
-    forward, *_ = account_ssd(1, 30, 16, 64, 16)
-    assert forward.launched == ["ssd_outputs_kernel"]
+    for directions in (1, 2):
+        forward, *_ = account_ssd(1, 30, 16, 64, 16, directions=directions)
+        assert forward.launched == ["ssd_outputs_kernel"]
 
 
 @pytest.mark.parametrize("heads, channels, states", [(8, 64, 16), (3, 24, 7)])

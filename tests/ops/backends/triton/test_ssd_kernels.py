@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.triton import ssd_plan
 from tests.ops.backends.triton.devices import DEVICE, RUNS, change_ssd_plans, shorten_chunks
-from tests.ops.cases import check, lengths_of, run, ssd_inputs
+from tests.ops.cases import bidirectional_ssd_inputs, check, lengths_of, run, ssd_inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,6 +44,23 @@ def test_random_calls(batch, time, channels, states, groups, per_group, flags, l
     inputs = {name: tensor for name, tensor in inputs.items() if name not in missing}
     check(ops.ssd, inputs, "triton", DEVICE, delta_softplus=softplus, dt_limit=limit, reverse=reverse,
           lengths=lengths_of(batch, time), return_last_state=returns_state)  # fmt: skip
+
+
+@settings(max_examples=4 if DEVICE == "cpu" else 30, derandomize=True, deadline=None, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@given(st.integers(1, 2), *(st.integers(1, size) for size in SIZES), st.integers(1, 2), st.integers(1, 2),
+       st.tuples(*[st.booleans()] * 3), st.sets(st.sampled_from(["D", "z", "delta_bias"])),
+       st.fixed_dictionaries({name: DTYPE for name in OVER_TIME}), st.integers(0, 2**16))  # fmt: skip
+def test_random_calls_in_both_directions(
+    batch, time, channels, states, groups, per_group, flags, missing, dtypes, seed
+):
+    softplus, skip_by_channel, half = flags
+    torch.manual_seed(seed)
+    inputs = bidirectional_ssd_inputs(
+        batch, time, groups * per_group, channels, groups, states, dtypes if half else None, skip_by_channel, missing
+    )
+    check(ops.bidirectional_ssd, inputs, "triton", DEVICE, roundings=2, delta_softplus=softplus, dt_limit=(0.05, 2.0),
+          lengths=lengths_of(batch, time))  # fmt: skip
 
 
 @pytest.mark.parametrize("programs, parts", [(1, 1), (4, 2)])

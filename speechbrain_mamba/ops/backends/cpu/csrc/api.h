@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 3
+#define SBM_ABI 5
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -35,9 +35,9 @@ typedef struct {
     int64_t reverse;
 } scan_direction;
 
-/* One scan, or two that share their gate z and are averaged. */
+/* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h. */
 typedef struct {
-    int64_t batch, time, channels, state, softplus, threads, directions;
+    int64_t batch, time, channels, state, softplus, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence z, y;
     scan_direction direction[2];
@@ -70,7 +70,7 @@ typedef struct {
 } conv_direction;
 
 typedef struct {
-    int64_t batch, time, channels, width, silu, threads, directions;
+    int64_t batch, time, channels, width, silu, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence x;
     conv_direction direction[2];
@@ -97,6 +97,25 @@ typedef struct {
     const float *state_before; /* (batch, channels, state) */
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
+
+/* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t dtype, row_stride;
+    uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
+    float *scales; /* (rows,) */
+} quantize_args;
+
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t from;
+    const float *scales; /* (rows,) */
+    const float *bias;   /* (features,) or NULL */
+    char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
+    int64_t to;
+} rescale_args;
 
 /* One step of a Mamba layer between its projections in and out. States are contiguous float32. */
 typedef struct {
@@ -140,6 +159,8 @@ typedef struct {
     int (*few_rows)(const few_rows_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
+    int (*quantize_rows)(const quantize_args *);
+    int (*rescale_rows)(const rescale_args *);
 } kernel_table;
 
 extern const kernel_table kernels_portable;

@@ -13,6 +13,9 @@
 #include "layer_step.h"
 #include "few_rows.h"
 #include "conv.h"
+#include "quantize.h"
 
-const kernel_table KERNELS = {KERNELS_NAME, scan_forward, scan_backward, scan_step,
-                              layer_step,   few_rows,     conv_forward,  conv_backward};
+const kernel_table KERNELS = {
+    KERNELS_NAME, scan_forward, scan_backward, scan_step,     layer_step,
+    few_rows,     conv_forward, conv_backward, quantize_rows, rescale_rows,
+};

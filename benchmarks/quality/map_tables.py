@@ -1,0 +1,65 @@
+"""The thresholds and laws of an efficiency map as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from crossings.thresholds import describe
+from quality.tables import markdown
+
+Row = Mapping[str, str]
+
+TIME, MEMORY = "time", ("peak memory", "kept for backward")
+
+
+def thresholds_markdown(rows: Sequence[Row]) -> str:
+    """A table with a line for each comparison and token duration: its thresholds in time and in memory, of inference
+    and of a training step.
+
+    Arguments
+    ---------
+    rows : sequence of mapping
+        Rows of ``thresholds_DEVICE.csv``.
+
+    Returns
+    -------
+    str
+        The table in Markdown.
+    """
+    columns = [(which, measure) for measure in (TIME, *MEMORY) for which in ("inference", "training step")]
+    columns = [column for column in columns if any((row["pass"], row["measure"]) == column for row in rows)]
+    in_time = any(float(row["token_ms"]) for row in rows)
+    lines = []
+    for key in dict.fromkeys((row["comparison"], row["token_ms"]) for row in rows):
+        own = {(row["pass"], row["measure"]): row for row in rows if (row["comparison"], row["token_ms"]) == key}
+        token = [f"{float(key[1]):.3g} ms"] if in_time else []
+        lines.append([key[0], *token, *(describe(_numbers(own[c])) if c in own else "-" for c in columns)])
+    header = ["comparison", *(["token"] if in_time else []), *(f"{measure}, {which}" for which, measure in columns)]
+    return markdown(header, lines)
+
+
+def law_sentences(rows: Sequence[Row]) -> str:
+    """What the rows of ``token_law_DEVICE.csv`` say of time, a sentence of a list for each, and whether that agrees
+    with a constant number of tokens."""
+    lines = []
+    for row in rows:
+        if row["measure"] != TIME:
+            continue
+        slope, low, high = (float(row[key]) for key in ("slope", "low", "high"))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            said = "no interval"
+        else:
+            verdict = "agrees" if low <= 1 <= high else "does not agree"
+            said = f"95 % interval {low:.2f} to {high:.2f}, which {verdict} with a slope of 1"
+        what = "all pairs of systems" if row["task"] == "all" else row["comparison"]
+        lines.append(
+            f"- {what}, {row['attention']}, {row['pass']}: slope {slope:.2f} over {row['points']} thresholds, {said}."
+        )
+    return "\n".join(lines)
+
+
+def _numbers(row: Row) -> dict[str, object]:
+    """A row of a table with its numbers."""
+    keys = ("threshold", "low", "high", "tokens", "token_ms", "shortest", "longest", "longest_dearer", "next_cheaper")
+    return {**row, **{key: float(row[key]) for key in keys}}
