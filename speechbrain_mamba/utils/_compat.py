@@ -153,34 +153,23 @@ class BatchesOfEpoch:
         self._batches = self.select_batches(self._batches, self._epoch)
 
 
-class PaddingInPlace:
-    """Mixin for SpeechBrain's ``Dual_Path_Model``: it pads as that does, but makes no zeros on the CPU for whose copy a
-    GPU waits."""
+class OwnChunks:
+    """Mixin for SpeechBrain's ``Dual_Path_Model`` that says how chunks are cut and joined."""
 
-    def _padding(self, input: Tensor, K: int) -> tuple[Tensor, int]:
-        from torch.nn.functional import pad
+    def cut_chunks(self, x: Tensor, size: int) -> tuple[Tensor, int]:
+        """Cut (batch, channels, time) into overlapping chunks; returns these (batch, channels, size, chunks), and the
+        frames that were padded."""
+        return super()._Segmentation(x, size)  # type: ignore[misc]  # of Dual_Path_Model
 
-        hop = K // 2
-        gap = K - (hop + input.shape[2] % K) % K
-        return pad(input, (hop, gap + hop)), gap
+    def join_chunks(self, chunks: Tensor, gap: int) -> Tensor:
+        """Add the chunks returned by :meth:`cut_chunks` up to (batch, channels, time)."""
+        return super()._over_add(chunks, gap)  # type: ignore[misc]  # of Dual_Path_Model
 
+    def _Segmentation(self, input: Tensor, K: int) -> tuple[Tensor, int]:
+        return self.cut_chunks(input, K)
 
-def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
-    """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
-
-    Returns
-    -------
-    chunks : Tensor
-        The chunks (batch, channels, chunk size, chunks).
-    gap : int
-        The frames that were padded.
-    """
-    return model._Segmentation(x, model.K)
-
-
-def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
-    """Add the chunks returned by :func:`segment` up to (batch, channels, time), as ``Dual_Path_Model`` does."""
-    return model._over_add(chunks, gap)
+    def _over_add(self, input: Tensor, gap: int) -> Tensor:
+        return self.join_chunks(input, gap)
 
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
