@@ -10,8 +10,8 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,6 +331,25 @@ def quantize(quantizer: Any, x: Tensor, n_codebooks: int) -> tuple[Tensor, Tenso
     """
     quantized, codes, commitment = quantizer.vq(x, n_q=n_codebooks)
     return quantized, codes.permute(1, 2, 0), commitment
+
+
+@contextmanager
+def whole_paddings() -> Iterator[None]:
+    """A context in which the convolutions of the package encodec compute their paddings in whole numbers. It does so by
+    rounding fractions, which programs of ``torch.export`` cannot hold."""
+    from encodec.modules import conv
+
+    original = conv.get_extra_padding_for_conv1d
+
+    def extra_padding(x: Tensor, kernel_size: int, stride: int, padding_total: int = 0) -> int:
+        missing = kernel_size - padding_total - x.shape[-1]
+        return missing - missing // stride * stride
+
+    conv.get_extra_padding_for_conv1d = extra_padding
+    try:
+        yield
+    finally:
+        conv.get_extra_padding_for_conv1d = original
 
 
 def quantize_to_codes(quantizer: Any, x: Tensor, n_codebooks: int) -> Tensor:

@@ -339,3 +339,15 @@ def test_nodes_are_recorded_while_onnx_translates_an_operation():
     )
     (node,) = [node for node in program.model.graph if node.domain == "example"]
     assert node.op_type == "Half" and list(node.outputs) == wanted, _moved("The recorder of torch.onnx")
+
+
+@pytest.mark.parametrize(("samples", "kernel", "stride"), [(40, 7, 1), (41, 8, 4), (5, 16, 8), (43, 10, 5)])
+def test_encodec_pads_by_a_function_that_can_be_replaced(samples, kernel, stride):
+    conv = pytest.importorskip("encodec.modules.conv")
+    x, asked = torch.randn(1, 1, samples), (kernel, stride, kernel - stride)
+    wanted = conv.get_extra_padding_for_conv1d(x, *asked)
+    with _compat.whole_paddings():
+        assert conv.get_extra_padding_for_conv1d(x, *asked) == wanted
+        layer = conv.SConv1d(1, 1, kernel, stride=stride, causal=True)
+        found = layer(x)
+    torch.testing.assert_close(layer(x), found), _moved("encodec.modules.conv.get_extra_padding_for_conv1d")
