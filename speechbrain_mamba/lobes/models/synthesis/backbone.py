@@ -333,11 +333,12 @@ class CodecLanguageBackbone(nn.Module):
         """
         states: list[LayerState] = []
         if prefix_lengths.dim() == 1:
-            prefix_time = int(prefix_lengths.max())
+            # any length, while a program is exported
+            prefix_time = x.shape[1] if torch.compiler.is_exporting() else int(prefix_lengths.max())
             if self.cross in ("hidden_attention", "prefix_bidirectional"):
                 prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
         else:
-            prefix_time = int((prefix_lengths > 0).sum(1).max())
+            prefix_time = x.shape[1] if torch.compiler.is_exporting() else int((prefix_lengths > 0).sum(1).max())
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)
