@@ -88,7 +88,7 @@ class Kernels:
     layer is a convolution, two products and a scan"""
     ssd_forward: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state. Without it, a backend's ``ssd``
-    is that of another."""
+    is that of another; without ``ssd_backward``, where a gradient is asked for, and of two directions."""
     ssd_backward: Callable[..., SsdGradients] | None = None
     """(directions, shared, dy, dlast_state, softplus, reverse, low, high) -> gradients"""
     ssd_step: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -201,7 +201,16 @@ class KernelBackend:
 
             operations.register("inner", schema, inner, _fake_inner)
             operations.forbid_gradient("inner")
-        if kernels.ssd_forward is not None:
+        if kernels.ssd_forward is not None and kernels.ssd_backward is None:
+
+            def ssd_alone(function: Callable) -> Callable:
+                return lambda *arguments: function(*_SSD.unflatten(arguments), *arguments[_SSD.size :])
+
+            flags = "bool softplus, bool reverse, float low, float high, bool last_state"
+            schema = f"({_SSD.schema}, {flags}) -> (Tensor, Tensor)"
+            operations.register("ssd", schema, ssd_alone(kernels.ssd_forward), ssd_alone(_fake_ssd))
+            operations.forbid_gradient("ssd")
+        elif kernels.ssd_forward is not None:
             operations.register_differentiable(
                 "ssd", _SSD, 2, kernels.ssd_forward, _fake_ssd, kernels.backward("ssd"),
                 flags=("softplus", "reverse", "float low", "float high"), options=("last_state",),

@@ -26,7 +26,7 @@ typedef struct {
     sequence u, delta, B, C;
     const float *delta_weight;  /* (channels, delta_rank) or NULL; where it is given, the steps before bias and softplus */
     int64_t delta_rank;         /* are its products with `delta`, which is then (batch, time, delta_rank) */
-    const float *A;             /* (channels, state) */
+    const float *A;             /* (channels, state), or with heads (channels,) */
     const float *D;             /* (channels,) or NULL */
     const float *delta_bias;    /* (channels,) or NULL */
     const float *initial_state; /* (batch, channels, state) or NULL */
@@ -38,7 +38,10 @@ typedef struct {
 /* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h. */
 typedef struct {
     int64_t batch, time, channels, state, softplus, approximate, threads, directions;
-    const int64_t *lengths; /* (batch,) or NULL */
+    int64_t head_channels;    /* 0; or of Mamba-2, whose channels share steps by heads: `delta` is (batch, time, heads), */
+                              /* and A is (channels,), one rate for all states of a channel */
+    const float *step_limits; /* smallest and largest step, or NULL */
+    const int64_t *lengths;   /* (batch,) or NULL */
     sequence z, y;
     scan_direction direction[2];
 } scan_args;

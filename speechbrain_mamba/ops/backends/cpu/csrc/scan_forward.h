@@ -46,8 +46,11 @@ INLINE vf load_channel(const float *p, int64_t channel, int64_t lanes) {
     return p ? v_load_lanes((const char *)(p + channel), DTYPE_FLOAT32, lanes) : v_zero();
 }
 
+/* How the states of a channel decay: each at its rate, by either form of the exponential, or all by what is given. */
+enum decay_form { DECAY_EXACT, DECAY_SHORT, DECAY_GIVEN };
+
 /* Run `count` states, at most STATES_FORWARD, over the rows of a chunk: h becomes the last state, y gains their outputs. */
-INLINE void scan_states(const int count, const int approximate, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
+INLINE void scan_states(const int count, const int form, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
                         int64_t stride, const vf *delta, const vf *du, vf *y, const prefetcher *next) {
     vf state[STATES_FORWARD];
     UNROLL for (int n = 0; n < count; n++) state[n] = h[n];
@@ -55,7 +58,8 @@ INLINE void scan_states(const int count, const int approximate, int64_t rows, co
         vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
         prefetch_row(next, t);
         UNROLL for (int n = 0; n < count; n++) {
-            state[n] = v_exp2_as(step * A[n], approximate) * state[n] + input * B[n];
+            vf decay = form == DECAY_GIVEN ? step : v_exp2_as(step * A[n], form == DECAY_SHORT);
+            state[n] = decay * state[n] + input * B[n];
             sum[n & 1] += state[n] * C[n];
         }
         y[t] = sum[0] + sum[1];
@@ -63,22 +67,26 @@ INLINE void scan_states(const int count, const int approximate, int64_t rows, co
     UNROLL for (int n = 0; n < count; n++) h[n] = state[n];
 }
 
-INLINE void scan_chunk_as(const int approximate, const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A,
+INLINE void scan_chunk_as(const int form, const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A,
                           vf *h, prefetcher *next) {
     const float *B = (const float *)s->B, *C = (const float *)s->C;
     int64_t n = 0, stride = p->pitch * W;
     for (; n + STATES_FORWARD <= p->states; n += STATES_FORWARD, next->count = 0)
-        scan_states(STATES_FORWARD, approximate, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next);
+        scan_states(STATES_FORWARD, form, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next);
     for (; n < p->states; n += STATES_BACKWARD, next->count = 0)
-        scan_states(STATES_BACKWARD, approximate, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next);
+        scan_states(STATES_BACKWARD, form, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next);
 }
 
 static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A, vf *h,
                        prefetcher *next) {
-    if (p->args->approximate)
-        scan_chunk_as(1, p, rows, s, A, h, next);
-    else
-        scan_chunk_as(0, p, rows, s, A, h, next);
+    if (p->args->head_channels) {
+        for (int64_t t = 0; t < rows; t++) s->delta[t] = v_exp2_as(s->delta[t] * A[0], p->args->approximate != 0);
+        scan_chunk_as(DECAY_GIVEN, p, rows, s, A, h, next);
+    } else if (p->args->approximate) {
+        scan_chunk_as(DECAY_SHORT, p, rows, s, A, h, next);
+    } else {
+        scan_chunk_as(DECAY_EXACT, p, rows, s, A, h, next);
+    }
 }
 
 /* What all blocks of a chunk share: B, C and the factor of the steps. */
@@ -89,9 +97,32 @@ static void load_shared(const scan_plan *p, const scan_direction *d, const walk 
     load_features(s->factor, p->factor_pitch, &d->delta, w, step, rows, p->rank);
 }
 
+/* Steps that the channels of a head share. */
+static void load_head_steps(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t rows,
+                            int64_t c, int64_t lanes, vf *delta) {
+    int64_t size = p->args->head_channels, first = c / size, last = (c + lanes - 1) / size;
+    for (int64_t t = 0; t < rows; t++) {
+        const char *row = address(&d->delta, w, step + t, first);
+        float lane[W] = {0};
+        for (int64_t head = first, i = 0; head <= last; head++, row += dtype_bytes[d->delta.dtype]) {
+            float value = v_load_lanes(row, d->delta.dtype, 1)[0];
+            if (first == last) {
+                delta[t] = v_set(value);
+                break;
+            }
+            for (; i < lanes && (c + i) / size == head; i++) lane[i] = value;
+        }
+        if (first != last) delta[t] = v_load(lane);
+    }
+}
+
 /* A chunk's steps before bias and softplus, loaded or multiplied out, four frames for each load of a weight. */
 static void load_steps(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t rows,
                        int64_t block, int64_t c, int64_t lanes, const scan_scratch *s) {
+    if (p->args->head_channels) {
+        load_head_steps(p, d, w, step, rows, c, lanes, s->delta);
+        return;
+    }
     if (!p->rank) {
         load_tile(s->delta, 1, &d->delta, w, step, rows, c, lanes);
         return;
@@ -136,8 +167,11 @@ static void load_parameters(const scan_plan *p, const scan_direction *d, int64_t
     const scan_args *a = p->args;
     for (int64_t block = 0, c = first; block < p->blocks && c < a->channels; block++, c += W) {
         int64_t lanes = min_int(W, a->channels - c);
-        load_states(s->A + block * p->states, p->states, d->A + c * a->state, a->state, lanes);
-        for (int64_t n = 0; n < p->states; n++) s->A[block * p->states + n] *= LOG2_E;
+        if (a->head_channels)
+            s->A[block * p->states] = load_channel(d->A, c, lanes);
+        else
+            load_states(s->A + block * p->states, p->states, d->A + c * a->state, a->state, lanes);
+        for (int64_t n = 0; n < (a->head_channels ? 1 : p->states); n++) s->A[block * p->states + n] *= LOG2_E;
         s->D[block] = load_channel(d->D, c, lanes);
         s->bias[block] = load_channel(d->delta_bias, c, lanes);
         if (p->rank) load_columns(s->weight + block * p->rank, d->delta_weight + c * p->rank, p->rank, lanes);
@@ -199,7 +233,7 @@ INLINE prefetcher next_block(const scan_plan *p, const scan_direction *d, const 
     int last = block + 1 == p->blocks || c + W >= p->args->channels;
     if (last) c -= (block + 1) * W, step += CHUNK;
     prefetch_tile(&next, &d->u, w, step, c + W);
-    if (!p->rank) prefetch_tile(&next, &d->delta, w, step, c + W);
+    if (!p->rank && !p->args->head_channels) prefetch_tile(&next, &d->delta, w, step, c + W);
     prefetch_tile(&next, &p->args->z, w, step, c + W);
     prefetch_tile(&next, &p->args->y, w, step, c + W); /* a store waits for its line too */
     return next;
@@ -224,6 +258,9 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
             load_steps(p, d, w, step, rows, block, c, lanes, s);
             load_tile(s->u, 1, &d->u, w, step, rows, c, lanes);
             make_steps_as(a->approximate, s->delta, rows, s->bias[block], a->softplus);
+            if (a->step_limits)
+                for (int64_t t = 0; t < rows; t++)
+                    s->delta[t] = v_min(v_max(s->delta[t], v_set(a->step_limits[0])), v_set(a->step_limits[1]));
             for (int64_t t = 0; t < rows; t++) {
                 s->du[t] = s->delta[t] * s->u[t];
                 s->y[t] = v_zero();
