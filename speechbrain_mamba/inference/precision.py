@@ -11,6 +11,7 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_mamba.nnet.reduced_linear import reduce_linears
+from speechbrain_mamba.ops import approximate_exponentials
 from speechbrain_mamba.ops.int8 import int8_unavailable
 from speechbrain_mamba.utils.processor import bf16_unavailable
 
@@ -65,7 +66,8 @@ def check_precision(precision: Any, device: torch.device) -> str:
 class ReducedPrecision(contextlib.AbstractContextManager):
     """What a model of reduced precision computes in; it can be entered again, also from within and by several threads.
 
-    bfloat16 by autocast, where the processor has it: what stands between the products then moves half the memory.
+    bfloat16 by autocast, where the processor has it: what stands between the products then moves half the memory. In
+    any case exponentials are as exact as bfloat16 is.
 
     Example
     -------
@@ -80,6 +82,7 @@ class ReducedPrecision(contextlib.AbstractContextManager):
 
     def __enter__(self) -> None:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(approximate_exponentials())
             if bf16_unavailable() is None:
                 stack.enter_context(torch.autocast("cpu", torch.bfloat16))
             self._local.entered = [*getattr(self._local, "entered", ()), stack.pop_all()]

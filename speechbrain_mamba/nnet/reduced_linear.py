@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_mamba.ops.int8 import PackedWeight, project
+from speechbrain_mamba.utils.processor import bf16_unavailable
 
 Bits = Literal["bf16", "int8"]
 
 SMALLEST_WEIGHT = 4096
 """Values of the smallest weight that is reduced: smaller ones, such as those that give a few classes, cost nothing."""
+
+
+NARROW = 8
+"""Inputs for each output from which on a layer is made of bfloat16 in place of integers, where the processor has it."""
 
 
 class ReducedLinear(nn.Module):
@@ -82,7 +87,7 @@ def reduce_linears(model: nn.Module, bits: Bits) -> int:
     model : torch.nn.Module
         The model, on a CPU for ``int8``.
     bits : str
-        ``bf16`` or ``int8``.
+        ``bf16`` or ``int8``; layers of very few outputs become bfloat16 in any case, where the processor has it.
 
     Returns
     -------
@@ -98,7 +103,8 @@ def reduce_linears(model: nn.Module, bits: Bits) -> int:
     count, made = 0, {}
     for parent, name, layer in list(_reducible(model)):
         if id(layer) not in made:  # a layer may stand in several places
-            made[id(layer)] = (ReducedPointwise if isinstance(layer, nn.Conv1d) else ReducedLinear)(layer, bits)
+            kind = ReducedPointwise if isinstance(layer, nn.Conv1d) else ReducedLinear
+            made[id(layer)] = kind(layer, "bf16" if bits == "int8" and _is_narrow(layer) else bits)
             count += layer.weight.numel()
         setattr(parent, name, made[id(layer)])
     return count
@@ -117,6 +123,12 @@ def _reducible(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | n
             weighted: Any = layer
             if weighted.weight.numel() >= SMALLEST_WEIGHT:
                 yield parent, name, weighted
+
+
+def _is_narrow(layer: nn.Linear | nn.Conv1d) -> bool:
+    """Whether making integers of a layer's inputs takes longer than bfloat16 does: there are few outputs to share it."""
+    outputs, inputs = layer.weight.shape[:2]
+    return NARROW * outputs <= inputs and bf16_unavailable() is None
 
 
 def _is_pointwise(layer: nn.Module) -> bool:

@@ -113,7 +113,7 @@ class PackedWeight:
         bias = None if bias is None else bias.float().contiguous()
         # half the memory, and a rounding that is small beside that to integers
         between = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-        kernels, block = _kernels(), max(32, _BLOCK_BYTES // (4 * max(outputs, 1)))
+        kernels, block = _kernels(), max(32, _BLOCK_BYTES // (between.itemsize * max(outputs, 1)))
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
             integers, scales = kernels.quantize_rows(rows[part])
