@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quality.publishing import describe_machine
+from quality.machine import describe_machine
 from quality.tables import markdown, read_rows
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.yaml_text import parse_yaml

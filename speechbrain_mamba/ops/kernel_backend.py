@@ -408,9 +408,10 @@ class KernelBackend:
         return self._call("layer", *tensors, asks_for_gradient(*tensors))[0]
 
     @staticmethod
-    @torch.compiler.disable
     def _packed(kernel: Any, *arguments: Any) -> tuple[Tensor, ...]:
         """Call a kernel with weights that are no tensors, so that it is no operation of torch, and has no gradient."""
+        if torch.compiler.is_compiling():  # as a decorator it would import the compiler, which takes a second
+            kernel = torch.compiler.disable(kernel)
         return kernel(*arguments)
 
 

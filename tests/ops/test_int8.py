@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.reduced_linear import reduce_linears
-from speechbrain_mamba.ops import int8, use_backend
+from speechbrain_mamba.ops import bidirectional_mamba_inner, int8, use_backend
 from speechbrain_mamba.ops.backends import cpu, reference
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
 from speechbrain_mamba.ops.int8 import PackedWeight, project
 from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
+from tests.ops.cases import layer_inputs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 needs_int8 = pytest.mark.skipif(
@@ -164,3 +165,15 @@ def test_a_causal_layer_steps_as_it_runs():
     for t in range(9):
         y, state = layer.step(x[:, t], state)
         torch.testing.assert_close(y, whole[:, t], rtol=0.01, atol=0.01)
+
+
+@needs_int8
+def test_a_compiler_leaves_out_layers_with_packed_weights():
+    torch.manual_seed(0)
+    inputs = layer_inputs(2, 33, 16, 8, 4)
+    inputs["out_proj_weight"] = PackedWeight(inputs["out_proj_weight"])
+    xz = inputs.pop("xz")
+    with torch.no_grad():
+        expected = bidirectional_mamba_inner(xz, **inputs)
+        compiled = torch.compile(lambda x: bidirectional_mamba_inner(2 * x, **inputs), backend="aot_eager")
+        torch.testing.assert_close(compiled(xz / 2), expected)
