@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT := 10000
 
 SOURCES := pyproject.toml setup.py $(shell find speechbrain_mamba -name '*.[ch]')
 
-.PHONY: demo models docs test test-oldest mutants lint clean
+.PHONY: demo models docs test test-oldest mutants sanitize lint clean
 
 demo: $(READY)  ## train a small Mamba-TasNet on synthetic voices, test it, show what it made
 	$(BIN)/python recipes/separation/train.py hparams/separation/mini_mambatasnet.yaml
@@ -73,6 +73,9 @@ SAMPLE ?= 100
 mutants: $(READY)  ## plant faults in an AREA of the code and count those that the tests notice: tests/mutants/README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python -m tests.mutants $(AREA) --sample $(SAMPLE) --workers 2 $(OPTIONS)
+
+sanitize: $(READY)  ## run the tests of the CPU kernels with a library that checks addresses and undefined behavior
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.sanitize
 
 SITE := results/site
 docs: $(READY)  ## build the site of the documentation, run its notebook, and check all links

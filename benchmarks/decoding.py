@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time beam search with a Mamba decoder: states updated token by token against the whole prefix for each token.
 
-    python benchmarks/decoding.py [--hparams hparams/asr/conmambamamba_small.yaml] [--seconds 30] [--beam-size 10]
+    python benchmarks/decoding.py [--hparams hparams/asr/conmambamamba_small.yaml] [--seconds 30] [--out FILE]
 
 The model has random weights and is kept from ending, so that the number of tokens is what is asked for; the hypotheses
 of both searches are compared. Consuming the audio, once per utterance, is part of the time.
@@ -19,7 +19,7 @@ from speechbrain.decoders import S2STransformerBeamSearcher
 
 from speechbrain_mamba.decoders import S2SMambaBeamSearcher
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
-from timing import time_in_turn
+from timing import summarize, time_in_turn, write_table
 
 HPARAMS = Path(__file__).parent.parent / "hparams/asr/conmambamamba_small.yaml"
 FRAMES_PER_SECOND = 25
@@ -33,7 +33,9 @@ def parse_arguments():
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the audio")
     parser.add_argument("--beam-size", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=80, help="tokens to decode; 80 are usual for 30 s of speech")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn; the fastest counts")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, help="a CSV file for the figures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -67,16 +69,22 @@ def main():
     torch.manual_seed(0)
     hparams = load_hyperpyyaml(select_hparams(read_hparams(arguments.hparams), ["modules", "bos_index", "eos_index"]))
     searches, hypotheses = make_searches(arguments, hparams)
-    seconds = {name: min(runs) for name, runs in time_in_turn(searches, arguments.rounds).items()}
-    for name, fastest in seconds.items():
-        print(f"{name}: {1e3 * fastest / arguments.tokens:.1f} ms per token, {fastest:.2f} s in all")
-    same = hypotheses["cached states"] == hypotheses["whole prefixes"]
-    ratio = seconds["whole prefixes"] / seconds["cached states"]
-    print(
-        f"{arguments.seconds:g} s of audio, beam {arguments.beam_size}, {arguments.tokens} tokens, {arguments.device}, "
-        f"{torch.get_num_threads()} threads: {ratio:.0f} times faster per token, "
-        f"hypotheses {'equal' if same else 'DIFFER'}"
-    )
+    rows = []
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        found = time_in_turn(searches, arguments.rounds)
+        per_token = {name: summarize([run / arguments.tokens for run in runs]) for name, runs in found.items()}
+        same = hypotheses["cached states"] == hypotheses["whole prefixes"]
+        rows += [
+            {
+                "search": name, "threads": threads, "seconds_of_audio": arguments.seconds, "beam": arguments.beam_size,
+                "tokens": arguments.tokens, **{f"{key}_per_token": ms for key, ms in times.items()},
+                "times_cached": times["median_ms"] / per_token["cached states"]["median_ms"],
+                "hypotheses": "same" if same else "others",
+            }
+            for name, times in per_token.items()
+        ]  # fmt: skip
+    write_table(rows, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast and how large whole separation models run, inference and training.
 
-    python benchmarks/model.py --csv results/model.csv
+    python benchmarks/model.py --out results/model.csv
 
 Compares Mamba-TasNet M on a mixture of 4 s with its own matrix products alone and with SepFormer from SpeechBrain, each
 in a process of its own, so that peak memory is each one's. A training step is forward, loss and backward.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -91,27 +92,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of the mixture")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--csv", type=Path, help="where to write the table")
+    parser.add_argument("--out", "--csv", type=Path, help="a CSV file for the figures")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(arguments.threads)
     if arguments.measure:
+        torch.set_num_threads(arguments.threads[0])
         keep_freed_memory()
         print(json.dumps(measure(arguments.measure, arguments.seconds, arguments.rounds)))
         return
     rows = []
-    for name in arguments.models:
-        command = [sys.executable, __file__, *sys.argv[1:], "--measure", name]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        rows += json.loads(output.splitlines()[-1])
-    rows.sort(key=lambda row: row["pass"])
-    ours = {row["pass"]: row["median_ms"] for row in rows if row["model"] == MODELS[0]}
-    for row in rows:
-        row["times_mambatasnet_M"] = row["median_ms"] / ours[row["pass"]]
-    write_table(rows, arguments.csv)
+    for threads in arguments.threads:
+        found = []
+        for name in arguments.models:
+            command = [sys.executable, __file__, *sys.argv[1:], "--threads", str(threads), "--measure", name]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found += [{"threads": threads} | row for row in json.loads(output.splitlines()[-1])]
+        found.sort(key=lambda row: row["pass"])
+        ours = {row["pass"]: row["median_ms"] for row in found if row["model"] == MODELS[0]}
+        rows += [row | {"times_mambatasnet_M": row["median_ms"] / ours.get(row["pass"], math.nan)} for row in found]
+    write_table(rows, arguments.out)
 
 
 if __name__ == "__main__":

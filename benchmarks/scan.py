@@ -1,15 +1,18 @@
 """Speed of the selective scan compared with other implementations.
 
-    python benchmarks/scan.py --threads 4 1 --csv results/scan.csv
+    python benchmarks/scan.py --threads 1 2 --out results/scan.csv
 
 Compares the native kernels, for each instruction set of the machine, with the step loop in PyTorch (the reference
 backend), the parallel scan of mambapy (``pip install mambapy``; left out if it is missing), the matrix products of the
-same layer, and the scan of Mamba-2 over as many channels. Ratios are those of medians in one run.
+same layer, and the scan of Mamba-2 over as many channels; then the two scans of a bidirectional layer, from its
+projections on. "short" is the short form of the exponentials, on request in float32 and by default in bfloat16. Ratios
+are those of medians in one run, to the fastest instruction set in float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,8 @@ from torch import Tensor
 
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set, library
+from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_forward
+from speechbrain_mamba.ops.kernel_backend import ScanShared
 from timing import summarize, time_in_turn, write_table
 
 try:
@@ -64,6 +69,29 @@ def mamba2_inputs(batch: int, time: int, channels: int, state: int, head_channel
 def mamba2(**inputs: Tensor) -> Tensor:
     """The scan of Mamba-2."""
     return ops.ssd(**inputs, delta_softplus=True)
+
+
+def in_bfloat16(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same inputs with all sequences in bfloat16, as a layer passes them under autocast."""
+    return {name: tensor.bfloat16() if tensor.dim() == 3 else tensor for name, tensor in inputs.items()}
+
+
+def layer_scans(dtype: torch.dtype, batch: int, time: int, channels: int, state: int) -> Callable[[], object]:
+    """Both scans of a bidirectional layer, which multiply the steps out of their factor and share a gate."""
+    xz = torch.randn(batch, time, 2 * channels).to(dtype)
+    weights, directions = [], []
+    for _ in range(2):
+        factor, B, C = torch.randn(batch, time, RANK + 2 * state).to(dtype).split([RANK, state, state], -1)
+        u, A = torch.randn(batch, time, channels).to(dtype), -torch.arange(1.0, state + 1).repeat(channels, 1)
+        directions.append(ops.ScanInputs(u, factor, A, B, C, torch.ones(channels), torch.full((channels,), -3.0)))
+        weights.append(torch.randn(channels, RANK) / RANK**0.5)
+    return partial(scan_forward, directions, ScanShared(xz.chunk(2, -1)[1]), True, False, False, False, weights)
+
+
+def short(run: Callable, *arguments) -> None:
+    """Run with short exponentials."""
+    with ops.approximate_exponentials():
+        run(*arguments)
 
 
 def by_mambapy(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
@@ -116,12 +144,23 @@ def candidates(arguments: argparse.Namespace, run: Callable) -> dict[str, Callab
     found = {
         f"cpu {isa}": partial(with_instruction_set, isa, run, native, inputs) for isa in library().instruction_sets
     }
+    best = library().instruction_sets[0]
+    found |= {
+        f"cpu {isa} short": partial(short, with_instruction_set, isa, run, native, inputs)
+        for isa in library().instruction_sets
+    }
+    found[f"cpu {best} bfloat16"] = partial(run, native, in_bfloat16(inputs))
+    if run is forward:
+        layer, rounded = layer_scans(torch.float32, *shape), layer_scans(torch.bfloat16, *shape)
+        found |= {"layer": layer, "layer short": partial(short, layer), "layer bfloat16": rounded}
     found["matrix products"] = partial(run, matrix_products, product_inputs(*shape))
     found["step loop"] = partial(run, partial(by_backend, "reference"), inputs)
     for state in arguments.mamba2_states:
         own = mamba2_inputs(*shape[:3], state, arguments.head_channels)
         found[f"Mamba-2, {state} states"] = partial(run, mamba2, own)
-    if pscan is not None:
+    if pscan is None:
+        print("mambapy is not installed and left out.", file=sys.stderr)
+    else:
         found["mambapy pscan"] = partial(run, by_mambapy, inputs)
     return found
 
@@ -135,9 +174,9 @@ def main() -> None:
     parser.add_argument("--state", type=int, default=16)
     parser.add_argument("--mamba2_states", type=int, nargs="*", default=[16, 64, 128])
     parser.add_argument("--head_channels", type=int, default=64, help="of Mamba-2")
-    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--csv", type=Path, help="where to write the table")
+    parser.add_argument("--out", "--csv", dest="out", type=Path, help="where to write the table")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows, best = [], f"cpu {library().instruction_sets[0]}"
@@ -149,8 +188,8 @@ def main() -> None:
             for name, summary in summaries.items():
                 ratio = summary["median_ms"] / summaries[best]["median_ms"]
                 row = {"threads": threads, "pass": direction.__name__, "implementation": name}
-                rows.append(row | summary | {f"times_{best.replace(' ', '_')}": ratio})
-    write_table(rows, arguments.csv)
+                rows.append(row | summary | {"times_fp32": ratio})
+    write_table(rows, arguments.out)
 
 
 if __name__ == "__main__":

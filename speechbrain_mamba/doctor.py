@@ -65,6 +65,21 @@ def _kernels() -> Iterator[tuple[str, str]]:
         yield "CPU threads", "those of torch" if kernels.shares_torch_threads else "started for each call"
 
 
+def _precisions() -> Iterator[tuple[str, str]]:
+    from speechbrain_mamba.ops.int8 import int8_unavailable
+    from speechbrain_mamba.utils.processor import bf16_unavailable, processor_flags
+
+    named = {
+        "VNNI": {"avx512_vnni", "avx_vnni"}, "AVX512_BF16": {"avx512_bf16"}, "AMX": {"amx_bf16", "amx_int8"},
+        "BF16": {"bf16"},
+    }  # fmt: skip
+    found = [name for name, flags in named.items() if flags & processor_flags()]
+    yield "CPU instructions", ", ".join(found) or "none for bf16 or int8 that are known here"
+    for name, reason in (("bf16", bf16_unavailable()), ("int8", int8_unavailable())):
+        faster = f"faster in inference: --precision {name}"
+        yield f"CPU {name}", faster if reason is None else f"fp32 in its place: {reason.rstrip('.')}"
+
+
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -80,6 +95,7 @@ def _facts() -> Iterator[tuple[str, str]]:
         "threads": _threads,
         "backends": _backends,
         "CPU kernels": _kernels,
+        "CPU instructions": _precisions,
     }
     for name, ask in asked.items():
         try:

@@ -34,6 +34,22 @@ def test_report_names_the_instruction_set_and_threads(capsys):
     assert library().instruction_set in text
 
 
+def test_report_says_which_precisions_are_fast(monkeypatch):
+    assert "CPU instructions" in report()
+    monkeypatch.setattr("speechbrain_mamba.utils.processor.processor_flags", lambda: {"avx512_vnni", "amx_bf16"})
+    monkeypatch.setattr("speechbrain_mamba.ops.int8.int8_unavailable", lambda: None)
+    text = report()
+    assert "CPU instructions   VNNI, AMX\n" in text
+    assert "CPU bf16           faster in inference: --precision bf16\n" in text
+    assert "CPU int8           faster in inference: --precision int8\n" in text
+    monkeypatch.setattr("speechbrain_mamba.utils.processor.processor_flags", set)
+    monkeypatch.setattr("speechbrain_mamba.ops.int8.int8_unavailable", lambda: "it has no VNNI.")
+    text = report()
+    assert "CPU instructions   none for bf16 or int8 that are known here\n" in text
+    assert "CPU bf16           fp32 in its place: this processor has no instructions for bfloat16" in text
+    assert "CPU int8           fp32 in its place: it has no VNNI\n" in text
+
+
 def test_report_says_what_triton_lacks_to_build_its_launchers(monkeypatch):
     monkeypatch.setattr("speechbrain_mamba.utils.toolchain.shutil.which", lambda name: None)
     monkeypatch.setenv("CC", "")

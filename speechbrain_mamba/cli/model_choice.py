@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from speechbrain_mamba.utils.memory import settle_memory
+
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model")
@@ -26,7 +28,7 @@ class ModelChoice:
     device : str
         Where it computes, as torch calls it; ``auto`` is a GPU if there is one that torch can use, else the CPU.
     precision : str
-        ``fp32``, ``bf16`` or ``fp16``.
+        ``fp32``, ``bf16``, ``int8`` or ``fp16``.
     trust_yaml : bool
         Whether the model's YAML may name anything, not only what models need.
     """
@@ -47,6 +49,7 @@ class ModelChoice:
         """Load the model as a class of ``speechbrain_mamba.inference``, with options of its ``from_hparams``."""
         run_opts = {"device": choose_device(self.device), "precision": self.precision}
         self._announce()
+        settle_memory()
         return kind.from_hparams(  # type: ignore[attr-defined]
             source=self.source, run_opts=run_opts, trust_yaml=self.trust_yaml, **options
         )

@@ -21,6 +21,18 @@ def _all(function: Callable, *options: Decorator) -> Callable:
     return function
 
 
+def precision_option(function: Callable) -> Callable:
+    """``--precision``."""
+    return click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "int8", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Numbers that the model computes with: bf16 and int8 are faster on new CPUs and lose little, fp16 is for "
+        "GPUs.",
+    )(function)
+
+
 def model_options(default: str) -> Decorator:
     """``--source``, ``--device``, ``--precision`` and ``--trust-yaml``: the command gets a ``model``, a
     :class:`~speechbrain_mamba.cli.model_choice.ModelChoice`."""
@@ -46,13 +58,7 @@ def model_options(default: str) -> Decorator:
                 show_default=True,
                 help="'cpu', 'cuda' or 'cuda:1'. 'auto' is a GPU if there is one, else the CPU.",
             ),
-            click.option(
-                "--precision",
-                type=click.Choice(["fp32", "bf16", "fp16"]),
-                default="fp32",
-                show_default=True,
-                help="Numbers that the model computes with.",
-            ),
+            precision_option,
             click.option(
                 "--trust-yaml",
                 is_flag=True,

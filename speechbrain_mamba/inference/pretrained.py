@@ -22,6 +22,7 @@ from torch import nn
 
 from speechbrain_mamba.inference.bundled import bundled_models, find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
+from speechbrain_mamba.inference.precision import check_precision, reduce_precision
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
 from speechbrain_mamba.utils.pretrained import ModelFiles
 from speechbrain_mamba.utils.safe_yaml import (
@@ -145,7 +146,12 @@ class OpenedModel:
                 logger.warning("'%s' sets %s, which is ignored: give it in run_opts.", self.file, name)
                 del hparams[name]
         hparams["savedir"] = self.files.savedir
-        model = cls(modules=hparams["modules"], hparams=hparams, run_opts=_run_options(run_opts), **options)
+        chosen_options = _run_options(run_opts)
+        precision = (chosen_options or {}).get("precision", "fp32")
+        if precision == "int8":  # which SpeechBrain does not know
+            chosen_options = {**(chosen_options or {}), "precision": "fp32"}
+        model = cls(modules=hparams["modules"], hparams=hparams, run_opts=chosen_options, **options)
+        reduce_precision(model, precision)
         model.source_files = self.files
         if isinstance(model, Pretrained):
             with torch.random.fork_rng(devices=[]):
@@ -255,9 +261,6 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     options = dict(given)
     if "eval_precision" in options:
         options.setdefault("precision", options["eval_precision"])
-    precisions = ("fp32", "fp16", "bf16")
-    if options.get("precision", "fp32") not in precisions:
-        raise ValueError(f"precision is '{options['precision']}', but must be one of {', '.join(precisions)}.")
     if options.get("device") is not None:
         options["device"] = str(options["device"])
         try:
@@ -267,10 +270,8 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
                 f"The device '{options['device']}' is not there: {_first_sentence(error)}. Use cpu, or cuda on a "
                 "machine with a GPU."
             ) from error
-    device = torch.device(options.get("device") or "cpu")
-    if options.get("precision") == "fp16" and device.type == "cpu":
-        # torch computes little with them on a CPU, and some convolutions of oneDNN never end
-        raise ValueError("precision is 'fp16', which needs a GPU: on a CPU take bf16 or fp32.")
+    if "precision" in options:
+        options["precision"] = check_precision(options["precision"], torch.device(options.get("device") or "cpu"))
     return options
 
 
@@ -437,7 +438,9 @@ class Pretrained(interfaces.Pretrained):
             The version of a model on the Hub, and the token to read it with; by default that of ``hf auth login`` or
             of the variable ``HF_TOKEN``, if there is one.
         run_opts : mapping, optional
-            SpeechBrain's run options: ``device``, and ``precision`` (``fp32``, ``fp16`` or ``bf16``) of the inference.
+            SpeechBrain's run options: ``device``, and ``precision`` of the inference: ``fp32``, ``bf16``, ``int8`` on a
+            CPU or ``fp16`` on a GPU. On a CPU the weights are reduced once, in memory; one that has no instructions for
+            a precision computes in fp32, which is told.
         **options
             Further arguments of the class.
 

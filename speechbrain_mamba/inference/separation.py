@@ -101,7 +101,7 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
             When the model sees the future.
         """
         parts = (self.mods.encoder, self.mods.masknet, self.mods.decoder)
-        return StreamingSeparator(*parts, sample_rate=self.sample_rate)
+        return StreamingSeparator(*parts, sample_rate=self.sample_rate, context=self.inference_ctx)
 
     @property
     def _conv(self) -> Any:

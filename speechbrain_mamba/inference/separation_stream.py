@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class StreamingSeparator:
         The parts of a separator whose mask network does not see the future (``bidirectional: False``).
     sample_rate : int
         Samples per second that it was trained for.
+    context : context manager, optional
+        What it computes in, such as autocast; entered again for each piece.
 
     Raises
     ------
@@ -40,9 +43,17 @@ class StreamingSeparator:
     (31, torch.Size([1, 976, 2]), torch.Size([1, 24, 2]))
     """
 
-    def __init__(self, encoder: nn.Module, masknet: nn.Module, decoder: nn.Module, sample_rate: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        masknet: nn.Module,
+        decoder: nn.Module,
+        sample_rate: int,
+        context: AbstractContextManager | None = None,
+    ) -> None:
         self.model = CausalSeparator(encoder, masknet, decoder).eval()
         self.sample_rate = sample_rate
+        self.context = nullcontext() if context is None else context
         self.reset()
 
     @property
@@ -84,9 +95,10 @@ class StreamingSeparator:
             )
         check_finite(piece, "The piece")
         state = self.model.init_state(batch) if self.state is None else self.state
-        estimate, self.state = self.model(piece.to(state["samples"]), state)
+        with self.context:
+            estimate, self.state = self.model(piece.to(state["samples"]), state)
         self.samples += piece.shape[1]
-        return estimate
+        return estimate.to(state["samples"].dtype)
 
     @torch.no_grad()
     def finish(self) -> Tensor:
@@ -102,4 +114,5 @@ class StreamingSeparator:
         self.reset()
         if state is None or samples < self.model.kernel:
             raise ValueError(f"The stream ended after {samples} samples, but needs at least {self.model.kernel}.")
-        return self.model.finish(state)
+        with self.context:
+            return self.model.finish(state).to(state["samples"].dtype)

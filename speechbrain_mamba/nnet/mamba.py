@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.few_rows import linear_step
 from speechbrain_mamba.nnet.mamba_layer import (
     BidirectionalLayer,
     CausalLayer,
@@ -190,12 +191,16 @@ class Mamba(CausalLayer, _Mamba1Layer):
     True
     """
 
+    projections_kept = ("x_proj", "dt_proj")
+    """What goes into the operation of a step as it is."""
+
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Run the layer over one frame, see :meth:`CausalLayer.step`: one operation between the projections."""
         parameters = self._kept.get(self, lambda: pack_step(self._direction("")), (self.in_proj, self.out_proj))
         parameters = self._direction("") if parameters is None else parameters
-        y, conv, ssm = mamba_inner_update(self.in_proj(x_t), state["conv"], state["ssm"], parameters)
-        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+        xz = linear_step(self.in_proj, x_t)
+        y, conv, ssm = mamba_inner_update(xz, state["conv"], state["ssm"], parameters)
+        return linear_step(self.out_proj, y), {"conv": conv, "ssm": ssm}
 
     def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
         return self.d_inner, (self.d_inner, self.d_state)
@@ -221,6 +226,9 @@ class BiMamba(BidirectionalLayer, _Mamba1Layer):
     >>> torch.allclose(y[:1, :7], alone, atol=1e-5)
     True
     """
+
+    projections_kept = ("dt_proj", "dt_proj_b")
+    """What is multiplied out within the scan."""
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         pieces = find_pieces(self, x, x.shape[1])

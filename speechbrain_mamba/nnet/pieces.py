@@ -42,8 +42,10 @@ def find_pieces(module: nn.Module, x: Tensor, time: int) -> list[slice] | None:
     10
     >>> find_pieces(nn.Linear(3, 3), torch.zeros(2, 10000, 3), 10000)
     """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return None  # first of all: what follows would fix the number of frames
     frames = max(FRAMES // max(len(x), 1), 1)
-    if time < SHORTEST * frames or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if time < SHORTEST * frames or x.device.type != "cpu":
         return None
     if asks_for_gradient(x, *module.parameters()):
         return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
+from speechbrain_mamba.ops.int8 import PackedWeight
 from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradient
 
 
@@ -87,7 +88,7 @@ class Kernels:
     layer is a convolution, two products and a scan"""
     ssd_forward: Callable[..., tuple[Tensor, Tensor]] | None = None
     """(directions, shared, softplus, reverse, low, high, last_state) -> y, last state. Without it, a backend's ``ssd``
-    is that of another."""
+    is that of another; without ``ssd_backward``, where a gradient is asked for, and of two directions."""
     ssd_backward: Callable[..., SsdGradients] | None = None
     """(directions, shared, dy, dlast_state, softplus, reverse, low, high) -> gradients"""
     ssd_step: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -153,6 +154,7 @@ class KernelBackend:
 
     def __init__(self, name: str, devices: tuple[str, ...], kernels: Kernels):
         operations = Operations(name, devices)
+        self._kernels = kernels
         self._call, self._step = operations.call, None
 
         def fake_scan(
@@ -199,7 +201,16 @@ class KernelBackend:
 
             operations.register("inner", schema, inner, _fake_inner)
             operations.forbid_gradient("inner")
-        if kernels.ssd_forward is not None:
+        if kernels.ssd_forward is not None and kernels.ssd_backward is None:
+
+            def ssd_alone(function: Callable) -> Callable:
+                return lambda *arguments: function(*_SSD.unflatten(arguments), *arguments[_SSD.size :])
+
+            flags = "bool softplus, bool reverse, float low, float high, bool last_state"
+            schema = f"({_SSD.schema}, {flags}) -> (Tensor, Tensor)"
+            operations.register("ssd", schema, ssd_alone(kernels.ssd_forward), ssd_alone(_fake_ssd))
+            operations.forbid_gradient("ssd")
+        elif kernels.ssd_forward is not None:
             operations.register_differentiable(
                 "ssd", _SSD, 2, kernels.ssd_forward, _fake_ssd, kernels.backward("ssd"),
                 flags=("softplus", "reverse", "float low", "float high"), options=("last_state",),
@@ -373,7 +384,10 @@ class KernelBackend:
         state: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One direction of a layer; see :func:`speechbrain_mamba.ops.mamba_inner`. Without a gradient."""
-        y, conv, ssm = self._call("inner", *direction, x, z, *state, lengths, reverse)
+        if isinstance(direction.x_proj_weight, PackedWeight):
+            y, conv, ssm = self._packed(self._kernels.inner_forward, direction, x, z, *state, lengths, reverse)
+        else:
+            y, conv, ssm = self._call("inner", *direction, x, z, *state, lengths, reverse)
         return y, (conv, ssm)
 
     def bidirectional_mamba_inner(
@@ -386,8 +400,18 @@ class KernelBackend:
         lengths: Tensor | None,
     ) -> Tensor:
         """A bidirectional layer; see :func:`speechbrain_mamba.ops.bidirectional_mamba_inner`."""
+        weights = (forward.x_proj_weight, reverse.x_proj_weight, out_proj_weight)
+        if any(isinstance(weight, PackedWeight) for weight in weights):
+            shared = LayerShared(xz, out_proj_weight, out_proj_bias, lengths)
+            return self._packed(self._kernels.layer_forward, [forward, reverse], shared, False)[0]
         tensors = _LAYER.flatten([forward, reverse], (xz, out_proj_weight, out_proj_bias, lengths))
         return self._call("layer", *tensors, asks_for_gradient(*tensors))[0]
+
+    @staticmethod
+    @torch.compiler.disable
+    def _packed(kernel: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        """Call a kernel with weights that are no tensors, so that it is no operation of torch, and has no gradient."""
+        return kernel(*arguments)
 
 
 def _fake_ssd(

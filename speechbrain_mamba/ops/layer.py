@@ -9,11 +9,11 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.checks import check_dims, check_directions, check_lengths, check_shape
 from speechbrain_mamba.ops.directions import Direction, ScanInputs
+from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call, select_backend
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
@@ -83,7 +83,8 @@ def bidirectional_mamba_inner(
     """
     check_directions(_OP, Direction, forward, reverse)
     lengths = _check(xz, forward, out_proj_weight, out_proj_bias, lengths)
-    tensors = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    given = (*forward, *reverse, out_proj_weight, out_proj_bias)
+    tensors = tuple(None if isinstance(tensor, PackedWeight) else tensor for tensor in given)
     states, width, rank = forward.A.shape[1], forward.conv_weight.shape[1], forward.dt_proj_weight.shape[1]
     backend = select_backend(Call(_OP, xz, tensors, states=states, width=width, rank=rank))
     with torch.autocast(xz.device.type, enabled=False):
@@ -164,7 +165,8 @@ def mamba_inner(
     check_shape(_ONE_WAY, "the state of the scan", ssm, "(batch, channels, state)", (batch, channels, states))
     lengths = check_lengths(_ONE_WAY, lengths, batch, time, x.device)
     continues = initial_state is not None
-    call = Call(_ONE_WAY, x, (*direction, z, conv, ssm), states=states, width=width, rank=rank, continues=continues)
+    tensors = tuple(None if isinstance(tensor, PackedWeight) else tensor for tensor in (*direction, z, conv, ssm))
+    call = Call(_ONE_WAY, x, tensors, states=states, width=width, rank=rank, continues=continues)
     backend = select_backend(call)
     with torch.autocast(x.device.type, enabled=False):
         return run_one_way(backend, x, direction, z, lengths, reverse, (conv, ssm))
@@ -219,7 +221,7 @@ def run_layer(
     if fused:
         return fused(xz, forward, reverse, out_proj_weight, out_proj_bias, lengths)
     y = _compose(backend, xz, forward, reverse, lengths)
-    return F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
+    return project(y, out_proj_weight, out_proj_bias)
 
 
 def run_one_way(
@@ -256,6 +258,8 @@ def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direc
 
 def scan_arguments(u: Tensor, direction: Direction) -> ScanInputs:
     """The inputs of a Mamba layer's scan: projections of ``u`` (batch, time, channels), and parameters."""
-    factor, B, C = direction.split(F.linear(u, direction.x_proj_weight.to(u.dtype)))
-    delta = F.linear(factor, direction.dt_proj_weight.to(u.dtype))
+    factor, B, C = direction.split(project(u, direction.x_proj_weight))
+    if torch.compiler.is_exporting():  # whose product depends on how it lies in memory, and so on the size of a batch
+        factor = factor.contiguous()
+    delta = project(factor, direction.dt_proj_weight)
     return ScanInputs(u, delta, direction.A, B, C, direction.D, direction.delta_bias)

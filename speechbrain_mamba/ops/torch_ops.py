@@ -19,7 +19,7 @@ from speechbrain_mamba.utils._compat import below_autograd
 def asks_for_gradient(*arguments: Any) -> bool:
     """Whether autograd will ask for the gradient of any argument. Not while a program is exported: the memory kept for
     it depends on the number of frames, which has to stay open. The backward pass then computes it again."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():  # torch.compile says yes to both
         return False
     return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
 

@@ -31,7 +31,7 @@ from speechbrain_mamba.utils.files import remove_temporaries
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 from speechbrain_mamba.utils.locks import FolderLock
 from speechbrain_mamba.utils.main_process import do_on_main
-from speechbrain_mamba.utils.memory import keep_freed_memory
+from speechbrain_mamba.utils.memory import settle_memory
 from speechbrain_mamba.utils.terminal import show
 from speechbrain_mamba.utils.yaml_text import parse_yaml, tag_of
 
@@ -134,7 +134,7 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
     ValueError
         When a setting is missing that has no default, settings do not agree, or the device is not there.
     """
-    keep_freed_memory()
+    settle_memory()
     hparams_file, run_opts, options, changes = parse_arguments(arguments)
     text = read_hparams(hparams_file, options)
     settings = {key: value for key, (value, _) in read_comments(text).items()}

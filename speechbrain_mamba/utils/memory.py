@@ -1,4 +1,4 @@
-"""Memory that the process has freed."""
+"""What the process keeps: memory that was freed, and kernels that were made for sizes of tensors."""
 
 from __future__ import annotations
 
@@ -30,3 +30,40 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(parameter, value) for parameter, value in _SETTINGS.items()])
+
+
+KERNELS = 256
+"""Compiled kernels that oneDNN keeps: more than a model uses in one call."""
+_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
+def limit_kernels() -> bool:
+    """Let oneDNN, which computes convolutions, keep fewer kernels, for the rest of the process.
+
+    It compiles one for each size of its input and keeps the last 1024: a process that gets recordings of ever new
+    lengths grows by up to 100 MB until then. The setting holds for the whole process, from its first convolution on:
+    programs make it when they start, libraries do not.
+
+    Returns
+    -------
+    bool
+        Whether it was set; False if the user has set the environment variable ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``, or
+        its older name that begins with ``DNNL_``.
+
+    Example
+    -------
+    >>> import os
+    >>> limited = limit_kernels()
+    >>> "ONEDNN_PRIMITIVE_CACHE_CAPACITY" in os.environ or not limited
+    True
+    """
+    if _CACHE in os.environ or _CACHE.replace("ONEDNN", "DNNL") in os.environ:
+        return False
+    os.environ[_CACHE] = str(KERNELS)
+    return True
+
+
+def settle_memory() -> None:
+    """Make both settings: for programs, before they compute anything."""
+    keep_freed_memory()
+    limit_kernels()

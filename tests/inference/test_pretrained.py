@@ -477,14 +477,15 @@ def test_loading_leaves_the_random_numbers_of_the_caller(model):
 
 
 @pytest.mark.parametrize(("options", "dtype"), [({}, torch.float32), ({"precision": "bf16"}, torch.bfloat16)])
-def test_the_precision_is_that_of_the_inference(model, options, dtype):
+def test_the_precision_is_that_of_the_inference(model, monkeypatch, options, dtype):
+    monkeypatch.setattr("speechbrain_mamba.inference.precision.bf16_unavailable", lambda: None)
     for chosen in (options, {"eval_precision": options["precision"]} if options else options):
         loaded = Model.from_hparams(model, run_opts={"device": "cpu", **chosen})
         with torch.no_grad(), loaded.inference_ctx:
             assert loaded.mods.layer(torch.ones(1, 3)).dtype == dtype
-    with pytest.raises(ValueError, match="precision is 'fp8', but must be one of fp32, fp16, bf16"):
+    with pytest.raises(ValueError, match="precision is 'fp8', but must be one of fp32, bf16, int8, fp16"):
         Model.from_hparams(model, run_opts={"precision": "fp8"})
-    with pytest.raises(ValueError, match="precision is 'fp16', which needs a GPU: on a CPU take bf16 or fp32"):
+    with pytest.raises(ValueError, match="precision is 'fp16', which needs a GPU: on a CPU take bf16, int8 or fp32"):
         Model.from_hparams(model, run_opts={"precision": "fp16"})  # oneDNN can hang there
 
 

@@ -308,7 +308,8 @@ def test_another_codec_can_be_given(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_precision_is_that_of_the_run(asked, tmp_path, precision):
+def test_precision_is_that_of_the_run(asked, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr("speechbrain_mamba.inference.precision.bf16_unavailable", lambda: None)
     write_model(tmp_path / "model", "mini_vallm")
     loaded = load_model(tmp_path / "model", run_opts={"precision": precision}, freeze_params=False)
     assert not any(module.training for module in (*loaded.model.modules(), *loaded.codec.modules()))

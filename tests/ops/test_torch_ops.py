@@ -6,7 +6,7 @@ import torch
 from speechbrain_mamba import ops
 from speechbrain_mamba.ops import Direction, Filters, ScanInputs
 from speechbrain_mamba.ops.kernel_backend import ConvShared, LayerShared, ScanShared
-from speechbrain_mamba.ops.torch_ops import Layout
+from speechbrain_mamba.ops.torch_ops import Layout, asks_for_gradient
 from tests.ops.cases import layer_inputs, scan_inputs
 
 
@@ -57,3 +57,14 @@ def test_two_directions_are_averaged_scans():
     options = {"z": z, "delta_softplus": True, "lengths": lengths}
     apart = [ops.selective_scan(**d._asdict(), **options, reverse=r) for d, r in ((forward, False), (reverse, True))]
     torch.testing.assert_close(y, 0.5 * (apart[0] + apart[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_function_sees_that_a_gradient_is_asked_for():
+    """torch.compile holds ``torch.compiler.is_exporting()`` to be true."""
+
+    def function(x):
+        return x * 2, asks_for_gradient(x)
+
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    assert compiled(torch.ones(3, requires_grad=True))[1]
+    assert not compiled(torch.ones(3))[1]

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from speechbrain_mamba.utils.memory import keep_freed_memory
+from speechbrain_mamba.utils.memory import KERNELS, keep_freed_memory, limit_kernels, settle_memory
 
 SCRIPT = """
 import resource, torch
-from speechbrain_mamba.utils.memory import keep_freed_memory
+from speechbrain_mamba.utils.memory import KERNELS, keep_freed_memory, limit_kernels, settle_memory
 kept = keep_freed_memory()
 def work():
     for _ in range(20):
@@ -94,3 +94,55 @@ def test_a_variable_of_the_user_holds(told, monkeypatch, name, kept):
     monkeypatch.setenv(name, "4")
     assert keep_freed_memory() is kept
     assert bool(told[0]) is kept
+
+
+NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
+
+
+def test_programs_settle_both(told, monkeypatch):
+    for name in NAMES:
+        monkeypatch.setenv(name, "1")  # to be restored
+        monkeypatch.delenv(name)
+    settle_memory()
+    assert told[0]
+    assert os.environ[NAMES[0]] == str(KERNELS)
+    assert limit_kernels() is False  # it is set now
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cache_of_kernels_that_the_user_wants_holds(monkeypatch, name):
+    for other in NAMES:
+        monkeypatch.setenv(other, "1")
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(name, "7")
+    assert limit_kernels() is False
+    assert [os.environ.get(other) for other in NAMES] == ["7" if other == name else None for other in NAMES]
+
+
+CONVOLUTIONS = """
+import sys, torch
+from speechbrain_mamba.utils.memory import limit_kernels
+if sys.argv[1] == "limited":
+    limit_kernels()
+torch.set_num_threads(1)
+layer = torch.nn.Conv1d(32, 32, 8)
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4
+with torch.no_grad():
+    for length in range(1000, 1300):
+        layer(torch.zeros(1, 32, length))
+    before = resident()
+    for length in range(1300, 1700):
+        layer(torch.zeros(1, 32, length))
+print(resident() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="this system does not tell the memory of a process")
+def test_memory_does_not_grow_with_the_lengths_that_came():
+    grown = {
+        which: int(subprocess.run([sys.executable, "-c", CONVOLUTIONS, which], capture_output=True, check=True).stdout)
+        for which in ("limited", "as it is")
+    }
+    assert grown["limited"] < 0.7 * grown["as it is"]  # other parts of torch keep some memory too

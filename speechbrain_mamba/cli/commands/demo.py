@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from speechbrain_mamba.cli.model_choice import RECOGNIZER, SEPARATOR, SYNTHESIZER, ModelChoice
-from speechbrain_mamba.cli.options import talk_options
+from speechbrain_mamba.cli.options import precision_option, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.utils.terminal import show
 
@@ -46,6 +46,7 @@ def kept_uploads(folder: Path) -> Iterator[None]:
 @click.option("--recognizer", metavar="MODEL", default=RECOGNIZER, show_default=True, help="What transcribes.")
 @click.option("--synthesizer", metavar="MODEL", default=SYNTHESIZER, show_default=True, help="What speaks.")
 @click.option("--device", default="auto", show_default=True, help="As for the other commands.")
+@precision_option
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Of the page's address.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the page in the browser.")
 @click.option(
@@ -61,6 +62,7 @@ def command(
     recognizer: str,
     synthesizer: str,
     device: str,
+    precision: str,
     port: int,
     in_browser: bool,
     max_seconds: float,
@@ -80,7 +82,9 @@ def command(
     with tempfile.TemporaryDirectory(prefix="speechbrain-mamba-demo-") as name, kept_uploads(Path(name) / "uploads"):
         import_gradio()
         folder = Path(name)
-        separates, transcribes, speaks = (ModelChoice(model, device) for model in (separator, recognizer, synthesizer))
+        separates, transcribes, speaks = (
+            ModelChoice(model, device, precision) for model in (separator, recognizer, synthesizer)
+        )
         work = PageWork(separates, transcribes, speaks, folder, max_seconds)
         mixture, voice = folder / "mixture.wav", folder / "voice.wav"
         write_audio(mixture, mix_samples()[0], SAMPLE_RATE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from speechbrain_mamba.cli.model_choice import RECOGNIZER, SEPARATOR, SYNTHESIZER, ModelChoice
-from speechbrain_mamba.cli.options import force_option, talk_options
+from speechbrain_mamba.cli.options import force_option, precision_option, talk_options
 from speechbrain_mamba.cli.program import Command
 from speechbrain_mamba.utils.terminal import show
 
@@ -27,10 +27,18 @@ FOLDER = "speechbrain-mamba-try"
 @click.option("--recognizer", metavar="MODEL", default=RECOGNIZER, show_default=True, help="What transcribes.")
 @click.option("--synthesizer", metavar="MODEL", default=SYNTHESIZER, show_default=True, help="What speaks.")
 @click.option("--device", default="auto", show_default=True, help="As for the other commands.")
+@precision_option
 @force_option
 @talk_options
 def command(
-    out: Path | None, separator: str, recognizer: str, synthesizer: str, device: str, force: bool, progress: bool
+    out: Path | None,
+    separator: str,
+    recognizer: str,
+    synthesizer: str,
+    device: str,
+    precision: str,
+    force: bool,
+    progress: bool,
 ) -> None:
     """See what the small models of the package do, in a minute.
 
@@ -40,7 +48,7 @@ def command(
 
     start = time.monotonic()
     folder = choose_folder(out, force)
-    models = [ModelChoice(source, device) for source in (separator, recognizer, synthesizer)]
+    models = [ModelChoice(source, device, precision) for source in (separator, recognizer, synthesizer)]
     Trial(folder, *models).run()
     show(f"The files are in '{folder}'. This took {time.monotonic() - start:.0f} s.")
 

@@ -252,6 +252,26 @@ def bidirectional_ssd(
     return y.to(out_dtype)
 
 
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row (rows, features) in units of its scale, plus 128, as unsigned integers; and the scales (rows,).
+
+    The largest magnitude of a row becomes 127. A row without any above 1e-30 is zero. Of a row that holds NaN or
+    infinity the scale is that, and the integers mean nothing.
+    """
+    x = x.float()
+    largest = x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
+    largest = torch.where(largest < 1e-30, 0.0, largest)
+    inverse = torch.where(largest == 0, 0.0, 127 / largest)
+    whole = (x * inverse[:, None]).nan_to_num().round() + 128
+    return whole.to(torch.uint8), largest / 127
+
+
+def rescale_rows(products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor) -> None:
+    """Write ``products`` (rows, features) times the rows' scales, plus a bias (features,), to ``y``."""
+    products = products.float() * scales[:, None]
+    y.copy_(products if bias is None else products + bias)
+
+
 def _activate(y: Tensor, activation: str | None) -> Tensor:
     return F.silu(y) if activation == "silu" else y
 

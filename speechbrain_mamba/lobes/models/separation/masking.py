@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -106,21 +107,33 @@ def separate(
         mix = mask_frames(mix, lengths)
         frame_lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
 
-    mix_w = encoder(mix)
-    pieces = None
+    mix_w, parts, pieces = encoder(mix), nn.ModuleList([encoder, masknet, decoder]), None
     if hasattr(masknet, "features") and _unwrap(decoder).bias is None:
-        pieces = find_pieces(nn.ModuleList([encoder, masknet, decoder]), mix_w, mix_w.shape[-1])
+        pieces = find_pieces(parts, mix_w, mix_w.shape[-1])
     if pieces is None:
         estimate = _decode(decoder, masknet(mix_w, frame_lengths) * mix_w)
         estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
     else:
-        features: Any = masknet.features(mix_w, frame_lengths)  # type: ignore[operator]
-        estimate = mix.new_zeros(masknet.num_spks, len(mix), samples)  # type: ignore[call-overload]
-        for piece in pieces:  # whose ends overlap
-            sources_w = masknet.masks(features[:, piece]) * mix_w[..., piece]  # type: ignore[operator]
-            decoded = _decode(decoder, sources_w)
-            estimate[..., piece.start * stride :][..., : decoded.shape[-1]] += decoded
+        estimate = _separate_pieces(masknet, decoder, mix_w, frame_lengths, pieces, stride, samples)
     return estimate.permute(1, 2, 0)
+
+
+def _separate_pieces(
+    masknet: Any,
+    decoder: nn.Module,
+    mix_w: Tensor,
+    lengths: Tensor | None,
+    pieces: Sequence[slice],
+    stride: int,
+    samples: int,
+) -> Tensor:
+    """Waveforms (speakers, batch, samples) of an encoded mixture, whose masks and sources are there in pieces only."""
+    features = masknet.features(mix_w, lengths)
+    estimate = mix_w.new_zeros(masknet.num_spks, len(mix_w), samples)
+    for piece in pieces:  # the waveforms of successive ones overlap
+        decoded = _decode(decoder, masknet.masks(features[:, piece]) * mix_w[..., piece])
+        estimate[..., piece.start * stride :][..., : decoded.shape[-1]] += decoded
+    return estimate
 
 
 def _decode(decoder: nn.Module, sources_w: Tensor) -> Tensor:

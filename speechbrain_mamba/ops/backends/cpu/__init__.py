@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from speechbrain_mamba.ops.backends.chunked import bidirectional_ssd as bidirectional_ssd
-from speechbrain_mamba.ops.backends.chunked import ssd as ssd
+import math
+
+from torch import Tensor
+
+from speechbrain_mamba.ops.backends import chunked
 from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
+from speechbrain_mamba.ops.backends.cpu.few_rows_kernel import few_rows_linear as few_rows_linear
 from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
 from speechbrain_mamba.ops.backends.cpu.layer_kernel import (
     inner_forward,
@@ -14,15 +18,21 @@ from speechbrain_mamba.ops.backends.cpu.layer_kernel import (
     layer_kept,
 )
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import quantize_rows as quantize_rows
+from speechbrain_mamba.ops.backends.cpu.quantize_kernel import rescale_rows as rescale_rows
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
+from speechbrain_mamba.ops.backends.cpu.ssd_kernel import ssd_forward
 from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step as pack_step
 from speechbrain_mamba.ops.backends.cpu.step_kernel import packed_step as packed_step
+from speechbrain_mamba.ops.backends.reference import average_ssd
+from speechbrain_mamba.ops.directions import SsdInputs
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 
 _kernels = Kernels(
     scan_forward, scan_backward, scan_kept, conv_forward, conv_backward, layer_forward, layer_backward, layer_kept,
-    scan_step, inner_forward,
+    scan_step, inner_forward, ssd_forward,
 )  # fmt: skip
 _backend = KernelBackend("cpu", ("CPU",), _kernels)
 selective_scan = _backend.selective_scan
@@ -33,6 +43,45 @@ causal_conv1d_update = _backend.causal_conv1d_update
 bidirectional_causal_conv1d = _backend.bidirectional_causal_conv1d
 bidirectional_mamba_inner = _backend.bidirectional_mamba_inner
 mamba_inner = _backend.mamba_inner
+
+
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    chunk_size: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The scan of Mamba-2; see :func:`speechbrain_mamba.ops.ssd`. With gradients, by matrix products in chunks."""
+    asks = asks_for_gradient(x, delta, A, B, C, D, z, delta_bias, initial_state)
+    return (chunked if asks else _backend).ssd(
+        x, delta, A, B, C, D, z, delta_bias, delta_softplus, dt_limit, lengths=lengths, reverse=reverse,
+        initial_state=initial_state, return_last_state=return_last_state, chunk_size=chunk_size,
+    )  # fmt: skip
+
+
+def bidirectional_ssd(
+    forward: SsdInputs,
+    reverse: SsdInputs,
+    z: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+    lengths: Tensor | None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Both directions, averaged; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
+    return average_ssd(ssd, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
 
 
 def unavailable() -> str | None:

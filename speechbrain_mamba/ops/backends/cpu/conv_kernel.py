@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import ABSENT, memory_like, parameter, pointer, readable, sequence
+from speechbrain_mamba.ops.backends.cpu.fields import (
+    ABSENT,
+    approximate,
+    memory_like,
+    parameter,
+    pointer,
+    readable,
+    sequence,
+)
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.directions import Filters
 from speechbrain_mamba.ops.kernel_backend import ConvGradients, ConvShared, conv_outputs
@@ -30,7 +38,7 @@ def _fields(
     """Fields of ``conv_args``; ``outputs`` are y or its gradient for each direction."""
     x, initial_state, lengths = shared
     first, second = directions[0], directions[1] if len(directions) == 2 else None
-    fields = [*x.shape, first.weight.shape[1], silu, torch.get_num_threads(), len(directions)]
+    fields = [*x.shape, first.weight.shape[1], silu, approximate(x), torch.get_num_threads(), len(directions)]
     fields += [pointer(lengths), *sequence(x)]
     fields += [*sequence(outputs[0]), pointer(first.weight), pointer(first.bias)]
     fields += [pointer(initial_state), pointer(final_state), reverse]

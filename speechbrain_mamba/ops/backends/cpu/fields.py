@@ -7,6 +7,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from speechbrain_mamba.ops.approximation import approximation
+
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Codes of ``enum dtype`` in csrc/api.h."""
 
@@ -54,3 +56,10 @@ def sequence(tensor: Tensor | None) -> tuple[int, int, int, int]:
 def pointer(tensor: Tensor | None) -> int:
     """Address of a contiguous tensor, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def approximate(tensor: Tensor) -> bool:
+    """Whether a call on this input takes the short exponentials of csrc/vmath.h: where the caller has said so, and by
+    default in bfloat16."""
+    asked = approximation()
+    return tensor.dtype == torch.bfloat16 if asked is None else asked

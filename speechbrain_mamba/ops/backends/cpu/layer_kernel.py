@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
 from speechbrain_mamba.ops.backends.cpu.fields import memory_like
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward
 from speechbrain_mamba.ops.directions import Direction, ScanInputs
+from speechbrain_mamba.ops.int8 import project
 from speechbrain_mamba.ops.kernel_backend import ConvShared, LayerGradients, LayerShared, ScanShared
 
 
@@ -30,7 +30,7 @@ def _scan_inputs(directions: Sequence[Direction], shared: LayerShared) -> tuple[
     x, _ = shared.xz.chunk(2, dim=-1)
     filters = [d.filters for d in directions]
     us = conv_forward(filters, ConvShared(x, lengths=shared.lengths), True, False, False)[:2]
-    projections = [F.linear(u, d.x_proj_weight.to(u.dtype)) for u, d in zip(us, directions)]
+    projections = [project(u, d.x_proj_weight) for u, d in zip(us, directions)]
     inputs = []
     for d, u, projected in zip(directions, us, projections):
         factor, B, C = d.split(projected)
@@ -46,7 +46,7 @@ def layer_forward(directions: Sequence[Direction], shared: LayerShared, keep: bo
     gates = ScanShared(xz.chunk(2, dim=-1)[1], lengths=lengths)
     y, _, nothing = scan_forward(inputs, gates, True, False, False, False, weights)
     del inputs
-    return F.linear(y, weight.to(y.dtype), None if bias is None else bias.to(y.dtype)), nothing
+    return project(y, weight, bias), nothing
 
 
 def inner_forward(
@@ -61,7 +61,7 @@ def inner_forward(
     """Output of one direction before the output projection, and the states of convolution and scan after it."""
     convolution = ConvShared(x, conv_state, lengths)
     u, _, conv_state = conv_forward([direction.filters], convolution, True, reverse, True)
-    factor, B, C = direction.split(F.linear(u, direction.x_proj_weight.to(u.dtype)))
+    factor, B, C = direction.split(project(u, direction.x_proj_weight))
     scan = ScanInputs(u, factor, direction.A, B, C, direction.D, direction.delta_bias)
     shared, weights = ScanShared(z, scan_state, lengths), [direction.dt_proj_weight]
     y, scan_state, _ = scan_forward([scan], shared, True, reverse, True, False, weights)

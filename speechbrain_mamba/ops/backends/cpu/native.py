@@ -14,9 +14,19 @@ from speechbrain_mamba.utils._compat import openmp_parallel
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
-ABI = 3
+ABI = 5
 """SBM_ABI in csrc/api.h, which the structs written here follow."""
-KERNELS = ("scan_forward", "scan_backward", "scan_step", "layer_step", "conv_forward", "conv_backward")
+KERNELS = (
+    "scan_forward",
+    "scan_backward",
+    "scan_step",
+    "layer_step",
+    "few_rows",
+    "conv_forward",
+    "conv_backward",
+    "quantize_rows",
+    "rescale_rows",
+)
 
 
 class KernelLibrary:

@@ -12,10 +12,15 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import memory_like, parameter, pointer, readable, sequence
+from speechbrain_mamba.ops.backends.cpu.fields import approximate, memory_like, parameter, pointer, readable, sequence
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.directions import ScanInputs
 from speechbrain_mamba.ops.kernel_backend import ScanGradients, ScanShared, scan_outputs
+
+NO_HEADS = (0, 0)
+"""Fields of ``scan_args`` that only Mamba-2 has."""
+NO_DIRECTION = (0,) * 25
+"""Fields of a direction that is not there."""
 
 
 class _Prepared:
@@ -30,6 +35,7 @@ class _Prepared:
             for d in directions
         ]  # fmt: skip
         self.weights = [parameter(weight) for weight in weights]
+        self.approximate = approximate(directions[0].u)
         self.shared = ScanShared(readable(shared.z), parameter(shared.initial_state), shared.lengths)
 
     def fields(
@@ -37,8 +43,8 @@ class _Prepared:
     ) -> list[int]:
         """Fields of ``scan_args``."""
         first, shared = self.directions[0], self.shared
-        fields = [*first.u.shape, first.A.shape[1], softplus, torch.get_num_threads(), len(self.directions)]
-        fields += [pointer(shared.lengths), *sequence(shared.z), *sequence(y)]
+        fields = [*first.u.shape, first.A.shape[1], softplus, self.approximate, torch.get_num_threads()]
+        fields += [len(self.directions), *NO_HEADS, pointer(shared.lengths), *sequence(shared.z), *sequence(y)]
         initial_state = shared.initial_state
         for index, (d, weight) in enumerate(zip_longest(self.directions, self.weights)):
             for tensor in (d.u, d.delta, d.B, d.C):
@@ -47,7 +53,7 @@ class _Prepared:
             fields += [pointer(tensor) for tensor in (d.A, d.D, d.delta_bias, initial_state, last_state)]
             fields += [0 if borders is None else borders[index].data_ptr(), reverse or index == 1]
             initial_state = None  # of a scan in one direction
-        return fields if len(self.directions) == 2 else [*fields, *(0,) * 25]
+        return fields if len(self.directions) == 2 else [*fields, *NO_DIRECTION]
 
 
 def scan_kept(directions: Sequence[ScanInputs]) -> tuple[int, ...]:

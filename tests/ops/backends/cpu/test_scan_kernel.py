@@ -163,6 +163,7 @@ def test_steps_agree_with_the_sequence(name, channels, state, dtype):
     dtypes = dict.fromkeys(("u", "z", "delta", "B", "C"), dtype)
     inputs = scan_inputs(2, 6, channels, state, dtypes=dtypes)
     h, overs = inputs.pop("initial_state"), {k: inputs.pop(k) for k in ("u", "delta", "B", "C", "z")}
+    exact = dtype == torch.float32  # a sequence in bfloat16 has short exponentials, a step has not
     with instruction_set(name), ops.use_backend("cpu"):
         expected, last = ops.selective_scan(
             **overs, **inputs, delta_softplus=True, initial_state=h, return_last_state=True
@@ -170,8 +171,8 @@ def test_steps_agree_with_the_sequence(name, channels, state, dtype):
         for t in range(6):
             frame = {key: tensor[:, t] for key, tensor in overs.items()}
             y, h = ops.selective_state_update(h, **frame, **inputs, delta_softplus=True)
-            torch.testing.assert_close(y, expected[:, t], rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
-    torch.testing.assert_close(h, last, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(y, expected[:, t], rtol=1e-5 if exact else 1e-2, atol=1e-5 if exact else 2e-3)
+    torch.testing.assert_close(h, last, rtol=1e-5 if exact else 2e-3, atol=1e-5 if exact else 2e-3)
 
 
 def test_steps_have_gradients():

@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 3
+#define SBM_ABI 5
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -26,7 +26,7 @@ typedef struct {
     sequence u, delta, B, C;
     const float *delta_weight;  /* (channels, delta_rank) or NULL; where it is given, the steps before bias and softplus */
     int64_t delta_rank;         /* are its products with `delta`, which is then (batch, time, delta_rank) */
-    const float *A;             /* (channels, state) */
+    const float *A;             /* (channels, state), or with heads (channels,) */
     const float *D;             /* (channels,) or NULL */
     const float *delta_bias;    /* (channels,) or NULL */
     const float *initial_state; /* (batch, channels, state) or NULL */
@@ -35,10 +35,13 @@ typedef struct {
     int64_t reverse;
 } scan_direction;
 
-/* One scan, or two that share their gate z and are averaged. */
+/* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h. */
 typedef struct {
-    int64_t batch, time, channels, state, softplus, threads, directions;
-    const int64_t *lengths; /* (batch,) or NULL */
+    int64_t batch, time, channels, state, softplus, approximate, threads, directions;
+    int64_t head_channels;    /* 0; or of Mamba-2, whose channels share steps by heads: `delta` is (batch, time, heads), */
+                              /* and A is (channels,), one rate for all states of a channel */
+    const float *step_limits; /* smallest and largest step, or NULL */
+    const int64_t *lengths;   /* (batch,) or NULL */
     sequence z, y;
     scan_direction direction[2];
 } scan_args;
@@ -70,7 +73,7 @@ typedef struct {
 } conv_direction;
 
 typedef struct {
-    int64_t batch, time, channels, width, silu, threads, directions;
+    int64_t batch, time, channels, width, silu, approximate, threads, directions;
     const int64_t *lengths; /* (batch,) or NULL */
     sequence x;
     conv_direction direction[2];
@@ -98,6 +101,25 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
+/* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t dtype, row_stride;
+    uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
+    float *scales; /* (rows,) */
+} quantize_args;
+
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t from;
+    const float *scales; /* (rows,) */
+    const float *bias;   /* (features,) or NULL */
+    char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
+    int64_t to;
+} rescale_args;
+
 /* One step of a Mamba layer between its projections in and out. States are contiguous float32. */
 typedef struct {
     int64_t batch, channels, state, width, rank, threads;
@@ -110,6 +132,17 @@ typedef struct {
     const float *conv_before, *state_before; /* (batch, channels, width - 1), (batch, channels, state) */
     float *conv_after, *state_after;
 } layer_step_args;
+
+/* A linear layer of a few examples; everything is float32, and contiguous but for x. */
+enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
+typedef struct {
+    int64_t batch, inputs, outputs, activation, threads, x_pitch;
+    const float *x;        /* (batch, inputs), x_pitch from one example to the next */
+    const float *weight;   /* (outputs, inputs) */
+    const float *bias;     /* (outputs,) or NULL */
+    const float *residual; /* (batch, outputs) or NULL: added after the activation */
+    float *y;              /* (batch, outputs) */
+} few_rows_args;
 
 /* Frames between two saved states, and the unit of work inside the kernels. Short enough for the states of a chunk to
  * stay in the L1 cache while the backward pass recomputes them, long enough for the saved ones to weigh little:
@@ -126,8 +159,11 @@ typedef struct {
     int (*scan_backward)(const scan_backward_args *);
     int (*scan_step)(const scan_step_args *);
     int (*layer_step)(const layer_step_args *);
+    int (*few_rows)(const few_rows_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
+    int (*quantize_rows)(const quantize_args *);
+    int (*rescale_rows)(const rescale_args *);
 } kernel_table;
 
 extern const kernel_table kernels_portable;

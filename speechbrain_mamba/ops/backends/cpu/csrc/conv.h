@@ -91,8 +91,7 @@ static void conv_forward_task(const void *context, int64_t task, char *memory) {
             load_columns(weight, d->weight + c * a->width, a->width, lanes);
             load_inputs(x, a, d, &w, s.from - kept, s.from + s.rows, c, lanes);
             filter_any(y, x, weight, load_channel(d->bias, c, lanes), a->width, s.rows);
-            if (a->silu)
-                for (int64_t i = 0; i < s.rows; i++) y[i] *= v_sigmoid(y[i]);
+            if (a->silu) silu_tile(y, s.rows, a->approximate);
             store_tile(y, 1, &d->y, &w, s.from, s.rows, c, lanes);
         }
     }

@@ -20,7 +20,7 @@ typedef struct {
     float *channels; /* (direction, run, channels, state + 2): dA, dD, dbias */
 } scan_backward_plan;
 
-/* What a thread works with beyond the forward pass's; `total` gathers the gradient of the gate. */
+/* What a thread works with beyond the forward pass's. */
 typedef struct {
     scan_scratch forward;
     vf *dA, *dD, *dbias, *carry, *dBC;
@@ -39,8 +39,8 @@ INLINE float *frame_sums(const scan_backward_plan *p, int64_t index, int64_t gro
 }
 
 /* The chunk's states and decays again; states[0] is the border, y gains the outputs. */
-INLINE void recompute_states(int64_t rows, const vf *A, const float *B, const float *C, int64_t stride,
-                             const backward_scratch *s, const prefetcher *next) {
+INLINE void recompute_states(const int approximate, int64_t rows, const vf *A, const float *B, const float *C,
+                             int64_t stride, const backward_scratch *s, const prefetcher *next) {
     enum { N = STATES_BACKWARD };
     const vf *delta = s->forward.delta, *du = s->forward.du;
     vf *y = s->forward.y, *decays = s->decays, *states = s->states, h[N];
@@ -50,7 +50,7 @@ INLINE void recompute_states(int64_t rows, const vf *A, const float *B, const fl
         states += N;
         prefetch_row(next, t);
         UNROLL for (int n = 0; n < N; n++) {
-            vf decay = v_exp2(step * A[n]);
+            vf decay = v_exp2_as(step * A[n], approximate);
             h[n] = decay * h[n] + input * B[n];
             sum[n & 1] += h[n] * C[n];
             decays[n] = decay;
@@ -100,7 +100,7 @@ static void load_chunk(const scan_backward_plan *p, int64_t index, const walk *w
     load_tile(s->dy, 1, &p->args->dy, w, step, rows, c, lanes);
     if (a->softplus)
         for (int64_t t = 0; t < rows; t++) s->slope[t] = v_sigmoid(f->delta[t] + f->bias[block]);
-    make_steps(f->delta, rows, f->bias[block], a->softplus);
+    make_steps_as(a->approximate, f->delta, rows, f->bias[block], a->softplus);
     float scale = a->directions == 2 ? 0.5f : 1.0f;
     if (a->z.data) {
         load_tile(f->z, 1, &a->z, w, step, rows, c, lanes);
@@ -120,20 +120,12 @@ static void load_chunk(const scan_backward_plan *p, int64_t index, const walk *w
     }
 }
 
-/* The gate's gradient, summed over the directions in `total`, where there are two. */
+/* The gate's gradient, summed over the directions. */
 static void store_gate(const scan_backward_plan *p, int64_t index, const walk *w, int64_t step, int64_t rows,
                        int64_t block, int64_t c, int64_t lanes, const backward_scratch *s) {
     for (int64_t t = 0; t < rows; t++) s->dz[t] *= s->forward.y[t];
-    if (p->plan.args->directions == 2) {
-        vf *total = s->forward.total + (w->first + w->sign * step) * p->plan.blocks + block;
-        int64_t pitch = w->sign * p->plan.blocks;
-        if (index == 0) {
-            for (int64_t t = 0; t < rows; t++) total[t * pitch] = s->dz[t];
-            return;
-        }
-        for (int64_t t = 0; t < rows; t++) s->dz[t] += total[t * pitch];
-    }
-    store_tile(s->dz, 1, &p->args->dz, w, step, rows, c, lanes);
+    if (sum_directions(&p->plan, index, w, step, rows, block, c, lanes, &s->forward, s->dz))
+        store_tile(s->dz, 1, &p->args->dz, w, step, rows, c, lanes);
 }
 
 /* From the gradients that the walk has left to those of the inputs. */
@@ -170,6 +162,9 @@ INLINE prefetcher next_block_back(const scan_backward_plan *p, int64_t index, co
     if (!p->plan.rank) prefetch_tile(&next, &d->delta, w, step, c + W);
     prefetch_tile(&next, &a->z, w, step, c + W);
     prefetch_tile(&next, &p->args->dy, w, step, c + W);
+    prefetch_tile(&next, &p->args->gradients[index].ddelta, w, step, c + W);
+    prefetch_tile(&next, &p->args->gradients[index].du, w, step, c + W);
+    if (a->z.data) prefetch_tile(&next, &p->args->dz, w, step, c + W);
     next.row[next.count] = (const char *)border(a, d, w->example, step, c + W);
     next.stride[next.count++] = BORDER_ALIGN * sizeof(float);
     return next;
@@ -189,7 +184,10 @@ static void scan_back_chunk(const scan_backward_plan *p, int64_t index, const wa
         int64_t n = pass * STATES_BACKWARD;
         for (int64_t i = 0; i < STATES_BACKWARD; i++)
             s->states[i] = n + i < a->state ? v_load(saved + (n + i) * BORDER_ALIGN) : v_zero();
-        recompute_states(rows, s->forward.A + own + n, B + n, C + n, stride, s, &next);
+        if (a->approximate)
+            recompute_states(1, rows, s->forward.A + own + n, B + n, C + n, stride, s, &next);
+        else
+            recompute_states(0, rows, s->forward.A + own + n, B + n, C + n, stride, s, &next);
         next.count = 0;
         walk_back(rows, s->forward.A + own + n, B + n, C + n, stride, s->carry + own + n, s->dA + own + n,
                   s->dBC + pass, p->passes, s);
@@ -322,9 +320,10 @@ static void reduce_parameters(const scan_backward_plan *p, int64_t index) {
 
 static int scan_backward(const scan_backward_args *args) {
     const scan_args *a = &args->forward;
-    /* By shapes alone: wide groups where there are many examples to share out, and less to add up at the end. */
-    scan_backward_plan p = {.plan = plan_scan(a, a->batch * a->channels >= 2048 ? 64 : 32), .args = args};
-    p.runs = min_int(a->batch, EXAMPLE_RUNS);
+    /* By shapes alone. Wide groups read long runs of memory and leave less to add up at the end. */
+    int64_t group = 256, runs = min_int(a->batch, EXAMPLE_RUNS);
+    while (group > 32 && runs * ((a->channels + group - 1) / group) < 8) group /= 2;
+    scan_backward_plan p = {.plan = plan_scan(a, &args->dz, group), .args = args, .runs = runs};
     p.passes = p.plan.states / STATES_BACKWARD;
     int64_t frames = a->directions * p.plan.groups * a->batch * a->time * p.passes * W;
     int64_t channels = a->directions * p.runs * a->channels * (a->state + 2);

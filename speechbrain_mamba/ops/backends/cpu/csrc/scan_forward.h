@@ -12,6 +12,8 @@
 #else
 #define STATES_FORWARD 8
 #endif
+/* Most channels of a group. */
+#define GROUP_FORWARD 512
 /* In the backward pass, which needs more registers; its two outputs per state fill the W rows of v_reduce. */
 #define STATES_BACKWARD (W / 2)
 
@@ -24,13 +26,14 @@ typedef struct {
     int64_t pitch;  /* vectors in a row of B or C */
     int64_t rank;   /* of the steps' factor, 0 where the steps themselves are given */
     int64_t factor_pitch;
+    const sequence *summed; /* over the directions: y, or in the backward pass the gradient of the gate */
 } scan_plan;
 
 /* What a thread works with: per block, and for the chunk and block at hand. */
 typedef struct {
     vf *A, *h, *D, *bias, *weight;
-    vf *total; /* (time, blocks): the first of two directions */
-    vf *B, *C, *factor, *delta, *u, *du, *z, *y;
+    vf *total; /* (time, blocks), if `summed` is not float32 itself: the first of two directions */
+    vf *B, *C, *factor, *delta, *u, *du, *z, *y, *first;
 } scan_scratch;
 
 /* Padded states of one block per vector; the real ones come from (channels, state). */
@@ -43,8 +46,11 @@ INLINE vf load_channel(const float *p, int64_t channel, int64_t lanes) {
     return p ? v_load_lanes((const char *)(p + channel), DTYPE_FLOAT32, lanes) : v_zero();
 }
 
+/* How the states of a channel decay: each at its rate, by either form of the exponential, or all by what is given. */
+enum decay_form { DECAY_EXACT, DECAY_SHORT, DECAY_GIVEN };
+
 /* Run `count` states, at most STATES_FORWARD, over the rows of a chunk: h becomes the last state, y gains their outputs. */
-INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
+INLINE void scan_states(const int count, const int form, int64_t rows, const vf *A, vf *h, const float *B, const float *C,
                         int64_t stride, const vf *delta, const vf *du, vf *y, const prefetcher *next) {
     vf state[STATES_FORWARD];
     UNROLL for (int n = 0; n < count; n++) state[n] = h[n];
@@ -52,7 +58,8 @@ INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const
         vf step = delta[t], input = du[t], sum[2] = {y[t], v_zero()};
         prefetch_row(next, t);
         UNROLL for (int n = 0; n < count; n++) {
-            state[n] = v_exp2(step * A[n]) * state[n] + input * B[n];
+            vf decay = form == DECAY_GIVEN ? step : v_exp2_as(step * A[n], form == DECAY_SHORT);
+            state[n] = decay * state[n] + input * B[n];
             sum[n & 1] += state[n] * C[n];
         }
         y[t] = sum[0] + sum[1];
@@ -60,14 +67,26 @@ INLINE void scan_states(const int count, int64_t rows, const vf *A, vf *h, const
     UNROLL for (int n = 0; n < count; n++) h[n] = state[n];
 }
 
-static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A, vf *h,
-                       prefetcher *next) {
+INLINE void scan_chunk_as(const int form, const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A,
+                          vf *h, prefetcher *next) {
     const float *B = (const float *)s->B, *C = (const float *)s->C;
     int64_t n = 0, stride = p->pitch * W;
-    for (; n + STATES_FORWARD <= p->states; n += STATES_FORWARD)
-        scan_states(STATES_FORWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
-    for (; n < p->states; n += STATES_BACKWARD)
-        scan_states(STATES_BACKWARD, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next), next->count = 0;
+    for (; n + STATES_FORWARD <= p->states; n += STATES_FORWARD, next->count = 0)
+        scan_states(STATES_FORWARD, form, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next);
+    for (; n < p->states; n += STATES_BACKWARD, next->count = 0)
+        scan_states(STATES_BACKWARD, form, rows, A + n, h + n, B + n, C + n, stride, s->delta, s->du, s->y, next);
+}
+
+static void scan_chunk(const scan_plan *p, int64_t rows, const scan_scratch *s, const vf *A, vf *h,
+                       prefetcher *next) {
+    if (p->args->head_channels) {
+        for (int64_t t = 0; t < rows; t++) s->delta[t] = v_exp2_as(s->delta[t] * A[0], p->args->approximate != 0);
+        scan_chunk_as(DECAY_GIVEN, p, rows, s, A, h, next);
+    } else if (p->args->approximate) {
+        scan_chunk_as(DECAY_SHORT, p, rows, s, A, h, next);
+    } else {
+        scan_chunk_as(DECAY_EXACT, p, rows, s, A, h, next);
+    }
 }
 
 /* What all blocks of a chunk share: B, C and the factor of the steps. */
@@ -78,9 +97,32 @@ static void load_shared(const scan_plan *p, const scan_direction *d, const walk 
     load_features(s->factor, p->factor_pitch, &d->delta, w, step, rows, p->rank);
 }
 
+/* Steps that the channels of a head share. */
+static void load_head_steps(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t rows,
+                            int64_t c, int64_t lanes, vf *delta) {
+    int64_t size = p->args->head_channels, first = c / size, last = (c + lanes - 1) / size;
+    for (int64_t t = 0; t < rows; t++) {
+        const char *row = address(&d->delta, w, step + t, first);
+        float lane[W] = {0};
+        for (int64_t head = first, i = 0; head <= last; head++, row += dtype_bytes[d->delta.dtype]) {
+            float value = v_load_lanes(row, d->delta.dtype, 1)[0];
+            if (first == last) {
+                delta[t] = v_set(value);
+                break;
+            }
+            for (; i < lanes && (c + i) / size == head; i++) lane[i] = value;
+        }
+        if (first != last) delta[t] = v_load(lane);
+    }
+}
+
 /* A chunk's steps before bias and softplus, loaded or multiplied out, four frames for each load of a weight. */
 static void load_steps(const scan_plan *p, const scan_direction *d, const walk *w, int64_t step, int64_t rows,
                        int64_t block, int64_t c, int64_t lanes, const scan_scratch *s) {
+    if (p->args->head_channels) {
+        load_head_steps(p, d, w, step, rows, c, lanes, s->delta);
+        return;
+    }
     if (!p->rank) {
         load_tile(s->delta, 1, &d->delta, w, step, rows, c, lanes);
         return;
@@ -106,6 +148,13 @@ INLINE void make_steps(vf *delta, int64_t rows, vf bias, int64_t softplus) {
         for (int64_t t = 0; t < rows; t++) delta[t] += bias;
 }
 
+INLINE void make_steps_as(int64_t approximate, vf *delta, int64_t rows, vf bias, int64_t softplus) {
+    if (softplus && approximate)
+        for (int64_t t = 0; t < rows; t++) delta[t] = v_softplus_short(delta[t] + bias);
+    else
+        make_steps(delta, rows, bias, softplus);
+}
+
 /* Where the states before a chunk are kept: a block's lie together, each as a row of BORDER_ALIGN channels. */
 INLINE float *border(const scan_args *a, const scan_direction *d, int64_t example, int64_t step, int64_t channel) {
     int64_t channels = round_up(a->channels, BORDER_ALIGN), chunks = (a->time + CHUNK - 1) / CHUNK;
@@ -118,8 +167,11 @@ static void load_parameters(const scan_plan *p, const scan_direction *d, int64_t
     const scan_args *a = p->args;
     for (int64_t block = 0, c = first; block < p->blocks && c < a->channels; block++, c += W) {
         int64_t lanes = min_int(W, a->channels - c);
-        load_states(s->A + block * p->states, p->states, d->A + c * a->state, a->state, lanes);
-        for (int64_t n = 0; n < p->states; n++) s->A[block * p->states + n] *= LOG2_E;
+        if (a->head_channels)
+            s->A[block * p->states] = load_channel(d->A, c, lanes);
+        else
+            load_states(s->A + block * p->states, p->states, d->A + c * a->state, a->state, lanes);
+        for (int64_t n = 0; n < (a->head_channels ? 1 : p->states); n++) s->A[block * p->states + n] *= LOG2_E;
         s->D[block] = load_channel(d->D, c, lanes);
         s->bias[block] = load_channel(d->delta_bias, c, lanes);
         if (p->rank) load_columns(s->weight + block * p->rank, d->delta_weight + c * p->rank, p->rank, lanes);
@@ -142,24 +194,34 @@ static void store_group_states(const scan_plan *p, const vf *states, float *to, 
                       min_int(W, a->channels - c));
 }
 
+/* Sum a tile over two directions; says whether the sum is complete. The first direction leaves its part where the sum
+ * will be, if that does not round it. */
+INLINE int sum_directions(const scan_plan *p, int64_t index, const walk *w, int64_t step, int64_t rows, int64_t block,
+                          int64_t c, int64_t lanes, const scan_scratch *s, vf *tile) {
+    if (p->args->directions == 1) return 1;
+    sequence part = *p->summed;
+    if (part.dtype != DTYPE_FLOAT32) part = (sequence){(char *)s->total, DTYPE_FLOAT32, 0, p->blocks * W}, c = block * W;
+    if (index == 0) {
+        store_tile(tile, 1, &part, w, step, rows, c, lanes);
+        return 0;
+    }
+    load_tile(s->first, 1, &part, w, step, rows, c, lanes);
+    for (int64_t t = 0; t < rows; t++) tile[t] += s->first[t];
+    return 1;
+}
+
 /* Turn a chunk's scan outputs into the operation's: skip connection, other direction, gate. */
 static void finish_chunk(const scan_plan *p, int64_t index, const walk *w, int64_t step, int64_t rows, int64_t block,
                          int64_t c, int64_t lanes, const scan_scratch *s) {
     const scan_args *a = p->args;
     vf D = s->D[block];
     for (int64_t t = 0; t < rows; t++) s->y[t] += D * s->u[t];
-    if (a->directions == 2) {
-        vf *total = s->total + (w->first + w->sign * step) * p->blocks + block;
-        int64_t pitch = w->sign * p->blocks;
-        if (index == 0) {
-            for (int64_t t = 0; t < rows; t++) total[t * pitch] = s->y[t];
-            return;
-        }
-        for (int64_t t = 0; t < rows; t++) s->y[t] = 0.5f * (s->y[t] + total[t * pitch]);
-    }
+    if (!sum_directions(p, index, w, step, rows, block, c, lanes, s, s->y)) return;
+    if (a->directions == 2)
+        for (int64_t t = 0; t < rows; t++) s->y[t] *= 0.5f;
     if (a->z.data) {
         load_tile(s->z, 1, &a->z, w, step, rows, c, lanes);
-        for (int64_t t = 0; t < rows; t++) s->y[t] *= s->z[t] * v_sigmoid(s->z[t]);
+        gate_tile(s->y, s->z, rows, a->approximate);
     }
     store_tile(s->y, 1, &a->y, w, step, rows, c, lanes);
 }
@@ -171,8 +233,9 @@ INLINE prefetcher next_block(const scan_plan *p, const scan_direction *d, const 
     int last = block + 1 == p->blocks || c + W >= p->args->channels;
     if (last) c -= (block + 1) * W, step += CHUNK;
     prefetch_tile(&next, &d->u, w, step, c + W);
-    if (!p->rank) prefetch_tile(&next, &d->delta, w, step, c + W);
+    if (!p->rank && !p->args->head_channels) prefetch_tile(&next, &d->delta, w, step, c + W);
     prefetch_tile(&next, &p->args->z, w, step, c + W);
+    prefetch_tile(&next, &p->args->y, w, step, c + W); /* a store waits for its line too */
     return next;
 }
 
@@ -194,7 +257,10 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
             }
             load_steps(p, d, w, step, rows, block, c, lanes, s);
             load_tile(s->u, 1, &d->u, w, step, rows, c, lanes);
-            make_steps(s->delta, rows, s->bias[block], a->softplus);
+            make_steps_as(a->approximate, s->delta, rows, s->bias[block], a->softplus);
+            if (a->step_limits)
+                for (int64_t t = 0; t < rows; t++)
+                    s->delta[t] = v_min(v_max(s->delta[t], v_set(a->step_limits[0])), v_set(a->step_limits[1]));
             for (int64_t t = 0; t < rows; t++) {
                 s->du[t] = s->delta[t] * s->u[t];
                 s->y[t] = v_zero();
@@ -207,8 +273,8 @@ static void scan_forward_direction(const scan_plan *p, int64_t index, const walk
     store_group_states(p, s->h, d->last_state, w->example, first);
 }
 
-static scan_plan plan_scan(const scan_args *a, int64_t group_channels) {
-    scan_plan p = {.args = a};
+static scan_plan plan_scan(const scan_args *a, const sequence *summed, int64_t group_channels) {
+    scan_plan p = {.args = a, .summed = summed};
     p.blocks = min_int(group_channels, round_up(a->channels + (a->channels == 0), W)) / W;
     p.groups = (a->channels + p.blocks * W - 1) / (p.blocks * W);
     p.states = round_up(a->state, STATES_BACKWARD);
@@ -233,7 +299,9 @@ static size_t scan_forward_scratch(const scan_plan *p, scan_scratch *s, char *me
     s->du = take(&k, CHUNK);
     s->z = take(&k, CHUNK);
     s->y = take(&k, CHUNK);
-    s->total = take(&k, p->args->directions == 2 ? p->args->time * p->blocks : 0);
+    s->first = take(&k, CHUNK);
+    int summed_elsewhere = p->args->directions == 2 && p->summed->dtype != DTYPE_FLOAT32;
+    s->total = take(&k, summed_elsewhere ? p->args->time * p->blocks : 0);
     return k.used;
 }
 
@@ -259,10 +327,10 @@ INLINE int64_t scan_threads(const scan_args *a) {
 }
 
 static int scan_forward(const scan_args *a) {
-    /* Wide groups share B and C; enough of them keep all threads busy to the end. */
-    int64_t group = 64, threads = scan_threads(a);
-    while (group > W && a->batch * ((a->channels + group - 1) / group) < 4 * threads) group /= 2;
-    scan_plan p = plan_scan(a, group);
+    /* Wide groups share B and C and read long runs of memory; enough of them keep all threads busy to the end. */
+    int64_t group = GROUP_FORWARD, threads = scan_threads(a), tasks = threads > 1 ? 2 * threads : 1;
+    while (group > W && a->batch * ((a->channels + group - 1) / group) < tasks) group /= 2;
+    scan_plan p = plan_scan(a, &a->y, group);
     scan_scratch s;
     return parallel_tasks(a->batch * p.groups, threads, scan_forward_scratch(&p, &s, NULL), scan_forward_task, &p);
 }

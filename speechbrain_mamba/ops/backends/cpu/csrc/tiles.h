@@ -117,7 +117,7 @@ INLINE char *address(const sequence *s, const walk *w, int64_t step, int64_t fea
 
 /* Rows that will be needed next, fetched while the current ones are worked on: they lie a whole frame apart, which is
  * further than the processor looks ahead on its own. */
-enum { AHEAD = 5 };
+enum { AHEAD = 8 };
 typedef struct {
     const char *row[AHEAD];
     int64_t stride[AHEAD];

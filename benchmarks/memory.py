@@ -1,0 +1,124 @@
+"""Memory of inference: of whole recordings by their length, and of a process that separates many of them.
+
+    python benchmarks/memory.py --out results/memory.csv
+
+``whole``: Mamba-TasNet with random weights separates mixtures of some lengths; the peak is resident memory beyond
+that of the process before the call. ``pieces`` is the way that is taken, ``at once`` the one of trainings; both have
+the same mean level of estimates. ``many calls``: the bundled separator on mixtures of changing lengths; growth is
+resident memory beyond that after ten calls, in a ``program``, which limits oneDNN's kernels, and in a ``library``,
+which does not. Linux only, as the system has to tell the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechbrain_mamba.inference.separation import SpeechSeparator
+from speechbrain_mamba.lobes.models.separation.masking import separate
+from speechbrain_mamba.nnet import pieces
+from speechbrain_mamba.utils.hparams import load_hparams
+from speechbrain_mamba.utils.memory import keep_freed_memory, settle_memory
+from timing import write_table
+
+RATE = 8000
+HPARAMS = Path(__file__).parent.parent / "hparams" / "separation"
+COUNTED = 10
+
+
+def resident(field: str) -> float:
+    """A figure of this process, in MB: VmRSS or its peak, VmHWM."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1000
+    raise OSError(f"/proc/self/status has no {field}: this benchmark needs Linux.")
+
+
+def forget_peak() -> None:
+    """Give freed memory back, and begin the peak again."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def whole(model: str, seconds: list[float], way: str) -> list[dict[str, Any]]:
+    """Peaks of a model by length; ``way`` is pieces or at once."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    modules = load_hparams(HPARAMS / f"{model}.yaml", {"data_folder": ""})["modules"]
+    parts = [modules[name] for name in ("encoder", "masknet", "decoder")]
+    if way == "at once":
+        pieces.SHORTEST = 10**9
+    rows = []
+    with torch.no_grad():
+        separate(*parts, torch.randn(1, RATE))
+        for length in seconds:
+            mix = torch.randn(1, round(RATE * length), generator=torch.Generator().manual_seed(0))
+            forget_peak()
+            before, start = resident("VmRSS"), time.process_time()
+            estimate = separate(*parts, mix)
+            cpu, peak = time.process_time() - start, resident("VmHWM") - before
+            rows.append(
+                {
+                    "what": "whole", "model": model, "way": way, "seconds_of_audio": length, "peak_mb": peak,
+                    "peak_mb_per_second": peak / length, "cpu_s_per_second": cpu / length,
+                    "mean_level": float(estimate.double().abs().mean()),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def many_calls(calls: int, way: str) -> list[dict[str, Any]]:
+    """Growth of a process that separates mixtures of changing lengths; ``way`` is a program's or a library's."""
+    (settle_memory if way == "program" else keep_freed_memory)()
+    separator, generator = SpeechSeparator.from_hparams("separator"), torch.Generator().manual_seed(0)
+    before = 0.0
+    with torch.no_grad():
+        for call in range(calls + COUNTED):
+            if call == COUNTED:
+                before = resident("VmRSS")
+            separator.separate_batch(torch.zeros(1, int(torch.randint(4000, 12000, (1,), generator=generator))))
+    return [{"what": "many calls", "model": "separator", "way": way, "calls": calls,
+             "growth_mb": resident("VmRSS") - before}]  # fmt: skip
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["mambatasnet_S"])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0, 60.0])
+    parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, help="a CSV file for the figures")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        torch.set_num_threads(arguments.threads[0])
+        what, way = arguments.measure
+        if what == "calls":
+            print(json.dumps(many_calls(arguments.calls, way)))
+        else:
+            print(json.dumps(whole(what, arguments.seconds, way)))
+        return
+    rows = []
+    for threads in arguments.threads:
+        found = [(model, way) for model in arguments.models for way in ("pieces", "at once")]
+        for what, way in [*found, ("calls", "program"), ("calls", "library")]:
+            command = [sys.executable, __file__, *sys.argv[1:], "--threads", str(threads), "--measure", what, way]
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+            rows += [{**row, "threads": threads} for row in json.loads(output.splitlines()[-1])]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_table([{name: row.get(name, "") for name in columns} for row in rows], arguments.out)
+
+
+if __name__ == "__main__":
+    main()
