@@ -101,11 +101,13 @@ def ssd_gradients_kernel(x, x_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b,
         clear_blocks(maps_own + states, map_time, n, states, count, frames, BLOCK_T)
         for number in range(tl.minimum(size, per_group - part * size)):
             head = group * per_group + part * size + number
-            rate, offset = (
-                load_head(of_direction(A, A_b, direction), head),
-                load_head(of_direction(bias, bias_b, direction), head),
-            )
-            skip = load_skip(of_direction(D, D_b, direction), head, p, channels, SKIPS)
+            own_bias, own_D = bias, D
+            if bias is not None:
+                own_bias = of_direction(bias, bias_b, direction)
+            if D is not None:
+                own_D = of_direction(D, D_b, direction)
+            rate, offset = load_head(of_direction(A, A_b, direction), head), load_head(own_bias, head)
+            skip = load_skip(own_D, head, p, channels, SKIPS)
             x_own = of_direction(x, x_b, direction) + (b * x_rows + first) * x_time + head * channels
             delta_own = of_direction(delta, delta_b, direction) + (b * d_rows + first) * d_time + head
             dy_own = dy + (b * y_rows + first) * y_time + head * channels

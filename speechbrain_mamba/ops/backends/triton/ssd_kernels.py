@@ -47,12 +47,10 @@ def ssd_states_kernel(x, x_b, delta, delta_b, A, A_b, B, B_b, C, C_b, bias, bias
     i, p, n = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
     start, _, count = locate(lengths, b, k, chunk, time)
     first, sign = origin_of_direction(x_b, direction, start, count, REVERSE)
-    x, delta, A = (
-        of_direction(x, x_b, direction),
-        of_direction(delta, delta_b, direction),
-        of_direction(A, A_b, direction),
-    )
-    B, bias = of_direction(B, B_b, direction), of_direction(bias, bias_b, direction)
+    x, delta = of_direction(x, x_b, direction), of_direction(delta, delta_b, direction)
+    A, B = of_direction(A, A_b, direction), of_direction(B, B_b, direction)
+    if bias is not None:
+        bias = of_direction(bias, bias_b, direction)
     x += (b * x_rows + first) * x_time + head * channels
     delta += (b * d_rows + first) * d_time + head
     B += (b * B_rows + first) * B_time + head // per_group * states

@@ -100,6 +100,8 @@ def step(dtype, states):
         x, delta, vector, maps, maps, vector, x, vector, True, NO_LIMIT, initial_state=initial, return_last_state=True
     )
     (y.sum() + last.sum()).backward()
+    direction = SsdInputs(x, delta, vector, maps, maps, vector, vector)
+    backend.bidirectional_ssd(direction, direction, None, True, NO_LIMIT, None).sum().backward()
     frame, last = x.detach()[:, 0], last.detach()
     backend.ssd_update(last, frame, delta[:, 0], vector, maps[:, 0], maps[:, 0], vector, frame, vector, True, NO_LIMIT)
 

@@ -21,6 +21,7 @@ from speechbrain_mamba.ops.backends import triton as backend
 from tests.ops.cases import (
     OVER_TIME,
     bidirectional_scan_inputs,
+    bidirectional_ssd_inputs,
     layer_inputs,
     lengths_of,
     pick,
@@ -92,6 +93,18 @@ def test_bidirectional_scan(seed):
 
     def op(forward, reverse, z=None, lengths=None):
         return backend.bidirectional_selective_scan(forward, reverse, z, True, lengths)
+
+    check(op, inputs, lengths=lengths_of(2, time))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bidirectional_ssd(seed):
+    torch.manual_seed(seed)
+    time, missing = TIMES[seed % 3], {name for name in ("D", "z", "delta_bias") if pick(True, False)}
+    inputs = bidirectional_ssd_inputs(2, time, 4, *pick((64, 2, 128), (5, 1, 3)), None, pick(True, False), missing)
+
+    def op(forward, reverse, z=None, lengths=None):
+        return backend.bidirectional_ssd(forward, reverse, z, True, (0.0, 2.0), lengths)
 
     check(op, inputs, lengths=lengths_of(2, time))
 
