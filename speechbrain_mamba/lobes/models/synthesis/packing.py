@@ -41,7 +41,7 @@ class Packing:
         for part, length, end in zip(parts, lengths, ends):
             steps = torch.arange(part.values.shape[1], device=length.device)
             self._index.append((end - length)[:, None] + steps)
-            index = self._index[-1].masked_fill(~valid_frames(length, len(steps)), time)
+            index = self._index[-1].masked_fill(~valid_frames(length, part.values.shape[1]), time)
             values = values.scatter(1, _expand(index, part.values), part.values)
         self.whole = Padded(mask_frames(values[:, :-1], ends[-1]), ends[-1])
 
