@@ -21,7 +21,13 @@ FLAGS = (
     "-O1 -g -std=gnu11 -pthread -fPIC -shared -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math "
     "-fsanitize=address,undefined -fno-sanitize-recover=all"
 ).split()
-TESTS = ["tests/ops/backends/cpu", "-k", "not compiled and not child and not workers and not library"]
+TESTS = [
+    "tests/ops/backends/cpu",
+    "tests/ops/test_step.py",
+    "tests/ops/test_few_rows.py",
+    "-k",
+    "not compiled and not child and not workers and not library",
+]
 
 
 def runtime(compiler: str) -> str:
