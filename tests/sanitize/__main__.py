@@ -27,13 +27,22 @@ TESTS = [
 ]  # fmt: skip
 
 
-def runtime(compiler: str) -> str:
-    """The runtime library of AddressSanitizer, which has to be loaded before the interpreter's memory is used."""
-    for name in ("libasan.so", "libclang_rt.asan-x86_64.so", "libclang_rt.asan-aarch64.so"):
+def file_of(compiler: str, *names: str) -> str | None:
+    """The first of some libraries that the compiler has."""
+    for name in names:
         found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
         if Path(found).is_absolute():
             return str(Path(found).resolve())
-    raise SystemExit(f"{compiler} has no AddressSanitizer: install its runtime (libasan for gcc), or set CC.")
+    return None
+
+
+def preloaded(compiler: str) -> str:
+    """What has to be loaded before the interpreter: the sanitizer's runtime, and C++'s, whose exceptions it watches."""
+    names = ("libasan.so", "libclang_rt.asan-x86_64.so", "libclang_rt.asan-aarch64.so")
+    sanitizer, exceptions = file_of(compiler, *names), file_of(compiler, "libstdc++.so.6")
+    if sanitizer is None:
+        raise SystemExit(f"{compiler} has no AddressSanitizer: install its runtime (libasan for gcc), or set CC.")
+    return " ".join(library for library in (sanitizer, exceptions) if library)
 
 
 def main() -> int:
@@ -46,12 +55,12 @@ def main() -> int:
         subprocess.run([compiler, *FLAGS, *map(str, SOURCES), "-o", str(library)], check=True)
         environment = os.environ | {
             "SANITIZED_KERNELS": str(library),
-            "LD_PRELOAD": runtime(compiler),
+            "LD_PRELOAD": preloaded(compiler),
             # Python and torch keep what they allocate to the end, and torch's allocations may fail by design.
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
-        command = [sys.executable, "-m", "pytest", "-p", "tests.sanitize.plugin", "-x", "-q", *paths]
+        command = [sys.executable, "-m", "pytest", "-p", "tests.sanitize.plugin", "-x", "-s", *paths]  # -s: reports
         return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
