@@ -109,7 +109,12 @@ def main(given: Sequence[str] | None = None) -> None:
         rows = list(costs(list(systems_of_study(study)), sorted(arguments.lengths), limits))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    write_table(rows, arguments.out)
+    write_table([{key: _short(value) for key, value in row.items()} for row in rows], arguments.out)
+
+
+def _short(value: Any) -> Any:
+    """A number with six digits, as in the tables of efficiency."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

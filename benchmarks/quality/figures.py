@@ -52,10 +52,7 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
         color = f"C{index % 10}"
         for row in (row for row in summary if row["system"] == system.name and row["minutes"]):
             marker = "o" if row["comparison"] == summary[0]["comparison"] else "s"
-            label = f"{system.label}, {row['comparison']}"
-            cost.errorbar(
-                float(row["minutes"]), float(row["mean"]), spread_of(row), fmt=marker, color=color, label=label
-            )
+            cost.errorbar(float(row["minutes"]), float(row["mean"]), spread_of(row), fmt=marker, color=color, capsize=3)
         own = {row["length"]: row for row in by_length
                if row["system"] == system.name and row["comparison"] == by_length[0]["comparison"]}  # fmt: skip
         places = [place for place, group in enumerate(groups) if group in own]
@@ -63,12 +60,14 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
         shifted = [place + 0.05 * index for place in places]
         means, spreads = [float(row["mean"]) for row in rows], [spread_of(row) for row in rows]
         length.errorbar(shifted, means, spreads, fmt="o-", color=color, capsize=3, label=system.label)
-    cost.set_xlim(left=0)
-    cost.set(xlabel="minutes of computing for a training", ylabel=measure.label)
+    cost.set_xlim(0, 1.1 * max((float(row["minutes"]) for row in summary if row["minutes"]), default=1))
+    kinds = list(dict.fromkeys(row["comparison"] for row in summary))
+    title = "" if len(kinds) == 1 else f"circles: {kinds[0]}, squares: {kinds[1]}"
+    cost.set(xlabel="minutes of computing for a training", ylabel=measure.label, title=title)
     length.set(xlabel=study.length, ylabel=measure.label)
     length.set_xticks(range(len(groups)), groups)
-    cost.legend(fontsize="x-small")
-    length.legend(fontsize="x-small")
+    handles, labels = length.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize="small")
     repeats = "runs" if study.repeated_with else "seeds"
     figure.suptitle(f"{study.title}: mean and spread over the {repeats}")
     with atomic_path(folder / FIGURE) as temporary:
@@ -86,9 +85,9 @@ def _draw_inference(axis: Any, study: Study, summary: list[dict[str, str]], cost
     for index, system in enumerate(study.systems):
         for row in (row for row in summary if row["system"] == system.name and system.name in seconds):
             place = seconds[system.name], float(row["mean"])
-            axis.errorbar(*place, spread_of(row), fmt="o", color=f"C{index % 10}")
+            axis.errorbar(*place, spread_of(row), fmt="o", color=f"C{index % 10}", capsize=3)
             axis.annotate(system.label, place, (4, 4), textcoords="offset points", fontsize="x-small")
-    axis.set_xscale("log")
+    axis.set_xlim(0, 1.2 * max(seconds.values(), default=1))
     axis.set(xlabel=f"seconds of inference for {longest:g} s of speech, one thread")
 
 

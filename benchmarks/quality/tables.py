@@ -284,11 +284,20 @@ def sentences_of_differences(study: Study, folder: Path, systems: Sequence[str] 
     sign = 1 if measure.better == "higher" else -1
     name, _, unit = measure.label.rpartition(", ") if ", " in measure.label else (measure.label, "", "")
     what = f"{unit} {name}".strip()
-    lines = []
-    for row in read_rows(folder / DIFFERENCES):
-        if row["measure"] != measure.name or (systems and row["system"] not in systems):
+    lines: list[str] = []
+    chosen = [
+        row for row in read_rows(folder / DIFFERENCES)
+        if row["measure"] == measure.name and (not systems or row["system"] in systems)
+    ]  # fmt: skip
+    told: dict[tuple[str, ...], list[str]] = {}
+    for row in chosen:  # runs that count for equal steps and for equal time are told once
+        told.setdefault(tuple(value for key, value in row.items() if key != "comparison"), []).append(row["comparison"])
+    for row in chosen:
+        comparisons = told[tuple(value for key, value in row.items() if key != "comparison")]
+        if row["comparison"] != comparisons[0]:
             continue
-        names = f"{study.system(row['system']).label} minus {study.system(row['baseline']).label}, {row['comparison']}"
+        names = f"{study.system(row['system']).label} minus {study.system(row['baseline']).label}"
+        names += f", {' and '.join(comparisons)}"
         value, interval = rounded(row["difference"]), f"{rounded(row['student_low'])} to {rounded(row['student_high'])}"
         if not row["student_low"]:
             said = "one run, which tells nothing of others"

@@ -194,12 +194,8 @@ class EnCodec(nn.Module):
                 f"Tokens have shape {tuple(codes.shape)}, but must be (batch, frames, at most {self.n_codebooks}): "
                 "they are of another codec."
             )
-        least, most = int(codes.min()), int(codes.max())
-        if least < 0 or most >= self.codebook_size:
-            raise ValueError(
-                f"Tokens run from {least} to {most}, but the codec has those from 0 to {self.codebook_size - 1}: they "
-                "are of another codec."
-            )
+        if not torch.compiler.is_exporting():
+            self._check_tokens(codes)
         if code_lengths is None:
             code_lengths = torch.full((codes.shape[0],), codes.shape[1], device=codes.device)
 
@@ -210,12 +206,22 @@ class EnCodec(nn.Module):
         lengths = code_lengths * self.hop_length
         return mask_frames(wavs, lengths), lengths
 
+    def _check_tokens(self, codes: Tensor) -> None:
+        least, most = int(codes.min()), int(codes.max())
+        if least < 0 or most >= self.codebook_size:
+            raise ValueError(
+                f"Tokens run from {least} to {most}, but the codec has those from 0 to {self.codebook_size - 1}: they "
+                "are of another codec."
+            )
+
 
 def _apply_by_length(
     function: Callable[[Tensor], Tensor], x: Tensor, frames: Tensor, input_hop: int, output_hop: int
 ) -> Tensor:
     """Apply a causal function of whole frames to a padded batch, and to very short examples of it one by one."""
     y = function(x)
+    if torch.compiler.is_exporting():  # a program knows no lengths, and is given short examples one by one
+        return y
     short = ((frames < _SHORT) & (frames > 0)).nonzero().flatten().tolist()
     for example in short if x.shape[1] > input_hop else ():
         count = int(frames[example])

@@ -1,147 +1,75 @@
-"""Trained separators and CTC recognizers as programs: of torch, and of ONNX for programs without torch.
+"""Trained models as programs: of torch, and of ONNX for programs without torch.
 
-Both take any number of examples and samples. ``deployed.json`` beside a program says what goes in and comes out.
+They take any number of examples, samples and frames. ``deployed.json`` beside them says what goes in and comes out.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from speechbrain.inference.classifiers import EncoderClassifier
 
-from speechbrain_mamba.inference.pretrained import load_any
+from speechbrain_mamba.codecs import SETTINGS as CODEC_SETTINGS
+from speechbrain_mamba.codecs import load_codec
+from speechbrain_mamba.inference.pretrained import SETTINGS, find_source, load_any
+from speechbrain_mamba.inference.programs.program import Deployed, Program
+from speechbrain_mamba.inference.programs.recognizing import recognizer_programs
+from speechbrain_mamba.inference.programs.separating import separator_programs
+from speechbrain_mamba.inference.programs.speaking import codec_programs, synthesizer_programs
+from speechbrain_mamba.inference.programs.voices import speaker_programs
 from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator
-from speechbrain_mamba.lobes.models.separation.dual_path import DualPathModel
-from speechbrain_mamba.lobes.models.separation.mamba_tasnet import MaskNet
-from speechbrain_mamba.lobes.models.separation.masking import separate
-from speechbrain_mamba.ops import absolute_lengths
+from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 from speechbrain_mamba.utils.files import atomic_path
 
-_KINDS: dict[str, Any] = {"separator": SpeechSeparator, "recognizer": Recognizer}
-_EXAMPLE_SECONDS = 0.6
-"""Length of the example that a program is traced with."""
+_KINDS: dict[str, Any] = {
+    "separator": SpeechSeparator,
+    "recognizer": Recognizer,
+    "synthesizer": SpeechSynthesizer,
+    "speaker encoder": EncoderClassifier,
+}
 
 
-class SeparationProgram(nn.Module):
-    """From mixtures (batch, samples) and, unless the model takes none, lengths in samples (batch,), to estimates
-    (batch, samples, speakers)."""
-
-    def __init__(self, separator: SpeechSeparator) -> None:
-        super().__init__()
-        self.parts = separator.mods
-
-    def forward(self, mixture: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Separate."""
-        relative = None if lengths is None else lengths.double() / mixture.shape[1]
-        parts = self.parts
-        return separate(parts["encoder"], parts["masknet"], parts["decoder"], mixture, relative)
-
-
-class RecognitionProgram(nn.Module):
-    """From waveforms (batch, samples) and lengths in samples (batch,) to log-probabilities (batch, frames, tokens), and
-    their lengths in frames (batch,)."""
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        super().__init__()
-        self.encoder: Any = recognizer.mods.encoder
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Recognize."""
-        log_probs, relative = self.encoder.encode(waveform, lengths.double() / waveform.shape[1])
-        return log_probs, absolute_lengths(relative, log_probs.shape[1])
-
-
-@dataclass
-class Program:
-    """What is deployed of a model."""
-
-    name: str
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    """Example inputs by name."""
-    axes: dict[str, dict[int, str]]
-    """The axes of inputs and outputs that have any size, and their names."""
-    outputs: list[str]
-    facts: dict[str, Any]
-    """What ``deployed.json`` says beside inputs and outputs."""
-
-    @property
-    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
-        """The open axes of the inputs, as ``torch.export`` takes them."""
-        return tuple({axis: torch.export.Dim.DYNAMIC for axis in self.axes[name]} for name in self.inputs)
-
-
-def make_program(source: str | os.PathLike) -> Program:
-    """Load a model and make a program of it that is not traced yet.
+def make_programs(source: str | os.PathLike) -> Deployed:
+    """Load a model and make programs of it that are not traced yet.
 
     Arguments
     ---------
     source : str or Path
-        As of :meth:`~speechbrain_mamba.inference.pretrained.Pretrained.from_hparams`.
+        As of :meth:`~speechbrain_mamba.inference.pretrained.Pretrained.from_hparams`; or the folder of a codec.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        When the model is of another kind, has a decoder, or cannot be loaded.
+        When the model is of another kind, cannot be deployed, or cannot be loaded.
     """
+    folder = Path(find_source(source))
+    if (folder / CODEC_SETTINGS).is_file() and not (folder / SETTINGS).is_file():
+        return codec_programs(load_codec(folder))
     model: Any = load_any(source, _KINDS)
     if isinstance(model, SpeechSeparator):
-        return _separation(model)
-    if model.kind != "ctc":
-        raise ValueError(
-            f"'{source}' is a recognizer with a decoder, whose search is a program of its own: only recognizers with "
-            "CTC can be deployed. Use it in Python."
-        )
-    return _recognition(model)
-
-
-def _separation(model: SpeechSeparator) -> Program:
-    samples = max(round(_EXAMPLE_SECONDS * model.sample_rate), 4 * model.mods.encoder.conv1d.kernel_size[0])
-    masknet: Any = model.mods.masknet
-    takes_lengths = isinstance(masknet, MaskNet) or (isinstance(masknet, DualPathModel) and masknet.batched)
-    inputs = {"mixture": torch.randn(2, samples)}
-    axes = {"mixture": {0: "batch", 1: "samples"}, "estimates": {0: "batch", 1: "samples"}}
-    if takes_lengths:
-        inputs["lengths"] = torch.tensor([samples, samples // 2])
-        axes["lengths"] = {0: "batch"}
-    facts = {"kind": "separator", "sample_rate": model.sample_rate, "speakers": model.speakers}
-    return Program("separator", SeparationProgram(model).eval(), inputs, axes, ["estimates"], facts)
-
-
-def _recognition(model: Recognizer) -> Program:
-    samples = max(round(_EXAMPLE_SECONDS * model.sample_rate), 4 * model.min_samples)
-    inputs = {"waveform": torch.randn(2, samples), "lengths": torch.tensor([samples, samples // 2])}
-    axes = {
-        "waveform": {0: "batch", 1: "samples"}, "lengths": {0: "batch"},
-        "log_probs": {0: "batch", 1: "frames"}, "frames": {0: "batch"},
-    }  # fmt: skip
-    tokenizer = model.tokenizer
-    facts = {
-        "kind": "recognizer", "sample_rate": model.sample_rate, "blank": model.hparams.blank_index,
-        "seconds_per_frame": model.seconds_per_frame, "least_samples": model.min_samples,
-        "tokens": [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())],
-    }  # fmt: skip
-    return Program("recognizer", RecognitionProgram(model).eval(), inputs, axes, ["log_probs", "frames"], facts)
+        return separator_programs(model)
+    if isinstance(model, Recognizer):
+        return recognizer_programs(model)
+    return synthesizer_programs(model) if isinstance(model, SpeechSynthesizer) else speaker_programs(model)
 
 
 def write_onnx(source: str | os.PathLike, out: str | os.PathLike) -> str:
-    """Write a model as ONNX to a new folder: ``separator.onnx`` or ``recognizer.onnx``, and ``deployed.json``.
+    """Write a model as ONNX to a new folder: a file ``.onnx`` for each program, and ``deployed.json``.
 
     onnxruntime agrees with torch to 1e-4, at any length.
 
     Arguments
     ---------
     source, out
-        As of :func:`make_program`, and the folder.
+        As of :func:`make_programs`, and the folder.
 
     Returns
     -------
@@ -161,24 +89,22 @@ def write_onnx(source: str | os.PathLike, out: str | os.PathLike) -> str:
     from speechbrain_mamba.ops.onnx_functions import onnx_program
 
     def write(program: Program, path: Path) -> None:
-        names = {"input_names": list(program.inputs), "output_names": program.outputs}
-        made = onnx_program(program.module, tuple(program.inputs.values()), program.dynamic_shapes, **names)
-        made.save(path)
+        names = {"input_names": program.input_names, "output_names": program.output_names}
+        onnx_program(program.module, program.arguments, program.dynamic_shapes, **names).save(path)
 
     return _write(source, out, ".onnx", write)
 
 
 def write_torch(source: str | os.PathLike, out: str | os.PathLike) -> str:
-    """Write a model as a program of ``torch.export`` to a new folder: ``separator.pt2`` or ``recognizer.pt2``, and
-    ``deployed.json``. ``import speechbrain_mamba.ops`` comes before ``torch.export.load``: Mamba's kernels are
-    operations of this package. Arguments, result and errors are as of :func:`write_onnx`.
+    """Write a model as programs of ``torch.export`` to a new folder: a file ``.pt2`` for each, and ``deployed.json``.
+
+    ``import speechbrain_mamba.ops`` comes before ``torch.export.load``: Mamba's kernels are operations of this package.
+    States are a list, the last argument of a program. Arguments, result and errors are as of :func:`write_onnx`.
     """
 
     def write(program: Program, path: Path) -> None:
         with torch.no_grad():
-            traced = torch.export.export(
-                program.module, tuple(program.inputs.values()), dynamic_shapes=program.dynamic_shapes
-            )
+            traced = torch.export.export(program.module, program.arguments, dynamic_shapes=program.dynamic_shapes)
         torch.export.save(traced, path)
 
     return _write(source, out, ".pt2", write)
@@ -198,24 +124,14 @@ def _write(
     source: str | os.PathLike, out: str | os.PathLike, suffix: str, write: Callable[[Program, Path], None]
 ) -> str:
     with _new_folder(out) as folder:
-        program = make_program(source)
-        path = folder / f"{program.name}{suffix}"
-        write(program, path)
-        described = {**program.facts, "file": path.name, **_described(program)}
-        (folder / "deployed.json").write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
-        megabytes = path.stat().st_size / 1e6
+        deployed, described = make_programs(source), []
+        for program in deployed.programs:
+            write(program, folder / f"{program.name}{suffix}")
+            described.append(program.describe(f"{program.name}{suffix}"))
+        about = {"kind": deployed.kind, **deployed.facts, "programs": described}
+        (folder / "deployed.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+        megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    files = ", ".join(f"{program.name}{suffix}" for program in deployed.programs)
     return (
-        f"Wrote {Path(out) / path.name} ({megabytes:.1f} MB) and deployed.json, for {program.facts['sample_rate']} Hz."
+        f"Wrote {files} and deployed.json to {Path(out)} ({megabytes:.1f} MB), for {deployed.facts['sample_rate']} Hz."
     )
-
-
-def _described(program: Program) -> Mapping[str, Any]:
-    """Types and axes of the inputs, and axes of the outputs."""
-    inputs = {
-        name: {
-            "type": str(value.dtype).removeprefix("torch."),
-            "shape": [program.axes[name].get(axis, size) for axis, size in enumerate(value.shape)],
-        }
-        for name, value in program.inputs.items()
-    }
-    return {"inputs": inputs, "outputs": program.outputs}

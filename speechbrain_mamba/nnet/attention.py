@@ -213,6 +213,11 @@ class PrefixAttention(MultiHeadProjections):
             return y[:, 0], WindowCache(key=key, value=value, valid=valid, text=text)
         growing = cast(GrowingCache, state)
         key, value, valid, used = growing["key"], growing["value"], growing["valid"], growing["used"]
+        if torch.compiler.is_exporting():  # a program writes into no input, and has no room left in its caches
+            key, value = (torch.cat([old, part], 2) for old, part in zip((key, value), new))
+            valid = F.pad(valid, (0, 1), value=True)
+            y = self._attend(x, key, value, valid[:, None, None])
+            return y[:, 0], GrowingCache(key=key, value=value, valid=valid, used=used + 1)
         if used == key.shape[2]:
             key, value, valid = _grow(key, 2), _grow(value, 2), _grow(valid, 1)
         key[:, :, used : used + 1], value[:, :, used : used + 1] = new

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.few_rows import linear_step
 from speechbrain_mamba.nnet.mamba_layer import (
     BidirectionalLayer,
     CausalLayer,
@@ -197,8 +198,9 @@ class Mamba(CausalLayer, _Mamba1Layer):
         """Run the layer over one frame, see :meth:`CausalLayer.step`: one operation between the projections."""
         parameters = self._kept.get(self, lambda: pack_step(self._direction("")), (self.in_proj, self.out_proj))
         parameters = self._direction("") if parameters is None else parameters
-        y, conv, ssm = mamba_inner_update(self.in_proj(x_t), state["conv"], state["ssm"], parameters)
-        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+        xz = linear_step(self.in_proj, x_t)
+        y, conv, ssm = mamba_inner_update(xz, state["conv"], state["ssm"], parameters)
+        return linear_step(self.out_proj, y), {"conv": conv, "ssm": ssm}
 
     def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
         return self.d_inner, (self.d_inner, self.d_state)

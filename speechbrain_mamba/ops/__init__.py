@@ -3,6 +3,7 @@
 from speechbrain_mamba.ops.approximation import approximate_exponentials
 from speechbrain_mamba.ops.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
+from speechbrain_mamba.ops.few_rows import few_rows_linear
 from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, mamba_inner, scan_arguments
 from speechbrain_mamba.ops.lengths import absolute_lengths, lengths_on, mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import available_backends, unavailable_backends, use_backend
@@ -25,6 +26,7 @@ __all__ = [
     "bidirectional_ssd",
     "causal_conv1d",
     "causal_conv1d_update",
+    "few_rows_linear",
     "lengths_on",
     "mamba_inner",
     "mamba_inner_update",

@@ -259,5 +259,7 @@ def _compose(backend: ModuleType, xz: Tensor, forward: Direction, reverse: Direc
 def scan_arguments(u: Tensor, direction: Direction) -> ScanInputs:
     """The inputs of a Mamba layer's scan: projections of ``u`` (batch, time, channels), and parameters."""
     factor, B, C = direction.split(project(u, direction.x_proj_weight))
+    if torch.compiler.is_exporting():  # whose product depends on how it lies in memory, and so on the size of a batch
+        factor = factor.contiguous()
     delta = project(factor, direction.dt_proj_weight)
     return ScanInputs(u, delta, direction.A, B, C, direction.D, direction.delta_bias)

@@ -201,11 +201,27 @@ Ssd (u, delta, A, B, C, state) => (y, last_state)
 }}"""
 
 
+def running_max_text() -> str:
+    """The largest value so far of features (batch, time, features), in the text form of ONNX."""
+    return f"""{_HEADER}
+RunningMax (x) => (y)
+{{
+    zero = Constant <value_int = 0>()
+    first = Gather <axis = 1>(x, zero)
+    last, y = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1], body = frame (
+        float[batch, features] most_in, float[batch, features] value
+    ) => (float[batch, features] most_out, float[batch, features] y_out) {{
+            most_out = Max(most_in, value)
+            y_out = Identity(most_out)
+        }}> (first, x)
+}}"""
+
+
 def functions() -> list[Any]:
     """The functions of the package, as ``onnx.FunctionProto``."""
     from onnx import parser
 
-    return [parser.parse_function(text) for text in (selective_scan_text(), ssd_text())]
+    return [parser.parse_function(text) for text in (selective_scan_text(), ssd_text(), running_max_text())]
 
 
 def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes: Any, **names: Any) -> Any:

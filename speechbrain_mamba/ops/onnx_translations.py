@@ -8,7 +8,7 @@ those not given are None. Batches are padded: whatever is past an example's leng
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -264,10 +264,33 @@ def _ssd_step(
     return op.Mul(y, _silu(z)) if z is not None else y, state
 
 
+def _lstm(x: Value, weights: Sequence[Value], layers: int) -> Value:
+    op = _op()
+
+    def reorder(t: Value) -> Value:  # the gates i, f, g, o of torch are i, o, f, c in ONNX
+        i, f, g, o = op.Split(t, axis=0, num_outputs=4)
+        return op.Concat(i, o, f, g, axis=0)
+
+    for layer in range(layers):
+        into, across, bias, more = (reorder(t) for t in weights[4 * layer : 4 * layer + 4])
+        first = _ints(0)
+        hidden = int(weights[4 * layer + 1].shape[1])
+        biases = op.Unsqueeze(op.Concat(bias, more, axis=0), first)
+        y, _, _ = op.LSTM(x, op.Unsqueeze(into, first), op.Unsqueeze(across, first), biases, hidden_size=hidden)
+        x = op.Squeeze(y, _ints(1))
+    return x
+
+
 def _squeeze(x: Value, axis: int) -> Value:
     # torch leaves an axis of another size alone, as SpeechBrain's Conv2d has it; ONNX refuses it
     size = x.shape[axis]
     return _op().Identity(x) if isinstance(size, int) and size != 1 else _op().Squeeze(x, _ints(axis))
+
+
+def _cummax(x: Value, axis: int) -> tuple[Value, Value]:
+    if axis != 1 or len(x.shape) != 3:
+        raise ValueError(f"cummax over axis {axis} of {len(x.shape)} has no form in ONNX, only over time of 3 axes.")
+    return record_onnx_node(DOMAIN, "RunningMax", (x,), 1)[0], _nothing()
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -287,4 +310,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {
         getattr(operations, name).default: function for name, function in ours.items()
     }
-    return {**table, torch.ops.aten.squeeze.dim: _squeeze}
+    from speechbrain_mamba.ops import whole_lstm  # noqa: F401
+
+    table[torch.ops.speechbrain_mamba_programs.lstm.default] = _lstm
+    return {**table, torch.ops.aten.squeeze.dim: _squeeze, torch.ops.aten.cummax.default: _cummax}

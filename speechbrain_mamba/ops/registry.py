@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from speechbrain_mamba.utils._compat import constant_when_compiled
+from speechbrain_mamba.utils._compat import constant_when_compiled, is_transforming
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,11 @@ def _unavailable(name: str) -> str | None:
     if name not in _reasons:
         _reasons[name] = load_backend(name).unavailable()
     return _reasons[name]
+
+
+def is_available(name: str) -> bool:
+    """Whether a backend can be used on this machine."""
+    return _unavailable(name) is None
 
 
 @constant_when_compiled
@@ -254,6 +260,18 @@ def chosen_backend() -> str:
         if name != "auto":
             _check_name(name, f"The environment variable {ENVIRONMENT_VARIABLE}")
     return name
+
+
+def is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether nothing has to see an operation on tensors as one of torch's: no gradient, compiler, tracer,
+    transformation or stand-in for tensors."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transforming():
+        return False
+    grad = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None and ((grad and tensor.requires_grad) or type(tensor) not in (Tensor, Parameter)):
+            return False
+    return True
 
 
 def select_backend(call: Call) -> ModuleType:

@@ -15,9 +15,8 @@ from torch import Tensor
 from speechbrain_mamba.ops.checks import check_dims, check_shape
 from speechbrain_mamba.ops.directions import Direction
 from speechbrain_mamba.ops.layer import check_parameters, scan_arguments
-from speechbrain_mamba.ops.registry import Call, chosen_backend, load_backend, select_backend
+from speechbrain_mamba.ops.registry import Call, chosen_backend, is_plain_call, load_backend, select_backend
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
-from speechbrain_mamba.utils._compat import is_transforming
 
 _OP = "mamba_inner_update"
 _PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -130,16 +129,16 @@ def mamba_inner_update(
 def _serves(parameters: PackedStep, xz: Tensor, conv_state: Tensor, ssm_state: Tensor) -> bool:
     """Whether packed parameters can serve a call: that of plain tensors, without anything that has to see the operation
     as one of torch's."""
-    if parameters.packed is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transforming():
+    if parameters.packed is None or not is_plain_call(xz, conv_state, ssm_state):
         return False
-    if torch.is_grad_enabled() and asks_for_gradient(xz, conv_state, ssm_state, *parameters.direction):
+    if torch.is_grad_enabled() and asks_for_gradient(*parameters.direction):
         return False
     chosen = chosen_backend()
     if chosen != "auto" and load_backend(chosen) is not parameters.backend:
         return False
     device = parameters.packed.device
     return (
-        type(xz) is Tensor and xz.device == conv_state.device == ssm_state.device == device
+        xz.device == conv_state.device == ssm_state.device == device
         and xz.dtype in _PACKED_DTYPES and conv_state.dtype in _PACKED_DTYPES and ssm_state.dtype == torch.float32
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,34 +153,23 @@ class BatchesOfEpoch:
         self._batches = self.select_batches(self._batches, self._epoch)
 
 
-class PaddingInPlace:
-    """Mixin for SpeechBrain's ``Dual_Path_Model``: it pads as that does, but makes no zeros on the CPU for whose copy a
-    GPU waits."""
+class OwnChunks:
+    """Mixin for SpeechBrain's ``Dual_Path_Model`` that says how chunks are cut and joined."""
 
-    def _padding(self, input: Tensor, K: int) -> tuple[Tensor, int]:
-        from torch.nn.functional import pad
+    def cut_chunks(self, x: Tensor, size: int) -> tuple[Tensor, int]:
+        """Cut (batch, channels, time) into overlapping chunks; returns these (batch, channels, size, chunks), and the
+        frames that were padded."""
+        return super()._Segmentation(x, size)  # type: ignore[misc]  # of Dual_Path_Model
 
-        hop = K // 2
-        gap = K - (hop + input.shape[2] % K) % K
-        return pad(input, (hop, gap + hop)), gap
+    def join_chunks(self, chunks: Tensor, gap: int) -> Tensor:
+        """Add the chunks returned by :meth:`cut_chunks` up to (batch, channels, time)."""
+        return super()._over_add(chunks, gap)  # type: ignore[misc]  # of Dual_Path_Model
 
+    def _Segmentation(self, input: Tensor, K: int) -> tuple[Tensor, int]:
+        return self.cut_chunks(input, K)
 
-def segment(model: Any, x: Tensor) -> tuple[Tensor, int]:
-    """Cut (batch, channels, time) into overlapping chunks, as ``Dual_Path_Model`` does.
-
-    Returns
-    -------
-    chunks : Tensor
-        The chunks (batch, channels, chunk size, chunks).
-    gap : int
-        The frames that were padded.
-    """
-    return model._Segmentation(x, model.K)
-
-
-def overlap_add(model: Any, chunks: Tensor, gap: int) -> Tensor:
-    """Add the chunks returned by :func:`segment` up to (batch, channels, time), as ``Dual_Path_Model`` does."""
-    return model._over_add(chunks, gap)
+    def _over_add(self, input: Tensor, gap: int) -> Tensor:
+        return self.join_chunks(input, gap)
 
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
@@ -211,6 +200,11 @@ def is_transforming() -> bool:
     import torch
 
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def has_forward_hooks(module: Any) -> bool:
+    """Whether calling a module does more than its ``forward``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
@@ -420,6 +414,25 @@ def quantize(quantizer: Any, x: Tensor, n_codebooks: int) -> tuple[Tensor, Tenso
     """
     quantized, codes, commitment = quantizer.vq(x, n_q=n_codebooks)
     return quantized, codes.permute(1, 2, 0), commitment
+
+
+@contextmanager
+def whole_paddings() -> Iterator[None]:
+    """A context in which the convolutions of the package encodec compute their paddings in whole numbers. It does so by
+    rounding fractions, which programs of ``torch.export`` cannot hold."""
+    from encodec.modules import conv
+
+    original = conv.get_extra_padding_for_conv1d
+
+    def extra_padding(x: Tensor, kernel_size: int, stride: int, padding_total: int = 0) -> int:
+        missing = kernel_size - padding_total - x.shape[-1]
+        return missing - missing // stride * stride
+
+    conv.get_extra_padding_for_conv1d = extra_padding
+    try:
+        yield
+    finally:
+        conv.get_extra_padding_for_conv1d = original
 
 
 def quantize_to_codes(quantizer: Any, x: Tensor, n_codebooks: int) -> Tensor:

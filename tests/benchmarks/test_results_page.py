@@ -155,6 +155,11 @@ def test_sentences_go_by_the_wide_interval(better, interval, holm, words, tmp_pa
     assert said.startswith("- ConMamba minus Conformer, equal steps: 1.00 % WER, ") and said.endswith(words)
     assert len(said.splitlines()) == 1
     assert tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path, ["conformer"]) == ""
+    write_csv(tmp_path / "differences.csv", [row, row | {"comparison": "equal time"}], list(row))
+    twice = tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path)
+    assert twice == said.replace("equal steps", "equal steps and equal time")  # the same runs
+    write_csv(tmp_path / "differences.csv", [row, row | {"comparison": "equal time", "difference": "2"}], list(row))
+    assert len(tables.sentences_of_differences(replace(study, measures=(measure,)), tmp_path).splitlines()) == 2
 
 
 def test_costs_stand_beside_what_systems_reach(tmp_path):

@@ -13,15 +13,16 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-def _session(name: str, text: str, ranks: dict[str, int]):
+SCAN_OUTPUTS = {"y": "u", "last_state": "state"}
+
+
+def _session(name: str, text: str, ranks: dict[str, int], likes: dict[str, str] = SCAN_OUTPUTS):
+    """A session of one function; its outputs have as many axes as the inputs that they are like."""
     from onnx import helper
 
     inputs = [helper.make_tensor_value_info(key, 1, [None] * rank) for key, rank in ranks.items()]
-    outputs = [
-        helper.make_tensor_value_info(key, 1, [None] * ranks[like])
-        for key, like in (("y", "u"), ("last_state", "state"))
-    ]
-    node = helper.make_node(name, list(ranks), ["y", "last_state"], domain=onnx_functions.DOMAIN)
+    outputs = [helper.make_tensor_value_info(key, 1, [None] * ranks[like]) for key, like in likes.items()]
+    node = helper.make_node(name, list(ranks), list(likes), domain=onnx_functions.DOMAIN)
     versions = [helper.make_opsetid("", onnx_functions.OPSET), helper.make_opsetid(onnx_functions.DOMAIN, 1)]
     model = helper.make_model(
         helper.make_graph([node], "graph", inputs, outputs),
@@ -56,6 +57,12 @@ def test_ssd_takes_any_number_of_frames():
         B, C = torch.randn(2, batch, time, 2, 5)
         tensors = (x, delta, -9 * torch.rand(6), B, C, torch.randn(batch, 6, 3, 5))
         _compare(session, dict(zip(ranks, tensors)), ssd_recurrence)
+
+
+def test_the_largest_so_far_takes_any_number_of_frames():
+    session = _session("RunningMax", onnx_functions.running_max_text(), {"x": 3}, {"y": "x"})
+    for batch, time in ((1, 1), (3, 40)):
+        _compare(session, {"x": torch.randn(batch, time, 2)}, lambda x: [x.cummax(1).values])
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "speechbrain_mamba/ops/backends/cpu/csrc").glob("*.c"))
-FLAGS = (
-    "-O1 -g -std=gnu11 -pthread -fPIC -shared -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math "
-    "-fsanitize=address,undefined -fno-sanitize-recover=all"
-).split()
+FLAGS = [
+    "-O1", "-g", "-std=gnu11", "-pthread", "-fPIC", "-shared", "-fno-omit-frame-pointer", "-fno-math-errno",
+    "-fno-trapping-math", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+]  # fmt: skip
 TESTS = ["tests/ops/backends/cpu", "-k", "not compiled and not child and not workers and not library"]
 
 

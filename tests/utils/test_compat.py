@@ -66,32 +66,23 @@ def test_the_buckets_of_batches_of_similar_length():
     assert len(boundaries) == 3 and boundaries[-1] == pytest.approx(10) and sizes == [2, 1, 1, 1]
 
 
-def test_dual_path_models_cut_into_chunks_and_add_up():
+def test_speechbrain_cuts_and_joins_chunks_by_methods_that_can_be_replaced():
     from speechbrain.lobes.models.dual_path import Dual_Path_Model
 
-    from speechbrain_mamba.utils._compat import overlap_add, segment
+    class Counted(_compat.OwnChunks, Dual_Path_Model):
+        calls = ()
 
-    model = Dual_Path_Model(3, 3, torch.nn.Identity(), torch.nn.Identity(), K=4)
-    x = torch.randn(2, 3, 11)
-    chunks, gap = segment(model, x)
-    assert chunks.shape[:3] == (2, 3, 4)
-    torch.testing.assert_close(overlap_add(model, chunks, gap), 2 * x)  # half of each chunk overlaps with the next one
+        def cut_chunks(self, x, size):
+            self.calls += ("cut",)
+            return super().cut_chunks(x, size)
 
+        def join_chunks(self, chunks, gap):
+            self.calls += ("join",)
+            return super().join_chunks(chunks, gap)
 
-@pytest.mark.parametrize("time", [1, 7, 8, 9, 40])
-def test_dual_path_models_pad_by_a_method(time):
-    from speechbrain.lobes.models.dual_path import Dual_Path_Model
-
-    class Padded(_compat.PaddingInPlace, Dual_Path_Model):
-        pass
-
-    x, asked = torch.randn(2, 3, time), []
-    theirs, ours = (kind(3, 3, torch.nn.Identity(), torch.nn.Identity(), K=8) for kind in (Dual_Path_Model, Padded))
-    for one, other in zip(ours._padding(x, 8), theirs._padding(x, 8)):
-        torch.testing.assert_close(one, other)
-    ours._padding = lambda *arguments: asked.append(arguments) or theirs._padding(*arguments)
-    _compat.segment(ours, x)
-    assert len(asked) == 1, _moved("Dual_Path_Model._padding")
+    model = Counted(3, 4, torch.nn.Identity(), torch.nn.Identity(), K=8, linear_layer_after_inter_intra=False).eval()
+    assert model(torch.randn(2, 3, 21)).shape == (2, 2, 3, 21)
+    assert model.calls == ("cut", "join"), _moved("Dual_Path_Model._Segmentation or _over_add")
 
 
 def test_speechbrain_asks_checkpointers_for_meta_files_and_folders(tmp_path):
@@ -208,6 +199,15 @@ def test_transformations_are_seen():
     torch.vmap(lambda x: seen.append(_compat.is_transforming()) or x)(torch.ones(2))
     torch.func.grad(lambda x: seen.append(_compat.is_transforming()) or x)(torch.tensor(1.0))
     assert seen == [True, True] and not _compat.is_transforming()
+
+
+def test_hooks_are_seen():
+    module = torch.nn.Linear(2, 2)
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        handle = register(lambda *arguments: None)
+        assert _compat.has_forward_hooks(module), _moved("torch.nn.Module._forward_hooks")
+        handle.remove()
+        assert not _compat.has_forward_hooks(module)
 
 
 def test_changes_of_parameters_are_counted():
@@ -396,3 +396,15 @@ def test_torch_multiplies_8_bit_integers():
         except (AttributeError, RuntimeError) as error:
             raise AssertionError(_moved("torch.ops.onednn.qlinear_pointwise")) from error
         assert products.dtype == dtype and products.tolist() == [[24.0, -8.0]] * 3
+
+
+@pytest.mark.parametrize(("samples", "kernel", "stride"), [(40, 7, 1), (41, 8, 4), (5, 16, 8), (43, 10, 5)])
+def test_encodec_pads_by_a_function_that_can_be_replaced(samples, kernel, stride):
+    conv = pytest.importorskip("encodec.modules.conv")
+    x, asked = torch.randn(1, 1, samples), (kernel, stride, kernel - stride)
+    wanted = conv.get_extra_padding_for_conv1d(x, *asked)
+    with _compat.whole_paddings():
+        assert conv.get_extra_padding_for_conv1d(x, *asked) == wanted
+        layer = conv.SConv1d(1, 1, kernel, stride=stride, causal=True)
+        found = layer(x)
+    torch.testing.assert_close(layer(x), found), _moved("encodec.modules.conv.get_extra_padding_for_conv1d")

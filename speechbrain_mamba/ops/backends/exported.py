@@ -86,8 +86,8 @@ def _ssd(
 
 
 def _ssd_step(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *others, low, high = arguments
-    return reference.ssd_update(*others, (low, high))  # type: ignore[call-arg]
+    state, x, delta, A, B, C, D, z, bias, softplus, low, high = arguments
+    return reference.ssd_update(state, x, delta, A, B, C, D, z, bias, softplus, (low, high))
 
 
 def _refuse(*arguments: Any) -> NoReturn:

@@ -109,7 +109,7 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         x = F.pad(x, (0, -time % chunk_size)).unfold(2, self.padding + chunk_size, chunk_size)
         x = F.pad(x, (0, self.padding)).transpose(1, 2).flatten(0, 1)
         y = self._convolve(x).unflatten(0, (batch, -1)).transpose(1, 2)
-        return y.reshape(batch, channels, -1)[..., :time]
+        return y.reshape(batch, channels, -1).narrow(2, 0, time)  # a slice would ask whether all is taken
 
     def _last_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Take the last valid frames of (batch, channels, padding + time) that the convolution looks back on."""

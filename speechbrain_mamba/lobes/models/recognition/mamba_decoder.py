@@ -11,6 +11,7 @@ from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.cross_mamba import build_cross, consume
+from speechbrain_mamba.nnet.few_rows import feed_forward_step
 from speechbrain_mamba.nnet.interleaving import product_dtype
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
@@ -94,7 +95,14 @@ class MambaDecoderLayer(nn.Module):
     def step(self, x_t: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
         """Run the layer over one target, (batch, d_model); returns the output and the state after it, and leaves the
         given state unchanged."""
-        return self._run(lambda mamba, x, before: mamba.step(x, before), x_t, state)
+        if self.training:
+            return self._run(lambda mamba, x, before: mamba.step(x, before), x_t, state)
+        y, self_state = self.self_mamba.step(self.norm1(x_t), state["self"])
+        x_t = x_t + y
+        y, cross_state = self.cross_mamba.step(self.norm2(x_t), state["cross"])
+        x_t = x_t + y
+        x_t = feed_forward_step(self.pos_ffn.ffn, self.norm3(x_t), x_t)
+        return x_t, {"self": self_state, "cross": cross_state}
 
     def _run(self, run: Callable[..., Any], x: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
         """Run the layer, given how to run a Mamba layer from a state."""

@@ -250,6 +250,16 @@ class TransformerASR(speechbrain_asr.TransformerASR):
             return super().decode(tgt, encoder_out, enc_len)
         return self._decode(tgt, encoder_out, enc_len, None)
 
+    def decode_prefix(self, tgt: Tensor, encoder_out: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The output of the decoder (batch, target time, d_model) for a prefix, given as in :meth:`decode`; without the
+        attention weights, and for any lengths while a program is exported."""
+        return self._decode(tgt, encoder_out, lengths, None)[0]
+
+    @property
+    def reads_places(self) -> bool:
+        """Whether CTC says where the decoder's targets belong."""
+        return self._places_by[0] is not None
+
     @property
     def has_mamba_decoder(self) -> bool:
         """Whether the decoder is Mamba, which has a state."""

@@ -16,7 +16,7 @@ from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.nnet.mixers import attention_layers as find_attention_layers
 from speechbrain_mamba.nnet.self_attention import SelfAttention
 from speechbrain_mamba.ops import lengths_on, valid_frames
-from speechbrain_mamba.utils._compat import PaddingInPlace, overlap_add, segment
+from speechbrain_mamba.utils._compat import OwnChunks
 
 
 def _normalize(norm: nn.GroupNorm | CumulativeLayerNorm, x: Tensor, valid: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def _with_attention(name: str, model: nn.Module) -> nn.Module:
     return model.with_attention()
 
 
-class DualPathModel(PaddingInPlace, Dual_Path_Model):
+class DualPathModel(OwnChunks, Dual_Path_Model):
     """SpeechBrain's ``Dual_Path_Model`` (Luo et al., arXiv 1910.06379) with lengths: same arguments, same weights.
 
     Without lengths it is ``Dual_Path_Model``. With them, each example of a padded batch gets the masks that it gets
@@ -98,6 +98,30 @@ class DualPathModel(PaddingInPlace, Dual_Path_Model):
         """Whether the examples of a padded batch run together, and not one by one."""
         return self._batched
 
+    def cut_chunks(self, x: Tensor, size: int) -> tuple[Tensor, int]:
+        """Cut (batch, channels, time) into chunks that overlap by half, as SpeechBrain does. Returns them, (batch,
+        channels, size, chunks), and the frames that were padded.
+
+        Shapes follow from the number of pairs of chunks, which stays open while a program is exported. No zeros are
+        made on the CPU for whose copy a GPU waits.
+        """
+        hop, time = size // 2, x.shape[2]
+        pairs = (time + hop) // size + 1
+        gap = pairs * size - hop - time
+        padded = F.pad(x, (hop, gap + hop))
+        first, second = (padded.narrow(2, start, pairs * size).reshape(*x.shape[:2], pairs, size) for start in (0, hop))
+        chunks = torch.stack([first, second], 3).flatten(2, 3)
+        return chunks.transpose(2, 3).contiguous(), gap
+
+    def join_chunks(self, chunks: Tensor, gap: int) -> Tensor:
+        """Add the chunks returned by :meth:`cut_chunks` up to (batch, channels, time)."""
+        batch, channels, size, count = chunks.shape
+        hop, pairs = size // 2, count // 2
+        whole = chunks.transpose(2, 3).reshape(batch, channels, pairs, 2, size)
+        first, second = (whole[:, :, :, i].reshape(batch, channels, pairs * size) for i in (0, 1))
+        time = pairs * size - hop - gap
+        return first.narrow(2, hop, time) + second.narrow(2, 0, time)
+
     def _limit_attention(self, window: int | None) -> None:
         if window is None:
             return
@@ -133,14 +157,14 @@ class DualPathModel(PaddingInPlace, Dual_Path_Model):
         valid = valid_frames(lengths, time)[:, None]
         x = torch.where(valid, x, 0)
         x = self.conv1d(_normalize(self.norm, x, valid))
-        x, gap = segment(self, torch.where(valid, x, 0))
+        x, gap = self.cut_chunks(torch.where(valid, x, 0), self.K)
         chunks = self._chunks(lengths)
         for block in self.dual_mdl:
             x = self._dual_computation(block, x, chunks)
         x = self.conv2d(self.prelu(x))
         chunk_size, n_chunks = x.shape[2:]
         x = torch.where(valid_frames(chunks, n_chunks)[:, None, None], x, 0)
-        x = overlap_add(self, x.reshape(batch * self.num_spks, -1, chunk_size, n_chunks), gap)
+        x = self.join_chunks(x.reshape(batch * self.num_spks, -1, chunk_size, n_chunks), gap)
         x = self.end_conv1x1(self.output(x) * self.output_gate(x))
         masks = self.activation(x.reshape(batch, self.num_spks, -1, time))
         return torch.where(valid[:, None], masks, 0).transpose(0, 1)

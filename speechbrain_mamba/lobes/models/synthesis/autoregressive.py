@@ -12,6 +12,8 @@ from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
 from speechbrain_mamba.lobes.models.synthesis.backbone import CodecLanguageBackbone, has_attention
 from speechbrain_mamba.lobes.models.synthesis.embeddings import TokenEmbedding
 from speechbrain_mamba.lobes.models.synthesis.packing import Packing
+from speechbrain_mamba.nnet.few_rows import linear_step
+from speechbrain_mamba.ops import few_rows_linear
 
 PROMPT_ORDERS = ("joint", "interleaved")
 
@@ -86,6 +88,12 @@ class AutoregressiveCodecLM(nn.Module):
             return self.head(x)
         return F.linear(x, self.code_embedding.embedding.weight[: self.bos_index])
 
+    def _predict_next(self, x: Tensor) -> Tensor:
+        """The same for one frame, (batch, d_model)."""
+        if self.head is not None:
+            return linear_step(self.head, x)
+        return few_rows_linear(x, self.code_embedding.embedding.weight[: self.bos_index])
+
     def _encode(self, prompt: Utterances, speech: Utterances, **options: bool) -> tuple[Any, Packing]:
         """Run the backbone over prompt and speech; returns its output and what packed them.
 
@@ -145,4 +153,4 @@ class AutoregressiveCodecLM(nn.Module):
         of the given one; discard that."""
         x = self.code_embedding(tokens[:, None], state["position"])[:, 0]
         x, layers = self.backbone.step(x, state["layers"])
-        return self._predict(x), {"layers": layers, "position": state["position"] + 1}
+        return self._predict_next(x), {"layers": layers, "position": state["position"] + 1}

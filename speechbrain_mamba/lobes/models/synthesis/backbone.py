@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
 from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, INITS
+from speechbrain_mamba.nnet.few_rows import feed_forward_step
 from speechbrain_mamba.nnet.mimetic import initialize_mimetically
 from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
 from speechbrain_mamba.nnet.text_blocks import HiddenTextAttention, TextBidirectional, mark_blocks
@@ -127,7 +128,7 @@ class CodecLanguageLayer(nn.Module):
         if self.text_attention is not None:
             y, text = self.text_attention.step(self.norm_text(x_t), text)
             x_t = x_t + y
-        return x_t + self.ffn(self.norm2(x_t)[:, None])[:, 0], {"mixer": mixer, "text": text}
+        return feed_forward_step(self.ffn.ffn, self.norm2(x_t), x_t), {"mixer": mixer, "text": text}
 
 
 def default_mixer(backbone: str) -> str:
@@ -332,11 +333,12 @@ class CodecLanguageBackbone(nn.Module):
         """
         states: list[LayerState] = []
         if prefix_lengths.dim() == 1:
-            prefix_time = int(prefix_lengths.max())
+            # any length, while a program is exported
+            prefix_time = x.shape[1] if torch.compiler.is_exporting() else int(prefix_lengths.max())
             if self.cross in ("hidden_attention", "prefix_bidirectional"):
                 prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
         else:
-            prefix_time = int((prefix_lengths > 0).sum(1).max())
+            prefix_time = x.shape[1] if torch.compiler.is_exporting() else int((prefix_lengths > 0).sum(1).max())
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)

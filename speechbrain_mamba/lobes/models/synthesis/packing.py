@@ -32,7 +32,9 @@ class Packing:
     def __init__(self, parts: Sequence[Padded]) -> None:
         lengths = torch.stack([part.lengths for part in parts])
         ends = lengths.cumsum(0)
-        time = int(ends[-1].max())
+        # a program that is exported takes any lengths, up to those of the tensors
+        whole = sum(part.values.shape[1] for part in parts)
+        time = whole if torch.compiler.is_exporting() else int(ends[-1].max())
         self._lengths, self._index = lengths, []
         first = parts[0].values
         values = first.new_zeros(first.shape[0], time + 1, *first.shape[2:])  # padding goes to the extra frame

@@ -6,6 +6,7 @@ from speechbrain_mamba.ops.backends.chunked import bidirectional_ssd as bidirect
 from speechbrain_mamba.ops.backends.chunked import ssd as ssd
 from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
+from speechbrain_mamba.ops.backends.cpu.few_rows_kernel import few_rows_linear as few_rows_linear
 from speechbrain_mamba.ops.backends.cpu.fields import DTYPES
 from speechbrain_mamba.ops.backends.cpu.layer_kernel import (
     inner_forward,

@@ -14,13 +14,14 @@ from speechbrain_mamba.utils._compat import openmp_parallel
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
-ABI = 4
+ABI = 5
 """SBM_ABI in csrc/api.h, which the structs written here follow."""
 KERNELS = (
     "scan_forward",
     "scan_backward",
     "scan_step",
     "layer_step",
+    "few_rows",
     "conv_forward",
     "conv_backward",
     "quantize_rows",

@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 4
+#define SBM_ABI 5
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
 
@@ -130,6 +130,17 @@ typedef struct {
     float *conv_after, *state_after;
 } layer_step_args;
 
+/* A linear layer of a few examples; everything is float32, and contiguous but for x. */
+enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
+typedef struct {
+    int64_t batch, inputs, outputs, activation, threads, x_pitch;
+    const float *x;        /* (batch, inputs), x_pitch from one example to the next */
+    const float *weight;   /* (outputs, inputs) */
+    const float *bias;     /* (outputs,) or NULL */
+    const float *residual; /* (batch, outputs) or NULL: added after the activation */
+    float *y;              /* (batch, outputs) */
+} few_rows_args;
+
 /* Frames between two saved states, and the unit of work inside the kernels. Short enough for the states of a chunk to
  * stay in the L1 cache while the backward pass recomputes them, long enough for the saved ones to weigh little:
  * state / CHUNK values per input value. */
@@ -145,6 +156,7 @@ typedef struct {
     int (*scan_backward)(const scan_backward_args *);
     int (*scan_step)(const scan_step_args *);
     int (*layer_step)(const layer_step_args *);
+    int (*few_rows)(const few_rows_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
     int (*quantize_rows)(const quantize_args *);

@@ -11,10 +11,11 @@
 #include "scan_backward.h"
 #include "scan_step.h"
 #include "layer_step.h"
+#include "few_rows.h"
 #include "conv.h"
 #include "quantize.h"
 
 const kernel_table KERNELS = {
-    KERNELS_NAME, scan_forward,  scan_backward, scan_step,    layer_step,
-    conv_forward, conv_backward, quantize_rows, rescale_rows,
+    KERNELS_NAME, scan_forward, scan_backward, scan_step,     layer_step,
+    few_rows,     conv_forward, conv_backward, quantize_rows, rescale_rows,
 };
