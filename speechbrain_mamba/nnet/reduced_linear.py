@@ -126,7 +126,7 @@ def _reducible(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | n
 
 
 def _is_narrow(layer: nn.Linear | nn.Conv1d) -> bool:
-    """Whether making integers of a layer's inputs takes longer than bfloat16 does: there are few outputs to share it."""
+    """Whether making integers of a layer's inputs takes longer than bfloat16 does: few outputs share that work."""
     outputs, inputs = layer.weight.shape[:2]
     return NARROW * outputs <= inputs and bf16_unavailable() is None
 
