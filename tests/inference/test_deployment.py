@@ -251,7 +251,7 @@ def _compare(program, run):
 
 WITH_ONNX = [
     "causal separator", "dual path", "sepformer", "recognizer", "chunks", "mamba decoder", "transformer decoder",
-    "codec",
+    "vallm", "codec",
 ]  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def test_onnxruntime_agrees_at_any_length(kind, model, tmp_path):
         _compare(program, run)
 
 
-WITH_TORCH = ["dual path", "sepformer", "mamba decoder"]
+WITH_TORCH = ["causal separator", "dual path", "sepformer", "chunks", "mamba decoder"]
 
 
 @pytest.mark.slow
