@@ -172,6 +172,26 @@ class OwnChunks:
         return self.join_chunks(input, gap)
 
 
+@contextmanager
+def masks_of_any_batch() -> Iterator[None]:
+    """A context in which ECAPA-TDNN makes its masks for any number of examples. It counts these by ``len``, which fixes
+    their number in programs of ``torch.export``."""
+    import torch
+    from speechbrain.lobes.models import ECAPA_TDNN
+
+    original = ECAPA_TDNN.length_to_mask
+
+    def length_to_mask(length: Tensor, max_len: int, device: torch.device) -> Tensor:
+        frames = torch.arange(max_len, device=length.device, dtype=length.dtype)
+        return (frames < length[:, None]).to(device, length.dtype)
+
+    ECAPA_TDNN.length_to_mask = length_to_mask
+    try:
+        yield
+    finally:
+        ECAPA_TDNN.length_to_mask = original
+
+
 # ---------------------------------------------------------------------------------------------------- PyTorch
 
 

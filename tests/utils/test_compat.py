@@ -408,3 +408,17 @@ def test_encodec_pads_by_a_function_that_can_be_replaced(samples, kernel, stride
         layer = conv.SConv1d(1, 1, kernel, stride=stride, causal=True)
         found = layer(x)
     torch.testing.assert_close(layer(x), found), _moved("encodec.modules.conv.get_extra_padding_for_conv1d")
+
+
+def test_ecapa_tdnn_makes_masks_by_a_function_that_can_be_replaced():
+    from speechbrain.lobes.models import ECAPA_TDNN
+
+    lengths, original = torch.tensor([0.5, 2.3, 4.0]), ECAPA_TDNN.length_to_mask
+    layer, x = ECAPA_TDNN.SEBlock(3, 2, 3), torch.randn(3, 3, 4)
+    wanted, mask = layer(x, lengths / 4), original(lengths, max_len=4, device=lengths.device)
+    with _compat.masks_of_any_batch():
+        assert ECAPA_TDNN.length_to_mask is not original, _moved("speechbrain.lobes.models.ECAPA_TDNN.length_to_mask")
+        found = ECAPA_TDNN.length_to_mask(lengths, max_len=4, device=lengths.device)
+        torch.testing.assert_close(layer(x, lengths / 4), wanted)
+    torch.testing.assert_close(found, mask)
+    assert ECAPA_TDNN.length_to_mask is original

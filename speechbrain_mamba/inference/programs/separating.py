@@ -64,7 +64,7 @@ class MixtureWindows(nn.Module):
         mix_w = self.encoder(mask_frames(window, lengths))
         masks, masknet = self.masknet(mix_w, frames, state=state["masknet"], return_state=True)
         speakers, batch = masks.shape[:2]
-        # contiguous, or adding the tail would compare strides while a program is exported, and fix what batches it takes
+        # contiguous: adding the tail to a transposed view compares strides, and would fix what batches a program takes
         decoded = self.decoder((masks * mix_w).flatten(0, 1)).reshape(speakers, batch, -1).transpose(0, 1).contiguous()
         ready, overlap = decoded.shape[2] - self.overlap, self.overlap
         decoded = torch.cat([decoded[..., :overlap] + state["tail"], decoded[..., overlap:]], -1)

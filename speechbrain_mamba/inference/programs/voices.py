@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_mamba.inference.programs.program import BATCH, EXAMPLE_SECONDS, Deployed, Program
+from speechbrain_mamba.utils._compat import masks_of_any_batch
 
 
 class Embeddings(nn.Module):
@@ -23,7 +24,8 @@ class Embeddings(nn.Module):
         """Embed."""
         relative = lengths / waveform.shape[1]
         feats = self.normalize(self.compute_features(waveform), relative)
-        return self.embedding_model(feats, relative)[:, 0]
+        with masks_of_any_batch():
+            return self.embedding_model(feats, relative)[:, 0]
 
 
 def speaker_programs(model: Any) -> Deployed:
