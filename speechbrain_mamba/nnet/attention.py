@@ -289,7 +289,7 @@ class PrefixCrossAttention(MultiHeadProjections):
             Frames of the prefix, at least 1, integers (batch,); or what each frame belongs to, integers (batch, time),
             see :func:`~speechbrain_mamba.nnet.text_blocks.mark_blocks`.
         prefix_time : int
-            Length of the longest prefix; not needed for blocks.
+            Length of the longest prefix, or frames of text in the example with the most.
         return_state : bool
             Whether to return the state for :meth:`step`.
 
@@ -299,15 +299,17 @@ class PrefixCrossAttention(MultiHeadProjections):
             Output (batch, time, d_model); and with ``return_state`` the state.
         """
         if prefix_lengths.dim() == 2:
-            return self._attend_to_blocks(x, prefix_lengths, return_state)
+            return self._attend_to_blocks(x, prefix_lengths, prefix_time, return_state)
         prefix = x[:, :prefix_time]
         key, value = self._heads(self.k_proj(prefix)), self._heads(self.v_proj(prefix))
         valid = valid_frames(prefix_lengths, prefix_time)
         y = self._attend(x, key, value, valid[:, None, None])
         return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
 
-    def _attend_to_blocks(self, x: Tensor, blocks: Tensor, return_state: bool) -> Tensor | tuple[Tensor, PrefixCache]:
-        text, text_lengths, index = take_frames(x, blocks > 0)
+    def _attend_to_blocks(
+        self, x: Tensor, blocks: Tensor, text_time: int, return_state: bool
+    ) -> Tensor | tuple[Tensor, PrefixCache]:
+        text, text_lengths, index = take_frames(x, blocks > 0, text_time)
         key, value = self._heads(self.k_proj(text)), self._heads(self.v_proj(text))
         valid = valid_frames(text_lengths, text.shape[1])
         latest = blocks.cummax(1).values[..., None]  # the last text that each frame knows

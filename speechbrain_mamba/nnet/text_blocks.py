@@ -38,8 +38,17 @@ def mark_blocks(prefix_lengths: Tensor, lengths: Tensor, time: int) -> Tensor:
     return valid_frames(prefix_lengths, time).long().masked_fill(~valid_frames(lengths, time), PADDING)
 
 
-def take_frames(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Take some frames of each example (batch, time, channels), where booleans (batch, time) say so.
+def take_frames(x: Tensor, chosen: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Take some frames of each example.
+
+    Arguments
+    ---------
+    x : Tensor
+        Features (batch, time, channels).
+    chosen : Tensor
+        Which frames to take, booleans (batch, time).
+    most : int, optional
+        Frames of the result: at least those that are chosen in any example, which is what it has by default.
 
     Returns
     -------
@@ -53,7 +62,10 @@ def take_frames(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     tensor([5, 7])
     """
     lengths = chosen.sum(1)
-    index = chosen.long().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
+    most = int(lengths.max()) if most is None else most
+    place = torch.where(chosen, chosen.cumsum(1), lengths[:, None] + (~chosen).cumsum(1)) - 1  # the others come last
+    frames = torch.arange(chosen.shape[1], device=chosen.device).expand_as(place)
+    index = torch.zeros_like(place).scatter(1, place, frames)[:, :most]
     return mask_frames(x.gather(1, _expand(index, x)), lengths), lengths, index
 
 

@@ -18,6 +18,8 @@ from speechbrain_mamba.utils._compat import record_onnx_node
 
 Value = Any
 """A value of the graph."""
+_FLOAT = 1
+"""float32, among ONNX's numbers of types."""
 
 
 def _op() -> Any:
@@ -288,9 +290,18 @@ def _squeeze(x: Value, axis: int) -> Value:
 
 
 def _cummax(x: Value, axis: int) -> tuple[Value, Value]:
-    if axis != 1 or len(x.shape) != 3:
-        raise ValueError(f"cummax over axis {axis} of {len(x.shape)} has no form in ONNX, only over time of 3 axes.")
-    return record_onnx_node(DOMAIN, "RunningMax", (x,), 1)[0], _nothing()
+    op, axes = _op(), len(x.shape)
+    if axis != 1 or axes not in (2, 3):
+        raise ValueError(f"cummax over axis {axis} of {axes} has no form in ONNX, only over time of 2 or 3 axes.")
+    kind = int(x.dtype)
+    if kind != _FLOAT:  # whole numbers such as marks of blocks, exact up to 2**24
+        x = op.Cast(x, to=_FLOAT)
+    if axes == 2:
+        x = op.Unsqueeze(x, _ints(2))
+    y = record_onnx_node(DOMAIN, "RunningMax", (x,), 1)[0]
+    if axes == 2:
+        y = op.Squeeze(y, _ints(2))
+    return y if kind == _FLOAT else op.Cast(y, to=kind), _nothing()
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

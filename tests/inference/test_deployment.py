@@ -251,7 +251,7 @@ def _compare(program, run):
 
 WITH_ONNX = [
     "causal separator", "dual path", "sepformer", "recognizer", "chunks", "mamba decoder", "transformer decoder",
-    "vallm", "codec", "speaker encoder",
+    "vallm", "hybrid", "valle", "codec", "speaker encoder",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import torch
 
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.mamba2 import Mamba2
+from speechbrain_mamba.nnet.text_blocks import take_frames
 from speechbrain_mamba.ops import onnx_functions, use_backend
 from speechbrain_mamba.ops.backends.recurrences import selective_recurrence, ssd_recurrence
 
@@ -63,6 +64,21 @@ def test_the_largest_so_far_takes_any_number_of_frames():
     session = _session("RunningMax", onnx_functions.running_max_text(), {"x": 3}, {"y": "x"})
     for batch, time in ((1, 1), (3, 40)):
         _compare(session, {"x": torch.randn(batch, time, 2)}, lambda x: [x.cummax(1).values])
+
+
+def test_frames_of_texts_are_taken_alike(tmp_path):
+    class Texts(torch.nn.Module):
+        def forward(self, x, blocks):
+            return (*take_frames(x, blocks > 0, x.shape[1]), blocks.cummax(1).values)
+
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = {0: dynamic, 1: dynamic}
+    program = onnx_functions.onnx_program(Texts(), (torch.randn(2, 5, 3), torch.ones(2, 5).long()), (axes, axes))
+    program.save(tmp_path / "texts.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "texts.onnx")
+    for batch, time in ((1, 4), (3, 12)):
+        blocks = torch.randint(-1, 4, (batch, time), generator=torch.Generator().manual_seed(time))
+        _compare(session, {"x": torch.randn(batch, time, 3), "blocks": blocks}, Texts())
 
 
 @pytest.mark.slow

@@ -143,6 +143,25 @@ def fill_state(template: Any, tensors: Iterator[Tensor]) -> Any:
     return template
 
 
+def drop_room(state: Any) -> Any:
+    """A nested state without the room for frames to come in its growing caches, so that it has the shapes that the
+    exported program gives.
+
+    Example
+    -------
+    >>> cache = {"key": torch.zeros(1, 2, 9, 4), "value": torch.zeros(1, 2, 9, 4), "valid": torch.ones(1, 9), "used": 3}
+    >>> [value.shape[-2:] for value in name_states(drop_room([cache])).values()]
+    [torch.Size([3, 4]), torch.Size([3, 4]), torch.Size([1, 3])]
+    """
+    if isinstance(state, Mapping):
+        if "used" not in state:
+            return {key: drop_room(value) for key, value in state.items()}
+        used = state["used"]
+        caches = {name: state[name][:, :, :used] for name in ("key", "value")}
+        return {**state, **caches, "valid": state["valid"][:, :used]}
+    return type(state)(drop_room(value) for value in state) if isinstance(state, (list, tuple)) else state
+
+
 def find_axes(states: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Axes]:
     """The open axes of states: those that differ from states of ``others``, where one thing, the name, is larger."""
     return {

@@ -14,6 +14,7 @@ from speechbrain_mamba.inference.programs.program import (
     Axes,
     Deployed,
     Program,
+    drop_room,
     fill_state,
     find_axes,
     name_states,
@@ -96,7 +97,7 @@ class NextTokens(nn.Module):
     def forward(self, tokens: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Feed one token of each example."""
         logits, state = self.ar.step(tokens, fill_state(self.template, iter(states)))
-        return logits, list(name_states(state).values())
+        return logits, list(name_states(drop_room(state)).values())
 
 
 class FurtherTokens(nn.Module):

@@ -113,7 +113,8 @@ class AutoregressiveCodecLM(nn.Module):
         packing = Packing(order)
         # joint: one text in front of all; interleaved: two, each seen whole by what follows
         blocks = said + speech.phonemes.lengths if joint else packing.mark([1, 0, 2, 0])
-        return self.backbone(*packing.whole, blocks, **options), packing
+        text_time = prompt_text.values.shape[1] + text.values.shape[1]
+        return self.backbone(*packing.whole, blocks, text_time=text_time, **options), packing
 
     def forward(self, prompt: Utterances, speech: Utterances) -> tuple[Tensor, Tensor]:
         """Predict every token and the end, each from the right ones before it.

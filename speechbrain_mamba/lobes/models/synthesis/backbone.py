@@ -310,6 +310,7 @@ class CodecLanguageBackbone(nn.Module):
         prefix_lengths: Tensor,
         stage: Tensor | None = None,
         return_state: bool = False,
+        text_time: int | None = None,
     ) -> Any:
         """Run the stack over whole sequences.
 
@@ -325,6 +326,9 @@ class CodecLanguageBackbone(nn.Module):
             Stage of each example, integers (batch,).
         return_state : bool
             Whether to return the state after each example's last valid frame; for causal stacks.
+        text_time : int, optional
+            At least the frames of text in any example, all frames by default. Only a program that is exported needs it,
+            which takes any lengths; elsewhere the lengths are looked at.
 
         Returns
         -------
@@ -332,13 +336,12 @@ class CodecLanguageBackbone(nn.Module):
             Output (batch, time, d_model); and with ``return_state`` the state, a tuple of one dict per layer.
         """
         states: list[LayerState] = []
-        if prefix_lengths.dim() == 1:
-            # any length, while a program is exported
-            prefix_time = x.shape[1] if torch.compiler.is_exporting() else int(prefix_lengths.max())
-            if self.cross in ("hidden_attention", "prefix_bidirectional"):
-                prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
+        if torch.compiler.is_exporting():
+            prefix_time = x.shape[1] if text_time is None else text_time
         else:
-            prefix_time = x.shape[1] if torch.compiler.is_exporting() else int((prefix_lengths > 0).sum(1).max())
+            prefix_time = int((prefix_lengths if prefix_lengths.dim() == 1 else (prefix_lengths > 0).sum(1)).max())
+        if prefix_lengths.dim() == 1 and self.cross in ("hidden_attention", "prefix_bidirectional"):
+            prefix_lengths = mark_blocks(prefix_lengths, lengths, x.shape[1])
         for layer in self.layers:
             x, state = layer(x, lengths, prefix_lengths, prefix_time, stage, return_state)
             states.append(state)

@@ -99,7 +99,8 @@ class NonAutoregressiveCodecLM(nn.Module):
             Padded(self._embed_codes(prompt.codes.values, None, 0), spoken),
             Padded(self._embed_codes(speech.codes.values, stage, spoken), speech.codes.lengths),
         ])  # fmt: skip
-        x = self.backbone(*packing.whole, said + speech.phonemes.lengths, stage - 1)
+        text_time = prompt.phonemes.values.shape[1] + speech.phonemes.values.shape[1]
+        x = self.backbone(*packing.whole, said + speech.phonemes.lengths, stage - 1, text_time=text_time)
         table = self.code_embedding.embedding.weight.unflatten(0, (self.n_codebooks, self.codebook_size))
         return packing.unpack(x, 3) @ table[stage].transpose(1, 2)
 
