@@ -24,10 +24,8 @@ class KeptForSteps:
     >>> with torch.no_grad():
     ...     total = kept.get(layer, lambda: layer.weight.sum())
     ...     same = kept.get(layer, lambda: layer.weight.sum())
-    ...     layer.weight.zero_()
+    ...     _ = layer.weight.zero_()
     ...     changed = kept.get(layer, lambda: layer.weight.sum())
-    tensor([[0., 0.],
-            [0., 0.]])
     >>> same is total, changed
     (True, tensor(0.))
     """

@@ -56,6 +56,7 @@ class ReducedLinear(nn.Module):
         else:
             self.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (..., in_features) to (..., out_features)."""

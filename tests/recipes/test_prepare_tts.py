@@ -266,7 +266,7 @@ def test_speech_is_judged_by_whom_the_command_line_names(tmp_path, monkeypatch, 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.write_bytes(b""))
     asked_for = []
     for kind, judge in (("recognizer", lambda *_: "one"), ("speaker_encoder", lambda wav, _: wav[:2])):
-        load = lambda *arguments, sources, judge=judge: (asked_for.append(arguments), judge)[1]  # noqa: E731
+        load = lambda *arguments, judge=judge, **_: (asked_for.append(arguments), judge)[1]  # noqa: E731
         monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
     options = ["--recognizer", "hearer", "--speaker_encoder", "voices", "--device", "cuda:3"] if asked else []
     load_script("tts/evaluate").main([str(tmp_path), *options])

@@ -383,7 +383,7 @@ def test_mixtures_on_disk_come_in_another_order_in_each_epoch(started):
 
 def test_copies_of_a_block_begin_with_weights_of_their_own(started, separation, monkeypatch):
     asked = []
-    monkeypatch.setattr("speechbrain_mamba.training.run.keep_freed_memory", lambda: asked.append("memory"))
+    monkeypatch.setattr("speechbrain_mamba.training.run.settle_memory", lambda: asked.append("memory"))
     monkeypatch.setattr(
         separation.sb.utils.distributed, "ddp_init_group", lambda run_opts: asked.append(run_opts.device)
     )

@@ -111,7 +111,7 @@ def test_the_test_set_is_spoken_in_voices_of_its_speakers(run, tmp_path, monkeyp
 
     monkeypatch.setattr(TokenSampler, "__call__", note)
     for kind, judge in (("recognizer", lambda *_: "one"), ("speaker_encoder", lambda wav, _: wav[:1] + 1)):
-        load = lambda *a, sources, judge=judge: (judges.append((*a, sources)), judge)[1]  # noqa: E731
+        load = lambda *a, sources, judge=judge, **_: (judges.append((*a, sources)), judge)[1]  # noqa: E731
         monkeypatch.setattr(f"speechbrain_mamba.inference.judges.load_{kind}", load)
     options = {"number_of_epochs": 1, "n_test_utterances": 5, "test_batch_size": 2, "max_seconds": 0.6, "seed": 77}
     options |= {"recognizer": "hearer", "speaker_encoder": "voices", "judge_sources": "a/b", "device": "cpu:0"}

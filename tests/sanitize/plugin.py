@@ -5,7 +5,10 @@ from pathlib import Path
 
 from speechbrain_mamba.ops.backends.cpu import native
 
-native.PATH = Path(os.environ["SANITIZED_KERNELS"])
+
+def pytest_configure() -> None:
+    """Take the library, before any test asks for it."""
+    native.PATH = Path(os.environ["SANITIZED_KERNELS"])
 
 
 def pytest_report_header() -> str:

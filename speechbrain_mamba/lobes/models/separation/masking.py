@@ -107,9 +107,9 @@ def separate(
         mix = mask_frames(mix, lengths)
         frame_lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
 
-    mix_w, parts, pieces = encoder(mix), nn.ModuleList([encoder, masknet, decoder]), None
+    mix_w, pieces = encoder(mix), None
     if hasattr(masknet, "features") and _unwrap(decoder).bias is None:
-        pieces = find_pieces(parts, mix_w, mix_w.shape[-1])
+        pieces = find_pieces(nn.ModuleList([encoder, masknet, decoder]), mix_w, mix_w.shape[-1])
     if pieces is None:
         estimate = _decode(decoder, masknet(mix_w, frame_lengths) * mix_w)
         estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
