@@ -280,7 +280,7 @@ def test_onnxruntime_agrees_at_any_length(kind, model, tmp_path):
         _compare(program, run)
 
 
-WITH_TORCH = ["causal separator", "dual path", "sepformer", "chunks", "mamba decoder"]
+WITH_TORCH = ["causal separator", "dual path", "sepformer", "chunks", "mamba decoder", "valle", "speaker encoder"]
 
 
 @pytest.mark.slow
