@@ -168,7 +168,9 @@ class EnCodec(nn.Module):
         whole, frames = self._pad_to_frames(wavs, lengths)
 
         def encode(wavs: Tensor) -> Tensor:
-            return quantize_to_codes(self.quantizer, self.encoder(wavs[:, None]), self.n_codebooks)
+            codes = quantize_to_codes(self.quantizer, self.encoder(wavs[:, None]), self.n_codebooks)
+            # masking a permuted view compares strides, by which an exported program would not take a single example
+            return codes.contiguous()
 
         return mask_frames(_apply_by_length(encode, whole, frames, self.hop_length, 1), frames), frames
 

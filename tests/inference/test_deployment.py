@@ -1,9 +1,11 @@
 """Programs compute what models do, in torch and in onnxruntime: recordings, steps of decoders, pieces of streams."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from speechbrain.lobes.models.Xvector import Xvector
 
 import speechbrain_mamba.ops  # noqa: F401  # the operations of exported programs
 from speechbrain_mamba.codecs import save_codec
@@ -11,6 +13,7 @@ from speechbrain_mamba.inference import deployment
 from speechbrain_mamba.inference.deployment import make_programs, write_onnx, write_torch
 from speechbrain_mamba.inference.judges import load_speaker_encoder
 from speechbrain_mamba.inference.programs.program import flat
+from speechbrain_mamba.inference.programs.voices import speaker_programs
 from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
@@ -280,7 +283,7 @@ def test_onnxruntime_agrees_at_any_length(kind, model, tmp_path):
         _compare(program, run)
 
 
-WITH_TORCH = ["causal separator", "dual path", "sepformer", "chunks", "mamba decoder"]
+WITH_TORCH = ["causal separator", "dual path", "sepformer", "chunks", "mamba decoder", "valle", "speaker encoder"]
 
 
 @pytest.mark.slow
@@ -307,3 +310,5 @@ def test_what_cannot_be_deployed_is_refused_in_a_sentence(model, tmp_path, monke
     with pytest.raises(ValueError, match="reads its text by prefix_bidirectional"):
         write_torch(tmp_path / "read", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="pools like x-vectors"):
+        speaker_programs(SimpleNamespace(mods=torch.nn.ModuleDict({"embedding_model": Xvector()})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from speechbrain.nnet.pooling import StatisticsPooling
 from torch import Tensor, nn
 
 from speechbrain_mamba.inference.programs.program import BATCH, EXAMPLE_SECONDS, Deployed, Program
@@ -29,7 +30,18 @@ class Embeddings(nn.Module):
 
 
 def speaker_programs(model: Any) -> Deployed:
-    """``speaker_encoder``, of SpeechBrain's ``EncoderClassifier``."""
+    """``speaker_encoder``, of SpeechBrain's ``EncoderClassifier``.
+
+    Raises
+    ------
+    ValueError
+        For an encoder with SpeechBrain's pooling of x-vectors.
+    """
+    if any(isinstance(part, StatisticsPooling) for part in model.mods.modules()):
+        raise ValueError(
+            "The speaker encoder pools like x-vectors, one example after the other: a program of it cannot take any "
+            "number of examples. Use it in Python, or train ECAPA-TDNN."
+        )
     rate = int(model.hparams.sample_rate)
     samples = round(EXAMPLE_SECONDS * rate)
     inputs = {"waveform": torch.randn(2, samples), "lengths": torch.tensor([samples, samples // 2])}
