@@ -15,6 +15,7 @@ from torch import Tensor
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.layer import run_layer, run_one_way
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.ssd import run_both_ways
 from speechbrain_mamba.ops.step import run_step
 
 BATCH, TIME, CHANNELS, D_MODEL = 2, 80, 48, 8
@@ -196,8 +197,8 @@ OPERATIONS = {
     ),
     "bidirectional_ssd": Operation(
         _both_ssds,
-        lambda backend, inputs, lengths: backend.bidirectional_ssd(
-            **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths
+        lambda backend, inputs, lengths: run_both_ways(
+            backend, **inputs, delta_softplus=True, dt_limit=(0.01, 2.0), lengths=lengths
         ),
     ),
     "ssd_update": Operation(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -213,7 +215,30 @@ def bidirectional_ssd(
     _check_chunk_size(op, chunk_size)
     backend = select_backend(Call(op, x, (*forward[1:], *reverse, z), states=shape[-1], head=shape[-2]))
     with torch.autocast(x.device.type, enabled=False):
-        return backend.bidirectional_ssd(forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
+        return run_both_ways(backend, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
+
+
+def run_both_ways(
+    backend: ModuleType,
+    forward: SsdInputs,
+    reverse: SsdInputs,
+    z: Tensor | None,
+    delta_softplus: bool,
+    dt_limit: tuple[float, float],
+    lengths: Tensor | None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Both directions with a backend, at once if it can."""
+    fused = getattr(backend, "bidirectional_ssd", None)
+    if fused:
+        return fused(forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
+
+    def one(direction: SsdInputs, backwards: bool) -> Tensor:
+        *inputs, D, delta_bias = direction
+        arguments = (*inputs, D, z, delta_bias, delta_softplus, dt_limit)
+        return cast(Tensor, backend.ssd(*arguments, lengths=lengths, reverse=backwards, chunk_size=chunk_size))
+
+    return 0.5 * (one(forward, False) + one(reverse, True))
 
 
 def ssd_update(

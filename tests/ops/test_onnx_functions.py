@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
-from speechbrain_mamba.nnet.mamba2 import Mamba2
+from speechbrain_mamba.nnet.mamba2 import BiMamba2, Mamba2
 from speechbrain_mamba.nnet.text_blocks import take_frames
 from speechbrain_mamba.ops import onnx_functions, use_backend
 from speechbrain_mamba.ops.backends.recurrences import selective_recurrence, ssd_recurrence
@@ -82,7 +82,9 @@ def test_frames_of_texts_are_taken_alike(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [BiMamba(8, d_state=4), Mamba2(8, d_state=4, headdim=4)])
+@pytest.mark.parametrize(
+    "layer", [BiMamba(8, d_state=4), Mamba2(8, d_state=4, headdim=4), BiMamba2(8, d_state=4, headdim=4)]
+)
 def test_layers_agree_in_onnxruntime(layer, tmp_path):
     dynamic = torch.export.Dim.DYNAMIC
     inputs = (torch.randn(2, 20, 8), torch.tensor([20, 9]))
@@ -98,9 +100,9 @@ def test_layers_agree_in_onnxruntime(layer, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("kind", [Mamba, Mamba2])
+@pytest.mark.parametrize("kind", [Mamba, Mamba2, BiMamba, BiMamba2])
 def test_torch_export_takes_any_length(backend, kind):
-    layer = kind(8, d_state=4, **({"headdim": 4} if kind is Mamba2 else {})).eval()
+    layer = kind(8, d_state=4, **({"headdim": 4} if kind in (Mamba2, BiMamba2) else {})).eval()
     dynamic = torch.export.Dim.DYNAMIC
     with use_backend(backend):
         inputs = (torch.randn(2, 20, 8), torch.tensor([20, 9]))

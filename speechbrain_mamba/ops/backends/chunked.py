@@ -19,18 +19,16 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.backends.reference import (
     accumulation_dtype,
-    average_ssd,
     reorder,
     scan_order,
     ssd_update,
     step_size,
 )
-from speechbrain_mamba.ops.directions import SsdInputs
 from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.ops.torch_ops import Layout, Operations, asks_for_gradient
 
-__all__ = ["bidirectional_ssd", "ssd", "ssd_update", "unavailable", "unsupported"]
+__all__ = ["ssd", "ssd_update", "unavailable", "unsupported"]
 
 CHUNKS = {"cpu": (32, 64), "cuda": (64, 256)}
 """Frames of a chunk on each type of device: by default, and at most, whatever the caller asks for. Longer chunks make
@@ -324,16 +322,3 @@ def ssd(
     y, last_state, _ = _operations.call("ssd", *tensors, chunk_size or 0, asks_for_gradient(*tensors))
     y = mask_frames(reorder(cast(Tensor, y), order), lengths)
     return (y, last_state) if return_last_state else y
-
-
-def bidirectional_ssd(
-    forward: SsdInputs,
-    reverse: SsdInputs,
-    z: Tensor | None,
-    delta_softplus: bool,
-    dt_limit: tuple[float, float],
-    lengths: Tensor | None,
-    chunk_size: int | None = None,
-) -> Tensor:
-    """Both directions, averaged; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
-    return average_ssd(ssd, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)

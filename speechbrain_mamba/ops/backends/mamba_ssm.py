@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.reference import average_ssd, reorder, scan_order, step_size
-from speechbrain_mamba.ops.directions import Filters, ScanInputs, SsdInputs
+from speechbrain_mamba.ops.backends.reference import reorder, scan_order, step_size
+from speechbrain_mamba.ops.directions import Filters, ScanInputs
 from speechbrain_mamba.ops.lengths import mask_frames
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
@@ -270,19 +270,6 @@ def ssd(
     y, last = result if return_last_state else (result, None)
     y = mask_frames(_in_scan_order(y, lengths, reverse), lengths)
     return (y, last.float()) if last is not None else y
-
-
-def bidirectional_ssd(
-    forward: SsdInputs,
-    reverse: SsdInputs,
-    z: Tensor | None,
-    delta_softplus: bool,
-    dt_limit: tuple[float, float],
-    lengths: Tensor | None,
-    chunk_size: int | None = None,
-) -> Tensor:
-    """Both directions, averaged; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
-    return average_ssd(ssd, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
 
 
 def ssd_update(

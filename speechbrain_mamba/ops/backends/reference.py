@@ -7,7 +7,6 @@ float64 when the input is float64. All other backends are tested against this fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -216,26 +215,6 @@ def ssd(
     return (y, state) if return_last_state else y
 
 
-def average_ssd(
-    scan: Callable[..., Tensor | tuple[Tensor, Tensor]],
-    forward: SsdInputs,
-    reverse: SsdInputs,
-    z: Tensor | None,
-    delta_softplus: bool,
-    dt_limit: tuple[float, float],
-    lengths: Tensor | None,
-    chunk_size: int | None,
-) -> Tensor:
-    """Both directions, averaged, by two scans of Mamba-2."""
-
-    def one(direction: SsdInputs, backwards: bool) -> Tensor:
-        *inputs, D, delta_bias = direction
-        arguments = (*inputs, D, z, delta_bias, delta_softplus, dt_limit)
-        return cast(Tensor, scan(*arguments, lengths=lengths, reverse=backwards, chunk_size=chunk_size))
-
-    return 0.5 * (one(forward, False) + one(reverse, True))
-
-
 def bidirectional_ssd(
     forward: SsdInputs,
     reverse: SsdInputs,
@@ -246,10 +225,14 @@ def bidirectional_ssd(
     chunk_size: int | None = None,
 ) -> Tensor:
     """Both directions, averaged; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
-    dtype, out_dtype = accumulation_dtype(forward.x), forward.x.dtype  # rounded at the end only
-    forward, reverse = (direction._replace(x=direction.x.to(dtype)) for direction in (forward, reverse))
-    y = average_ssd(ssd, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
-    return y.to(out_dtype)
+
+    def scan(inputs: SsdInputs, backwards: bool) -> Tensor:
+        x, delta, A, B, C, D, delta_bias = inputs
+        x = x.to(accumulation_dtype(x))  # rounded to the input's type at the end only
+        arguments = (x, delta, A, B, C, D, z, delta_bias, delta_softplus, dt_limit)
+        return cast(Tensor, ssd(*arguments, lengths=lengths, reverse=backwards))
+
+    return (0.5 * (scan(forward, False) + scan(reverse, True))).to(forward.x.dtype)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:

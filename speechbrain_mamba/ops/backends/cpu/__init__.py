@@ -24,8 +24,6 @@ from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_f
 from speechbrain_mamba.ops.backends.cpu.ssd_kernel import ssd_forward
 from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step as pack_step
 from speechbrain_mamba.ops.backends.cpu.step_kernel import packed_step as packed_step
-from speechbrain_mamba.ops.backends.reference import average_ssd
-from speechbrain_mamba.ops.directions import SsdInputs
 from speechbrain_mamba.ops.kernel_backend import KernelBackend, Kernels
 from speechbrain_mamba.ops.registry import Call
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
@@ -69,19 +67,6 @@ def ssd(
         x, delta, A, B, C, D, z, delta_bias, delta_softplus, dt_limit, lengths=lengths, reverse=reverse,
         initial_state=initial_state, return_last_state=return_last_state, chunk_size=chunk_size,
     )  # fmt: skip
-
-
-def bidirectional_ssd(
-    forward: SsdInputs,
-    reverse: SsdInputs,
-    z: Tensor | None,
-    delta_softplus: bool,
-    dt_limit: tuple[float, float],
-    lengths: Tensor | None,
-    chunk_size: int | None = None,
-) -> Tensor:
-    """Both directions, averaged; see :func:`speechbrain_mamba.ops.bidirectional_ssd`."""
-    return average_ssd(ssd, forward, reverse, z, delta_softplus, dt_limit, lengths, chunk_size)
 
 
 def unavailable() -> str | None:
