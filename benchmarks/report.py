@@ -64,6 +64,8 @@ def make_page(root: Path = ROOT) -> str:
     measured = [name for name in read_plan(folder) if (folder / f"{name}.csv").is_file()]
     parts = [folder / "page.md.in", *(folder / f"{name}.md.in" for name in measured)]
     text = "\n\n".join(path.read_text(encoding="utf-8").strip() for path in parts if path.is_file())
+    if not measured:
+        text += "\n\nNothing is measured yet: `python benchmarks/report.py --run` does it."
     return _PLACE.sub(lambda match: _fill(folder, match), text) + "\n"
 
 
