@@ -53,7 +53,7 @@ def make_programs(source: str | os.PathLike) -> Deployed:
     folder = Path(find_source(source))
     if (folder / CODEC_SETTINGS).is_file() and not (folder / SETTINGS).is_file():
         return codec_programs(load_codec(folder))
-    model: Any = load_any(source, _KINDS)
+    model: Any = load_any(source, _KINDS, run_opts={"precision": "fp32"})  # whatever its weights are in files
     if isinstance(model, SpeechSeparator):
         return separator_programs(model)
     if isinstance(model, Recognizer):

@@ -65,6 +65,14 @@ def test_another_format_is_written_by_its_function(run, models, place, monkeypat
     assert (code, out) == (1, "") and "The format toy has no card: leave out --license and --repo." in err
 
 
+def test_the_precision_of_an_export(run, models, place):
+    code, out, err = run("export", models / "separator", "small", "--precision", "int8")
+    assert code == 0 and "'small' has a separator" in out, err
+    assert not list((place / "small").glob("*.ckpt")) and "8-bit integers" not in err
+    code, out, err = run("export", models / "separator", "graphs", "--format", "torch", "--precision", "int8")
+    assert (code, out) == (1, "") and "The format torch has weights of fp32: leave out --precision int8." in err
+
+
 @pytest.mark.slow
 def test_a_model_is_exported_to_torch(run, models, place):
     code, _, err = run("export", models / "separator", "graphs", "--format", "torch")
