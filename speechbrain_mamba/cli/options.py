@@ -132,6 +132,7 @@ def set_up_logging(level: int) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(is_shown)
     logging.basicConfig(format="%(message)s", handlers=[handler])
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would say all twice
     logging.getLogger("speechbrain_mamba").setLevel(level)
     if level > logging.DEBUG:
         warnings.simplefilter("ignore")

@@ -20,6 +20,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 
+from speechbrain_mamba.dataio.recordings import MAX_RATE, MIN_RATE
 from speechbrain_mamba.inference.bundled import bundled_models, find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.inference.precision import check_precision, reduce_precision
@@ -152,6 +153,8 @@ class OpenedModel:
             for name in chosen:  # the device and such are the caller's to choose
                 logger.warning("'%s' sets %s, which is ignored: give it in run_opts.", self.file, name)
                 del hparams[name]
+        if "sample_rate" in getattr(cls, "HPARAMS_NEEDED", []):
+            self._check_rate(hparams["sample_rate"])
         hparams["savedir"] = self.files.savedir
         precision = precision or "fp32"
         if precision == "int8":  # which SpeechBrain does not know
@@ -169,12 +172,20 @@ class OpenedModel:
         lacking = [name for name in needed if name not in self.modules and name not in self.plan]
         if lacking and self.kind in getattr(cls, "LACKING", {}):
             raise ValueError(f"The {self.kind} '{self.files.source}' {cls.LACKING[self.kind]}.")  # type: ignore[attr-defined]
+        if lacking and self.kind and KINDS[self.kind].rpartition(".")[2] == cls.__name__:
+            raise ValueError(f"'{self.file}' lacks {', '.join(lacking)}, without which a {self.kind} cannot be used.")
         if lacking or not self.modules:
             known = f"a {self.kind}" if self.kind else "another kind of model"
             advice = f" Load it with {KINDS[self.kind]}." if self.kind else ""
             raise ValueError(
                 f"'{self.files.source}' holds {known} (modules: {', '.join(self.modules) or 'none'}), but "
                 f"{cls.__name__} needs {', '.join(lacking) or 'modules'}.{advice}"
+            )
+
+    def _check_rate(self, rate: Any) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not MIN_RATE <= rate <= MAX_RATE:
+            raise ValueError(
+                f"'{self.file}': sample_rate is {rate!r}, but must be a number of Hz from {MIN_RATE} to {MAX_RATE}."
             )
 
     def _refuse_unfilled(self, modules: Mapping[str, Any], loadables: Mapping[str, Any]) -> None:

@@ -248,7 +248,7 @@ def _try_out(folder: Path) -> _Loaded:
         return _describe("codec", codec.sample_rate, {"codec": codec})
     opened = open_model(folder)
     if opened.kind == "speaker encoder":
-        rate = int(opened.plan["sample_rate"])
+        rate = int(opened.plan.get("sample_rate", 16000))  # SpeechBrain's, if the file does not say
         _check(opened.kind, load_speaker_encoder(os.fspath(folder))(noise(rate), rate))
         weights = [path for path in folder.glob(f"*{SAFETENSORS}")] or [folder / f"embedding_model{CHECKPOINT}"]
         return _Loaded(opened.kind, rate, sum(v.numel() for p in weights for v in read_weights(p).values()), [])

@@ -58,8 +58,9 @@ def command(
 
     SOURCE is the output folder of a training, an exported folder, or the name of a model that comes with the package.
     The model is loaded from OUT and run once before OUT appears. The formats onnx and torch write what it computes, for
-    programs without this package.
+    programs without this package, of models on the Hub too.
     """
+    from speechbrain_mamba.inference.pretrained import find_source
     from speechbrain_mamba.inference.sharing import export_model, find_model
 
     if form != "speechbrain":
@@ -69,7 +70,8 @@ def command(
         if precision != "fp32":
             raise ValueError(f"The format {form} has weights of fp32: leave out --precision {precision}.")
         module, name = FORMATS[form].split(":")
-        show(getattr(import_module(module), name)(str(find_model(source)[1]), out))
+        model = str(find_model(source)[1]) if Path(find_source(source)).is_dir() else source
+        show(getattr(import_module(module), name)(model, out))
         return
     made = export_model(
         source, out, license=license, language=language, repository=repo, safetensors_only=safetensors_only,

@@ -61,6 +61,7 @@ def test_another_format_is_written_by_its_function(run, models, place, monkeypat
     torch.manual_seed(0)
     code, out, err = run("export", models / "separator", "toys", "--format", "toy")
     assert (code, out) == (0, f"{models / 'separator'} to toys\n"), err
+    assert run("export", "me/there", "toys", "--format", "toy")[:2] == (0, "me/there to toys\n")  # a model on the Hub
     code, out, err = run("export", models / "separator", "toys", "--format", "toy", "--license", "mit", "--repo", "a/b")
     assert (code, out) == (1, "") and "The format toy has no card: leave out --license and --repo." in err
 
