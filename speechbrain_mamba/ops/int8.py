@@ -51,6 +51,9 @@ class PackedWeight:
     """Type of the numbers that it stands for."""
     device = torch.device("cpu")
 
+    scales: Tensor
+    """What the integers of each output are multiplied by, float32 (outputs,)."""
+
     def __init__(self, weight: Tensor) -> None:
         reason = int8_unavailable()
         if reason is not None:
@@ -62,10 +65,21 @@ class PackedWeight:
             raise ValueError("The weight holds NaN or infinity, so it cannot be made of 8-bit integers.")
         # a row of zeros has a scale of zero, by which nothing can be divided
         rows = (weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round()
+        self.scales = scales
         self._factor = Int8Factor(rows.to(torch.int8), scales)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
         return self  # nothing changes it
+
+    @functools.cached_property
+    def integers(self) -> Tensor:
+        """The integers themselves, int8 (outputs, inputs), as steps of models read them: made at the first use."""
+        return self._factor.integers()
+
+    @functools.cached_property
+    def sums(self) -> Tensor:
+        """The sum of each output's integers, int32 (outputs,)."""
+        return self.integers.sum(1, dtype=torch.int32)
 
     def dim(self) -> int:
         """Its number of axes."""
