@@ -341,7 +341,7 @@ class Int8Factor:
         import torch
 
         self._packed = torch.ops.onednn.qlinear_prepack(integers.contiguous(), None)
-        self._scales, self._zeros = scales.contiguous(), torch.zeros(len(scales), dtype=torch.long)
+        self._scales, self._zeros = scales.contiguous(), scales.new_zeros(len(scales), dtype=torch.long)
 
     def integers(self) -> Tensor:
         """The factor (outputs, inputs) unpacked, int8 and contiguous."""

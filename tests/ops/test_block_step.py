@@ -211,6 +211,14 @@ def test_the_choice_of_a_backend_is_respected(served):
     assert served
 
 
+def test_the_default_device_does_not_matter():
+    torch.manual_seed(0)
+    x, states, mixer, network = make_case()
+    with torch.no_grad(), torch.device("meta"):
+        results = flattened(ops.block_step(x, states, ops.pack_block(mixer, network)))
+    assert_near(results, exact(x, states, mixer, network), 1e-5)
+
+
 def test_autocast_leaves_steps_in_float32(served):
     torch.manual_seed(0)
     x, states, mixer, network = make_case()

@@ -45,7 +45,7 @@ class BlockWeights:
         if feed_forward is not None:
             layers = *self._linear(feed_forward.first), *self._linear(feed_forward.last)
             network = *self._norm(feed_forward.norm), *layers, ACTIVATIONS[feed_forward.activation]
-        self._fields = torch.tensor([width, *sizes, *mixing, *network], dtype=torch.int64)
+        self._fields = torch.tensor([width, *sizes, *mixing, *network], dtype=torch.int64, device="cpu")
         self.address = self._fields.data_ptr()
 
     def _hold(self, tensor: Tensor | None) -> Tensor | None:
