@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Time the generation of codec tokens: what a frame costs after so much speech, and the chain from text to waveform.
 
-    python benchmarks/generation.py [--hparams hparams/tts/vallm.yaml ...] [--threads 1 2] [--out FILE]
+    python benchmarks/generation.py [--hparams hparams/tts/vallm.yaml ...] [--precisions fp32 int8] [--threads 1 2]
 
 The models have random weights. Rows ``step``: after phonemes and each number of frames, which the autoregressive model
-takes in at once (prefill), it is fed frame by frame, and its linear layers alone are timed too: ``times_products``
-is the time of a step over that of these products by PyTorch. A frame lasts 13.3 ms. The other rows are a chain: some
-seconds of speech from phonemes and a prompt of 3 s, by the autoregressive and the non-autoregressive model and an
-EnCodec of the published size, each with its share; a real-time factor below 1 is faster than the speech.
+takes in at once (prefill), it is fed frame by frame, and its linear layers alone are timed too, by PyTorch's products
+of weights of the same type: ``times_products`` is the time of a step over theirs. A frame lasts 13.3 ms. The other rows
+are a chain: some seconds of speech from phonemes and a prompt of 3 s, by the autoregressive and the non-autoregressive
+model and an EnCodec of the published size, each with its share; a real-time factor below 1 is faster than the speech.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +24,9 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_mamba.codecs import EnCodec
 from speechbrain_mamba.dataio.prompted_batch import Padded, Utterances
+from speechbrain_mamba.inference.precision import ReducedPrecision
 from speechbrain_mamba.lobes.models.synthesis import VallE
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear, reduce_linears
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 from timing import summarize, write_table
@@ -41,6 +45,7 @@ def parse_arguments():
     parser.add_argument("--frames", nargs="+", type=int, default=[225, 1000], help="speech so far")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"], choices=("fp32", "bf16", "int8"))
     parser.add_argument("--rounds", type=int, default=15, help="frames to time after each number of frames")
     parser.add_argument("--seconds", type=float, default=2.0, help="speech of the chain; 0 for none")
     parser.add_argument("--cuda-graphs", action="store_true", help="replay the steps of Mamba as a CUDA graph")
@@ -84,10 +89,14 @@ def prefill(model, frames: int, batch: int, device: str):
 
 def linear_products(model, batch: int, device: str):
     """A function that multiplies the weights of a model's linear layers with rows, by PyTorch."""
-    weights = [layer.weight for layer in model.backbone.modules() if isinstance(layer, torch.nn.Linear)]
-    weights.append(model.code_embedding.embedding.weight if model.head is None else model.head.weight)
-    rows = [torch.randn(batch, weight.shape[1], device=device) for weight in weights]
-    return lambda: [F.linear(row, weight) for row, weight in zip(rows, weights)]
+    layers = [layer for layer in model.backbone.modules() if isinstance(layer, (torch.nn.Linear, ReducedLinear))]
+    if model.head is None:
+        layers.append(partial(F.linear, weight=model.code_embedding.embedding.weight))
+    else:
+        layers.append(model.head)
+    channels = [getattr(layer, "in_features", model.code_embedding.embedding.weight.shape[1]) for layer in layers]
+    rows = [torch.randn(batch, count, device=device) for count in channels]
+    return lambda: [layer(row) for layer, row in zip(layers, rows)]
 
 
 @torch.no_grad()
@@ -165,18 +174,22 @@ def measure_chain(model, batch: int, arguments) -> list[dict]:
     ]
 
 
-def measure(path: Path, arguments) -> list[dict]:
-    """The rows of one model."""
+def measure(path: Path, precision: str, arguments) -> list[dict]:
+    """The rows of one model, its weights reduced as inference reduces them."""
     torch.manual_seed(0)
     text = select_hparams(read_hparams(path, {"token_folder": "unused"}), ["ar", "nar"])
     parts = load_hyperpyyaml(text)
     model = VallE(parts["ar"], parts["nar"]).to(arguments.device).eval()
-    facts, rows = {"model": path.stem, "parameters_m": sum(p.numel() for p in model.ar.parameters()) / 1e6}, []
+    parameters = sum(p.numel() for p in model.ar.parameters()) / 1e6
+    facts, rows = {"model": path.stem, "parameters_m": parameters, "precision": precision}, []
+    if precision != "fp32":
+        reduce_linears(model, precision)
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for batch in arguments.batch_sizes:
-            measured = measure_steps(model.ar, batch, arguments)
-            measured += measure_chain(model, batch, arguments) if arguments.seconds else []
+            with ReducedPrecision() if precision != "fp32" else nullcontext():
+                measured = measure_steps(model.ar, batch, arguments)
+                measured += measure_chain(model, batch, arguments) if arguments.seconds else []
             rows += [facts | {"threads": threads} | row for row in measured]
     return rows
 
@@ -184,7 +197,9 @@ def measure(path: Path, arguments) -> list[dict]:
 def main():
     """Measure all models, and print the table."""
     arguments = parse_arguments()
-    rows = [row for path in arguments.hparams for row in measure(path, arguments)]
+    rows = [
+        row for path in arguments.hparams for name in arguments.precisions for row in measure(path, name, arguments)
+    ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_table([{name: row.get(name) for name in columns} for row in rows], arguments.out)
 

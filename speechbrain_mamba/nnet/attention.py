@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.few_rows import linear_step
 from speechbrain_mamba.nnet.mamba import ScaledLinear
 from speechbrain_mamba.nnet.text_blocks import take_frames
 from speechbrain_mamba.ops import valid_frames
@@ -88,6 +89,17 @@ class MultiHeadProjections(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(self._heads(self.q_proj(x)), key, value, mask, dropout)
         return self.out_proj(y.transpose(1, 2).flatten(-2))
+
+    def _heads_of_frame(self, layer: nn.Module, x_t: Tensor) -> Tensor:
+        """A projection of one frame, (batch, d_model), as (batch, nhead, 1, channels of a head)."""
+        return linear_step(layer, x_t).unflatten(-1, (self.nhead, 1, -1))
+
+    def _attend_from_frame(self, x_t: Tensor, key: Tensor, value: Tensor, valid: Tensor) -> Tensor:
+        """As :meth:`_attend` from one frame to those that are valid, (batch, keys)."""
+        dropout = self.dropout if self.training else 0.0
+        query = self._heads_of_frame(self.q_proj, x_t)
+        y = F.scaled_dot_product_attention(query, key, value, valid[:, None, None], dropout)
+        return linear_step(self.out_proj, y.flatten(1))
 
 
 class PrefixAttention(MultiHeadProjections):
@@ -201,30 +213,29 @@ class PrefixAttention(MultiHeadProjections):
         state : dict
             Cache after the frame.
         """
-        x = x_t[:, None]
-        new = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        new = self._heads_of_frame(self.k_proj, x_t), self._heads_of_frame(self.v_proj, x_t)
         if "text" in state:
             window = cast(WindowCache, state)
             key, value = (torch.cat([old, part], 2) for old, part in zip((window["key"], window["value"]), new))
             valid = F.pad(window["valid"], (0, 1), value=True)
-            y, text = self._attend(x, key, value, valid[:, None, None]), window["text"]
+            y, text = self._attend_from_frame(x_t, key, value, valid), window["text"]
             key, value = (torch.cat([part[:, :, :text], part[:, :, text + 1 :]], 2) for part in (key, value))
             valid = torch.cat([valid[:, :text], valid[:, text + 1 :]], 1)
-            return y[:, 0], WindowCache(key=key, value=value, valid=valid, text=text)
+            return y, WindowCache(key=key, value=value, valid=valid, text=text)
         growing = cast(GrowingCache, state)
         key, value, valid, used = growing["key"], growing["value"], growing["valid"], growing["used"]
         if torch.compiler.is_exporting():  # a program writes into no input, and has no room left in its caches
             key, value = (torch.cat([old, part], 2) for old, part in zip((key, value), new))
             valid = F.pad(valid, (0, 1), value=True)
-            y = self._attend(x, key, value, valid[:, None, None])
-            return y[:, 0], GrowingCache(key=key, value=value, valid=valid, used=used + 1)
+            y = self._attend_from_frame(x_t, key, value, valid)
+            return y, GrowingCache(key=key, value=value, valid=valid, used=used + 1)
         if used == key.shape[2]:
             key, value, valid = _grow(key, 2), _grow(value, 2), _grow(valid, 1)
         key[:, :, used : used + 1], value[:, :, used : used + 1] = new
         valid[:, used] = True
         seen = used + 1
-        y = self._attend(x, key[:, :, :seen], value[:, :, :seen], valid[:, None, None, :seen])
-        return y[:, 0], GrowingCache(key=key, value=value, valid=valid, used=seen)
+        y = self._attend_from_frame(x_t, key[:, :, :seen], value[:, :, :seen], valid[:, :seen])
+        return y, GrowingCache(key=key, value=value, valid=valid, used=seen)
 
 
 def check_window(window: int | None) -> None:
@@ -321,4 +332,4 @@ class PrefixCrossAttention(MultiHeadProjections):
 
     def step(self, x_t: Tensor, state: PrefixCache) -> tuple[Tensor, PrefixCache]:
         """Run the layer over one frame, as :meth:`PrefixAttention.step` does; the state is not changed."""
-        return self._attend(x_t[:, None], state["key"], state["value"], state["valid"][:, None, None])[:, 0], state
+        return self._attend_from_frame(x_t, state["key"], state["value"], state["valid"]), state

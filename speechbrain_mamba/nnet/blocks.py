@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.fused_step import residual_step
 from speechbrain_mamba.nnet.mamba import MambaState
 from speechbrain_mamba.nnet.mixers import bidirectional_form, plan_mixers
 from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, lengths_in
@@ -86,8 +87,7 @@ class MambaBlock(nn.Module):
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run the block over one frame, (batch, d_model)."""
-        y_t, state = self.mixer.step(self.norm(x_t), state)
-        return x_t + y_t.to(x_t.dtype), state
+        return residual_step(x_t, state, self.norm, self.mixer)
 
 
 class MambaBlocksSequential(nn.Module):

@@ -108,6 +108,11 @@ class PrefixBidirectional(nn.Module):
         """Run over one target, (batch, d_model), as the causal mixer does."""
         return self.mixer.step(x_t, state)
 
+    @property
+    def stepper(self) -> Any:
+        """The mixer whose steps are those of the layer."""
+        return self.mixer
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention of targets to the memory (Vaswani et al., arXiv 1706.03762): the upper bound, whose cost

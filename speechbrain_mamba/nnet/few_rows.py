@@ -5,15 +5,31 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba_layer import ScaledLinear
-from speechbrain_mamba.ops import few_rows_linear
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
+from speechbrain_mamba.ops import Linear, few_rows_linear
 from speechbrain_mamba.utils._compat import has_forward_hooks
+
+_PLAIN = (nn.Linear, ScaledLinear, ReducedLinear)
+
+
+def plain_linear(layer: nn.Module) -> Linear | None:
+    """The parameters of a linear layer, None for one that is more than those: with hooks or an adapter.
+
+    Example
+    -------
+    >>> plain_linear(nn.Linear(4, 3)).weight.shape
+    torch.Size([3, 4])
+    """
+    if type(layer) in _PLAIN and not has_forward_hooks(layer):
+        return Linear(layer.weight, layer.bias)  # type: ignore[arg-type]
+    return None
 
 
 def linear_step(layer: nn.Module, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
     """Run a linear layer over (batch, channels), with an activation and a residual after it.
 
-    Plain linear layers go to :func:`speechbrain_mamba.ops.few_rows_linear`. Others, such as those with hooks, adapters
-    or quantized weights, are called.
+    Plain linear layers and those of fewer bits go to :func:`speechbrain_mamba.ops.few_rows_linear`. Others, such as
+    those with hooks or adapters, are called.
 
     Example
     -------
@@ -22,8 +38,9 @@ def linear_step(layer: nn.Module, x: Tensor, activation: str | None = None, resi
     >>> torch.allclose(linear_step(layer, x, "relu", x), x + layer(x).relu(), atol=1e-6)
     True
     """
-    if type(layer) in (nn.Linear, ScaledLinear) and not has_forward_hooks(layer):
-        return few_rows_linear(x, layer.weight, layer.bias, activation, residual)  # type: ignore[arg-type]
+    plain = plain_linear(layer)
+    if plain is not None:
+        return few_rows_linear(x, plain.weight, plain.bias, activation, residual)
     y = layer(x)
     if activation is not None:
         y = getattr(nn.functional, activation)(y)
@@ -41,11 +58,26 @@ def feed_forward_step(ffn: nn.Sequential, x: Tensor, residual: Tensor) -> Tensor
     >>> torch.allclose(feed_forward_step(ffn, x, x), x + ffn(x), atol=1e-6)
     True
     """
-    if ffn.training or has_forward_hooks(ffn):
+    parts = parts_of_network(ffn)
+    if parts is None:
         return residual + ffn(x)
-    first, activation, _, last = ffn
-    name = None
-    if type(activation) is nn.ReLU or (type(activation) is nn.GELU and activation.approximate == "none"):
-        name = type(activation).__name__.lower()
+    first, activation, last = parts
+    name = name_of_activation(activation)
     hidden = linear_step(first, x, name)
     return linear_step(last, hidden if name else activation(hidden), residual=residual)
+
+
+def parts_of_network(ffn: nn.Sequential) -> tuple[nn.Module, nn.Module, nn.Module] | None:
+    """The first linear layer, activation and last linear layer of a feed-forward network; None where dropout is at
+    work, or hooks."""
+    if ffn.training or has_forward_hooks(ffn):
+        return None
+    first, activation, _, last = ffn
+    return first, activation, last
+
+
+def name_of_activation(activation: nn.Module) -> str | None:
+    """What :func:`speechbrain_mamba.ops.few_rows_linear` calls an activation, None if it does not know it."""
+    if type(activation) is nn.ReLU or (type(activation) is nn.GELU and activation.approximate == "none"):
+        return type(activation).__name__.lower()
+    return None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechbrain_mamba.nnet.few_rows import linear_step
+from speechbrain_mamba.nnet.few_rows import linear_step, plain_linear
 from speechbrain_mamba.nnet.mamba_layer import (
     BidirectionalLayer,
     CausalLayer,
@@ -24,9 +24,15 @@ from speechbrain_mamba.nnet.mamba_layer import (
 )
 from speechbrain_mamba.ops import (
     Direction,
+    FeedForwardPart,
+    MixerPart,
+    Norm,
+    PackedBlock,
     bidirectional_mamba_inner,
+    block_step,
     mamba_inner,
     mamba_inner_update,
+    pack_block,
     pack_step,
     scan_arguments,
     selective_scan,
@@ -194,12 +200,47 @@ class Mamba(CausalLayer, _Mamba1Layer):
     """What goes into the operation of a step as it is."""
 
     def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """Run the layer over one frame, see :meth:`CausalLayer.step`: one operation between the projections."""
-        parameters = self._kept.get(self, lambda: pack_step(self._direction("")), (self.in_proj, self.out_proj))
-        parameters = self._direction("") if parameters is None else parameters
+        """Run the layer over one frame, see :meth:`CausalLayer.step`: as one operation, or one between projections that
+        have to be called."""
+        block = self.keep_for_steps((self,), self.pack_block)
+        if block is not None:
+            return self.step_block(x_t, state, block)
+        inner = self._kept.get((self,), lambda: pack_step(self._direction("")), (self.in_proj, self.out_proj))
+        inner = self._direction("") if inner is None else inner
         xz = linear_step(self.in_proj, x_t)
-        y, conv, ssm = mamba_inner_update(xz, state["conv"], state["ssm"], parameters)
+        y, conv, ssm = mamba_inner_update(xz, state["conv"], state["ssm"], inner)
         return linear_step(self.out_proj, y), {"conv": conv, "ssm": ssm}
+
+    def pack_block(
+        self, norm: Norm | None = None, network: FeedForwardPart | None = None, adds_input: bool = False
+    ) -> PackedBlock | None:
+        """Pack the layer for steps with the normalization before it and the feed-forward network after it.
+
+        Arguments
+        ---------
+        norm : Norm, optional
+            The normalization before the layer.
+        network : FeedForwardPart, optional
+            The feed-forward network after it.
+        adds_input : bool
+            Whether the input of the normalization is added to the layer's output.
+
+        Returns
+        -------
+        PackedBlock or None
+            What :meth:`step_block` takes; None where no kernel does, or a projection is more than its weights.
+        """
+        in_proj, out_proj = plain_linear(self.in_proj), plain_linear(self.out_proj)
+        if in_proj is None or out_proj is None or type(self).step is not Mamba.step:
+            return None
+        block = pack_block(MixerPart(norm, in_proj, self._direction(""), out_proj, adds_input), network)
+        return None if block.packed is None else block
+
+    def step_block(self, x_t: Tensor, state: MambaState, block: PackedBlock) -> tuple[Tensor, MambaState]:
+        """Run a block packed by :meth:`pack_block` over one frame, (batch, d_model), as :meth:`step` does the layer."""
+        y, after = block_step(x_t, (state["conv"], state["ssm"]), block)
+        assert after is not None
+        return y, {"conv": after[0], "ssm": after[1]}
 
     def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
         return self.d_inner, (self.d_inner, self.d_state)

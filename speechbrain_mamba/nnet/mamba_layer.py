@@ -106,6 +106,12 @@ class MambaLayer(nn.Module):
         """Called by ``torch.jit.script``, also for the modules that hold the layer."""
         raise ValueError(f"torch.jit.script meets {type(self).__name__}: {NO_TORCHSCRIPT}")
 
+    def keep_for_steps(self, modules: tuple[nn.Module, ...], make: Callable[[], Any]) -> Any:
+        """What ``make()`` returns, which depends on the parameters of modules, such as a block that holds this layer;
+        kept while these do not change, and until a new sequence begins. See
+        :class:`~speechbrain_mamba.nnet.kept.KeptForSteps`."""
+        return self._kept.get(modules, make)
+
     def _add_convolution(self, suffix: str, channels: int, bias: bool) -> None:
         """Register the convolution of one direction; the names of the reverse direction carry a suffix."""
         self.register_module(f"conv1d{suffix}", nn.Conv1d(channels, channels, self.d_conv, groups=channels, bias=bias))

@@ -1,6 +1,15 @@
 """Tensor operations of Mamba. The only place that knows that there are several backends."""
 
 from speechbrain_mamba.ops.approximation import approximate_exponentials
+from speechbrain_mamba.ops.block_step import (
+    FeedForwardPart,
+    Linear,
+    MixerPart,
+    Norm,
+    PackedBlock,
+    block_step,
+    pack_block,
+)
 from speechbrain_mamba.ops.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.few_rows import few_rows_linear
@@ -13,7 +22,12 @@ from speechbrain_mamba.ops.step import PackedStep, mamba_inner_update, pack_step
 
 __all__ = [
     "Direction",
+    "FeedForwardPart",
     "Filters",
+    "Linear",
+    "MixerPart",
+    "Norm",
+    "PackedBlock",
     "PackedStep",
     "ScanInputs",
     "SsdInputs",
@@ -24,6 +38,7 @@ __all__ = [
     "bidirectional_mamba_inner",
     "bidirectional_selective_scan",
     "bidirectional_ssd",
+    "block_step",
     "causal_conv1d",
     "causal_conv1d_update",
     "few_rows_linear",
@@ -31,6 +46,7 @@ __all__ = [
     "mamba_inner",
     "mamba_inner_update",
     "mask_frames",
+    "pack_block",
     "pack_step",
     "scan_arguments",
     "selective_scan",

@@ -11,31 +11,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.registry import chosen_backend, is_available, is_plain_call, load_backend
 
 MOST_ROWS = 16
 """Examples up to which a backend's own product is the faster one."""
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def few_rows_linear(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedWeight,
     bias: Tensor | None = None,
     activation: str | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
     r"""A linear layer, activation, and residual: :math:`r + f(x W^\top + b)`, made for a few examples.
 
-    Float32 on a CPU where no gradient is asked for is multiplied by a kernel of its own; everything else by PyTorch,
-    autocast included.
+    On a CPU where no gradient is asked for, a kernel of its own multiplies in float32, whatever the type of the weight;
+    under autocast, what it returns is rounded to the type that it has there. Everything else is computed by PyTorch.
 
     Arguments
     ---------
     x : Tensor
         Inputs (batch, inputs).
-    weight : Tensor
-        Weight (outputs, inputs).
+    weight : Tensor or PackedWeight
+        Weight (outputs, inputs). One of another type than the inputs is cast, or stands for such numbers.
     bias : Tensor, optional
         Bias (outputs,).
     activation : str, optional
@@ -60,27 +62,39 @@ def few_rows_linear(
     >>> torch.allclose(y, (x @ weight.T).relu(), atol=1e-5)
     True
     """
-    if activation is not None and activation not in _ACTIVATIONS:
+    if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"few_rows_linear: activation is '{activation}', but must be relu, gelu or None.")
-    if _is_served(x, weight, bias, residual):
-        return load_backend("cpu").few_rows_linear(x, weight, bias, activation, residual)
-    y = F.linear(x, weight, bias)
-    y = y if activation is None else _ACTIVATIONS[activation](y)
+    device = x.device.type
+    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if _is_served(x, weight, bias, residual, cast is not None):
+        kernel = load_backend("cpu").few_rows_linear
+        if cast is None:
+            return kernel(x, weight, bias, activation, residual)
+        y = kernel(x.float(), weight, bias, activation, None if residual is None else residual.float())
+        return y.to(cast if residual is None else torch.promote_types(cast, residual.dtype))
+    if isinstance(weight, Tensor) and weight.dtype == x.dtype:
+        y = F.linear(x, weight, bias)
+    else:
+        y = project(x, weight, bias, cast)
+    y = y if activation is None else ACTIVATIONS[activation](y)
     return y if residual is None else residual + y
 
 
-def _is_served(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> bool:
-    """Whether the kernel takes a call."""
-    if x.dim() != 2 or not 1 <= x.shape[0] <= MOST_ROWS or not is_plain_call(x, weight, bias, residual):
+def _is_served(
+    x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None, residual: Tensor | None, cast: bool
+) -> bool:
+    """Whether the kernel takes a call, under autocast or not."""
+    tensors = (x, bias, residual) if isinstance(weight, PackedWeight) else (x, weight, bias, residual)
+    if x.dim() != 2 or not 1 <= x.shape[0] <= MOST_ROWS or not is_plain_call(*tensors):
         return False
     batch, outputs = x.shape[0], weight.shape[0]
-    for tensor, shape in (
-        (x, x.shape),
-        (weight, (outputs, x.shape[1])),
-        (bias, (outputs,)),
-        (residual, (batch, outputs)),
+    for tensor, shape, dtypes in (
+        (x, x.shape, _DTYPES if cast else _DTYPES[:1]),
+        (None if isinstance(weight, PackedWeight) else weight, (outputs, x.shape[1]), _DTYPES),
+        (bias, (outputs,), _DTYPES[:1]),
+        (residual, (batch, outputs), _DTYPES if cast else _DTYPES[:1]),
     ):
         # of other shapes, PyTorch says what is wrong, or broadcasts
-        if tensor is not None and (tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.shape != shape):
+        if tensor is not None and (tensor.dtype not in dtypes or not tensor.is_cpu or tensor.shape != shape):
             return False
-    return chosen_backend() in ("auto", "cpu") and not torch.is_autocast_enabled("cpu") and is_available("cpu")
+    return x.shape[1] == weight.shape[1] and chosen_backend() in ("auto", "cpu") and is_available("cpu")

@@ -51,6 +51,9 @@ class PackedWeight:
     """Type of the numbers that it stands for."""
     device = torch.device("cpu")
 
+    scales: Tensor
+    """What the integers of each output are multiplied by, float32 (outputs,)."""
+
     def __init__(self, weight: Tensor) -> None:
         self._pack(*quantize_weight(weight))
 
@@ -78,11 +81,21 @@ class PackedWeight:
         reason = int8_unavailable()
         if reason is not None:
             raise ValueError(f"The weight cannot be made of 8-bit integers: {reason}")
-        self.shape = integers.shape
+        self.shape, self.scales = integers.shape, scales
         self._factor = Int8Factor(integers, scales)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
         return self  # nothing changes it
+
+    @functools.cached_property
+    def integers(self) -> Tensor:
+        """The integers themselves, int8 (outputs, inputs), as steps of models read them: made at the first use."""
+        return self._factor.integers()
+
+    @functools.cached_property
+    def sums(self) -> Tensor:
+        """The sum of each output's integers, int32 (outputs,)."""
+        return self.integers.sum(1, dtype=torch.int32)
 
     def dim(self) -> int:
         """Its number of axes."""

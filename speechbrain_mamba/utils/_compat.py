@@ -232,28 +232,57 @@ ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
 how often torch knows that it was changed."""
 
 
-def mark_parameters(module: Any, without: tuple[Any, ...] = ()) -> list[ParameterMark] | None:
-    """Marks of all parameters inside a module but those of modules ``without``, for :func:`are_marked`; None if some
-    are stand-ins, or of inference mode, which does not count changes."""
-    import torch
+class Marks:
+    """Marks of modules, by which it is known later whether they still are what they were.
 
-    marks: list[ParameterMark] = []
-    for part in module.modules():
-        for name, parameter in part._parameters.items() if part not in without else ():
-            if parameter is None:
-                continue
-            if type(parameter) is not torch.nn.Parameter or parameter.is_inference():
-                return None
-            marks.append((part._parameters, name, parameter, parameter.detach(), parameter._version))
-    return marks
+    No module inside was replaced, got hooks, or went over to training or evaluation; no parameter was replaced, moved,
+    or changed as far as torch counts changes.
 
+    Arguments
+    ---------
+    modules : sequence of torch.nn.Module
+        The modules.
+    without : sequence of torch.nn.Module
+        Modules inside whose parameters, parts and hooks do not matter.
 
-def are_marked(marks: list[ParameterMark]) -> bool:
-    """Whether no parameter was replaced, moved or changed since it was marked, as far as torch counts changes."""
-    return all(
-        parameter._version == version and parameter.data_ptr() == memory.data_ptr() and owner.get(name) is parameter
-        for owner, name, parameter, memory, version in marks
-    )
+    Raises
+    ------
+    ValueError
+        When parameters are stand-ins, or of inference mode, which does not count changes.
+    """
+
+    def __init__(self, modules: Sequence[Any], without: Sequence[Any] = ()) -> None:
+        import torch
+
+        parameters: list[ParameterMark] = []
+        self._children: list[tuple[Mapping[str, Any], str, Any]] = []
+        self._hooks: list[Mapping] = []
+        self._modes: list[tuple[Any, bool]] = []
+        for part in (part for module in modules for part in module.modules() if part not in without):
+            self._children += [(part._modules, name, child) for name, child in part._modules.items()]
+            self._hooks += [part._forward_hooks, part._forward_pre_hooks]
+            self._modes.append((part, part.training))
+            for name, parameter in part._parameters.items():
+                if parameter is None:
+                    continue
+                if type(parameter) is not torch.nn.Parameter or parameter.is_inference():
+                    raise ValueError(f"The parameter {name} does not count its changes.")
+                parameters.append((part._parameters, name, parameter, parameter.detach(), parameter._version))
+        self._parameters = parameters
+
+    def hold(self) -> bool:
+        """Whether everything is as it was, and there are no hooks."""
+        return (
+            not any(self._hooks)
+            and all(part.training is mode for part, mode in self._modes)
+            and all(owner.get(name) is child for owner, name, child in self._children)
+            and all(
+                parameter._version == version
+                and parameter.data_ptr() == memory.data_ptr()
+                and owner.get(name) is parameter
+                for owner, name, parameter, memory, version in self._parameters
+            )
+        )
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -312,7 +341,11 @@ class Int8Factor:
         import torch
 
         self._packed = torch.ops.onednn.qlinear_prepack(integers.contiguous(), None)
-        self._scales, self._zeros = scales.contiguous(), torch.zeros(len(scales), dtype=torch.long)
+        self._scales, self._zeros = scales.contiguous(), scales.new_zeros(len(scales), dtype=torch.long)
+
+    def integers(self) -> Tensor:
+        """The factor (outputs, inputs) unpacked, int8 and contiguous."""
+        return self._packed.to_dense().t().contiguous()
 
     def multiply(self, rows: Tensor, dtype: Any) -> Tensor:
         """The products (rows, outputs), float32 or bfloat16, of rows (rows, inputs) of uint8 that stand for numbers 128

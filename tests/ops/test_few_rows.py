@@ -12,7 +12,9 @@ from speechbrain_mamba import ops
 from speechbrain_mamba.ops import few_rows
 from speechbrain_mamba.ops.backends import cpu
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
+from speechbrain_mamba.ops.int8 import PackedWeight
 from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
+from tests.ops.test_int8 import needs_int8
 
 FUNCTIONS = {None: lambda y: y, "relu": F.relu, "gelu": F.gelu}
 
@@ -91,16 +93,65 @@ def test_other_calls_are_left_to_pytorch(served, other):
         torch.testing.assert_close(y.reshape(2, 3).float(), x @ weight.T, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_autocast_and_the_choice_of_a_backend_are_respected(served):
+def test_gradients_and_the_choice_of_a_backend_are_respected(served):
     x, weight = torch.randn(2, 5), torch.randn(3, 5, requires_grad=True)
     ops.few_rows_linear(x, weight).sum().backward()
     assert weight.grad is not None
-    with torch.no_grad():
-        with torch.autocast("cpu", torch.bfloat16):
-            assert ops.few_rows_linear(x, weight).dtype == torch.bfloat16
-        with ops.use_backend("reference"):
-            ops.few_rows_linear(x, weight)
+    with torch.no_grad(), ops.use_backend("reference"):
+        ops.few_rows_linear(x, weight)
     assert not served
+
+
+@pytest.mark.parametrize("residual_dtype", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_decides_on_the_type_of_what_is_returned(served, dtype, residual_dtype):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 5).to(dtype), torch.randn(3, 5), torch.randn(3)
+    residual = None if residual_dtype is None else torch.randn(2, 3).to(residual_dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y, linear = ops.few_rows_linear(x, weight, bias, "relu", residual), F.linear(x, weight, bias).relu()
+        expected = linear if residual is None else residual + linear
+    assert served and y.dtype == expected.dtype
+    torch.testing.assert_close(y, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 999), batch=st.integers(1, 17), inputs=st.integers(1, 300), outputs=st.integers(1, 70))
+@needs_int8
+def test_products_of_integers_are_exact(name, seed, batch, inputs, outputs):
+    torch.manual_seed(seed)
+    x, weight = (torch.randint(-127, 128, (rows, inputs)) for rows in (batch, outputs))
+    x[:, 0] = weight[:, 0] = 127  # so that the units are one
+    with instruction_set(name):
+        y = ops.few_rows_linear(x.float(), PackedWeight(weight.float()))
+    assert torch.equal(y.long(), x @ weight.T)
+
+
+@needs_int8
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_the_largest_integers_do_not_overflow(name):
+    x = torch.cat([torch.full((1, 5000), -1.0), torch.full((1, 5000), 1.0)])
+    with instruction_set(name):
+        y = ops.few_rows_linear(x, PackedWeight(torch.full((16, 5000), 1.0)))
+    torch.testing.assert_close(y, torch.tensor([-5000.0, 5000.0])[:, None].expand(2, 16))
+
+
+@needs_int8
+def test_rows_of_integers_that_are_not_finite_give_no_finite_number():
+    x = torch.tensor([[1.0, 2.0], [torch.nan, 1.0], [1.0, torch.inf]])
+    y = ops.few_rows_linear(x, PackedWeight(torch.tensor([[3.0, 1.0]])))
+    assert y[0].isfinite() and not y[1:].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_stand_for_their_numbers(served, dtype):
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 70), torch.randn(37, 70).to(dtype)
+    expected = x @ weight.float().T
+    torch.testing.assert_close(ops.few_rows_linear(x, weight), expected, rtol=1e-5, atol=1e-5)
+    assert served
+    torch.testing.assert_close(ops.few_rows_linear(torch.cat([x] * 6), weight)[:3], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_wrong_arguments_are_told():

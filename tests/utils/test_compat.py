@@ -210,17 +210,27 @@ def test_hooks_are_seen():
         assert not _compat.has_forward_hooks(module)
 
 
-def test_changes_of_parameters_are_counted():
+def test_changes_of_modules_are_noticed():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    marks = _compat.mark_parameters(module, without=(module[1],))
+    marks = _compat.Marks((module,), without=(module[1],))
     with torch.no_grad():
         module[1].weight.zero_()
-        assert _compat.are_marked(marks) and len(marks) == 2, _moved("torch.nn.Module._parameters")
+        assert marks.hold()
         module[0].bias.zero_()
-    assert not _compat.are_marked(marks), _moved("torch.Tensor._version")
-    marks = _compat.mark_parameters(module)
+    assert not marks.hold(), _moved("torch.Tensor._version or torch.nn.Module._parameters")
+    marks = _compat.Marks((module,))
     module[0].weight = torch.nn.Parameter(module[0].weight.detach())
-    assert not _compat.are_marked(marks)
+    assert not marks.hold()
+    marks = _compat.Marks((module,))
+    module[1] = torch.nn.Identity()
+    assert not marks.hold(), _moved("torch.nn.Module._modules")
+    marks = _compat.Marks((module,))
+    handle = module[0].register_forward_hook(lambda *arguments: None)
+    assert not marks.hold(), _moved("torch.nn.Module._forward_hooks")
+    handle.remove()
+    assert marks.hold()
+    module.eval()
+    assert not marks.hold()
 
 
 def test_many_tensors_are_copied_at_once():
@@ -396,6 +406,9 @@ def test_torch_multiplies_8_bit_integers():
         except (AttributeError, RuntimeError) as error:
             raise AssertionError(_moved("torch.ops.onednn.qlinear_pointwise")) from error
         assert products.dtype == dtype and products.tolist() == [[24.0, -8.0]] * 3
+    integers = torch.randint(-127, 128, (37, 50), dtype=torch.int8)
+    found = _compat.Int8Factor(integers, torch.ones(37)).integers()
+    assert found.is_contiguous() and torch.equal(found, integers), _moved("Tensor.to_dense of packed integers")
 
 
 @pytest.mark.parametrize(("samples", "kernel", "stride"), [(40, 7, 1), (41, 8, 4), (5, 16, 8), (43, 10, 5)])

@@ -11,12 +11,14 @@ from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.cross_mamba import build_cross, consume
-from speechbrain_mamba.nnet.few_rows import feed_forward_step
+from speechbrain_mamba.nnet.fused_step import Network, residual_step
 from speechbrain_mamba.nnet.interleaving import product_dtype
+from speechbrain_mamba.nnet.kept import KeptForSteps
 from speechbrain_mamba.nnet.mamba import Mamba
 from speechbrain_mamba.nnet.mamba_config import mamba_options
 from speechbrain_mamba.nnet.mixers import build_mixer, plan_mixers
 from speechbrain_mamba.ops import lengths_on, mask_frames
+from speechbrain_mamba.utils._compat import has_forward_hooks
 
 DecoderLayerState = dict[str, dict[str, Any]]
 """The states of both mixers, ``self`` and ``cross``."""
@@ -76,11 +78,13 @@ class MambaDecoderLayer(nn.Module):
         self.norm2 = LayerNorm(d_model, eps=1e-6)
         self.norm3 = LayerNorm(d_model, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
+        self._kept = KeptForSteps()
 
     def consume(self, memory: Tensor, lengths: Tensor | None = None, places: Tensor | None = None) -> DecoderLayerState:
         """Compute the state before the first target from the output of the encoder (batch, memory time, d_model), which
         is finite past the valid frames of each example, integers (batch,); interleaved targets need their places too,
         integers (batch, targets)."""
+        self._kept.clear()
         own = self.self_mamba.init_state(memory.shape[0], memory.device, product_dtype(memory))
         return {"self": own, "cross": consume(self.cross_mamba, memory, lengths, places)}
 
@@ -97,11 +101,10 @@ class MambaDecoderLayer(nn.Module):
         given state unchanged."""
         if self.training:
             return self._run(lambda mamba, x, before: mamba.step(x, before), x_t, state)
-        y, self_state = self.self_mamba.step(self.norm1(x_t), state["self"])
-        x_t = x_t + y
-        y, cross_state = self.cross_mamba.step(self.norm2(x_t), state["cross"])
-        x_t = x_t + y
-        x_t = feed_forward_step(self.pos_ffn.ffn, self.norm3(x_t), x_t)
+        norm1, norm2, norm3 = (_inner(norm) for norm in (self.norm1, self.norm2, self.norm3))
+        x_t, self_state = residual_step(x_t, state["self"], norm1, self.self_mamba)
+        network = Network(norm3, self.pos_ffn.ffn)
+        x_t, cross_state = residual_step(x_t, state["cross"], norm2, self.cross_mamba, network, self._kept)
         return x_t, {"self": self_state, "cross": cross_state}
 
     def _run(self, run: Callable[..., Any], x: Tensor, state: DecoderLayerState) -> tuple[Tensor, DecoderLayerState]:
@@ -111,6 +114,11 @@ class MambaDecoderLayer(nn.Module):
         y, cross_state = run(self.cross_mamba, self.norm2(x), state["cross"])
         x = x + self.dropout(y)
         return x + self.dropout(self.pos_ffn.ffn(self.norm3(x))), {"self": self_state, "cross": cross_state}
+
+
+def _inner(norm: nn.Module) -> nn.Module:
+    """What SpeechBrain's LayerNorm consists of; the module itself if it is more than that."""
+    return norm.norm if type(norm) is LayerNorm and not has_forward_hooks(norm) else norm  # type: ignore[return-value]
 
 
 class MambaDecoder(nn.Module):

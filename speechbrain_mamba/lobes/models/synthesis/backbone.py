@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
 from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, INITS
-from speechbrain_mamba.nnet.few_rows import feed_forward_step
+from speechbrain_mamba.nnet.fused_step import Network, residual_step
+from speechbrain_mamba.nnet.kept import KeptForSteps
 from speechbrain_mamba.nnet.mimetic import initialize_mimetically
 from speechbrain_mamba.nnet.mixers import MixerPlan, plan_mixers
 from speechbrain_mamba.nnet.text_blocks import HiddenTextAttention, TextBidirectional, mark_blocks
+from speechbrain_mamba.utils._compat import has_forward_hooks
 
 BACKBONES = ("transformer", "mamba", "hybrid")
 _READ_BY_SOME = ("attention", "hidden_attention")
@@ -46,6 +48,11 @@ class AdaptiveLayerNorm(nn.Module):
         self.norm = nn.LayerNorm(d_model, elementwise_affine=n_stages == 0)
         self.scale = nn.Parameter(torch.ones(n_stages, d_model)) if n_stages else None
         self.shift = nn.Parameter(torch.zeros(n_stages, d_model)) if n_stages else None
+
+    @property
+    def plain(self) -> nn.Module:
+        """The normalization of a single frame, which has no stage."""
+        return self.norm if self.scale is None and not has_forward_hooks(self) else self
 
     def forward(self, x: Tensor, stage: Tensor | None = None) -> Tensor:
         """Normalize (batch, time, d_model), or (batch, d_model), for the stages of its examples, integers (batch,)."""
@@ -93,6 +100,7 @@ class CodecLanguageLayer(nn.Module):
         self.norm1, self.norm2 = AdaptiveLayerNorm(d_model, n_stages), AdaptiveLayerNorm(d_model, n_stages)
         self.norm_text: Any = AdaptiveLayerNorm(d_model, n_stages) if text_attention is not None else None
         self.dropout = nn.Dropout(dropout)
+        self._kept = KeptForSteps()
 
     def forward(
         self,
@@ -105,6 +113,7 @@ class CodecLanguageLayer(nn.Module):
     ) -> tuple[Tensor, LayerState | None]:
         """Run the layer; ``prefix_time`` is the longest text, the other arguments are those of
         :meth:`CodecLanguageBackbone.forward`. Returns the output with a state or None."""
+        self._kept.clear()
         state: LayerState = {"mixer": None, "text": None}
 
         def run(part: str, module: Any, x: Tensor, *arguments: Any) -> Tensor:
@@ -122,13 +131,13 @@ class CodecLanguageLayer(nn.Module):
 
     def step(self, x_t: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Run the layer over one frame, (batch, d_model), from a state; returns the output and the state after it."""
-        y, mixer = self.mixer.step(self.norm1(x_t), state["mixer"])
-        x_t = x_t + y
-        text = state["text"]
-        if self.text_attention is not None:
-            y, text = self.text_attention.step(self.norm_text(x_t), text)
-            x_t = x_t + y
-        return feed_forward_step(self.ffn.ffn, self.norm2(x_t), x_t), {"mixer": mixer, "text": text}
+        network, text = Network(self.norm2.plain, self.ffn.ffn), state["text"]
+        if self.text_attention is None:
+            x_t, mixer = residual_step(x_t, state["mixer"], self.norm1.plain, self.mixer, network, self._kept)
+            return x_t, {"mixer": mixer, "text": text}
+        x_t, mixer = residual_step(x_t, state["mixer"], self.norm1.plain, self.mixer)
+        x_t, text = residual_step(x_t, text, self.norm_text.plain, self.text_attention, network, self._kept)
+        return x_t, {"mixer": mixer, "text": text}
 
 
 def default_mixer(backbone: str) -> str:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.backends import chunked
 from speechbrain_mamba.ops.backends.chunked import ssd_update as ssd_update
+from speechbrain_mamba.ops.backends.cpu.block_kernel import pack_block as pack_block
+from speechbrain_mamba.ops.backends.cpu.block_kernel import packed_block_step as packed_block_step
 from speechbrain_mamba.ops.backends.cpu.conv_kernel import conv_backward, conv_forward
 from speechbrain_mamba.ops.backends.cpu.few_rows_kernel import few_rows_linear as few_rows_linear
 from speechbrain_mamba.ops.backends.cpu.fields import DTYPES

@@ -5,23 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import pointer, readable
+from speechbrain_mamba.ops.backends.cpu.fields import DTYPES, pointer, readable
 from speechbrain_mamba.ops.backends.cpu.native import library
+from speechbrain_mamba.ops.int8 import PackedWeight
 
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2}
 """``enum activation`` in csrc/api.h."""
+INTEGERS = 3
+"""DTYPE_INT8 there."""
+
+
+def linear_fields(weight: Tensor | PackedWeight, bias: Tensor | None) -> tuple[int, ...]:
+    """Fields of the C struct ``linear_weights``; the weight (outputs, inputs) and the bias, float32, are contiguous and
+    have to stay where they are."""
+    if isinstance(weight, PackedWeight):
+        integers, scales, sums = weight.integers, weight.scales, weight.sums
+        return *weight.shape, INTEGERS, integers.data_ptr(), scales.data_ptr(), sums.data_ptr(), pointer(bias)
+    return *weight.shape, DTYPES[weight.dtype], weight.data_ptr(), 0, 0, pointer(bias)
 
 
 def few_rows_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None
+    x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None, activation: str | None, residual: Tensor | None
 ) -> Tensor:
-    """Output (batch, outputs), all in float32."""
-    x, weight = readable(x), weight.contiguous()
-    residual = None if residual is None else residual.contiguous()
-    outputs, inputs = weight.shape
-    y = x.new_empty(x.shape[0], outputs)
+    """Output (batch, outputs), float32 like all but the weight."""
+    x, weight = readable(x), weight if isinstance(weight, PackedWeight) else weight.contiguous()
+    bias, residual = (None if tensor is None else tensor.contiguous() for tensor in (bias, residual))
+    y = x.new_empty(x.shape[0], weight.shape[0])
     library().call(
-        "few_rows", x.shape[0], inputs, outputs, ACTIVATIONS[activation], torch.get_num_threads(), x.stride(0),
-        x.data_ptr(), weight.data_ptr(), pointer(bias), pointer(residual), y.data_ptr(),
+        "few_rows", x.shape[0], ACTIVATIONS[activation], torch.get_num_threads(), x.stride(0),
+        *linear_fields(weight, bias), x.data_ptr(), pointer(residual), y.data_ptr(),
     )  # fmt: skip
     return y

@@ -12,7 +12,7 @@ from speechbrain_mamba.ops.backends.cpu.native import library
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each row (rows, features) in units of its scale, plus 128, as unsigned integers; and the scales (rows,)."""
     x = readable(x)
-    q, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), dtype=torch.float32)
+    q, scales = x.new_empty(x.shape, dtype=torch.uint8), x.new_empty(len(x), dtype=torch.float32)
     fields = (*x.shape, torch.get_num_threads(), x.data_ptr(), DTYPES[x.dtype], x.stride(0))
     library().call("quantize_rows", *fields, q.data_ptr(), scales.data_ptr())
     return q, scales

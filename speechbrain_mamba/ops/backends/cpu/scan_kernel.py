@@ -132,7 +132,7 @@ def scan_step(
     """One step of the recurrence: output and state."""
     parameters = [parameter(t) for t in (A, D, delta_bias, state)]
     sequences = [readable(t) for t in (u, delta, B, C, z)]
-    y, after = u.new_empty(u.shape), torch.empty(state.shape, dtype=torch.float32)
+    y, after = u.new_empty(u.shape), u.new_empty(state.shape, dtype=torch.float32)
     fields = [*u.shape, A.shape[1], softplus, torch.get_num_threads()]
     for tensor in (*sequences, y):
         fields += sequence(tensor)

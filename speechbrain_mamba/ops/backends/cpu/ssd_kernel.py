@@ -68,7 +68,7 @@ def ssd_forward(
     inputs, (z, initial_state, lengths) = directions[0], shared
     y, last = ssd_outputs(directions, last_state)
     heads, groups = inputs.x.shape[2], inputs.B.shape[2]
-    limits = torch.tensor([low, high], dtype=torch.float32)
+    limits = torch.tensor([low, high], dtype=torch.float32, device="cpu")
     flat = y.view(*y.shape[:2], heads * y.shape[3])
     size, lasts = heads // groups, []
     for group in range(groups):

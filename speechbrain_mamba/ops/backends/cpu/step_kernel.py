@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import parameter, readable, sequence
+from speechbrain_mamba.ops.backends.cpu.fields import DTYPES, parameter, readable, sequence
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.directions import Direction
 
@@ -34,10 +34,11 @@ def packed_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output (batch, channels), and the states after it."""
     batch, channels, state = ssm_state.shape
-    xz, conv, ssm = readable(xz), parameter(conv_state), parameter(ssm_state)
+    xz, conv, ssm = readable(xz), conv_state.contiguous(), parameter(ssm_state)
     y, conv_after, ssm_after = xz.new_empty(batch, channels), torch.empty_like(conv), torch.empty_like(ssm)
     library().call(
         "layer_step", batch, channels, state, conv.shape[2] + 1, rank, torch.get_num_threads(), *sequence(xz),
-        *sequence(y), packed.data_ptr(), conv.data_ptr(), ssm.data_ptr(), conv_after.data_ptr(), ssm_after.data_ptr(),
+        *sequence(y), packed.data_ptr(), conv.data_ptr(), conv_after.data_ptr(), DTYPES[conv.dtype], ssm.data_ptr(),
+        ssm_after.data_ptr(),
     )  # fmt: skip
-    return y, conv_after.to(conv_state.dtype), ssm_after
+    return y, conv_after, ssm_after

@@ -11,9 +11,9 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 5
+#define SBM_ABI 6
 
-enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2 };
+enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2, DTYPE_INT8 = 3 }; /* the last of weights only */
 
 /* A (batch, time, features) tensor; data is NULL where an optional one is absent. */
 typedef struct {
@@ -120,7 +120,7 @@ typedef struct {
     int64_t to;
 } rescale_args;
 
-/* One step of a Mamba layer between its projections in and out. States are contiguous float32. */
+/* One step of a Mamba layer between its projections in and out. States are contiguous, that of the scan float32. */
 typedef struct {
     int64_t batch, channels, state, width, rank, threads;
     sequence xz, y; /* (batch, 2 * channels): input of the convolution, then gate; (batch, channels) */
@@ -129,20 +129,65 @@ typedef struct {
      * projection to factor, B and C, (rank + 2 * state, channels); the factor's, (channels / PACK_ALIGN, rank,
      * PACK_ALIGN); A times log2(e), (channels, state). */
     const float *packed;
-    const float *conv_before, *state_before; /* (batch, channels, width - 1), (batch, channels, state) */
-    float *conv_after, *state_after;
+    const char *conv_before; /* (batch, channels, width - 1) */
+    char *conv_after;
+    int64_t conv_dtype;
+    const float *state_before; /* (batch, channels, state) */
+    float *state_after;
 } layer_step_args;
 
-/* A linear layer of a few examples; everything is float32, and contiguous but for x. */
+/* The weights of a linear layer, contiguous, of any dtype. Integers of 8 bits count units of their output's scale. */
+typedef struct {
+    int64_t outputs, inputs, dtype;
+    const char *weight;  /* (outputs, inputs) or NULL where there is no layer */
+    const float *scales; /* of integers: (outputs,) */
+    const int32_t *sums; /* of integers: the sum of each row, (outputs,) */
+    const float *bias;   /* (outputs,) or NULL */
+} linear_weights;
+
+/* A linear layer of a few examples; inputs and outputs are float32, and contiguous but for x. */
 enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
 typedef struct {
-    int64_t batch, inputs, outputs, activation, threads, x_pitch;
+    int64_t batch, activation, threads, x_pitch;
+    linear_weights weights;
     const float *x;        /* (batch, inputs), x_pitch from one example to the next */
-    const float *weight;   /* (outputs, inputs) */
-    const float *bias;     /* (outputs,) or NULL */
     const float *residual; /* (batch, outputs) or NULL: added after the activation */
     float *y;              /* (batch, outputs) */
 } few_rows_args;
+
+/* Normalization over the channels; NORM_NONE leaves them as they are. */
+enum norm { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
+typedef struct {
+    int64_t kind;
+    double epsilon;
+    const float *weight, *bias; /* (channels,) or NULL */
+} norm_weights;
+
+/* The parameters of a residual block, the same in all of its steps: a Mamba layer and a feed-forward network. Either may
+ * be absent, which its first linear layer shows. */
+typedef struct {
+    int64_t d_model, channels, state, width, rank;
+    norm_weights mixer_norm;
+    linear_weights in_proj, out_proj;
+    const float *packed; /* as in layer_step_args */
+    int64_t adds_input;  /* whether the input of the Mamba layer is added to its output */
+    norm_weights feed_forward_norm;
+    linear_weights first, last;
+    int64_t activation;
+} block_weights;
+
+/* One step of a block; everything is contiguous, and float32 but for the states of the convolution. */
+typedef struct {
+    const block_weights *weights;
+    int64_t batch, threads;
+    const float *x; /* (batch, d_model) */
+    float *y;       /* (batch, d_model) */
+    const char *conv_before;
+    char *conv_after;
+    int64_t conv_dtype;
+    const float *state_before;
+    float *state_after;
+} block_step_args;
 
 /* Frames between two saved states, and the unit of work inside the kernels. Short enough for the states of a chunk to
  * stay in the L1 cache while the backward pass recomputes them, long enough for the saved ones to weigh little:
@@ -160,6 +205,7 @@ typedef struct {
     int (*scan_step)(const scan_step_args *);
     int (*layer_step)(const layer_step_args *);
     int (*few_rows)(const few_rows_args *);
+    int (*block_step)(const block_step_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
     int (*quantize_rows)(const quantize_args *);

@@ -52,6 +52,7 @@ int sbm_scan_backward(const scan_backward_args *args) { return chosen->scan_back
 int sbm_scan_step(const scan_step_args *args) { return chosen->scan_step(args); }
 int sbm_layer_step(const layer_step_args *args) { return chosen->layer_step(args); }
 int sbm_few_rows(const few_rows_args *args) { return chosen->few_rows(args); }
+int sbm_block_step(const block_step_args *args) { return chosen->block_step(args); }
 int sbm_conv_forward(const conv_args *args) { return chosen->conv_forward(args); }
 int sbm_conv_backward(const conv_backward_args *args) { return chosen->conv_backward(args); }
 int sbm_quantize_rows(const quantize_args *args) { return chosen->quantize_rows(args); }

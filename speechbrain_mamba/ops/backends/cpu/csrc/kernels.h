@@ -11,11 +11,12 @@
 #include "scan_backward.h"
 #include "scan_step.h"
 #include "layer_step.h"
-#include "few_rows.h"
-#include "conv.h"
 #include "quantize.h"
+#include "few_rows.h"
+#include "block_step.h"
+#include "conv.h"
 
 const kernel_table KERNELS = {
-    KERNELS_NAME, scan_forward, scan_backward, scan_step,     layer_step,
-    few_rows,     conv_forward, conv_backward, quantize_rows, rescale_rows,
+    KERNELS_NAME, scan_forward, scan_backward, scan_step,     layer_step,    few_rows,
+    block_step,   conv_forward, conv_backward, quantize_rows, rescale_rows,
 };

@@ -25,27 +25,32 @@ typedef struct {
 } layer_step_plan;
 
 static void convolve_task(const void *context, int64_t task, char *memory) {
-    (void)memory;
     const layer_step_plan *p = context;
     const layer_step_args *a = p->args;
-    int64_t example = task % a->batch, kept = a->width - 1;
+    int64_t example = task % a->batch, kept = a->width - 1, bytes = dtype_bytes[a->conv_dtype];
     int64_t first = task / a->batch * CHANNELS_PER_TASK, last = min_int(first + CHANNELS_PER_TASK, a->channels);
+    cutter k = {memory, 0};
+    vf *old = take(&k, kept), *new = take(&k, kept); /* inputs of a block of channels, (W, kept) */
+    const float *before = (const float *)old;
+    float *after = (float *)new;
     walk w = {example, 1, 0, 1};
     for (int64_t c = first; c < last; c += W) {
-        int64_t lanes = min_int(W, last - c);
-        const float *before = a->conv_before + (example * a->channels + c) * kept;
-        float *after = a->conv_after + (example * a->channels + c) * kept;
+        int64_t lanes = min_int(W, last - c), place = (example * a->channels + c) * kept * bytes;
         vf x, sum = v_load(p->conv + a->width * p->padded + c);
         load_tile(&x, 1, &a->xz, &w, 0, 1, c, lanes);
+        for (int64_t i = 0; i < kept && i * W < lanes * kept; i++)
+            old[i] = v_load_lanes(a->conv_before + place + i * W * bytes, a->conv_dtype, lanes * kept - i * W);
         float input[W] = {0};
-        for (int64_t k = 0; k < kept; k++) {
+        for (int64_t n = 0; n < kept; n++) {
             for (int64_t i = 0; i < lanes; i++) {
-                input[i] = before[i * kept + k];
-                if (k > 0) after[i * kept + k - 1] = input[i];
+                input[i] = before[i * kept + n];
+                if (n > 0) after[i * kept + n - 1] = input[i];
             }
-            sum += v_load(p->conv + k * p->padded + c) * v_load(input);
+            sum += v_load(p->conv + n * p->padded + c) * v_load(input);
         }
         for (int64_t i = 0; i < lanes && kept > 0; i++) after[i * kept + kept - 1] = x[i];
+        for (int64_t i = 0; i < kept && i * W < lanes * kept; i++)
+            v_store_lanes(a->conv_after + place + i * W * bytes, a->conv_dtype, lanes * kept - i * W, new[i]);
         sum += v_load(p->conv + kept * p->padded + c) * x;
         v_store(p->u + example * p->padded + c, sum * v_sigmoid(sum)); /* zero in the lanes past the last channel */
     }
@@ -145,7 +150,7 @@ static int layer_step(const layer_step_args *a) {
     int64_t groups = (p.features + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE, updates = a->batch * a->channels * a->state;
     int64_t projecting = worthwhile_threads(a->threads, a->channels * p.features, PRODUCTS_PER_THREAD);
     int64_t updating = worthwhile_threads(a->threads, updates + a->channels * a->rank, UPDATES_PER_THREAD / 4);
-    int status = parallel_tasks(a->batch * runs, 1, 0, convolve_task, &p);
+    int status = parallel_tasks(a->batch * runs, 1, (size_t)(2 * a->width) * sizeof(vf), convolve_task, &p);
     if (status == STATUS_OK) status = parallel_tasks(groups, projecting, 0, project_task, &p);
     if (status == STATUS_OK)
         status = parallel_tasks(a->batch * runs, updating, (size_t)(2 * p.vectors) * sizeof(vf), update_task, &p);

@@ -5,7 +5,7 @@
  * are zero.
  */
 
-static const int64_t dtype_bytes[] = {4, 2, 2};
+static const int64_t dtype_bytes[] = {4, 2, 2, 1};
 
 #if W == 4
 INLINE vf v_from_half(vi h) {

@@ -73,15 +73,23 @@ INLINE vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 #define PAIR_2(a, b) (SHUFFLE(a, b, 0, 1, 6, 7) + SHUFFLE(a, b, 2, 3, 4, 5))
 #endif
 
-/* Sum each of W vectors over its lanes: lane i of the result is the sum of v[i]. Overwrites v. */
-INLINE vf v_reduce(vf v[W]) {
-    UNROLL for (int i = 0; i < W; i += 2) v[i] = PAIR_1(v[i], v[i + 1]);
-    UNROLL for (int i = 0; i < W; i += 4) v[i] = PAIR_2(v[i], v[i + 2]);
-#if W >= 8
-    UNROLL for (int i = 0; i < W; i += 8) v[i] = PAIR_4(v[i], v[i + 4]);
-#endif
-#if W >= 16
+#if W == 16
+#define REDUCE_EIGHTS(v)                                                                                          \
+    UNROLL for (int i = 0; i < W; i += 8) v[i] = PAIR_4(v[i], v[i + 4]);                                             \
     v[0] = PAIR_8(v[0], v[8]);
+#elif W == 8
+#define REDUCE_EIGHTS(v) v[0] = PAIR_4(v[0], v[4]);
+#else
+#define REDUCE_EIGHTS(v)
 #endif
-    return v[0];
-}
+
+/* Sum each of W vectors over its lanes: lane i of the result is the sum of v[i]. Overwrites v. */
+#define REDUCTION(name, vector)                                                                                    \
+    INLINE vector name(vector v[W]) {                                                                                \
+        UNROLL for (int i = 0; i < W; i += 2) v[i] = PAIR_1(v[i], v[i + 1]);                                         \
+        UNROLL for (int i = 0; i < W; i += 4) v[i] = PAIR_2(v[i], v[i + 2]);                                         \
+        REDUCE_EIGHTS(v)                                                                                            \
+        return v[0];                                                                                                 \
+    }
+REDUCTION(v_reduce, vf)
+REDUCTION(v_reduce_integers, vi)
