@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+from pathlib import Path
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -22,7 +22,7 @@ _reached: set[str] = set()
 
 
 def refuse_unreachable_hub(
-    repository: str, file_name: str, revision: str | None = None, cache: str | os.PathLike | None = None
+    repository: str, file_name: str, revision: str | None = None, cache: str | Path | None = None
 ) -> None:
     """Refuse to ask for a file that is not on this machine while the Hub does not answer.
 

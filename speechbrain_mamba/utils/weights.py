@@ -135,14 +135,19 @@ def split_integers(
     for name in [name for name in state if name.endswith(INTEGERS)]:
         own = name.removesuffix(INTEGERS)
         whole, scales = floats.pop(name), floats.pop(f"{own}{SCALES}", None)
-        fits = scales is not None and scales.shape == whole.shape[:1] and bool(scales.isfinite().all())
-        if whole.dtype != torch.int8 or not whole.dim() or not fits or scales.dtype != torch.float32:
+        if scales is None or not _fit(whole, scales):
             raise ValueError(
                 f"{what} holds {printable(own)} as 8-bit integers, but not with one finite scale for each output: it "
                 "is damaged."
             )
         integers[own] = whole, scales
     return floats, integers
+
+
+def _fit(whole: Tensor, scales: Tensor) -> bool:
+    """Whether these are integers with a finite scale for each output."""
+    types = whole.dtype == torch.int8 and scales.dtype == torch.float32
+    return types and whole.dim() > 0 and scales.shape == whole.shape[:1] and bool(scales.isfinite().all())
 
 
 def holds_integers(path: str | os.PathLike) -> bool:
