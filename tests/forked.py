@@ -167,8 +167,8 @@ def run(arguments: list[str], log: str, processes: int, environment: dict[str, s
 
 
 def launch(count: int) -> None:
-    """Start so many processes, in which it returns. In this one it passes SIGTERM on, and tells the others to end when
-    one has failed."""
+    """Fork processes, and return in each of them. This one never returns: it passes SIGTERM on, and tells the others to
+    end when one has failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
