@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from speechbrain.utils.importutils import LazyModule
 
 from speechbrain_mamba.dataio.audio import write_audio
+from tests.forked import ForkServer
 from tests.hub_server import LocalHub
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,12 +46,32 @@ def _quick_stamps(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _no_list_of_packages(monkeypatch):
+    """SpeechBrain lets ``pip freeze`` list all packages whenever a run begins, which takes longer than a tiny run."""
+    monkeypatch.setattr("speechbrain.utils.logger.get_environment_description", str)
+
+
+@pytest.fixture(autouse=True)
 def _log_level():
     """Commands set the level of the package's messages for their process, which here is that of all tests."""
     log = logging.getLogger("speechbrain_mamba")
     level = log.level
     yield
     log.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Starts programs in processes that are forked, which saves them their imports; see :mod:`tests.forked`."""
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def forked_with_torch():
+    """The same for programs that find nothing imported but torch."""
+    with ForkServer(["torch"]) as server:
+        yield server
 
 
 @pytest.fixture

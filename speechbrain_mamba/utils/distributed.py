@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -253,7 +254,9 @@ def check_shared_folder(folder: str | os.PathLike, patience: float = 30.0) -> No
 def leave_processes() -> None:
     """Leave the processes that ``ddp_init_group`` of SpeechBrain joined under torchrun; for the end of a script.
 
-    PyTorch asks for it: a process that exits without it may be aborted by threads that still wait for the others.
+    PyTorch asks for it: a process that exits without it may be aborted by threads that still wait for the others. These
+    end with the last owner of the group, such as ``DistributedDataParallel``, which objects in cycles may hold: a
+    thread that lets go of a tensor while Python ends aborts the process.
 
     Example
     -------
@@ -261,3 +264,4 @@ def leave_processes() -> None:
     """
     if in_group():
         distributed.destroy_process_group()
+        gc.collect()

@@ -93,11 +93,10 @@ def run(folder, name, brain_class=CountingBrain, killed_at=None, **options):
 
 def of_two(rank, folder):
     """What one of two processes does."""
-    import speechbrain.utils.logger
+    import speechbrain.utils.distributed
     from matplotlib.figure import Figure
 
     Figure.savefig = lambda *_, **__: None
-    speechbrain.utils.logger.get_environment_description = str
     speechbrain.utils.distributed.ddp_init_group = lambda options: None  # it is in a group already
     found = {"whole": run(folder, "whole"), "uneven": run(folder, "uneven", **UNEVEN)}
     found["frozen"] = run(folder, "frozen", freeze="layer.bias")
@@ -119,16 +118,16 @@ def alone(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("logging.config.dictConfig", lambda config: None)
         patch.setattr("sys.excepthook", lambda *_: None)
-        patch.setattr("speechbrain.utils.logger.get_environment_description", str)
+        patch.setattr("speechbrain.utils.logger.get_environment_description", str)  # it is slow
         accumulated = {"grad_accumulation_factor": 2}
         run(folder, "broken by one", killed_at=(2, 5), **accumulated)
         yield lambda name, **options: run(folder, name, **{**accumulated, **options})
 
 
 @pytest.fixture(scope="module")
-def together(folder, alone):
+def together(forked, folder, alone):
     """The results of both processes."""
-    return run_pair(folder, of_two)
+    return run_pair(forked, folder, of_two)
 
 
 def assert_same(one, other):

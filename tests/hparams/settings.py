@@ -4,6 +4,7 @@
 """
 
 import csv
+import functools
 import io
 import re
 
@@ -17,7 +18,17 @@ TASKS = sorted({path.parent.name for path in HPARAMS.glob("*/*.yaml")})
 
 def read_settings(path):
     """Every value of a file and of those that it includes, as text by dotted key; references are not resolved."""
-    return flatten(YAML().load(read_hparams(path)))
+    return flatten(read_tree(path) if path.is_relative_to(HPARAMS) else YAML().load(read_hparams(path)))
+
+
+read_text = functools.cache(read_hparams)
+"""A file of ours with those that it includes. Each is read by several tests, and takes a tenth of a second."""
+
+
+@functools.cache
+def read_tree(path):
+    """The same as a YAML document, which is not to be changed."""
+    return YAML().load(read_text(path))
 
 
 def flatten(tree):

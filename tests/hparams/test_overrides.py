@@ -59,7 +59,7 @@ def settings_of(tmp_path, name, overrides):
     [(name, key, *meant) for name, keys in PUBLISHED.items() for key, meant in keys.items()],
 )
 def test_published_keys_are_accepted_with_a_notice(tmp_path, caplog, name, key, new, value):
-    before = settings_of(tmp_path, name, None)
+    before = read_settings(HPARAMS / f"{name}.yaml")
     after = settings_of(tmp_path, name, f"{key}: {value}")
     assert {k: v for k, v in after.items() if before.get(k) != v} == {new: str(value)}
     assert caplog.messages == [f"{key} is called {new} here."]

@@ -1,5 +1,7 @@
 """The number of parameters does not depend on the kind of mixer, nor on whether a small model is the baseline."""
 
+import functools
+
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
@@ -27,6 +29,12 @@ QUICK = {"mini_mambatasnet", "mini_vallm"}
 """Files that are tried with all changes and in every run; the others with one change each and the slow tests."""
 
 
+@functools.cache
+def count_usual(path):
+    """The parameters of each part of a file's model as it is."""
+    return count(path)
+
+
 def count(path, **overrides):
     """The parameters of each part of a file's model, which gets no memory."""
     unused = {key: "unused" for key, value in read_settings(path).items() if value == "!PLACEHOLDER"}
@@ -51,7 +59,7 @@ def files():
 
 @pytest.mark.parametrize(("path", "changes"), list(files()))
 def test_a_model_is_as_large_with_other_mixers(path, changes):
-    usual = count(path)
+    usual = count_usual(path)
     for change in changes:
         if read_settings(path).get("bidirectional") == "False":  # causal
             change = {key: value for key, value in change.items() if key != "bidirectional"}
@@ -74,7 +82,7 @@ def test_a_model_is_as_large_with_other_mixers(path, changes):
     ],
 )
 def test_a_small_baseline_is_as_large_as_its_model(baseline, model):
-    theirs, ours = (count(HPARAMS / f"{name}.yaml") for name in (baseline, model))
+    theirs, ours = (count_usual(HPARAMS / f"{name}.yaml") for name in (baseline, model))
     if baseline.startswith("tts"):
         assert all(abs(theirs[part] / ours[part] - 1) < TOLERANCE for part in ours), (theirs, ours)
     assert abs(sum(theirs.values()) / sum(ours.values()) - 1) < TOLERANCE, (theirs, ours)

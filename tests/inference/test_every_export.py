@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.ASR import EncoderASR, EncoderDecoderASR, StreamingASR
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.separation import SepformerSeparation
@@ -11,9 +12,10 @@ from speechbrain_mamba.inference.pretrained import open_model
 from speechbrain_mamba.inference.separation import SpeechSeparator, export_separator
 from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
-from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from speechbrain_mamba.utils.hparams import read_hparams
 from tests.conftest import HPARAMS
 from tests.errors import same_weights
+from tests.hparams.settings import read_text
 from tests.inference.test_synthesis import GREEDY, write_model
 from tests.inference.tiny_recognizers import make_recognizer
 
@@ -37,12 +39,12 @@ def is_older(folder, name):
 @pytest.mark.parametrize("name", files("separation"))
 def test_separators(name, tmp_path):
     path = HPARAMS / "separation" / f"{name}.yaml"
-    sizes = {"N_encoder_out": 16, "out_channels": 8, "data_folder": "unused"}
+    sizes, there = {"N_encoder_out": 16, "out_channels": 8, "data_folder": "unused"}, read_text(path)
+    sizes |= {key: 1 for key in ("n_mamba", "n_mamba_dp", "n_transformer", "num_layers") if f"\n{key}:" in there}
+    sizes |= {"nhead": 2, "d_ffn": 16} if "\nnhead:" in there else {}
     text = read_hparams(path, sizes)
-    sizes |= {key: 1 for key in ("n_mamba", "n_mamba_dp", "n_transformer", "num_layers") if f"\n{key}:" in text}
-    sizes |= {"nhead": 2, "d_ffn": 16} if "\nnhead:" in text else {}
-    modules = load_hparams(path, sizes)["modules"]
-    export_separator(tmp_path / "model", read_hparams(path, sizes), modules)
+    modules = load_hyperpyyaml(text)["modules"]
+    export_separator(tmp_path / "model", text, modules)
     ours, mix = SpeechSeparator.from_hparams(tmp_path / "model"), torch.randn(1, 400)
     theirs = SepformerSeparation.from_hparams(str(tmp_path / "model"), savedir=str(tmp_path / "cache"))
     assert all(same_weights(ours.mods[part], module) for part, module in modules.items())
@@ -82,8 +84,8 @@ def test_synthesizers(name, tmp_path):
 @pytest.mark.parametrize("name", files("speaker"))
 def test_speaker_encoders(name, tmp_path):
     path, sizes = HPARAMS / "speaker" / f"{name}.yaml", {"manifest_folder": "unused", "emb_dim": 8}
-    hparams = load_hparams(path, sizes)
-    export_speaker_encoder(tmp_path / "model", read_hparams(path, sizes), hparams["modules"], ["a"], 100)
+    text = read_hparams(path, sizes)
+    export_speaker_encoder(tmp_path / "model", text, load_hyperpyyaml(text)["modules"], ["a"], 100)
     theirs = EncoderClassifier.from_hparams(str(tmp_path / "model"), savedir=str(tmp_path / "cache"))
     embed = load_speaker_encoder(str(tmp_path / "model"))
     wav = torch.randn(8000)

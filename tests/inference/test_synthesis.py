@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 import torchaudio.functional
+from hyperpyyaml import load_hyperpyyaml
 
 pytest.importorskip("encodec", reason="the package encodec is not installed")
 
@@ -21,7 +22,7 @@ from speechbrain_mamba.inference.synthesis import SpeechSynthesizer, export_synt
 from speechbrain_mamba.lobes.models.synthesis import VallE
 from speechbrain_mamba.lobes.models.synthesis.speech import speak
 from speechbrain_mamba.text.phonemes import TextTokenizer
-from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from speechbrain_mamba.utils.hparams import read_hparams
 from tests.conftest import HPARAMS
 
 CODEC = {
@@ -45,7 +46,7 @@ def write_model(folder, name: str, tokenizer=None, codec=None, **options):
     text = read_hparams(HPARAMS / "tts" / f"{name}.yaml", changes)
     codec = EnCodec(**{**CODEC, **(codec or {})})
     codec(torch.randn(4, 4000))  # fills the codebooks
-    modules = load_hparams(HPARAMS / "tts" / f"{name}.yaml", GREEDY)["modules"]
+    modules = load_hyperpyyaml(text)["modules"]
     tokenizer = tokenizer or TextTokenizer.train(["one two three"], "characters")
     export_synthesizer(folder, text, modules, tokenizer, codec)
     return SimpleNamespace(modules=modules, tokenizer=tokenizer, codec=codec.eval())

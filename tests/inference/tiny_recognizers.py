@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
 from speechbrain_mamba.inference.recognition_export import export_recognizer, export_seq2seq_recognizer
 from speechbrain_mamba.text.tokenizer import train_tokenizer
-from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
+from speechbrain_mamba.utils.hparams import read_hparams
 from tests.conftest import HPARAMS
+from tests.hparams.settings import read_text
 
 SIZES = {"d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "data_folder": "unused"}
 WORDS = ["ONE TWO", "TWO ONE"]
@@ -18,13 +20,14 @@ def build_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False
     """Build a recognizer of a hyper-parameter file, whose tokenizer is written below ``folder``; returns it with its
     hyper-parameters."""
     path = HPARAMS / f"asr/{name}.yaml"
-    s2s = "\nseq_lin:" in read_hparams(path)
+    s2s = "\nseq_lin:" in read_text(path)
     tokenizer = train_tokenizer(folder / "tokenizer/tokenizer.ckpt", WORDS, 9, token_type="char")
     sizes = {**SIZES, "output_neurons": tokenizer.vocab_size(), **options}
     if s2s:
         sizes = {"num_decoder_layers": 1, "test_beam_size": 3, **sizes}
     torch.manual_seed(1)
-    hparams = load_hparams(path, sizes)
+    text = read_hparams(path, sizes)
+    hparams = load_hyperpyyaml(text)
     modules = hparams["modules"]
     modules["normalize"].train()
     modules["normalize"](torch.randn(4, 100, hparams["n_mels"]) * 3 + 2, torch.ones(4), epoch=1)
@@ -36,7 +39,7 @@ def build_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False
     lm = hparams["lm_model"]().eval() if language_model and s2s else None
     return SimpleNamespace(
         hparams=hparams, folder=folder / "inference", tokenizer=tokenizer, modules=modules, language_model=lm,
-        text=read_hparams(path, sizes),
+        text=text,
     )  # fmt: skip
 
 

@@ -59,6 +59,18 @@ def write_set(folder, fault):
         )
 
 
+@pytest.fixture
+def drawn():
+    """For tests that look at pictures."""
+
+
+@pytest.fixture(autouse=True)
+def _figures(request):
+    """Do not draw pictures otherwise: that takes half the time of a tiny run."""
+    if "drawn" not in request.fixturenames:
+        request.getfixturevalue("figures")
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Folders train, valid and test of three voices each, two utterances a voice."""

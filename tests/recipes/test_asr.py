@@ -85,7 +85,7 @@ def as_manifest(corpus, folder):
     }  # fmt: skip
 
 
-def test_ctc_trains_tests_and_resumes(run, corpus, tmp_path, monkeypatch, capsys, caplog):
+def test_ctc_trains_tests_and_resumes(run, drawn, corpus, tmp_path, monkeypatch, capsys, caplog):
     epochs, told = [], DynamicBatchSampler.set_epoch
     monkeypatch.setattr(DynamicBatchSampler, "set_epoch", lambda self, epoch: (epochs.append(epoch), told(self, epoch)))
     options = as_manifest(corpus, tmp_path / "lists")

@@ -263,7 +263,6 @@ def test_speech_is_judged_by_whom_the_command_line_names(tmp_path, monkeypatch, 
     row = {"ID": "a", "spk_id": "x", "language": "", "wrd": "one two", "duration": 0.5, "finished": True}
     row |= {"seconds": 1.0, "wav": wav, "reference": "", "prompt": wav, "other_prompt": ""}
     write_csv(tmp_path / TABLE, [row], COLUMNS)
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.write_bytes(b""))
     asked_for = []
     for kind, judge in (("recognizer", lambda *_: "one"), ("speaker_encoder", lambda wav, _: wav[:2])):
         load = lambda *arguments, judge=judge, **_: (asked_for.append(arguments), judge)[1]  # noqa: E731

@@ -73,7 +73,7 @@ def weights(folder):
     }
 
 
-def test_results(run, capsys):
+def test_results(run, drawn, capsys):
     folder = run()
     epochs = table(folder / "training.csv")
     assert [row["epoch"] for row in epochs] == ["1", "2"]
@@ -172,10 +172,11 @@ def succeed(arguments):
 
 
 @pytest.mark.slow
-def test_two_processes(corpus, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    recipe = command(tmp_path / "out", corpus, number_of_epochs=1, batch_size=1, grad_accumulation_factor=2)
-    succeed([*torchrun, *recipe[1:], "--distributed_backend", "gloo"])
+def test_two_processes(corpus, tmp_path, forked):
+    options = {"number_of_epochs": 1, "batch_size": 1, "grad_accumulation_factor": 2, "distributed_backend": "gloo"}
+    recipe = [ROOT / "recipes" / "separation" / "train.py", *arguments(tmp_path / "out", corpus, options)]
+    process = forked.start(recipe, tmp_path / "said.txt", processes=2)
+    assert process.wait() == 0, process.said()
     assert len(table(tmp_path / "out" / "test" / "results.csv")) == 3
     assert (tmp_path / "out" / "inference" / "masknet.ckpt").exists()
 

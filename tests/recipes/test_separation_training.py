@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchaudio.functional
-from matplotlib.figure import Figure
 from speechbrain import Stage
 from speechbrain.augment.time_domain import SpeedPerturb
 from speechbrain.dataio.batch import PaddedBatch
@@ -243,7 +242,6 @@ def batch_of(losses, slopes=(0, 0), **fields):
 @pytest.fixture
 def scripted(build, separation, monkeypatch):
     """Make a Brain with two weights, whose losses and gradients are those that its batches state."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.touch())  # to draw is slow
 
     class Scripted(separation.SeparationBrain):
         def compute_forward(self, batch, stage):

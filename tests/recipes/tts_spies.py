@@ -69,8 +69,8 @@ def run_script(name: str, hparams: str, options: dict, prepare=lambda module, pa
         patch.setattr("logging.config.dictConfig", lambda config: None)
         patch.setattr("sys.excepthook", lambda *_: None)
         patch.setattr("sys.argv", command)
+        patch.setattr("speechbrain.utils.logger.get_environment_description", str)  # it is slow
         patch.setattr("matplotlib.figure.Figure.savefig", note)
-        patch.setattr("speechbrain.utils.logger.get_environment_description", str)
         module = load_script(name)
         prepare(module, patch)
         module.main()

@@ -114,7 +114,6 @@ def toy(tmp_path, monkeypatch, figures):
     """Run the toy recipe; returns its output folder, calls, weights, and the Brain's class, to be changed."""
     monkeypatch.setattr("logging.config.dictConfig", lambda config: None)
     monkeypatch.setattr("sys.excepthook", lambda *_: None)
-    monkeypatch.setattr("speechbrain.utils.logger.get_environment_description", str)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # tests of checkpoints and files have it
     path = tmp_path / "toy.yaml"
     path.write_text(HPARAMS)

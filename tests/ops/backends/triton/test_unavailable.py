@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[4]
 SCRIPT = """
 import sys
 {}
@@ -30,12 +24,11 @@ print(ops.causal_conv1d(torch.ones(1, 2, 1), torch.ones(1, 2)).flatten().tolist(
     ],
 )  # fmt: skip
 @pytest.mark.slow
-def test_a_triton_that_lacks_something_is_named_and_left_alone(damage, reason):
+def test_a_triton_that_lacks_something_is_named_and_left_alone(forked_with_torch, tmp_path, damage, reason):
     pytest.importorskip("triton")
-    command = [sys.executable, "-c", SCRIPT.format(damage)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said, result = done.stdout.splitlines()
+    (tmp_path / "script.py").write_text(SCRIPT.format(damage))
+    done = forked_with_torch.start([tmp_path / "script.py"], tmp_path / "said.txt", CUDA_VISIBLE_DEVICES="")
+    assert done.wait() == 0, done.said()
+    said, result = done.said().splitlines()
     assert reason in said
     assert result == "[1.0, 2.0]"
