@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.grid_convolutions import class_of
 from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
 from speechbrain_mamba.utils.processor import bf16_unavailable
 from speechbrain_mamba.utils.terminal import printable
@@ -233,9 +234,10 @@ def count_numbers(model: nn.Module) -> int:
     >>> count_numbers(nn.Linear(3, 2))
     8
     """
-    packed = {id(part.weight): part for part in model.modules() if isinstance(part, ReducedLinear)}
-    integers = (part.weight.shape for part in packed.values() if isinstance(part.weight, PackedWeight))
-    return sum(one.numel() for one in model.parameters()) + sum(shape.numel() for shape in integers)
+    reduced = [part for part in model.modules() if isinstance(part, ReducedLinear)]
+    packed = {id(part.weight): part.weight.shape for part in reduced if isinstance(part.weight, PackedWeight)}
+    norms = [len(part.norm) - 1 for part in reduced if part.norm is not None]
+    return sum(one.numel() for one in model.parameters()) + sum(map(torch.Size.numel, packed.values())) + sum(norms)
 
 
 def _reduced(layer: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None) -> ReducedLinear:
@@ -267,7 +269,7 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Conv1d:
+    if class_of(layer) is not nn.Conv1d or not isinstance(layer, nn.Conv1d):
         return False
     shape = (layer.kernel_size, layer.stride, layer.groups, layer.padding)
     return shape == ((1,), (1,), 1, (0,))

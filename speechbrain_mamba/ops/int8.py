@@ -18,6 +18,7 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.registry import available_backends, chosen_backend, load_backend
 from speechbrain_mamba.utils._compat import Int8Factor
+from speechbrain_mamba.utils.memory import grid_length
 
 LARGEST_INTEGER, ZERO_POINT = 127, 128
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -142,8 +143,9 @@ class PackedWeight:
         kernels, block = _kernels(), max(32, _BLOCK_BYTES // (between.itemsize * max(outputs, 1)))
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            integers, scales = kernels.quantize_rows(rows[part], norm)
-            kernels.rescale_rows(self._factor.multiply(integers, between), scales, bias, products[part])
+            here = products[part]
+            integers, scales = kernels.quantize_rows(rows[part], norm, grid_length(len(here)))
+            kernels.rescale_rows(self._factor.multiply(integers, between)[: len(here)], scales, bias, here)
         return y
 
 

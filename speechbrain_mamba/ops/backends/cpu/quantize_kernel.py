@@ -9,11 +9,11 @@ from speechbrain_mamba.ops.backends.cpu.fields import DTYPES, pointer, readable
 from speechbrain_mamba.ops.backends.cpu.native import library
 
 
-def quantize_rows(x: Tensor, norm: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, norm: Tensor | None = None, room: int = 0) -> tuple[Tensor, Tensor]:
     """Each row (rows, features) in units of its scale, plus 128, as unsigned integers; and the scales (rows,). ``norm``
-    is that of :func:`speechbrain_mamba.ops.backends.reference.quantize_rows`, contiguous."""
+    and ``room`` are those of :func:`speechbrain_mamba.ops.backends.reference.quantize_rows`, the former contiguous."""
     x = readable(x)
-    q, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), dtype=torch.float32)
+    q, scales = torch.empty(max(len(x), room), x.shape[1], dtype=torch.uint8), torch.empty(len(x), dtype=torch.float32)
     fields = (*x.shape, torch.get_num_threads(), x.data_ptr(), DTYPES[x.dtype], x.stride(0), pointer(norm))
     library().call("quantize_rows", *fields, q.data_ptr(), scales.data_ptr())
     return q, scales
