@@ -2,11 +2,14 @@
 
     python benchmarks/memory.py --out results/memory.csv
 
-``whole``: Mamba-TasNet with random weights separates mixtures of some lengths; the peak is resident memory beyond
-that of the process before the call. ``pieces`` is the way that is taken, ``at once`` the one of trainings; both have
-the same mean level of estimates. ``many calls``: the bundled separator on mixtures of changing lengths; growth is
-resident memory beyond that after ten calls, in a ``program``, which limits oneDNN's kernels, and in a ``library``,
-which does not. Linux only, as the system has to tell the peak.
+``whole``: separators with random weights separate mixtures of some lengths, such as ``mambatasnet_S:mamba2``, the file
+and its mixer; the peak is resident memory beyond that of the process before the call. ``pieces`` is the way that is
+taken, ``at once`` the one of trainings; both have the same mean level of estimates. ``many calls``: the bundled
+separator on mixtures of changing lengths; growth is resident memory beyond that after ten calls. A ``program`` limits
+oneDNN's kernels, a ``library`` does not; ``every length`` is a library whose convolutions are not filled up to lengths
+of a grid. ``code_mb`` is the growth of compiled kernels among it, ``in_use_mb`` that of memory that malloc has given
+out, kernels' tables included; the rest are gaps between what is in use, which are used again. Linux only, as the system
+has to tell the peak.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from speechbrain_mamba.inference import pretrained
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.nnet import pieces
@@ -33,6 +37,7 @@ from timing import write_table
 RATE = 8000
 HPARAMS = Path(__file__).parent.parent / "hparams" / "separation"
 COUNTED = 10
+CALLS = ("program", "library", "every length")
 
 
 def resident(field: str) -> float:
@@ -53,7 +58,9 @@ def whole(model: str, seconds: list[float], way: str) -> list[dict[str, Any]]:
     """Peaks of a model by length; ``way`` is pieces or at once."""
     keep_freed_memory()
     torch.manual_seed(0)
-    modules = load_hparams(HPARAMS / f"{model}.yaml", {"data_folder": ""})["modules"]
+    name, _, mixer = model.partition(":")
+    overrides = {"data_folder": "", **({"mixer": mixer} if mixer else {})}
+    modules = load_hparams(HPARAMS / f"{name}.yaml", overrides)["modules"]
     parts = [modules[name] for name in ("encoder", "masknet", "decoder")]
     if way == "at once":
         pieces.SHORTEST = 10**9
@@ -76,27 +83,66 @@ def whole(model: str, seconds: list[float], way: str) -> list[dict[str, Any]]:
     return rows
 
 
-def many_calls(calls: int, way: str) -> list[dict[str, Any]]:
-    """Growth of a process that separates mixtures of changing lengths; ``way`` is a program's or a library's."""
+class Allocated(ctypes.Structure):
+    """What glibc's ``mallinfo2`` returns, in bytes."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "top",
+        )
+    ]
+
+
+def kept() -> dict[str, float]:
+    """Resident memory of this process, that of code that it compiled, and what malloc has given out, in MB."""
+    code, runs = 0.0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0] and not fields[0].endswith(":"):  # the head of a mapping; inode 0: of no file
+            runs = "x" in fields[1] and fields[4] == "0" and len(fields) == 5
+        elif runs and fields[0] == "Rss:":
+            code += int(fields[1]) / 1000
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Allocated
+    found = mallinfo()
+    return {"growth_mb": resident("VmRSS"), "code_mb": code, "in_use_mb": (found.uordblks + found.hblkhd) / 1e6}
+
+
+def many_calls(counts: list[int], way: str) -> list[dict[str, Any]]:
+    """Growth of a process that separates mixtures of changing lengths, after some numbers of calls."""
     (settle_memory if way == "program" else keep_freed_memory)()
+    if way == "every length":
+        pretrained.settle_convolutions = lambda model: 0
     separator, generator = SpeechSeparator.from_hparams("separator"), torch.Generator().manual_seed(0)
-    before = 0.0
+    before, rows = {}, []
     with torch.no_grad():
-        for call in range(calls + COUNTED):
+        for call in range(max(counts) + COUNTED + 1):
             if call == COUNTED:
-                before = resident("VmRSS")
+                before = kept()
+            elif call - COUNTED in counts:
+                grown = {name: value - before[name] for name, value in kept().items()}
+                rows.append({"what": "many calls", "model": "separator", "way": way, "calls": call - COUNTED} | grown)
             separator.separate_batch(torch.zeros(1, int(torch.randint(4000, 12000, (1,), generator=generator))))
-    return [{"what": "many calls", "model": "separator", "way": way, "calls": calls,
-             "growth_mb": resident("VmRSS") - before}]  # fmt: skip
+    return rows
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["mambatasnet_S"])
-    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0, 60.0])
-    parser.add_argument("--calls", type=int, default=300)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--models", nargs="+", default=["mambatasnet_S", "mambatasnet_S:mamba2", "dpmamba_S"])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0])
+    parser.add_argument("--calls", type=int, nargs="+", default=[300, 1000, 2000])
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--out", type=Path, help="a CSV file for the figures")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -111,7 +157,7 @@ def main() -> None:
     rows = []
     for threads in arguments.threads:
         found = [(model, way) for model in arguments.models for way in ("pieces", "at once")]
-        for what, way in [*found, ("calls", "program"), ("calls", "library")]:
+        for what, way in [*found, *(("calls", way) for way in CALLS)]:
             command = [sys.executable, __file__, *sys.argv[1:], "--threads", str(threads), "--measure", what, way]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout

@@ -24,6 +24,7 @@ from speechbrain_mamba.dataio.recordings import MAX_RATE, MIN_RATE
 from speechbrain_mamba.inference.bundled import bundled_models, find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.inference.precision import check_precision, reduce_precision
+from speechbrain_mamba.nnet.grid_convolutions import settle_convolutions
 from speechbrain_mamba.utils.allowed_names import PRETRAINER
 from speechbrain_mamba.utils.pretrained import ModelFiles
 from speechbrain_mamba.utils.safe_yaml import (
@@ -161,6 +162,8 @@ class OpenedModel:
             chosen_options = {**(chosen_options or {}), "precision": "fp32"}
         model = cls(modules=hparams["modules"], hparams=hparams, run_opts=chosen_options, **options)
         reduce_precision(model, precision)
+        if torch.device(model.device).type == "cpu":
+            settle_convolutions(model.mods)  # type: ignore[arg-type]  # SpeechBrain's is a ModuleDict
         model.source_files = self.files
         if isinstance(model, Pretrained):
             with torch.random.fork_rng(devices=[]):

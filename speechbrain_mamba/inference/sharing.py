@@ -215,11 +215,15 @@ def _make_integers(folder: Path) -> None:
             f"The {kind} cannot be exported in int8: separators, recognizers and synthesizers can. Leave the precision "
             "out."
         )
-    model: Any = opened.load(_TRIALS[opened.kind][0], {"precision": "fp32"})
+    model: Any = opened.load(_TRIALS[kind][0], {"precision": "fp32"})
     for name, path in opened.find_files().items():
         part = model.hparams.pretrainer.loadables[name]
         if isinstance(part, nn.Module) and not isinstance(part, InputNormalization):
-            write_weights(folder / f"{name}{SAFETENSORS}", integer_state(part, model.mods))
+            stored, state = read_weights(path), integer_state(part, model.mods)
+            for key in stored.keys() & state.keys():  # others than integers stay of the type that they have there
+                if state[key].dtype == torch.float32:
+                    state[key] = stored[key]
+            write_weights(folder / f"{name}{SAFETENSORS}", state)
             if path.suffix == CHECKPOINT:
                 path.unlink()
 

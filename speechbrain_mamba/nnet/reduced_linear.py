@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.grid_convolutions import class_of
 from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
 from speechbrain_mamba.utils.processor import bf16_unavailable
 from speechbrain_mamba.utils.terminal import printable
@@ -49,6 +50,8 @@ class ReducedLinear(nn.Module):
 
     weight: Tensor | PackedWeight
     bias: Tensor | None
+    norm: Tensor | None = None
+    """Of the RMS norm that inputs go through first, see :meth:`absorb`."""
 
     def __init__(
         self, linear: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None
@@ -65,10 +68,39 @@ class ReducedLinear(nn.Module):
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         self.train(linear.training)
 
+    def absorb(self, norm: nn.Module) -> bool:
+        """Take over a norm of the layer's inputs, so that they are read once to be normalized and made of integers.
+
+        Arguments
+        ---------
+        norm : torch.nn.Module
+            The norm.
+
+        Returns
+        -------
+        bool
+            Whether it was taken over, and must not be called any more: an RMS norm, and weights of integers.
+
+        Example
+        -------
+        >>> reduced = ReducedLinear(nn.Linear(64, 64), "bf16")
+        >>> reduced.absorb(nn.RMSNorm(64))
+        False
+        """
+        if type(norm) is not nn.RMSNorm or norm.weight is None or not isinstance(self.weight, PackedWeight):
+            return False
+        epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+        self.norm = torch.cat([norm.weight.detach().float(), torch.tensor([epsilon])])
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """Project (..., in_features) to (..., out_features)."""
         cast = torch.is_autocast_enabled(x.device.type)
-        return project(x, self.weight, self.bias, torch.get_autocast_dtype(x.device.type) if cast else x.dtype)
+        dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
+        if self.norm is not None:
+            assert isinstance(self.weight, PackedWeight)
+            return self.weight.multiply(x, self.bias, dtype, self.norm)
+        return project(x, self.weight, self.bias, dtype)
 
     def extra_repr(self) -> str:
         """What ``print`` says of it."""
@@ -115,6 +147,9 @@ def reduce_linears(model: nn.Module, bits: Bits) -> int:
             made[id(layer)] = _reduced(layer, "bf16" if narrow else bits)
             count += layer.weight.numel()
         setattr(parent, name, made[id(layer)])
+    for module in model.modules():
+        if hasattr(module, "absorb_norm"):
+            module.absorb_norm()
     return count
 
 
@@ -199,9 +234,10 @@ def count_numbers(model: nn.Module) -> int:
     >>> count_numbers(nn.Linear(3, 2))
     8
     """
-    packed = {id(part.weight): part for part in model.modules() if isinstance(part, ReducedLinear)}
-    integers = (part.weight.shape for part in packed.values() if isinstance(part.weight, PackedWeight))
-    return sum(one.numel() for one in model.parameters()) + sum(shape.numel() for shape in integers)
+    reduced = [part for part in model.modules() if isinstance(part, ReducedLinear)]
+    packed = {id(part.weight): part.weight.shape for part in reduced if isinstance(part.weight, PackedWeight)}
+    norms = [len(part.norm) - 1 for part in reduced if part.norm is not None]
+    return sum(one.numel() for one in model.parameters()) + sum(map(torch.Size.numel, packed.values())) + sum(norms)
 
 
 def _reduced(layer: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None) -> ReducedLinear:
@@ -233,7 +269,7 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Conv1d:
+    if class_of(layer) is not nn.Conv1d or not isinstance(layer, nn.Conv1d):
         return False
     shape = (layer.kernel_size, layer.stride, layer.groups, layer.padding)
     return shape == ((1,), (1,), 1, (0,))

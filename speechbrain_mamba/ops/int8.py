@@ -18,6 +18,7 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.registry import available_backends, chosen_backend, load_backend
 from speechbrain_mamba.utils._compat import Int8Factor
+from speechbrain_mamba.utils.memory import grid_length
 
 LARGEST_INTEGER, ZERO_POINT = 127, 128
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -105,7 +106,13 @@ class PackedWeight:
         """Whether it stands for floating-point numbers: it does."""
         return True
 
-    def multiply(self, x: Tensor, bias: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def multiply(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        norm: Tensor | None = None,
+    ) -> Tensor:
         """Project rows.
 
         Arguments
@@ -116,6 +123,9 @@ class PackedWeight:
             What is added (outputs,).
         dtype : torch.dtype, optional
             Type of the output, one of the same; that of ``x`` by default.
+        norm : Tensor, optional
+            For rows that go through an RMS norm first: its weight, and what it adds to the mean square (inputs + 1,),
+            float32.
 
         Returns
         -------
@@ -146,8 +156,9 @@ class PackedWeight:
         kernels, block = _kernels(), max(32, _BLOCK_BYTES // (between.itemsize * max(outputs, 1)))
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            integers, scales = kernels.quantize_rows(rows[part])
-            kernels.rescale_rows(self._factor.multiply(integers, between), scales, bias, products[part])
+            here = products[part]
+            integers, scales = kernels.quantize_rows(rows[part], norm, grid_length(len(here)))
+            kernels.rescale_rows(self._factor.multiply(integers, between)[: len(here)], scales, bias, here)
         return y
 
 

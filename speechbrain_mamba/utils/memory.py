@@ -40,9 +40,11 @@ _CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 def limit_kernels() -> bool:
     """Let oneDNN, which computes convolutions, keep fewer kernels, for the rest of the process.
 
-    It compiles one for each size of its input and keeps the last 1024: a process that gets recordings of ever new
-    lengths grows by up to 100 MB until then. The setting holds for the whole process, from its first convolution on:
-    programs make it when they start, libraries do not.
+    It compiles one for each size of its input and keeps the last 1024: a process whose inputs have ever new lengths
+    grows by some 100 MB until then. Models that are loaded for inference fill most inputs up to few sizes, see
+    :func:`~speechbrain_mamba.nnet.grid_convolutions.settle_convolutions`; trainings and products of bfloat16 do not.
+    The setting holds for the whole process, from its first convolution on: programs make it when they start, libraries
+    do not.
 
     Returns
     -------
@@ -61,6 +63,24 @@ def limit_kernels() -> bool:
         return False
     os.environ[_CACHE] = str(KERNELS)
     return True
+
+
+PER_OCTAVE = 8
+"""Sizes of the grid from one power of two to the next: a size grows by an eighth at most."""
+
+
+def grid_length(length: int) -> int:
+    """The first of few sizes that is not smaller.
+
+    A kernel is compiled and kept for each size of its input. Inputs that are filled up to sizes of a grid meet few.
+
+    Example
+    -------
+    >>> [grid_length(length) for length in (0, 1, 15, 16, 17, 1000, 1025)]
+    [0, 1, 15, 16, 18, 1024, 1152]
+    """
+    step = max(1, (1 << max(length - 1, 0).bit_length()) // (2 * PER_OCTAVE))
+    return -(-length // step) * step
 
 
 def settle_memory() -> None:

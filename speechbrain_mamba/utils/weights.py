@@ -131,7 +131,8 @@ def split_integers(
     >>> list(floats), list(integers)
     (['bias'], ['weight'])
     """
-    floats, integers = dict(state), {}
+    floats: dict[str, Tensor] = dict(state)
+    integers: dict[str, tuple[Tensor, Tensor]] = {}
     for name in [name for name in state if name.endswith(INTEGERS)]:
         own = name.removesuffix(INTEGERS)
         whole, scales = floats.pop(name), floats.pop(f"{own}{SCALES}", None)

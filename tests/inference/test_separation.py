@@ -306,3 +306,13 @@ def test_odd_recordings_are_separated_or_refused_by_their_name(separator, tmp_pa
                 separator.separate_recording(odd.path, targets)
             assert odd.path.name in str(caught.value), odd.kind
     assert done > 20 and len(list((tmp_path / "out").iterdir())) == 2 * done
+
+
+def test_recordings_of_any_length_meet_few_kernels(monkeypatch):
+    """oneDNN keeps a kernel for each shape of a convolution's input."""
+    separator, shapes, plain = SpeechSeparator.from_hparams("separator"), set(), torch.nn.functional.conv1d
+    monkeypatch.setattr(torch.nn.functional, "conv1d", lambda x, *rest: shapes.add(x.shape) or plain(x, *rest))
+    for samples in range(1700, 2040, 17):
+        assert separator.separate_batch(torch.zeros(1, samples)).shape[1] == samples
+    assert {shape[2] for shape in shapes if shape[1] == 1} == {1792, 1920, 2048}
+    assert len(shapes) <= 9  # of the encoder, the bottleneck and the masks

@@ -106,6 +106,8 @@ typedef struct {
     int64_t rows, features, threads;
     const char *x; /* (rows, features) */
     int64_t dtype, row_stride;
+    const float *norm; /* (features + 1,): weight of an RMS norm that each row goes through first, then what it adds to */
+                       /* the mean square; or NULL */
     uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
     float *scales; /* (rows,) */
 } quantize_args;
