@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from speechbrain_mamba.ops.registry import use_backend
+from speechbrain_mamba.utils._compat import silent_on_torchvision
 
 DOMAIN = "speechbrain_mamba"
 OPSET = 18
@@ -251,7 +252,8 @@ def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes:
     with use_backend("reference"), torch.no_grad():
         traced = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic_shapes)
     options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, **names}
-    program = torch.onnx.export(traced, custom_translation_table=translations(), **options)
+    with silent_on_torchvision():
+        program = torch.onnx.export(traced, custom_translation_table=translations(), **options)
     assert program is not None  # nothing is returned where a file is written
     used = {node.op_type for node in program.model.graph if node.domain == DOMAIN}
     for function in map(onnx_ir.serde.deserialize_function, functions()):
