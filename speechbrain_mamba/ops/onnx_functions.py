@@ -2,6 +2,9 @@
 
 Time runs in a ``Scan`` over chunks, whose body computes a chunk at a time: a loop over single frames would spend its
 time on starting operators. Any number of frames goes, as a chunk is filled up with steps of length zero.
+
+Sizes of a body have no names: names hold for the whole model, where two scans of other batches would pass for equally
+large, and onnxruntime would give one the memory of the other.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 
 from speechbrain_mamba.ops.registry import use_backend
+from speechbrain_mamba.utils._compat import silent_on_torchvision
 
 DOMAIN = "speechbrain_mamba"
 OPSET = 18
@@ -85,9 +89,9 @@ SelectiveScan (u, delta, A, B, C, state) => (y, last_state)
     state_turned = Transpose <perm = [0, 2, 1]>(state)
     first_state = Unsqueeze(state_turned, time_axis){_split({"product": 3, "delta": 3, "B": 3, "C": 3})}
     last_turned, y_chunks = Scan <num_scan_inputs = 4, body = chunk (
-        float[batch, one, states, channels] state_in, float[batch, frames, channels] d,
-        float[batch, frames, channels] p, float[batch, frames, states] b, float[batch, frames, states] c
-    ) => (float[batch, one, states, channels] state_out, float[batch, frames, channels] y_out) {{
+        float[?, 1, ?, ?] state_in, float[?, {FRAMES}, ?] d, float[?, {FRAMES}, ?] p, float[?, {FRAMES}, ?] b,
+        float[?, {FRAMES}, ?] c
+    ) => (float[?, 1, ?, ?] state_out, float[?, {FRAMES}, ?] y_out) {{
             d_row = Unsqueeze(d, two)
             exponents = Mul(d_row, rates)
             decays = Exp(exponents)
@@ -143,10 +147,9 @@ Ssd (u, delta, A, B, C, state) => (y, last_state)
     step = Constant <value = float {{256.0}}>()
     last_frame = Constant <value_ints = [{SSD_FRAMES - 1}]>(){_split({"u": 4, "delta": 3, "B": 4, "C": 4})}
     last_grouped, y_chunks = Scan <num_scan_inputs = 4, body = chunk (
-        float[batch, groups, r, channels, states] state_in, float[batch, frames, heads, channels] x_in,
-        float[batch, frames, heads] d_in, float[batch, frames, groups, states] b_in,
-        float[batch, frames, groups, states] c_in
-    ) => (float[batch, groups, r, channels, states] state_out, float[batch, frames, heads, channels] y_out) {{
+        float[?, ?, ?, ?, ?] state_in, float[?, {SSD_FRAMES}, ?, ?] x_in, float[?, {SSD_FRAMES}, ?] d_in,
+        float[?, {SSD_FRAMES}, ?, ?] b_in, float[?, {SSD_FRAMES}, ?, ?] c_in
+    ) => (float[?, ?, ?, ?, ?] state_out, float[?, {SSD_FRAMES}, ?, ?] y_out) {{
             x_split = Reshape(x_in, u_heads)
             x = Transpose <perm = [0, 2, 3, 1, 4]>(x_split)
             d_split = Reshape(d_in, of_heads)
@@ -209,8 +212,8 @@ RunningMax (x) => (y)
     zero = Constant <value_int = 0>()
     first = Gather <axis = 1>(x, zero)
     last, y = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1], body = frame (
-        float[batch, features] most_in, float[batch, features] value
-    ) => (float[batch, features] most_out, float[batch, features] y_out) {{
+        float[?, ?] most_in, float[?, ?] value
+    ) => (float[?, ?] most_out, float[?, ?] y_out) {{
             most_out = Max(most_in, value)
             y_out = Identity(most_out)
         }}> (first, x)
@@ -251,7 +254,8 @@ def onnx_program(module: torch.nn.Module, inputs: Sequence[Any], dynamic_shapes:
     with use_backend("reference"), torch.no_grad():
         traced = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic_shapes)
     options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, **names}
-    program = torch.onnx.export(traced, custom_translation_table=translations(), **options)
+    with silent_on_torchvision():
+        program = torch.onnx.export(traced, custom_translation_table=translations(), **options)
     assert program is not None  # nothing is returned where a file is written
     used = {node.op_type for node in program.model.graph if node.domain == DOMAIN}
     for function in map(onnx_ir.serde.deserialize_function, functions()):

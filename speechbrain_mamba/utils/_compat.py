@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -302,6 +303,21 @@ def record_onnx_node(domain: str, name: str, inputs: Sequence[Any], outputs: int
     recorder: Any = evaluator.default()
     recorder.nodes.append(node)
     return node.outputs
+
+
+@contextmanager
+def silent_on_torchvision() -> Iterator[None]:
+    """A context in which ``torch.onnx.export`` does not warn, once per operation, that torchvision is not installed."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("torchvision is not installed")
+
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
 
 
 def fake_tensors() -> AbstractContextManager:

@@ -66,6 +66,49 @@ def test_the_largest_so_far_takes_any_number_of_frames():
         _compare(session, {"x": torch.randn(batch, time, 2)}, lambda x: [x.cummax(1).values])
 
 
+@pytest.mark.parametrize("order", [("small", "large"), ("large", "small")])
+def test_two_scans_of_one_model_have_batches_of_their_own(order, capfd):
+    """Named sizes in the bodies made onnxruntime take them for equal: a scan got the memory of another one, which was
+    too small for it, an error, or too large, a warning in each run."""
+    from onnx import helper
+
+    ranks = {"u": 3, "delta": 3, "A": 2, "B": 3, "C": 3, "state": 3}
+    inputs, nodes, outputs = [], [], []
+    for which in order:
+        inputs += [helper.make_tensor_value_info(f"{which}_{name}", 1, [None] * rank) for name, rank in ranks.items()]
+        made = [f"{which}_y", f"{which}_last_state"]
+        nodes.append(
+            helper.make_node("SelectiveScan", [f"{which}_{name}" for name in ranks], made, domain="speechbrain_mamba")
+        )
+        for name in made:
+            nodes.append(helper.make_node("Neg", [name], [f"{name}_out"]))
+            outputs.append(helper.make_tensor_value_info(f"{name}_out", 1, [None] * 3))
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", onnx_functions.OPSET), helper.make_opsetid("speechbrain_mamba", 1)],
+        functions=[onnx.parser.parse_function(onnx_functions.selective_scan_text())], ir_version=9,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feed, wanted = {}, []
+    for which in order:
+        batch, time = {"small": (1, 56), "large": (7, 8)}[which]
+        u, B, C = torch.randn(batch, time, 6), torch.randn(batch, time, 4), torch.randn(batch, time, 4)
+        tensors = (u, torch.rand(batch, time, 6), -4 * torch.rand(6, 4), B, C, torch.randn(batch, 6, 4))
+        feed |= {f"{which}_{name}": value.numpy() for name, value in zip(ranks, tensors)}
+        wanted += selective_recurrence(*tensors)
+    for got, right in zip(session.run(None, feed), wanted):
+        torch.testing.assert_close(-torch.from_numpy(got), right, atol=1e-5, rtol=1e-5)
+    assert "Shape mismatch" not in capfd.readouterr().err
+
+
+def test_sizes_of_bodies_have_no_names():
+    for function in onnx_functions.functions():
+        bodies = [attribute.g for node in function.node for attribute in node.attribute if attribute.name == "body"]
+        assert len(bodies) == 1
+        for value in (*bodies[0].input, *bodies[0].output):
+            assert not any(size.dim_param for size in value.type.tensor_type.shape.dim)
+
+
 def test_frames_of_texts_are_taken_alike(tmp_path):
     class Texts(torch.nn.Module):
         def forward(self, x, blocks):

@@ -395,6 +395,18 @@ def test_nodes_are_recorded_while_onnx_translates_an_operation():
     assert node.op_type == "Half" and list(node.outputs) == wanted, _moved("The recorder of torch.onnx")
 
 
+def test_the_onnx_exporter_is_silent_on_torchvision(caplog):
+    registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    words = "torchvision is not installed. Skipping %s"
+    assert words in inspect.getsource(registration), _moved("The warning of torch.onnx's registration")
+    log = registration.logger
+    with _compat.silent_on_torchvision():
+        log.warning(words, "torchvision::nms")
+        log.warning("Something else")
+    log.warning(words, "torchvision::roi_pool")
+    assert [record.getMessage()[-8:] for record in caplog.records] == ["ing else", "roi_pool"]
+
+
 def test_torch_multiplies_8_bit_integers():
     if int8_unavailable() is not None:
         pytest.skip("this machine has no products of 8-bit integers")
