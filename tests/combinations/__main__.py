@@ -98,7 +98,7 @@ def read_rows(path):
 
 def print_table(rows):
     """Print a line for each system."""
-    print("| system | combinations | without a fault | last loss, share of the first | padding | pieces | loaded |")
+    print("| system | combinations | without a fault | last loss, of the first | padding | pieces, steps | loaded |")
     print("|---|---|---|---|---|---|---|")
     for system in dict.fromkeys(row["system"] for row in rows):
         own = [row for row in rows if row["system"] == system]
@@ -119,18 +119,17 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, required=True, help="CSV file, a row for each combination")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only those whose names match")
     options = parser.parse_args(arguments)
-    chosen = [key for key in everything() if fnmatch.fnmatch(name_of(*key), options.only)]
-    known = {tuple(row[key] for key in ("system", *CHOICES)): row for row in read_rows(options.out)}
-    rows = []
-    for system, changes in tqdm(chosen, unit="combination", disable=None):
-        key = tuple(choices_of(system, changes).values())
-        row = known.pop(key, None)
+    listed = {tuple(choices_of(*combination).values()): combination for combination in everything()}
+    rows = {tuple(row[key] for key in ("system", *CHOICES)): row for row in read_rows(options.out)}
+    chosen = {key for key, combination in listed.items() if fnmatch.fnmatch(name_of(*combination), options.only)}
+    for key in tqdm([key for key in listed if key in chosen], unit="combination"):
+        row = rows.get(key)
         if row is None or row["faults"] or row["steps"] != str(options.steps):
-            row = row_of(system, changes, options.steps)
+            row = rows[key] = row_of(*listed[key], options.steps)
             if row["faults"]:
-                tqdm.write(f"{name_of(system, changes)}: {row['faults']}")
-        rows.append(row)
-        write_csv(options.out, [*rows, *known.values()], [*COLUMNS])
+                tqdm.write(f"{name_of(*listed[key])}: {row['faults']}")
+            write_csv(options.out, [rows[key] for key in listed if key in rows], [*COLUMNS])
+    rows = [rows[key] for key in listed if key in rows and key in chosen]
     print_table(rows)
     return int(any(row["faults"] for row in rows))
 

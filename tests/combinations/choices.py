@@ -10,6 +10,12 @@ LAYOUTS = [None, "low", "high", "spread", "every 2", [0]]
 WINDOW = 3
 """Frames that attention sees where it does not see all."""
 
+STACKS = [
+    ("mamba", None, None), ("mamba2", None, None), ("attention", None, None), ("attention", None, WINDOW),
+    ("mamba", "spread", None), ("mamba2", "spread", WINDOW),
+]  # fmt: skip
+"""Mixer, layers that attend in its place, and window: each mixer alone, and mixtures."""
+
 
 def draw(system, forms=BIDIRECTIONAL, others=({},)):
     """Draw combinations of a system, always the same ones: each mixer, and each of the others, once at least, with a
@@ -29,16 +35,11 @@ def draw(system, forms=BIDIRECTIONAL, others=({},)):
 
 
 def every(forms=BIDIRECTIONAL, others=({},)):
-    """All combinations of a system: each mixer alone, with attention in some layers, and with a window there; in each
-    form, and with each of the others. Of the forms beside the first one, which concern one of two models where there
-    are others, each goes with the first of these only."""
-    stacks = [(mixer, None, window) for mixer, window in itertools.product(MIXERS, (None, WINDOW))]
-    stacks = [stack for stack in stacks if stack[0] == "attention" or stack[2] is None]
-    stacks += [(mixer, "spread", window) for mixer, window in itertools.product(MIXERS, (None, WINDOW))]
-    for (number, other), (mixer, layers, window), form in itertools.product(enumerate(others), stacks, forms or [None]):
-        if mixer == "attention" and (layers is not None or form != (forms or [None])[0]):
-            continue  # the same again
-        if number and forms and form != forms[0]:
+    """All combinations of a system: each of ``STACKS``, in each form, and with each of the others. Of the forms beside
+    the first one, which concern one of two models where there are others, each goes with the first of these only."""
+    first = forms[0] if forms else None
+    for (number, other), (mixer, layers, window), form in itertools.product(enumerate(others), STACKS, forms or [None]):
+        if form != first and (number or mixer == "attention"):
             continue
         if mixer == "attention" and _starts_states_of_mixers(other):
             continue  # refused: attention has none

@@ -17,6 +17,7 @@ from speechbrain_mamba.ops.backends.triton.ssd_kernels import (
     ssd_step_kernel,
 )
 from speechbrain_mamba.ops.backends.triton.ssd_plan import (
+    FLOAT_REGISTERS,
     LARGEST_HEAD,
     LARGEST_TILE,
     SMALLEST_TILE,
@@ -83,7 +84,9 @@ class SsdLaunch:
         )  # fmt: skip
         self.skips = _skips(self.D[0], self.channels)
         # In float32, products of three passes keep the digits.
-        precision = "tf32x3" if x.dtype == torch.float32 else "tf32"
+        whole = x.dtype == torch.float32
+        precision = "tf32x3" if whole else "tf32"
+        self.registers = {"maxnreg": FLOAT_REGISTERS} if whole else {}
         self.flags = {"SOFTPLUS": softplus, **_limits(low, high), "REVERSE": reverse, "PRECISION": precision}
 
     @staticmethod
@@ -135,7 +138,7 @@ class SsdLaunch:
             ssd_outputs_kernel, self.batch * p.chunks * self.heads,
             *_pairs(self.x, self.delta, self.A, self.B, self.C, self.D, self.bias), self.z, self.lengths, y, passing,
             None if passing is not None else self.initial_state, last, *self.sizes(p.chunk, p.chunks),
-            *self.strides(), *layout(y), SKIPS=self.skips, **self.flags, **p.constants(),
+            *self.strides(), *layout(y), SKIPS=self.skips, **self.flags, **p.constants(), **self.registers,
         )  # fmt: skip
 
 
@@ -203,7 +206,7 @@ def ssd_backward(
             *_pairs(scan.x, scan.delta, scan.A, scan.B, scan.C, scan.D, scan.bias), scan.z, scan.lengths, dy, passing,
             scan.new(p.programs, p.scratch), *_pairs(dx, ddelta), maps, *(_pairs(dz) if dz else _NOTHING), sums,
             *scan.sizes(p.backward_chunk, p.backward_chunks), p.parts, size, *scan.strides(), *layout(dy),
-            SKIPS=scan.skips, **scan.flags, **p.constants(backward=True),
+            SKIPS=scan.skips, **scan.flags, **p.constants(backward=True), **scan.registers,
         )  # fmt: skip
         rows = count * scan.batch * scan.time
         launch(

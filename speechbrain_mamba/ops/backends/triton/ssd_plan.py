@@ -26,6 +26,9 @@ PROGRAMS_OF_A_PROCESSOR = 4
 """Programs that keep a multiprocessor busy."""
 BACKWARD_PROGRAMS_OF_A_PROCESSOR = 2
 """As many as there is room for with the registers that the walk back takes."""
+FLOAT_REGISTERS = 255
+"""Registers of a thread in float32, where products take three passes: all that there are. Left to itself, the assembler
+gives kernels that spill registers so few (32 on sm_80, 40 on sm_89) that half of their instructions move spills."""
 LONGEST_CHUNK = 4096
 """Frames of a chunk of the forward pass; within it, offsets fit into 32 bits."""
 MOST_BLOCKS = 64

@@ -110,7 +110,7 @@ def step(dtype, states):
 @pytest.mark.parametrize("architecture, dtype, states", [(90, torch.bfloat16, 16), (80, torch.float32, 128)])
 def test_kernels_compile_for_every_gpu(architecture, dtype, states):
     """Of those that walk the way of the scan none spills registers in half precision; the walk back does, and is
-    allowed a seventh of its instructions."""
+    allowed a seventh of its instructions. In float32 those with products use all registers, and may spill a fourth."""
     names = set()
     for launch in launches_of(lambda: step(dtype, states)):
         used = resources(launch, architecture)
@@ -119,4 +119,6 @@ def test_kernels_compile_for_every_gpu(architecture, dtype, states):
         if dtype == torch.bfloat16:
             allowed = used["loop_instructions"] / 7 if launch.name == "ssd_gradients_kernel" else 0
             assert used["loop_spills"] <= allowed, (launch.name, used)
+        elif launch.name in ("ssd_outputs_kernel", "ssd_gradients_kernel"):
+            assert used["loop_spills"] <= used["loop_instructions"] / 4, (launch.name, used)
     assert names == {*FORWARD, *BACKWARD, "ssd_step_kernel"}
