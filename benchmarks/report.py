@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Write docs/performance.md from what the benchmarks measured, and run them.
+"""Write docs/performance.md and README.md's figures of speed from what the benchmarks measured, and run them.
 
-    python benchmarks/report.py                      # write the page
-    python benchmarks/report.py --check              # end with exit code 1 if it does not agree with the figures
-    python benchmarks/report.py --run                # run all benchmarks of the plan, then write it: half an hour
+    python benchmarks/report.py                      # write both
+    python benchmarks/report.py --check              # end with exit code 1 if they do not agree with the figures
+    python benchmarks/report.py --run                # run all benchmarks of the plan, then write: half an hour
     python benchmarks/report.py --run scan memory    # run some
 
 The plan is docs/performance/plan.yaml. A benchmark NAME gives NAME.csv; ``--run`` puts it there with NAME.json, its
-command and machine. The page is page.md.in, then NAME.md.in of each that was run, in the plan's order. Their places are
-filled in:
+command and machine. The page is page.md.in, then NAME.md.in of each that was run, in the plan's order. README.md gets
+readme.md.in, between two comments. Their places are filled in:
 
 - ``{{table NAME COLUMN=HEADING ... where COLUMN=VALUE ...}}``: rows of NAME.csv as a table;
 - ``{{value NAME COLUMN where COLUMN=VALUE ...}}``: a number of the one row in which the columns have the values;
@@ -33,6 +33,7 @@ from typing import Any
 
 from quality.machine import describe_machine
 from quality.tables import markdown, read_rows
+from quality.written_texts import fill_block, write_or_check
 from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.yaml_text import parse_yaml
 
@@ -69,6 +70,13 @@ def make_page(root: Path = ROOT) -> str:
     return _PLACE.sub(lambda match: _fill(folder, match), text) + "\n"
 
 
+def make_readme(root: Path = ROOT) -> str:
+    """The text of README.md as the figures are now."""
+    folder = root / FOLDER
+    text = (folder / "readme.md.in").read_text(encoding="utf-8").strip() + "\n"
+    return fill_block(root / "README.md", "performance", _PLACE.sub(lambda match: _fill(folder, match), text))
+
+
 def _fill(folder: Path, place: re.Match[str]) -> str:
     words = shlex.split(place[2])
     if place[1] not in _KINDS or not words:
@@ -85,7 +93,7 @@ def shown(text: str) -> str:
     Example
     -------
     >>> shown("12345.6"), shown("0.01234"), shown("8"), shown(""), shown("int8")
-    ('12346', '0.0123', '8', '-', 'int8')
+    ('12 346', '0.0123', '8', '-', 'int8')
     """
     try:
         number = float(text)
@@ -93,7 +101,7 @@ def shown(text: str) -> str:
         return text or "-"
     if text.lstrip("-").isdigit() or not math.isfinite(number):
         return text
-    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+    return f"{number:,.0f}".replace(",", " ") if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _chosen(folder: Path, name: str, words: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
@@ -148,18 +156,13 @@ def run_benchmark(name: str, arguments: Sequence[str], folder: Path) -> None:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run benchmarks, and write or check the page."""
+    """Run benchmarks, and write or check both texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is another one")
-    parser.add_argument(
-        "--run", nargs="*", metavar="NAME", help="run these benchmarks first; all of the plan by default"
-    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a text is another one")
+    what.add_argument("--run", nargs="*", metavar="NAME", help="run these benchmarks first; all of the plan by default")
     arguments = parser.parse_args(given)
-    folder, path = ROOT / FOLDER, ROOT / PAGE
-    if arguments.check:
-        same = path.is_file() and path.read_text(encoding="utf-8") == make_page()
-        print(f"{path} {'agrees' if same else 'does not agree'} with {folder}.")
-        return 0 if same else 1
+    folder = ROOT / FOLDER
     failed = []
     if arguments.run is not None:
         plan = read_plan(folder)
@@ -171,10 +174,8 @@ def main(given: Sequence[str] | None = None) -> int:
             except subprocess.CalledProcessError as error:
                 failed.append(name)
                 print(f"benchmarks/{name}.py ended with exit code {error.returncode}: its figures stay as they were.")
-    with atomic_path(path) as temporary:
-        temporary.write_text(make_page(), encoding="utf-8")
-    print(f"Written: {path}")
-    return 1 if failed else 0
+    texts = {ROOT / PAGE: make_page(), ROOT / "README.md": make_readme()}
+    return write_or_check(texts, folder, arguments.check) or int(bool(failed))
 
 
 if __name__ == "__main__":

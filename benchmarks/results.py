@@ -18,12 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quality.results_page import fill_page
-from speechbrain_mamba.utils.files import atomic_path
+from quality.written_texts import fill_block, write_or_check
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path("docs", "results")
-BLOCK = re.compile(r"(<!-- results:[^>]*-->\n)(.*?)(<!-- end of results -->)", re.DOTALL)
-"""What README.md has of the results, with the comments around it."""
 
 
 def make_text(template: str) -> str:
@@ -38,19 +36,8 @@ def make_page() -> str:
 
 
 def make_readme() -> str:
-    """The text of README.md as the results are now.
-
-    Raises
-    ------
-    ValueError
-        When it has no place for them.
-    """
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    if not BLOCK.search(text):
-        raise ValueError(f"{path} has no place for the results: <!-- results: ... --> and <!-- end of results -->.")
-    filled = re.sub(r"\n{3,}", "\n\n", make_text("readme.md.in"))
-    return BLOCK.sub(lambda match: match[1] + filled + match[3], text)
+    """The text of README.md as the results are now."""
+    return fill_block(ROOT / "README.md", "results", re.sub(r"\n{3,}", "\n\n", make_text("readme.md.in")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,17 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a text is another one")
     check = parser.parse_args(arguments).check
-    code = 0
-    for path, text in ((ROOT / "RESULTS.md", make_page()), (ROOT / "README.md", make_readme())):
-        if check:
-            same = path.is_file() and path.read_text(encoding="utf-8") == text
-            print(f"{path} {'agrees' if same else 'does not agree'} with {ROOT / RESULTS}.")
-            code = code or int(not same)
-            continue
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        print(f"Written: {path}")
-    return code
+    texts = {ROOT / "RESULTS.md": make_page(), ROOT / "README.md": make_readme()}
+    return write_or_check(texts, ROOT / RESULTS, check)
 
 
 if __name__ == "__main__":

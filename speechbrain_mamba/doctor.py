@@ -131,7 +131,7 @@ def _speed() -> Iterator[str]:
         else:
             yield (
                 "Install a C compiler (on Debian and Ubuntu: apt install gcc) and this package again: the CPU kernels "
-                "scan up to 85 times faster than the reference backend."
+                "scan tens of times faster than the reference backend."
             )
         return
     kernels, threads, cores = cpu.library(), torch.get_num_threads(), usable_cores()

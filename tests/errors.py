@@ -1,4 +1,4 @@
-"""Relative errors, and what a padded batch has to be."""
+"""Relative errors, equal weights, and what a padded batch has to be."""
 
 import torch
 
@@ -11,6 +11,12 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
         return 0.0
     difference = (actual.double() - expected.double()).abs().max()
     return (difference / expected.double().abs().max().clamp(min=1e-30)).item()
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two modules have the same weights."""
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(map(torch.equal, *(state.values() for state in states)))
 
 
 def assert_padding_is_harmless(layer, run, alone, x: torch.Tensor, lengths: list[int]):

@@ -27,15 +27,15 @@ class ModelChoice:
         The name of a bundled model, a folder, or the id of a model on the Hub.
     device : str
         Where it computes, as torch calls it; ``auto`` is a GPU if there is one that torch can use, else the CPU.
-    precision : str
-        ``fp32``, ``bf16``, ``int8`` or ``fp16``.
+    precision : str, optional
+        ``fp32``, ``bf16``, ``int8`` or ``fp16``; by default what the model was exported for.
     trust_yaml : bool
         Whether the model's YAML may name anything, not only what models need.
     """
 
     source: str
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str | None = None
     trust_yaml: bool = False
     _announced: list[bool] = field(init=False, default_factory=list, repr=False, compare=False)
 
@@ -47,7 +47,9 @@ class ModelChoice:
 
     def load(self, kind: type[Model], **options: Any) -> Model:
         """Load the model as a class of ``speechbrain_mamba.inference``, with options of its ``from_hparams``."""
-        run_opts = {"device": choose_device(self.device), "precision": self.precision}
+        run_opts = {"device": choose_device(self.device)}
+        if self.precision is not None:
+            run_opts["precision"] = self.precision
         self._announce()
         settle_memory()
         return kind.from_hparams(  # type: ignore[attr-defined]

@@ -26,10 +26,8 @@ def precision_option(function: Callable) -> Callable:
     return click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16", "int8", "fp16"]),
-        default="fp32",
-        show_default=True,
         help="Numbers that the model computes with: bf16 and int8 are faster on new CPUs and lose little, fp16 is for "
-        "GPUs.",
+        "GPUs.  [default: fp32, or int8 for a model that was exported so]",
     )(function)
 
 
@@ -39,7 +37,7 @@ def model_options(default: str) -> Decorator:
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
-        def command(*, source: str, device: str, precision: str, trust_yaml: bool, **rest: Any) -> Any:
+        def command(*, source: str, device: str, precision: str | None, trust_yaml: bool, **rest: Any) -> Any:
             return function(model=ModelChoice(source, device, precision, trust_yaml), **rest)
 
         return _all(
@@ -134,6 +132,7 @@ def set_up_logging(level: int) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(is_shown)
     logging.basicConfig(format="%(message)s", handlers=[handler])
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would say all twice
     logging.getLogger("speechbrain_mamba").setLevel(level)
     if level > logging.DEBUG:
         warnings.simplefilter("ignore")

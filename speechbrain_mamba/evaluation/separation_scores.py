@@ -144,4 +144,7 @@ def _sdr(sources: Tensor, estimates: Tensor) -> float:
         raise ImportError(
             'SDR is computed by fast-bss-eval, which is not installed: pip install "speechbrain_mamba[recipes]".'
         ) from error
-    return -sdr_loss(estimates.T, sources.T).mean().item()  # in the given order: fast_bss_eval.sdr permutes
+    # In the given order, while fast_bss_eval.sdr permutes; and one by one, because torch's solver of several systems
+    # at once hangs or fails in MKL's DLASWP when it has several threads (PyTorch's issue 142815).
+    losses = [sdr_loss(estimates[:, i : i + 1].T, sources[:, i : i + 1].T) for i in range(sources.shape[1])]
+    return -torch.cat(losses).mean().item()

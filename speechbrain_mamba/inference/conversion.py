@@ -203,7 +203,7 @@ class _Converter:
                 found = AtomicCheckpointer(save).find_checkpoints()  # the newest first
                 whole = [each for each in found if each.meta.get("end-of-epoch", True)] or found
                 return [open_checkpoint(source, Path(each.path)) for each in reversed(whole)]
-        return [find_init_source(source, self.layout.best_by)]
+        return [find_init_source(source, self.layout.best_by, "SOURCE")]
 
     def _read_tokenizer(self, origin: InitSource) -> Any:
         hparams, path = self.hparams, origin.find_tokenizer()

@@ -28,6 +28,7 @@ from speechbrain_mamba.inference.recognition import Recognizer
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 from speechbrain_mamba.utils.files import atomic_path
+from speechbrain_mamba.utils.pretrained import ModelFiles
 
 _KINDS: dict[str, Any] = {
     "separator": SpeechSeparator,
@@ -43,17 +44,18 @@ def make_programs(source: str | os.PathLike) -> Deployed:
     Arguments
     ---------
     source : str or Path
-        As of :meth:`~speechbrain_mamba.inference.pretrained.Pretrained.from_hparams`; or the folder of a codec.
+        As of :meth:`~speechbrain_mamba.inference.pretrained.Pretrained.from_hparams`; or the folder, or the Hub id, of
+        a codec.
 
     Raises
     ------
     ValueError, FileNotFoundError
         When the model is of another kind, cannot be deployed, or cannot be loaded.
     """
-    folder = Path(find_source(source))
-    if (folder / CODEC_SETTINGS).is_file() and not (folder / SETTINGS).is_file():
-        return codec_programs(load_codec(folder))
-    model: Any = load_any(source, _KINDS)
+    files = ModelFiles(find_source(source))
+    if not files.has(SETTINGS) and files.has(CODEC_SETTINGS):
+        return codec_programs(load_codec(files))
+    model: Any = load_any(source, _KINDS, run_opts={"precision": "fp32"})  # whatever its weights are in files
     if isinstance(model, SpeechSeparator):
         return separator_programs(model)
     if isinstance(model, Recognizer):

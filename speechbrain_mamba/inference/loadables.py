@@ -11,9 +11,17 @@ from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.reduced_linear import take_integers
 from speechbrain_mamba.text.tokenizer import open_sentencepiece
 from speechbrain_mamba.utils._compat import set_normalizer
-from speechbrain_mamba.utils.weights import CHECKPOINT, SAFETENSORS, load_strictly, read_saved, read_weights
+from speechbrain_mamba.utils.weights import (
+    CHECKPOINT,
+    SAFETENSORS,
+    load_strictly,
+    read_saved,
+    read_weights,
+    split_integers,
+)
 
 _LARGEST_LABELS = 20_000_000
 """Bytes of the largest file of labels."""
@@ -41,7 +49,7 @@ def file_names(name: str, class_name: str) -> list[str]:
     return [f"{name}{SAFETENSORS}", f"{name}{CHECKPOINT}"]
 
 
-def fill(part: Any, path: Path, what: str) -> None:
+def fill(part: Any, path: Path, what: str, integers: bool = False) -> None:
     """Fill a part of a model from its file.
 
     Arguments
@@ -52,6 +60,8 @@ def fill(part: Any, path: Path, what: str) -> None:
         The file.
     what : str
         What it is of, for messages: ``encoder of 'folder'``.
+    integers : bool
+        Whether weights that the file has as 8-bit integers are computed with as such; by default they become floats.
 
     Raises
     ------
@@ -62,7 +72,10 @@ def fill(part: Any, path: Path, what: str) -> None:
         _fill_normalizer(part, path, what)
     elif isinstance(part, nn.Module):
         # SpeechBrain renamed some weights since it published models
-        load_strictly(part, hook_on_loading_state_dict_checkpoint(read_weights(path)), what)
+        state = hook_on_loading_state_dict_checkpoint(read_weights(path, integers))
+        floats, quantized = split_integers(state, f"'{path}'")
+        take_integers(part, quantized, what)
+        load_strictly(part, floats, what)
     elif isinstance(part, SentencePieceProcessor):
         content = path.read_bytes()
         open_sentencepiece(content, f"'{path}'")

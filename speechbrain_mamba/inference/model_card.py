@@ -18,6 +18,12 @@ from speechbrain_mamba.utils.yaml_text import parse_yaml
 UNKNOWN = "unknown"
 """The Hub's word for a license that is not stated."""
 
+INTEGERS = (
+    "Weights of linear layers are 8-bit integers: it computes in int8 on CPUs that have the instructions, else in "
+    "fp32. Classes of speechbrain_mamba load it, SpeechBrain's own do not. Its scores were measured with float weights."
+)
+"""What a card says of a model whose weights are 8-bit integers."""
+
 PAPER = "https://arxiv.org/abs/2407.09732"
 
 
@@ -131,6 +137,8 @@ class CardFacts:
         A sentence on where its weights come from, if not from a training with this package.
     mixers : list of str
         Its layers, one line for each stack.
+    integers : bool
+        Whether its weights are 8-bit integers.
     """
 
     kind: str
@@ -143,6 +151,7 @@ class CardFacts:
     run: RunFacts = field(default_factory=RunFacts)
     origin: str = ""
     mixers: list[str] = field(default_factory=list)
+    integers: bool = False
 
 
 def write_card(facts: CardFacts) -> str:
@@ -176,6 +185,8 @@ def write_card(facts: CardFacts) -> str:
         f"[Speech Slytherin]({PAPER}).",
         f"```python\n{_example(facts, kind)}```",
     ]
+    if facts.integers:
+        sections.append(INTEGERS)
     if facts.kind in ("separator", "recognizer"):
         word, file = ("separate", "mixture.wav") if facts.kind == "separator" else ("transcribe", "talk.wav")
         sections.append(f"Or on the command line: `speechbrain-mamba {word} {file} --source {facts.source}`.")

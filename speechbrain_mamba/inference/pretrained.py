@@ -20,6 +20,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 
+from speechbrain_mamba.dataio.recordings import MAX_RATE, MIN_RATE
 from speechbrain_mamba.inference.bundled import bundled_models, find_bundled
 from speechbrain_mamba.inference.loadables import file_names, fill
 from speechbrain_mamba.inference.precision import check_precision, reduce_precision
@@ -34,6 +35,7 @@ from speechbrain_mamba.utils.safe_yaml import (
     plan_model_yaml,
     read_model_yaml,
 )
+from speechbrain_mamba.utils.weights import holds_integers
 from speechbrain_mamba.utils.yaml_text import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -132,22 +134,29 @@ class OpenedModel:
             When the model is of another kind than the class loads, and when its files are missing or do not fit.
         """
         self._refuse_another_kind(cls)
+        chosen_options = _run_options(run_opts)
+        precision = (chosen_options or {}).get("precision")
         if self.checked is None:
             hparams = self._build_trusted()
         else:
             found = self.find_files()
+            reduced = any(map(holds_integers, found.values()))
+            if reduced and precision is None:
+                precision = _precision_of_integers((chosen_options or {}).get("device"))
             with torch.random.fork_rng(devices=[]):  # of modules, whose first weights are random
                 hparams = build_model_yaml(self.checked)
             for name, path in found.items():
-                fill(hparams["pretrainer"].loadables[name], path, f"{name} of '{self.files.source}'")
+                part = hparams["pretrainer"].loadables[name]
+                fill(part, path, f"{name} of '{self.files.source}'", integers=precision == "int8")
             self._refuse_unfilled(hparams["modules"], hparams["pretrainer"].loadables)
             chosen = sorted(_RUN_OPTIONS & hparams.keys())
             for name in chosen:  # the device and such are the caller's to choose
                 logger.warning("'%s' sets %s, which is ignored: give it in run_opts.", self.file, name)
                 del hparams[name]
+        if "sample_rate" in getattr(cls, "HPARAMS_NEEDED", []):
+            self._check_rate(hparams["sample_rate"])
         hparams["savedir"] = self.files.savedir
-        chosen_options = _run_options(run_opts)
-        precision = (chosen_options or {}).get("precision", "fp32")
+        precision = precision or "fp32"
         if precision == "int8":  # which SpeechBrain does not know
             chosen_options = {**(chosen_options or {}), "precision": "fp32"}
         model = cls(modules=hparams["modules"], hparams=hparams, run_opts=chosen_options, **options)
@@ -163,12 +172,20 @@ class OpenedModel:
         lacking = [name for name in needed if name not in self.modules and name not in self.plan]
         if lacking and self.kind in getattr(cls, "LACKING", {}):
             raise ValueError(f"The {self.kind} '{self.files.source}' {cls.LACKING[self.kind]}.")  # type: ignore[attr-defined]
+        if lacking and self.kind and KINDS[self.kind].rpartition(".")[2] == cls.__name__:
+            raise ValueError(f"'{self.file}' lacks {', '.join(lacking)}, without which a {self.kind} cannot be used.")
         if lacking or not self.modules:
             known = f"a {self.kind}" if self.kind else "another kind of model"
             advice = f" Load it with {KINDS[self.kind]}." if self.kind else ""
             raise ValueError(
                 f"'{self.files.source}' holds {known} (modules: {', '.join(self.modules) or 'none'}), but "
                 f"{cls.__name__} needs {', '.join(lacking) or 'modules'}.{advice}"
+            )
+
+    def _check_rate(self, rate: Any) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not MIN_RATE <= rate <= MAX_RATE:
+            raise ValueError(
+                f"'{self.file}': sample_rate is {rate!r}, but must be a number of Hz from {MIN_RATE} to {MAX_RATE}."
             )
 
     def _refuse_unfilled(self, modules: Mapping[str, Any], loadables: Mapping[str, Any]) -> None:
@@ -273,6 +290,13 @@ def _run_options(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if "precision" in options:
         options["precision"] = check_precision(options["precision"], torch.device(options.get("device") or "cpu"))
     return options
+
+
+def _precision_of_integers(device: str | None) -> str:
+    """The precision of a model whose weights are 8-bit integers in its files, if the caller wants none: floats where
+    they cannot be computed with."""
+    place = torch.device(device or "cpu")
+    return check_precision("int8", place) if place.type == "cpu" else "fp32"
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -440,7 +464,8 @@ class Pretrained(interfaces.Pretrained):
         run_opts : mapping, optional
             SpeechBrain's run options: ``device``, and ``precision`` of the inference: ``fp32``, ``bf16``, ``int8`` on a
             CPU or ``fp16`` on a GPU. On a CPU the weights are reduced once, in memory; one that has no instructions for
-            a precision computes in fp32, which is told.
+            a precision computes in fp32, which is told. By default ``fp32``, and ``int8`` for a model that was exported
+            with weights of 8-bit integers.
         **options
             Further arguments of the class.
 

@@ -68,6 +68,7 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
     """
 
     MODULES_NEEDED: ClassVar = SepformerSeparation.MODULES_NEEDED
+    HPARAMS_NEEDED: ClassVar = ["sample_rate"]
 
     def __init__(self, *arguments: Any, cuda_graphs: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)

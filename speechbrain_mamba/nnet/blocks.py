@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.nnet.fused_step import residual_step
 from speechbrain_mamba.nnet.mamba import MambaState
 from speechbrain_mamba.nnet.mixers import bidirectional_form, plan_mixers
-from speechbrain_mamba.nnet.pieces import find_pieces, lengths_in
+from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, lengths_in
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -235,10 +235,14 @@ class MambaBlocksSequential(nn.Module):
         TypeError
             When a state is asked of a bidirectional stack.
         """
-        pieces = find_pieces(self, x, x.shape[1])
-        if pieces is not None and state is None and not return_state:
-            return self.run_(self._residual(x).clone(), pieces, lengths)
         lengths = check_lengths("MambaBlocksSequential", lengths, x.shape[0], x.shape[1], x.device)
+        if state is None and not return_state:
+            groups = find_groups(self, x, x.shape[1])
+            if groups is not None:
+                return torch.cat([self(x[group], None if lengths is None else lengths[group]) for group in groups])
+            pieces = find_pieces(self, x, x.shape[1])
+            if pieces is not None:
+                return self.run_(self._residual(x).clone(), pieces, lengths)
         x = self._residual(mask_frames(x, lengths))
         states: list[MambaState] = []
         if state is None and not return_state:

@@ -6,8 +6,7 @@ Parameters carry the names of mamba-ssm (and its bidirectional descendants), so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +18,10 @@ from speechbrain_mamba.nnet.mamba_layer import (
     CausalLayer,
     MambaLayer,
     MambaState,
+    Parts,
     ScaledLinear,
     draw_step_bias,
 )
-from speechbrain_mamba.nnet.pieces import find_pieces, lengths_in
 from speechbrain_mamba.ops import (
     Direction,
     FeedForwardPart,
@@ -143,15 +142,15 @@ class _Mamba1Layer(MambaLayer):
             D=self.get_parameter(f"D{suffix}"),
         )
 
-    def _project_in(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project_in(self, x: Tensor) -> Parts:
         """The inner input and its gate, (..., d_inner) each."""
         return self.in_proj(x).chunk(2, dim=-1)
 
-    def _scan_arguments(self, convolved: Tensor, parts: tuple[Tensor, ...], suffix: str) -> tuple:
+    def _scan_arguments(self, convolved: Tensor, parts: Parts, suffix: str) -> tuple:
         u, delta, A, B, C, D, delta_bias = scan_arguments(convolved, self._direction(suffix))
         return u, delta, A, B, C, D, parts[1], delta_bias, True
 
-    def _project_out(self, y: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    def _project_out(self, y: Tensor, parts: Parts) -> Tensor:
         return self.out_proj(y)
 
 
@@ -272,64 +271,19 @@ class BiMamba(BidirectionalLayer, _Mamba1Layer):
     """What is multiplied out within the scan."""
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        pieces = find_pieces(self, x, x.shape[1])
-        if pieces is not None:
-            return torch.cat([y for _, y in self.outputs(lambda piece: x[:, piece], pieces, lengths)], 1)
         forward, reverse = (self._direction(suffix) for suffix in self.suffixes)
         weight, bias = self.out_proj.weight, self.out_proj.bias
         return bidirectional_mamba_inner(self.in_proj(x), forward, reverse, weight, bias, lengths=lengths)
 
-    def outputs(
-        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Run the layer over pieces of frames, for inference: its memory is that of twice its input's, in channels of
-        ``d_inner``, and of one piece.
+    def _project_scanned(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self._project_rows(x, slice(self.d_inner)),)
 
-        The reverse direction goes over all pieces first, from the last one to the first, and its state with it.
+    def _scan_piece(
+        self, scanned: tuple[Tensor, ...], lengths: Tensor | None, suffix: str, state: Any
+    ) -> tuple[Tensor, Any]:
+        direction = self._direction(suffix)
+        return mamba_inner(scanned[0], direction, lengths=lengths, reverse=suffix == "_b", initial_state=state)
 
-        Arguments
-        ---------
-        read : callable
-            Gives the input (batch, frames, d_model) of a piece. It is called twice for each, the second time right
-            before the piece's output comes; then the caller may overwrite it.
-        pieces : sequence of slice
-            Consecutive frames, from the first one to the last.
-        lengths : Tensor, optional
-            Valid frames per example, integers (batch,); frames past them give zeros.
-
-        Returns
-        -------
-        iterator of (slice, Tensor)
-            Each piece with its output (batch, frames, d_model), from the first one to the last.
-
-        Example
-        -------
-        >>> layer, x = BiMamba(d_model=8, d_state=4), torch.randn(2, 10, 8)
-        >>> with torch.no_grad():
-        ...     y = torch.cat([y for _, y in layer.outputs(lambda piece: x[:, piece], [slice(0, 6), slice(6, 10)])], 1)
-        >>> torch.allclose(y, layer(x), atol=1e-6)
-        True
-        """
-        forward, reverse = (self._direction(suffix) for suffix in self.suffixes)
-        inner: list[Tensor] = []
-        reversed_outputs: list[Tensor] = []
-        state = None
-        for piece in reversed(pieces):
-            own = lengths_in(piece, lengths)
-            inner.append(self._project_half(self._mask_input(read(piece), own), 0))
-            y, state = mamba_inner(inner[-1], reverse, lengths=own, reverse=True, initial_state=state)
-            reversed_outputs.append(y)
-        state = None
-        for piece in pieces:
-            own = lengths_in(piece, lengths)
-            y, state = mamba_inner(inner.pop(), forward, lengths=own, initial_state=state)
-            gate = F.silu(self._project_half(self._mask_input(read(piece), own), 1))
-            y = (y + reversed_outputs.pop()).mul_(gate).mul_(0.5)
-            yield piece, self._finish(y, (), own)
-
-    def _project_half(self, x: Tensor, half: int) -> Tensor:
-        """The inner input (half 0) or the gate (1) alone, (batch, time, d_inner)."""
-        if type(self.in_proj) is not nn.Linear:  # what replaces it, such as a quantized one, cannot be cut
-            return self.in_proj(x).chunk(2, dim=-1)[half]
-        weight, bias = self.in_proj.weight.chunk(2), self.in_proj.bias
-        return F.linear(x, weight[half], None if bias is None else bias.chunk(2)[half])
+    def _finish_piece(self, y: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+        gate = F.silu(self._project_rows(x, slice(self.d_inner, None)))
+        return self._finish(y.mul_(gate), (), lengths)

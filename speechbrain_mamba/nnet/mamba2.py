@@ -15,6 +15,7 @@ from speechbrain_mamba.nnet.mamba_layer import (
     BidirectionalLayer,
     CausalLayer,
     MambaLayer,
+    Parts,
     ScaledLinear,
     draw_step_bias,
 )
@@ -147,19 +148,19 @@ class _Mamba2Layer(MambaLayer):
                 self.get_parameter(f"A{suffix}_log").uniform_(*self.A_init_range).log_()
                 self.get_parameter(f"D{suffix}").fill_(1.0)
 
-    def _project_in(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project_in(self, x: Tensor) -> Parts:
         """The input of the convolution, the gate z, the steps, and the input of the gated MLP."""
         widths = [2 * self.d_mlp, self.d_ssm, self.conv_dim, self.nheads]
         mlp, z, inputs, delta = self.in_proj(x).split(widths, dim=-1)
         return inputs, z, delta, mlp
 
-    def _scan_arguments(self, convolved: Tensor, parts: tuple[Tensor, ...], suffix: str) -> tuple:
+    def _scan_arguments(self, convolved: Tensor, parts: Parts, suffix: str) -> tuple:
         _, z, delta, _ = parts
         maps = self.ngroups * self.d_state
         x, B, C = convolved.split([self.d_ssm, maps, maps], dim=-1)
         D = self.get_parameter(f"D{suffix}")
         skip = self._by_head(D) if self.D_has_hdim else D
-        gate = None if self.rmsnorm else self._by_head(z)
+        gate = None if self.rmsnorm or z is None else self._by_head(z)
         B, C = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (B, C))
         dt_bias = self.get_parameter(f"dt_bias{suffix}")
         return self._by_head(x), delta, self._rates(suffix), B, C, skip, gate, dt_bias, True, self.dt_limit
@@ -170,7 +171,7 @@ class _Mamba2Layer(MambaLayer):
     def _scan_options(self) -> dict[str, Any]:
         return {"chunk_size": self.chunk_size}
 
-    def _project_out(self, y: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    def _project_out(self, y: Tensor, parts: Parts) -> Tensor:
         """The output, from the scan's (..., heads, headdim)."""
         _, z, _, mlp = parts
         y = y.flatten(-2)
@@ -283,3 +284,19 @@ class BiMamba2(BidirectionalLayer, _Mamba2Layer):
             forward_scan, reverse_scan, gate, softplus, limits, lengths=lengths, chunk_size=self.chunk_size
         )
         return self._finish(y, parts, lengths)
+
+    def _project_scanned(self, x: Tensor) -> tuple[Tensor, ...]:
+        beside = 2 * self.d_mlp + self.d_ssm
+        return self._project_rows(x, slice(beside, None)).split([self.conv_dim, self.nheads], dim=-1)
+
+    def _scan_piece(
+        self, scanned: tuple[Tensor, ...], lengths: Tensor | None, suffix: str, state: Any
+    ) -> tuple[Tensor, Any]:
+        inputs, delta = scanned
+        return self._scan((inputs, None, delta, None), lengths, suffix, state, reverse=suffix == "_b")
+
+    def _finish_piece(self, y: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+        mlp, z = self._project_rows(x, slice(2 * self.d_mlp + self.d_ssm)).split([2 * self.d_mlp, self.d_ssm], dim=-1)
+        if not self.rmsnorm:
+            y = y.mul_(F.silu(self._by_head(z)))
+        return self._finish(y, (None, z, None, mlp), lengths)

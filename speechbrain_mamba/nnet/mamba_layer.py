@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.kept import KeptForSteps
+from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, lengths_in
 from speechbrain_mamba.ops import Filters, causal_conv1d, causal_conv1d_update, mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 from speechbrain_mamba.ops.registry import NO_TORCHSCRIPT
@@ -20,6 +22,9 @@ MambaState = dict[str, Tensor]
 ``conv``, the last inputs of the convolution, is (batch, channels, d_conv - 1), and ``ssm``, the state of the scan, of
 each of its channels d_state numbers in float32 or float64. :meth:`CausalLayer.init_state` has the shapes.
 """
+
+Parts = tuple[Any, ...]
+"""Parts of the input projection, see :class:`MambaLayer`. One that a call does not read may be None."""
 
 
 def draw_step_bias(count: int, dt_min: float, dt_max: float, dt_init_floor: float) -> Tensor:
@@ -121,11 +126,11 @@ class MambaLayer(nn.Module):
         A_log = self.get_parameter(f"A{suffix}_log")
         return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
 
-    def _project_in(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _project_in(self, x: Tensor) -> Parts:
         """The parts of the input projection; the first goes through the convolution."""
         raise NotImplementedError
 
-    def _scan_arguments(self, convolved: Tensor, parts: tuple[Tensor, ...], suffix: str) -> tuple:
+    def _scan_arguments(self, convolved: Tensor, parts: Parts, suffix: str) -> tuple:
         """The positional arguments of one direction's scan and, of a single frame, of its step after the state."""
         raise NotImplementedError
 
@@ -133,7 +138,7 @@ class MambaLayer(nn.Module):
         """Further options of the scan."""
         return {}
 
-    def _project_out(self, y: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    def _project_out(self, y: Tensor, parts: Parts) -> Tensor:
         """The output, from the scan's."""
         raise NotImplementedError
 
@@ -144,14 +149,14 @@ class MambaLayer(nn.Module):
     def _mask_input(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         return mask_frames(x, lengths) if self.masks_input else x
 
-    def _finish(self, y: Tensor, parts: tuple[Tensor, ...], lengths: Tensor | None) -> Tensor:
+    def _finish(self, y: Tensor, parts: Parts, lengths: Tensor | None) -> Tensor:
         """The output, zero past the lengths."""
         y = self._project_out(y, parts)
         return mask_frames(y, lengths) if self._fills_padding() else y
 
     def _scan(
         self,
-        parts: tuple[Tensor, ...],
+        parts: Parts,
         lengths: Tensor | None,
         suffix: str = "",
         state: MambaState | None = None,
@@ -206,6 +211,15 @@ class CausalLayer(MambaLayer):
         y, state = self._scan(parts, lengths, state=state)
         y = self._finish(y, parts, lengths)
         return (y, state) if return_state else y
+
+    def outputs(
+        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Run the layer over pieces of frames: :meth:`BidirectionalLayer.outputs`, for one direction."""
+        state = None
+        for piece in pieces:
+            y, state = self(read(piece), lengths_in(piece, lengths), state=state, return_state=True)
+            yield piece, y
 
     def _state_shapes(self) -> tuple[int, tuple[int, ...]]:
         """Channels of the convolution, and the shape of the scan's state without its batch."""
@@ -289,9 +303,84 @@ class BidirectionalLayer(MambaLayer):
         Tensor
             Output (batch, time, d_model).
         """
-        lengths = check_lengths(type(self).__name__, lengths, x.shape[0], x.shape[1], x.device)
+        batch, time, _ = x.shape
+        lengths = check_lengths(type(self).__name__, lengths, batch, time, x.device)
+        groups = find_groups(self, x, time)
+        if groups is not None:
+            return torch.cat([self(x[group], None if lengths is None else lengths[group]) for group in groups])
+        pieces = find_pieces(self, x, time)
+        if pieces is not None:
+            return torch.cat([y for _, y in self.outputs(lambda piece: x[:, piece], pieces, lengths)], 1)
         return self._both_directions(self._mask_input(x, lengths), lengths)
 
     def _both_directions(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The output, zero past the lengths."""
         raise NotImplementedError
+
+    def outputs(
+        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Run the layer over pieces of frames, for inference: its memory is that of what both scans share, such as the
+        input of the convolution, that of one scan's output, and that of one piece.
+
+        The reverse direction goes over all pieces first, from the last one to the first, and its state with it.
+
+        Arguments
+        ---------
+        read : callable
+            Gives the input (batch, frames, d_model) of a piece. It is called twice for each, the second time right
+            before the piece's output comes; then the caller may overwrite it.
+        pieces : sequence of slice
+            Consecutive frames, from the first one to the last.
+        lengths : Tensor, optional
+            Valid frames per example, integers (batch,); frames past them give zeros.
+
+        Returns
+        -------
+        iterator of (slice, Tensor)
+            Each piece with its output (batch, frames, d_model), from the first one to the last.
+
+        Example
+        -------
+        >>> from speechbrain_mamba.nnet.mamba import BiMamba
+        >>> layer, x = BiMamba(d_model=8, d_state=4), torch.randn(2, 10, 8)
+        >>> with torch.no_grad():
+        ...     y = torch.cat([y for _, y in layer.outputs(lambda piece: x[:, piece], [slice(0, 6), slice(6, 10)])], 1)
+        >>> torch.allclose(y, layer(x), atol=1e-6)
+        True
+        """
+        scanned: list[tuple[Tensor, ...]] = []
+        reversed_outputs: list[Tensor] = []
+        state = None
+        for piece in reversed(pieces):
+            own = lengths_in(piece, lengths)
+            scanned.append(self._project_scanned(self._mask_input(read(piece), own)))
+            y, state = self._scan_piece(scanned[-1], own, "_b", state)
+            reversed_outputs.append(y)
+        state = None
+        for piece in pieces:
+            own = lengths_in(piece, lengths)
+            y, state = self._scan_piece(scanned.pop(), own, "", state)
+            y = (y + reversed_outputs.pop()).mul_(0.5)
+            yield piece, self._finish_piece(y, self._mask_input(read(piece), own), own)
+
+    def _project_scanned(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What both scans read of the input projection."""
+        raise NotImplementedError
+
+    def _scan_piece(
+        self, scanned: tuple[Tensor, ...], lengths: Tensor | None, suffix: str, state: Any
+    ) -> tuple[Tensor, Any]:
+        """The scan of one direction without its gate, from the state after the piece before, and the state after it."""
+        raise NotImplementedError
+
+    def _finish_piece(self, y: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The output, from the mean of both scans, which may be overwritten, and the input."""
+        raise NotImplementedError
+
+    def _project_rows(self, x: Tensor, rows: slice) -> Tensor:
+        """Some of the features of the input projection alone."""
+        if type(self.in_proj) is not nn.Linear:  # what replaces it, such as a quantized one, cannot be cut
+            return self.in_proj(x)[..., rows]
+        bias = self.in_proj.bias
+        return F.linear(x, self.in_proj.weight[rows], None if bias is None else bias[rows])

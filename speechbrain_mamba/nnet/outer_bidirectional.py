@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.chunked_mamba import join_chunks, split_chunks
+from speechbrain_mamba.nnet.pieces import lengths_in
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -125,5 +127,30 @@ class OuterBidirectional(nn.Module):
             chunks, ends = split_chunks(x, lengths, chunk_size)
             reverse = reverse_frames(self.reverse_mixer(reverse_frames(chunks, ends), ends), ends)
             reverse = join_chunks(reverse, batch, time)
-        y = forward + reverse if self.merge_proj is None else self.merge_proj(torch.cat([forward, reverse], -1))
+        y = self._merge(forward, reverse)
         return (y, state) if return_state else y
+
+    def _merge(self, forward: Tensor, reverse: Tensor) -> Tensor:
+        return forward + reverse if self.merge_proj is None else self.merge_proj(torch.cat([forward, reverse], -1))
+
+    def outputs(
+        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Run the layer over pieces of frames, as
+        :meth:`~speechbrain_mamba.nnet.mamba_layer.BidirectionalLayer.outputs` does."""
+
+        def masked(piece: slice) -> tuple[Tensor, Tensor | None]:
+            x, own = read(piece), lengths_in(piece, lengths)
+            return (mask_frames(x, own) if self.masks_input else x), own
+
+        reversed_outputs: list[Tensor] = []
+        state = None
+        for piece in reversed(pieces):
+            x, own = masked(piece)
+            y, state = self.reverse_mixer(reverse_frames(x, own), own, state=state, return_state=True)
+            reversed_outputs.append(reverse_frames(y, own))
+        state = None
+        for piece in pieces:
+            x, own = masked(piece)
+            y, state = self.forward_mixer(x, own, state=state, return_state=True)
+            yield piece, self._merge(y, reversed_outputs.pop())

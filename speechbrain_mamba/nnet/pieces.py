@@ -15,6 +15,8 @@ FRAMES = 2048
 """Of a piece, in all examples together. Matrix products of fewer frames are slower."""
 SHORTEST = 4
 """Pieces from which on a sequence is cut."""
+LARGEST_BATCH = 8
+"""Examples that are cut together: with more, pieces would be short, and groups of examples are taken instead."""
 
 
 def find_pieces(module: nn.Module, x: Tensor, time: int) -> list[slice] | None:
@@ -42,14 +44,61 @@ def find_pieces(module: nn.Module, x: Tensor, time: int) -> list[slice] | None:
     10
     >>> find_pieces(nn.Linear(3, 3), torch.zeros(2, 10000, 3), 10000)
     """
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if _is_traced():
         return None  # first of all: what follows would fix the number of frames
     frames = max(FRAMES // max(len(x), 1), 1)
-    if time < SHORTEST * frames or x.device.type != "cpu":
+    if time < SHORTEST * frames or _needs_all(module, x):
         return None
-    if asks_for_gradient(x, *module.parameters()):
+    return slices(time, frames)
+
+
+def find_groups(module: nn.Module, x: Tensor, time: int) -> list[slice] | None:
+    """The groups of examples in which a module is to work on a large batch, one after another.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        The module, in which examples do not meet.
+    x : Tensor
+        Its input, (batch, ...).
+    time : int
+        Frames.
+
+    Returns
+    -------
+    list of slice or None
+        Consecutive examples. None for small batches, and where :func:`find_pieces` gives none.
+
+    Example
+    -------
+    >>> with torch.no_grad():
+    ...     find_groups(nn.Linear(3, 3), torch.zeros(40, 500, 3), 500)[:2]
+    [slice(0, 4, None), slice(4, 8, None)]
+    """
+    if _is_traced():
         return None
-    return [slice(start, min(start + frames, time)) for start in range(0, time, frames)]
+    if len(x) <= LARGEST_BATCH or len(x) * time < SHORTEST * FRAMES or _needs_all(module, x):
+        return None
+    return slices(len(x), max(FRAMES // time, 1))
+
+
+def slices(count: int, size: int) -> list[slice]:
+    """Consecutive slices of a size, of which the last one may be shorter.
+
+    Example
+    -------
+    >>> slices(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
+
+
+def _needs_all(module: nn.Module, x: Tensor) -> bool:
+    return x.device.type != "cpu" or asks_for_gradient(x, *module.parameters())
 
 
 def lengths_in(piece: slice, lengths: Tensor | None) -> Tensor | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from speechbrain_mamba.ops.int8 import PackedWeight, project
+from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
 from speechbrain_mamba.utils.processor import bf16_unavailable
+from speechbrain_mamba.utils.terminal import printable
+from speechbrain_mamba.utils.weights import INTEGERS, SCALES
 
 Bits = Literal["bf16", "int8"]
 
@@ -33,6 +35,8 @@ class ReducedLinear(nn.Module):
         The layer that it replaces; a convolution of width 1 counts as a linear layer.
     bits : str
         ``bf16`` or ``int8``.
+    integers : tuple of Tensor, optional
+        For ``int8`` the weight as integers and scales, where it is that already.
 
     Example
     -------
@@ -46,13 +50,16 @@ class ReducedLinear(nn.Module):
     weight: Tensor | PackedWeight
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear | nn.Conv1d, bits: Bits) -> None:
+    def __init__(
+        self, linear: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__()
         weight = linear.weight.detach().flatten(1)
         self.out_features, self.in_features = weight.shape
         self.bits = bits
         if bits == "int8":
-            self.weight = PackedWeight(weight)
+            packed = None if integers is None else PackedWeight.of_integers(integers[0].flatten(1), integers[1])
+            self.weight = packed or PackedWeight(weight)
         else:
             self.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
@@ -104,11 +111,101 @@ def reduce_linears(model: nn.Module, bits: Bits) -> int:
     count, made = 0, {}
     for parent, name, layer in list(_reducible(model)):
         if id(layer) not in made:  # a layer may stand in several places
-            kind = ReducedPointwise if isinstance(layer, nn.Conv1d) else ReducedLinear
-            made[id(layer)] = kind(layer, "bf16" if bits == "int8" and _is_narrow(layer) else bits)
+            narrow = bits == "int8" and _is_narrow(layer) and bf16_unavailable() is None
+            made[id(layer)] = _reduced(layer, "bf16" if narrow else bits)
             count += layer.weight.numel()
         setattr(parent, name, made[id(layer)])
     return count
+
+
+def integer_state(part: nn.Module, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a part of a model for a file, with those as 8-bit integers of which ``int8`` makes such.
+
+    Arguments
+    ---------
+    part : torch.nn.Module
+        The part.
+    model : torch.nn.Module
+        The whole model, which says what can be reduced. Neither is changed.
+
+    Returns
+    -------
+    dict of str to Tensor
+        A weight of integers has two entries: its name with :data:`~speechbrain_mamba.utils.weights.INTEGERS` and with
+        :data:`~speechbrain_mamba.utils.weights.SCALES` at the end. Weights that ``int8`` makes bfloat16 are that.
+
+    Example
+    -------
+    >>> model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2))
+    >>> {name: str(value.dtype) for name, value in integer_state(model, model).items() if name.startswith("0")}
+    {'0.bias': 'torch.float32', '0.weight.int8': 'torch.int8', '0.weight.scales': 'torch.float32'}
+    """
+    state, reducible = part.state_dict(), {id(layer) for _, _, layer in _reducible(model)}
+    for name, layer in part.named_modules(remove_duplicate=False):
+        if id(layer) not in reducible or f"{name}.weight" not in state or not name:
+            continue
+        weight = state.pop(f"{name}.weight")
+        if _is_narrow(layer):  # type: ignore[arg-type]  # it is reducible
+            state[f"{name}.weight"] = weight.to(torch.bfloat16)
+        else:
+            integers, scales = quantize_weight(weight.flatten(1))
+            state[f"{name}.weight{INTEGERS}"] = integers.view(weight.shape)
+            state[f"{name}.weight{SCALES}"] = scales
+    return state
+
+
+def take_integers(part: nn.Module, weights: Mapping[str, tuple[Tensor, Tensor]], what: str) -> None:
+    """Replace layers of a part by reduced ones with weights that a file has as integers.
+
+    Arguments
+    ---------
+    part : torch.nn.Module
+        The part, on a CPU.
+    weights : mapping of str to tuple of Tensor
+        Integers and scales by the name of the weight, see :func:`~speechbrain_mamba.utils.weights.split_integers`.
+    what : str
+        What the weights are of, for messages.
+
+    Raises
+    ------
+    ValueError
+        When the part has no such layer of this shape.
+    """
+    layers = {
+        f"{name}.weight": layer
+        for name, layer in part.named_modules(remove_duplicate=False)
+        if name and (_is_linear(layer) or _is_pointwise(layer))
+    }
+    made: dict[int, ReducedLinear] = {}
+    for name, (integers, scales) in weights.items():
+        layer: Any = layers.get(name)
+        if layer is None or layer.weight.shape != integers.shape:
+            raise ValueError(
+                f"The weights of {what} do not fit: {printable(name)} is of 8-bit integers, "
+                f"{' x '.join(map(str, integers.shape))}, but there is no linear layer of this size. They belong to "
+                "another model, or to other settings of it."
+            )
+        if id(layer) not in made:
+            made[id(layer)] = _reduced(layer, "int8", (integers, scales))
+        parent, _, own = name.removesuffix(".weight").rpartition(".")
+        setattr(part.get_submodule(parent), own, made[id(layer)])
+
+
+def count_numbers(model: nn.Module) -> int:
+    """The numbers in the weights of a model, reduced or not; one that stands in several places counts once.
+
+    Example
+    -------
+    >>> count_numbers(nn.Linear(3, 2))
+    8
+    """
+    packed = {id(part.weight): part for part in model.modules() if isinstance(part, ReducedLinear)}
+    integers = (part.weight.shape for part in packed.values() if isinstance(part.weight, PackedWeight))
+    return sum(one.numel() for one in model.parameters()) + sum(shape.numel() for shape in integers)
+
+
+def _reduced(layer: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None) -> ReducedLinear:
+    return (ReducedPointwise if isinstance(layer, nn.Conv1d) else ReducedLinear)(layer, bits, integers)
 
 
 def _reducible(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | nn.Conv1d]]:
@@ -118,8 +215,7 @@ def _reducible(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | n
             continue
         kept = getattr(parent, "projections_kept", ())
         for name, layer in parent.named_children():
-            linear = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
-            if name in kept or not (linear or _is_pointwise(layer)):
+            if name in kept or not (_is_linear(layer) or _is_pointwise(layer)):
                 continue
             weighted: Any = layer
             if weighted.weight.numel() >= SMALLEST_WEIGHT:
@@ -129,7 +225,11 @@ def _reducible(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | n
 def _is_narrow(layer: nn.Linear | nn.Conv1d) -> bool:
     """Whether making integers of a layer's inputs takes longer than bfloat16 does: few outputs share that work."""
     outputs, inputs = layer.weight.shape[:2]
-    return NARROW * outputs <= inputs and bf16_unavailable() is None
+    return NARROW * outputs <= inputs
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
@@ -137,3 +237,6 @@ def _is_pointwise(layer: nn.Module) -> bool:
         return False
     shape = (layer.kernel_size, layer.stride, layer.groups, layer.padding)
     return shape == ((1,), (1,), 1, (0,))
+
+
+__all__ = ["ReducedLinear", "ReducedPointwise", "count_numbers", "integer_state", "reduce_linears", "take_integers"]

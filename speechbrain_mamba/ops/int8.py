@@ -55,18 +55,34 @@ class PackedWeight:
     """What the integers of each output are multiplied by, float32 (outputs,)."""
 
     def __init__(self, weight: Tensor) -> None:
+        self._pack(*quantize_weight(weight))
+
+    @classmethod
+    def of_integers(cls, integers: Tensor, scales: Tensor) -> PackedWeight:
+        """Pack a weight that is made of integers already, see :func:`quantize_weight`.
+
+        Arguments
+        ---------
+        integers : Tensor
+            (outputs, inputs), int8.
+        scales : Tensor
+            What the integers of each output are multiplied by (outputs,), float32.
+
+        Raises
+        ------
+        ValueError
+            When the machine has no products of 8-bit integers.
+        """
+        packed = cls.__new__(cls)
+        packed._pack(integers, scales)
+        return packed
+
+    def _pack(self, integers: Tensor, scales: Tensor) -> None:
         reason = int8_unavailable()
         if reason is not None:
             raise ValueError(f"The weight cannot be made of 8-bit integers: {reason}")
-        self.shape = weight.shape
-        weight = weight.detach().float()
-        scales = weight.abs().amax(1) / LARGEST_INTEGER
-        if not bool(torch.isfinite(scales).all()):
-            raise ValueError("The weight holds NaN or infinity, so it cannot be made of 8-bit integers.")
-        # a row of zeros has a scale of zero, by which nothing can be divided
-        rows = (weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round()
-        self.scales = scales
-        self._factor = Int8Factor(rows.to(torch.int8), scales)
+        self.shape, self.scales = integers.shape, scales
+        self._factor = Int8Factor(integers, scales)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
         return self  # nothing changes it
@@ -135,6 +151,42 @@ class PackedWeight:
         return y
 
 
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Make 8-bit integers of a weight, with a scale for each output.
+
+    Arguments
+    ---------
+    weight : Tensor
+        The weight (outputs, inputs).
+
+    Returns
+    -------
+    integers : Tensor
+        (outputs, inputs), int8, between -127 and 127.
+    scales : Tensor
+        What the integers of each output are multiplied by (outputs,), float32.
+
+    Raises
+    ------
+    ValueError
+        When it is not finite.
+
+    Example
+    -------
+    >>> integers, scales = quantize_weight(torch.tensor([[0.5, -1.0], [0.0, 0.0]]))
+    >>> integers
+    tensor([[  64, -127],
+            [   0,    0]], dtype=torch.int8)
+    """
+    weight = weight.detach().float()
+    scales = weight.abs().amax(1) / LARGEST_INTEGER
+    if not bool(torch.isfinite(scales).all()):
+        raise ValueError("The weight holds NaN or infinity, so it cannot be made of 8-bit integers.")
+    # a row of zeros has a scale of zero, by which nothing can be divided
+    rows = (weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round()
+    return rows.to(torch.int8), scales
+
+
 def project(
     x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -197,4 +249,4 @@ def int8_unavailable() -> str | None:
     return "this processor has no instructions (VNNI) for sums of products of 8-bit integers."
 
 
-__all__ = ["PackedWeight", "int8_unavailable", "project"]
+__all__ = ["PackedWeight", "int8_unavailable", "project", "quantize_weight"]

@@ -8,7 +8,7 @@ from typing import Any
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_mamba.utils.hparams import select_hparams
-from speechbrain_mamba.utils.yaml_text import parse_yaml
+from speechbrain_mamba.utils.yaml_text import look_at_yaml
 
 
 def _stride(kernel_size: int, kernel_stride: int) -> str | None:
@@ -96,7 +96,7 @@ def check_agreement(text: str) -> None:
     Traceback (most recent call last):
     ValueError: n_fft is 400, but a window of 32 ms at 16000 Hz has 512 samples: set n_fft to at least that.
     """
-    tree = parse_yaml(text, "The hyper-parameters")
+    tree = look_at_yaml(text, "The hyper-parameters")
     rules = {rule: _inputs(rule) for rule in RULES if tree.keys() >= set(_inputs(rule))}
     values: dict[str, Any] = load_hyperpyyaml(select_hparams(text, {key for keys in rules.values() for key in keys}))
     for rule, keys in rules.items():

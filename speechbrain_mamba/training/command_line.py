@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import yaml
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
 from speechbrain_mamba.training.patterns import quote_patterns
@@ -21,6 +20,7 @@ from speechbrain_mamba.training.requirements import check_requirements, named_pa
 from speechbrain_mamba.utils._compat import run_option_helps
 from speechbrain_mamba.utils.hparams_listing import list_hparams
 from speechbrain_mamba.utils.terminal import show
+from speechbrain_mamba.utils.yaml_text import look_at_yaml
 
 
 def check_command_line(recipe: str | os.PathLike, arguments: list[str] | None = None) -> None:
@@ -89,7 +89,7 @@ def read_comments(text: str) -> dict[str, tuple[object, str]]:
     >>> read_comments("seed:\\nlr: 0.1   # at the peak,\\n          # after the warm-up\\nopt: !new:a.B\\n    x: 1")
     {'seed': (None, ''), 'lr': (0.1, 'at the peak, after the warm-up')}
     """
-    lines, tree = text.splitlines(), YAML().load(text) or CommentedMap()
+    lines, tree = text.splitlines(), look_at_yaml(text, "The hyper-parameters") or CommentedMap()
     found: dict[str, tuple[object, str]] = {}
     for key, value in tree.items():
         tag = getattr(value, "tag", None)

@@ -87,7 +87,7 @@ def _look(source: str, folders: tuple[Path, ...], name: str) -> Path | None:
         return None
 
 
-def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSource:
+def find_init_source(source: str | os.PathLike, best_by: str = "loss", option: str = "init_from") -> InitSource:
     """Find the source of a run's first weights.
 
     Arguments
@@ -97,6 +97,8 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
         name of a model that the package carries, or a Hub id.
     best_by : str
         The score, lower is better, by which the checkpoint of a run is chosen.
+    option : str
+        What the caller's user knows the source as, for messages.
 
     Raises
     ------
@@ -118,11 +120,11 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
             if any(place.glob(f"*/{CHECKPOINT_META}")):
                 return _best_checkpoint(name, place, best_by)
         if not any(file.suffix in (SAFETENSORS, CHECKPOINT) for file in folder.iterdir()):
-            _refuse_folder(name, folder)
+            _refuse_folder(name, folder, option)
         return InitSource(name, f"the folder '{name}'", (folder,))
     if folder.exists():
         raise ValueError(
-            f"init_from is '{name}', which is a file: give the folder of an exported model, of a run or of a "
+            f"{option} is '{name}', which is a file: give the folder of an exported model, of a run or of a "
             "checkpoint, or a Hub id."
         )
     try:
@@ -131,10 +133,10 @@ def find_init_source(source: str | os.PathLike, best_by: str = "loss") -> InitSo
         near = difflib.get_close_matches(name, [path.name for path in bundled.parent.glob("*")], 1)
         if near:
             raise FileNotFoundError(
-                f"init_from: There is no model or folder '{name}'. Did you mean '{near[0]}'?"
+                f"{option}: There is no model or folder '{name}'. Did you mean '{near[0]}'?"
             ) from error
         raise FileNotFoundError(
-            f"init_from: {error} Give the folder of an exported model, of a run or of a checkpoint, a Hub id such as "
+            f"{option}: {error} Give the folder of an exported model, of a run or of a checkpoint, a Hub id such as "
             "'name/model', or the name of a model that the package carries."
         ) from error
     return InitSource(name, f"the model '{name}' on the Hub")
@@ -165,18 +167,18 @@ def open_checkpoint(name: str, folder: Path) -> InitSource:
     """
     fault = find_fault(folder, thorough=True)
     if fault:
-        raise ValueError(f"The checkpoint '{folder}' is damaged: {fault}. Give another one to init_from.")
+        raise ValueError(f"The checkpoint '{folder}' is damaged: {fault}. Give another one.")
     save = folder.resolve().parent
     return InitSource(
         name, f"the checkpoint '{folder}'", (folder, save, *(save.parent / one for one in EXPORTS), save.parent)
     )
 
 
-def _refuse_folder(name: str, folder: Path) -> None:
+def _refuse_folder(name: str, folder: Path, option: str) -> None:
     """Say what a folder without weights lacks, and which folder in it may be meant."""
     inner = [folder / one for one in (*EXPORTS, SAVE) if (folder / one).is_dir()] or find_inside(folder)
     hint = f" Did you mean '{inner[0]}'?" if inner else ""
     raise FileNotFoundError(
-        f"init_from is '{name}', but this folder has neither weights (*{SAFETENSORS} or *{CHECKPOINT}) nor "
+        f"{option} is '{name}', but this folder has neither weights (*{SAFETENSORS} or *{CHECKPOINT}) nor "
         f"checkpoints.{hint}"
     )

@@ -33,7 +33,7 @@ from speechbrain_mamba.utils.locks import FolderLock
 from speechbrain_mamba.utils.main_process import do_on_main
 from speechbrain_mamba.utils.memory import settle_memory
 from speechbrain_mamba.utils.terminal import show
-from speechbrain_mamba.utils.yaml_text import parse_yaml, tag_of
+from speechbrain_mamba.utils.yaml_text import look_at_yaml, parse_yaml, tag_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class Command:
     @property
     def run(self) -> RunFolder:
         """The output folder with its run."""
-        keys = [key for key in ("output_folder", "save_folder") if key in parse_yaml(self.text, "The hyper-parameters")]
+        there = look_at_yaml(self.text, "The hyper-parameters")
+        keys = [key for key in ("output_folder", "save_folder") if key in there]
         folders = load_hyperpyyaml(select_hparams(self.text, keys))
         return RunFolder(folders["output_folder"], folders.get("save_folder", f"{folders['output_folder']}/save"))
 
@@ -144,7 +145,8 @@ def read_command(brain_class: type[TrainingBrain], arguments: list[str]) -> Comm
         text = read_hparams(hparams_file, {**options, **own})
     needs = (*brain_class.needs, *brain_class.extra_needs(settings), *setting_packages(settings), *named_packages(text))
     check_requirements(needs)
-    missing = [key for key, value in parse_yaml(text, hparams_file).items() if tag_of(value) == "!PLACEHOLDER"]
+    settings_tree = look_at_yaml(text, "The hyper-parameters")
+    missing = [key for key, value in settings_tree.items() if tag_of(value) == "!PLACEHOLDER"]
     if missing:
         options_to_give = " ".join(f"--{key} VALUE" for key in missing)
         raise ValueError(f"'{hparams_file}' has no value for {', '.join(missing)}: give {options_to_give}.")

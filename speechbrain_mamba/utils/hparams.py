@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
 from speechbrain_mamba.utils.overrides import Overrides, read_overrides, update_tree
-from speechbrain_mamba.utils.yaml_text import dump_yaml, parse_yaml, tag_of
+from speechbrain_mamba.utils.yaml_text import dump_yaml, look_at_yaml, parse_yaml, tag_of
 
 INCLUDE = "!include:"
 
@@ -158,7 +158,7 @@ def select_hparams(text: str, keys: Iterable[str]) -> str:
     a: 1
     c: !ref <a> + 1
     """
-    tree = YAML().load(text)
+    tree = look_at_yaml(text, "The hyper-parameters")
     todo, kept = list(keys), set()
     while todo:
         key = todo.pop()

@@ -8,9 +8,11 @@ import filecmp
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch, link_with_strategy
 
+from speechbrain_mamba.utils.hub_connection import refuse_unreachable_hub
 from speechbrain_mamba.utils.hub_errors import explain_failure, hub_failures, is_absence
 
 _CONFIG = FetchConfig(token=None)  # type: ignore[arg-type]  # the saved one, which SpeechBrain does not use by default
@@ -55,7 +57,7 @@ def fetch_pretrained(source: str | os.PathLike, file_name: str, collect_in: str 
         return file
     refuse_missing_folder(source)
     try:
-        return Path(fetch(file_name, str(source), savedir=collect_in, fetch_config=_CONFIG))
+        return _fetch(str(source), file_name, _CONFIG, savedir=collect_in)
     except hub_failures() as error:
         raise _nothing_on_the_hub(str(source), file_name, error) from error
 
@@ -131,14 +133,11 @@ class ModelFiles:
             return fetch_pretrained(self.folder, name)
         refuse_missing_folder(self.source)
         skip = self.local_strategy == LocalStrategy.COPY_SKIP_CACHE and self.savedir is not None
-        options = {"local_strategy": self.local_strategy} if skip else {}
+        options = {"savedir": self.savedir, "local_strategy": self.local_strategy} if skip else {}
         try:
-            found = fetch(
-                name, self.source, savedir=self.savedir if skip else None, fetch_config=self.fetch_config, **options
-            )
+            path = _fetch(self.source, name, self.fetch_config, **options)
         except hub_failures() as error:
             raise _nothing_on_the_hub(self.source, name, error, self.fetch_config.revision) from error
-        path = Path(found)
         if path.parent.parent.name == "snapshots":  # all other files come from the same version
             self.fetch_config = dataclasses.replace(self.fetch_config, revision=path.parent.name)
         return path
@@ -156,6 +155,15 @@ class ModelFiles:
             )
         kept.parent.mkdir(parents=True, exist_ok=True)
         link_with_strategy(path, kept, self.local_strategy)
+
+
+def _fetch(source: str, name: str, config: FetchConfig, **options: Any) -> Path:
+    """Let SpeechBrain find a file of a model on the Hub; say at once if it is not here and there is no network."""
+    savedir = options.get("savedir")
+    is_kept = savedir is not None and (Path(savedir) / name).exists()
+    if config.allow_network and not is_kept:
+        refuse_unreachable_hub(source, name, config.revision, config.huggingface_cache_dir)
+    return Path(fetch(name, source, fetch_config=config, **options))
 
 
 def refuse_link_outside(folder: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as dump_safetensors
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from speechbrain_mamba.utils.files import atomic_path
 from speechbrain_mamba.utils.terminal import printable
 
 SAFETENSORS, CHECKPOINT = ".safetensors", ".ckpt"
+INTEGERS, SCALES = ".int8", ".scales"
+"""Ends of the names of a weight that a file has as 8-bit integers, with a scale for each output."""
 _LISTED = 10
 """How many names of a kind a message lists."""
 
@@ -43,13 +46,16 @@ def find_weights(folder: str | os.PathLike, name: str) -> Path:
     raise FileNotFoundError(f"'{folder}' has no weights {name}{SAFETENSORS} or {name}{CHECKPOINT}.")
 
 
-def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike, integers: bool = False) -> dict[str, Tensor]:
     """Read weights onto the CPU: safetensors, or a state dict that ``torch.save`` wrote. No code in the file runs.
 
     Arguments
     ---------
     path : str or Path
         A file; ``.safetensors`` says which kind it is.
+    integers : bool
+        Whether weights of 8-bit integers stay as they are in the file, with :data:`INTEGERS` and :data:`SCALES` at the
+        end of their names. By default they are multiplied out to floats.
 
     Returns
     -------
@@ -84,7 +90,78 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
             raise ValueError(f"'{path}' holds {_kind(value)} under {name!r}, but weights are tensors with names.")
-    return dict(state)
+    rest, quantized = split_integers(state, f"'{path}'")
+    if integers or not quantized:
+        return dict(state)
+    floats = {
+        name: whole.float() * scales.view(-1, *[1] * (whole.dim() - 1)) for name, (whole, scales) in quantized.items()
+    }
+    return rest | floats
+
+
+def split_integers(
+    state: Mapping[str, Tensor], what: str
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """Split weights into those of floats, and those of 8-bit integers with their scales.
+
+    Arguments
+    ---------
+    state : mapping of str to Tensor
+        The weights by name.
+    what : str
+        Where they are from, for messages.
+
+    Returns
+    -------
+    floats : dict of str to Tensor
+        The former.
+    integers : dict of str to tuple of Tensor
+        The latter by the names that they would have as floats: integers, and scales (outputs,).
+
+    Raises
+    ------
+    ValueError
+        When integers lack their scales, or these do not fit.
+
+    Example
+    -------
+    >>> integers = torch.ones(2, 3, dtype=torch.int8)
+    >>> state = {"bias": torch.ones(2), "weight.int8": integers, "weight.scales": torch.ones(2)}
+    >>> floats, integers = split_integers(state, "the layer")
+    >>> list(floats), list(integers)
+    (['bias'], ['weight'])
+    """
+    floats, integers = dict(state), {}
+    for name in [name for name in state if name.endswith(INTEGERS)]:
+        own = name.removesuffix(INTEGERS)
+        whole, scales = floats.pop(name), floats.pop(f"{own}{SCALES}", None)
+        fits = scales is not None and scales.shape == whole.shape[:1] and bool(scales.isfinite().all())
+        if whole.dtype != torch.int8 or not whole.dim() or not fits or scales.dtype != torch.float32:
+            raise ValueError(
+                f"{what} holds {printable(own)} as 8-bit integers, but not with one finite scale for each output: it "
+                "is damaged."
+            )
+        integers[own] = whole, scales
+    return floats, integers
+
+
+def holds_integers(path: str | os.PathLike) -> bool:
+    """Whether a file of safetensors has weights of 8-bit integers; only the beginning of the file is read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "linear.safetensors"
+    >>> write_weights(path, nn.Linear(2, 3).state_dict())
+    >>> holds_integers(path)
+    False
+    """
+    if Path(path).suffix != SAFETENSORS:
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.endswith(INTEGERS) for name in file.keys())  # noqa: SIM118  # it is no dict
+    except Exception:  # read_weights says what is wrong with it
+        return False
 
 
 def read_saved(path: str | os.PathLike) -> Any:

@@ -23,19 +23,23 @@ def root(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "plan.yaml").write_text('scan: ""\nmodel: "--rounds 2 --models a"\n')
     (folder / "page.md.in").write_text("# Performance\n")
+    (folder / "readme.md.in").write_text("{{value scan median_ms where name=ours threads=2}} ms\n")
+    (tmp_path / "README.md").write_text("# Us\n<!-- performance: x -->\n<!-- end of performance -->\n")
     (folder / "scan.md.in").write_text("## Scan\n\n{{value scan median_ms where name=ours threads=1}} ms\n")
     (folder / "model.md.in").write_text("## Model\n")
     (folder / "scan.csv").write_text("name,threads,median_ms,note\nours,1,12.3456,\nours,2,7,fast\ntheirs,1,12345.6,\n")
     (folder / "scan.json").write_text(json.dumps(FACTS))
     monkeypatch.setattr(report, "ROOT", tmp_path)
-    monkeypatch.setattr(report.make_page, "__defaults__", (tmp_path,))
+    for make in (report.make_page, report.make_readme):
+        monkeypatch.setattr(make, "__defaults__", (tmp_path,))
     return tmp_path
 
 
 def test_the_page_agrees_with_the_figures():
     page = (ROOT / report.PAGE).read_text(encoding="utf-8")
-    assert page == report.make_page(), "run python benchmarks/report.py"
-    assert report.MISSING not in page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page == report.make_page() and readme == report.make_readme(), "run python benchmarks/report.py"
+    assert report.MISSING not in page + readme
 
 
 def test_every_table_of_the_page_and_benchmark_of_the_plan_is_there():
@@ -57,7 +61,7 @@ def test_places_are_filled_and_sections_that_were_not_run_are_left_out(root):
         '{{table scan name "median_ms=time, ms" note where threads=1}}\n\n{{command scan}} {{value model ms}}\n'
     )
     assert report.make_page(root).split("\n", 2)[2] == (
-        "| name | time, ms | note |\n|---|---|---|\n| ours | 12.3 | - |\n| theirs | 12346 | - |\n\n"
+        "| name | time, ms | note |\n|---|---|---|\n| ours | 12.3 | - |\n| theirs | 12 346 | - |\n\n"
         "`python benchmarks/scan.py`, 1.5 min on 2026-11-26: P, 2 cores, torch 2.11. "
         "[Table](performance/scan.csv). not measured yet\n"
     )
@@ -89,9 +93,14 @@ def test_a_plan_of_another_form(root):
 def test_the_check_finds_another_page(root, capsys):
     assert report.main(["--check"]) == 1
     assert report.main([]) == 0 and report.main(["--check"]) == 0
-    (root / report.PAGE).write_text("# Performance\n\n1 ms\n")
-    assert report.main(["--check"]) == 1
-    assert "does not agree" in capsys.readouterr().out
+    readme = (root / "README.md").read_text()
+    assert readme == "# Us\n<!-- performance: x -->\n7 ms\n<!-- end of performance -->\n"
+    for path, text in ((root / report.PAGE, "# Performance\n\n1 ms\n"), (root / "README.md", readme.replace("7", "6"))):
+        before = path.read_text()
+        path.write_text(text)
+        assert report.main(["--check"]) == 1
+        assert f"{path.name} does not agree" in capsys.readouterr().out
+        path.write_text(before)
 
 
 def test_benchmarks_are_run_with_the_arguments_of_the_plan(root, monkeypatch, capsys):

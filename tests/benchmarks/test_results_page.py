@@ -11,6 +11,7 @@ import pytest
 
 import results
 from quality import results_page, study_file, tables
+from quality.written_texts import read_block
 from speechbrain_mamba.utils.files import write_csv
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def test_the_page_agrees_with_the_tables():
 def test_readme_has_its_figures_from_the_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == results.make_readme(), "run python benchmarks/results.py"
-    sentences = results.BLOCK.search(readme)[2]
+    sentences = read_block(ROOT / "README.md", "results")
     page = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     figures = [line for line in sentences.splitlines() if line.startswith("- ")]
     assert figures and all(line in page for line in figures)

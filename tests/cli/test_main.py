@@ -1,5 +1,6 @@
 """The command line."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from speechbrain_mamba.__main__ import main
 from speechbrain_mamba.cli import locations
 from speechbrain_mamba.cli.commands.hparams import read_options
 from speechbrain_mamba.cli.main import program
+from speechbrain_mamba.cli.options import set_up_logging
 from speechbrain_mamba.utils.hparams import load_hparams
 from tests.conftest import HPARAMS
 
@@ -249,3 +251,14 @@ def test_a_model_is_trained_by_name(tmp_path):
     assert "N_epochs is called number_of_epochs here" in result.stderr
     assert (tmp_path / "out" / "test" / "summary.json").is_file()
     assert (tmp_path / "out" / "inference").is_dir()
+
+
+def test_what_the_library_of_the_hub_says_is_said_once(monkeypatch, capsys):
+    """It has a handler of its own beside the root's, so that each retry of a transfer was told twice."""
+    log = logging.getLogger("huggingface_hub")
+    for owner, name, value in ((logging.getLogger(), "handlers", []), (log, "propagate", True)):
+        monkeypatch.setattr(owner, name, value)
+    monkeypatch.setattr(log, "handlers", [logging.StreamHandler()])
+    set_up_logging(logging.INFO)
+    log.warning("Trying to resume download")
+    assert capsys.readouterr().err.count("Trying to resume download") == 1

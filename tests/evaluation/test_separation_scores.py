@@ -83,6 +83,15 @@ def test_all_scores_are_of_the_order_with_the_best_si_snr():
     assert (aligned * estimates).sum(0).gt(0).all()
 
 
+def test_systems_of_equations_are_solved_one_by_one(monkeypatch):
+    """Several at once make PyTorch's solver hang on two threads (its issue 142815)."""
+    solved, solve = [], torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: solved.append(a.shape) or solve(a, b))
+    sources = voices(3)
+    score_separation(sources.sum(1), sources, separated(sources, (1, 2, 0)))
+    assert solved == 6 * [(1, 512, 512)]
+
+
 def test_inputs_stay_as_they_are():
     sources = voices(3)
     estimates = separated(sources, (1, 2, 0)).requires_grad_()

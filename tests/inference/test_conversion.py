@@ -130,7 +130,7 @@ def test_what_cannot_be_converted_is_named(tasnet, tmp_path):
         convert_checkpoint(folder, folder, hparams, overrides)
     with pytest.raises(ValueError, match="task tts, but published checkpoints can be converted for separation and asr"):
         convert_checkpoint(folder, tmp_path / "out", HPARAMS / "tts" / "vallm.yaml")
-    with pytest.raises(FileNotFoundError, match=r"There is no folder '.*nothing'"):
+    with pytest.raises(FileNotFoundError, match=r"^SOURCE: There is no folder '.*nothing'"):
         convert_checkpoint(tmp_path / "nothing", tmp_path / "out", hparams, overrides)
 
 

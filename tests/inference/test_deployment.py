@@ -295,6 +295,14 @@ def test_torch_programs_agree_at_any_length(kind, model, tmp_path):
         _compare(program, lambda inputs, states: list(flat(module(*inputs, *([states] if states else [])))))  # noqa: B023
 
 
+def test_models_on_the_hub_are_deployed(model, local_hub):
+    for kind in ("separator", "codec"):
+        local_hub.add(f"me/{kind}", {path.name: path.read_bytes() for path in model(kind).iterdir()})
+        assert make_programs(f"me/{kind}").kind == kind
+    with pytest.raises(FileNotFoundError, match=r"the Hub gave no hyperparams\.yaml of a model with this id"):
+        make_programs("me/nothing")
+
+
 def test_what_cannot_be_deployed_is_refused_in_a_sentence(model, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/note.txt").write_text("mine")

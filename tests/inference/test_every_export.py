@@ -13,6 +13,7 @@ from speechbrain_mamba.inference.speaker import export_speaker_encoder
 from speechbrain_mamba.inference.synthesis import SpeechSynthesizer
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
+from tests.errors import same_weights
 from tests.inference.test_synthesis import GREEDY, write_model
 from tests.inference.tiny_recognizers import make_recognizer
 
@@ -24,12 +25,6 @@ def files(task):
     for path in sorted((HPARAMS / task).glob("*.yaml")):
         marks = () if path.stem in QUICK else pytest.mark.slow
         yield pytest.param(path.stem, marks=marks, id=path.stem)
-
-
-def equal(one, other):
-    """Whether two modules have the same weights."""
-    states = one.state_dict(), other.state_dict()
-    return states[0].keys() == states[1].keys() and all(map(torch.equal, *(state.values() for state in states)))
 
 
 def is_older(folder, name):
@@ -50,10 +45,10 @@ def test_separators(name, tmp_path):
     export_separator(tmp_path / "model", read_hparams(path, sizes), modules)
     ours, mix = SpeechSeparator.from_hparams(tmp_path / "model"), torch.randn(1, 400)
     theirs = SepformerSeparation.from_hparams(str(tmp_path / "model"), savedir=str(tmp_path / "cache"))
-    assert all(equal(ours.mods[part], module) for part, module in modules.items())
+    assert all(same_weights(ours.mods[part], module) for part, module in modules.items())
     torch.testing.assert_close(ours.separate_batch(mix), theirs.separate_batch(mix))
     if is_older(tmp_path / "model", name):
-        assert equal(SpeechSeparator.from_hparams(tmp_path / "model").mods, ours.mods)
+        assert same_weights(SpeechSeparator.from_hparams(tmp_path / "model").mods, ours.mods)
 
 
 @pytest.mark.parametrize("name", files("asr"))
@@ -64,21 +59,23 @@ def test_recognizers(name, tmp_path):
     assert opened.kind == "recognizer"
     ours, theirs = opened.load(kind), kind.from_hparams(str(made.folder), savedir=str(tmp_path / "cache"))
     torch.testing.assert_close(ours.encode_batch(wavs, torch.ones(1)), theirs.encode_batch(wavs, torch.ones(1)))
-    assert equal(ours.mods, theirs.mods)
+    assert same_weights(ours.mods, theirs.mods)
     if name in QUICK:
         words = load_recognizer(str(made.folder))(wavs[0], made.hparams["sample_rate"])
         assert words == theirs.transcribe_batch(wavs, torch.ones(1))[0][0]
     if "fea_streaming_extractor" in opened.plan:
-        assert equal(opened.load(StreamingASR).mods, StreamingASR.from_hparams(str(made.folder)).mods)
+        assert same_weights(opened.load(StreamingASR).mods, StreamingASR.from_hparams(str(made.folder)).mods)
     if is_older(made.folder, name):
-        assert equal(open_model(made.folder).load(kind).mods, ours.mods)
+        assert same_weights(open_model(made.folder).load(kind).mods, ours.mods)
 
 
 @pytest.mark.parametrize("name", files("tts"))
 def test_synthesizers(name, tmp_path):
     made = write_model(tmp_path / "model", name)
     ours = SpeechSynthesizer.from_hparams(tmp_path / "model")
-    assert all(equal(ours.mods[part], made.modules[part]) for part in ("ar", "nar")) and equal(ours.codec, made.codec)
+    assert all(same_weights(ours.mods[part], made.modules[part]) for part in ("ar", "nar")) and same_weights(
+        ours.codec, made.codec
+    )
     assert GREEDY["max_seconds"] == ours.hparams.max_seconds
 
 
@@ -92,4 +89,4 @@ def test_speaker_encoders(name, tmp_path):
     wav = torch.randn(8000)
     torch.testing.assert_close(embed(wav, 8000), theirs.encode_batch(wav[None])[0, 0])
     opened = open_model(tmp_path / "model")
-    assert opened.kind == "speaker encoder" and equal(opened.load(EncoderClassifier).mods, theirs.mods)
+    assert opened.kind == "speaker encoder" and same_weights(opened.load(EncoderClassifier).mods, theirs.mods)

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 
 from speechbrain_mamba.codecs import EnCodec, save_codec
 from speechbrain_mamba.inference import pretrained
+from speechbrain_mamba.inference.bundled import find_bundled
 from speechbrain_mamba.inference.pretrained import Pretrained, find_kind, load_any, open_model
 from speechbrain_mamba.inference.separation import SpeechSeparator
 from speechbrain_mamba.text.tokenizer import train_tokenizer
@@ -446,6 +448,23 @@ def test_another_kind_of_model_is_named(model):
     ):
         load_any(model, {"separator": SpeechSeparator, "synthesizer": Model})
     check(load_any(model, {"separator": SpeechSeparator, "recognizer": Model}, run_opts={"device": "cpu"}, scale=2))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", r"hyperparams\.yaml' lacks sample_rate, without which a separator cannot be used"),
+        ("sample_rate: fast", r"hyperparams\.yaml': sample_rate is 'fast', but must be a number of Hz from 1000 to"),
+        ("sample_rate: 0", "sample_rate is 0, but must be"),
+    ],
+)
+def test_a_rate_that_is_missing_or_none_is_named(tmp_path, line, words):
+    """It was an AttributeError or a ValueError from within the model, when it was used."""
+    shutil.copytree(find_bundled("separator"), tmp_path / "model")
+    path = tmp_path / "model" / "hyperparams.yaml"
+    path.write_text(re.sub(r"^sample_rate:.*$", line, path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(ValueError, match=words):
+        SpeechSeparator.from_hparams(tmp_path / "model")
 
 
 def test_a_folder_that_is_no_model_is_named(model, tmp_path):

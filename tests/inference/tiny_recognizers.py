@@ -14,8 +14,9 @@ SIZES = {"d_model": 16, "nhead": 2, "d_ffn": 16, "num_encoder_layers": 1, "data_
 WORDS = ["ONE TWO", "TWO ONE"]
 
 
-def make_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False, **options):
-    """Export a recognizer of a hyper-parameter file to ``folder/inference``; returns it with its hyper-parameters."""
+def build_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False, **options):
+    """Build a recognizer of a hyper-parameter file, whose tokenizer is written below ``folder``; returns it with its
+    hyper-parameters."""
     path = HPARAMS / f"asr/{name}.yaml"
     s2s = "\nseq_lin:" in read_hparams(path)
     tokenizer = train_tokenizer(folder / "tokenizer/tokenizer.ckpt", WORDS, 9, token_type="char")
@@ -30,15 +31,30 @@ def make_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False,
     with torch.no_grad():
         for layer in {"ctc_lin", "seq_lin"} & set(modules):
             modules[layer].w.weight.mul_(5)  # hardly trained: make it say something
-    text, target, lm = read_hparams(path, sizes), folder / "inference", None
-    if s2s:
-        lm = hparams["lm_model"]().eval() if language_model else None
-        export_seq2seq_recognizer(target, text, modules, tokenizer, lm)
-    else:
-        export_recognizer(target, text, modules, tokenizer, hparams["streaming"], hparams["causal"])
     for module in modules.values():
         module.eval()
-    return SimpleNamespace(hparams=hparams, folder=target, tokenizer=tokenizer, modules=modules, language_model=lm)
+    lm = hparams["lm_model"]().eval() if language_model and s2s else None
+    return SimpleNamespace(
+        hparams=hparams, folder=folder / "inference", tokenizer=tokenizer, modules=modules, language_model=lm,
+        text=read_hparams(path, sizes),
+    )  # fmt: skip
+
+
+def export(made):
+    """Export a recognizer to its folder as the recipe does."""
+    hparams, modules = made.hparams, made.modules
+    if "seq_lin" in modules:
+        export_seq2seq_recognizer(made.folder, made.text, modules, made.tokenizer, made.language_model)
+    else:
+        flags = hparams["streaming"], hparams["causal"]
+        export_recognizer(made.folder, made.text, modules, made.tokenizer, *flags)
+
+
+def make_recognizer(folder, name="mini_conmamba_ctc_fsdd", language_model=False, **options):
+    """Build a recognizer and export it to ``folder/inference``."""
+    made = build_recognizer(folder, name, language_model, **options)
+    export(made)
+    return made
 
 
 TINY_LM = {"lm_model": {"d_model": 8, "nhead": 2, "num_encoder_layers": 1, "d_ffn": 8}}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from speechbrain.utils.fetching import FetchConfig
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 
+from speechbrain_mamba.utils import hub_connection
 from speechbrain_mamba.utils.hub_errors import explain_failure, is_absence
 from speechbrain_mamba.utils.pretrained import ModelFiles, fetch_pretrained
 from tests.hub_server import TOKEN
@@ -95,8 +96,34 @@ def test_a_hub_that_is_not_there_is_named(hub, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     files = ModelFiles("me/model")
     assert files.find("hyperparams.yaml").read_bytes() == FILES["hyperparams.yaml"]
-    with pytest.raises(FileNotFoundError, match=rf"not in the cache, and {address} could not be reached"):
-        ModelFiles("me/other").find("encoder.ckpt")
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    for find in (ModelFiles("me/other").find, lambda name: fetch_pretrained("me/other", name)):
+        with pytest.raises(FileNotFoundError, match=rf"not in the cache, and {address} could not be reached"):
+            find("encoder.ckpt")
+    assert sum(pauses) <= 2  # a user waits
+
+
+def test_a_hub_that_does_not_answer_once_is_asked_again(hub, monkeypatch):
+    asked, session = [], hub_connection.get_session()
+
+    class Failing:
+        def head(self, address, timeout):
+            asked.append(address)
+            return session.head(address if len(asked) > 1 else "http://127.0.0.1:1", timeout=timeout)
+
+    monkeypatch.setattr(hub_connection, "get_session", Failing)
+    assert ModelFiles("me/model").find("encoder.ckpt").read_bytes() == FILES["encoder.ckpt"]
+    assert asked == [hub.url] * 2
+    ModelFiles("me/model").find("hyperparams.yaml")
+    assert len(asked) == 2  # it has answered
+
+
+def test_a_file_that_savedir_has_needs_no_hub(hub, monkeypatch, tmp_path):
+    options = {"savedir": tmp_path, "local_strategy": LocalStrategy.COPY_SKIP_CACHE}
+    found = ModelFiles("me/model", **options).find("encoder.ckpt")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    assert ModelFiles("me/model", **options).find("encoder.ckpt") == found
 
 
 def test_a_private_model_takes_the_token_of_its_owner(hub, monkeypatch):

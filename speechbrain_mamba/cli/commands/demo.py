@@ -62,7 +62,7 @@ def command(
     recognizer: str,
     synthesizer: str,
     device: str,
-    precision: str,
+    precision: str | None,
     port: int,
     in_browser: bool,
     max_seconds: float,

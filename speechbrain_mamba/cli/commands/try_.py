@@ -36,7 +36,7 @@ def command(
     recognizer: str,
     synthesizer: str,
     device: str,
-    precision: str,
+    precision: str | None,
     force: bool,
     progress: bool,
 ) -> None:

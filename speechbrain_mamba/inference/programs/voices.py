@@ -42,7 +42,7 @@ def speaker_programs(model: Any) -> Deployed:
             "The speaker encoder pools like x-vectors, one example after the other: a program of it cannot take any "
             "number of examples. Use it in Python, or train ECAPA-TDNN."
         )
-    rate = int(model.hparams.sample_rate)
+    rate = int(model.audio_normalizer.sample_rate)
     samples = round(EXAMPLE_SECONDS * rate)
     inputs = {"waveform": torch.randn(2, samples), "lengths": torch.tensor([samples, samples // 2])}
     axes = {"waveform": {0: "batch", 1: "samples"}, "lengths": BATCH, "embedding": BATCH}

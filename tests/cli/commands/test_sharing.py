@@ -61,8 +61,17 @@ def test_another_format_is_written_by_its_function(run, models, place, monkeypat
     torch.manual_seed(0)
     code, out, err = run("export", models / "separator", "toys", "--format", "toy")
     assert (code, out) == (0, f"{models / 'separator'} to toys\n"), err
+    assert run("export", "me/there", "toys", "--format", "toy")[:2] == (0, "me/there to toys\n")  # a model on the Hub
     code, out, err = run("export", models / "separator", "toys", "--format", "toy", "--license", "mit", "--repo", "a/b")
     assert (code, out) == (1, "") and "The format toy has no card: leave out --license and --repo." in err
+
+
+def test_the_precision_of_an_export(run, models, place):
+    code, out, err = run("export", models / "separator", "small", "--precision", "int8")
+    assert code == 0 and "'small' has a separator" in out, err
+    assert not list((place / "small").glob("*.ckpt")) and "8-bit integers" not in err
+    code, out, err = run("export", models / "separator", "graphs", "--format", "torch", "--precision", "int8")
+    assert (code, out) == (1, "") and "The format torch has weights of fp32: leave out --precision int8." in err
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.models.dual_path import CumulativeLayerNorm, Dual_Computation_Block, Dual_Path_Model
 from torch import Tensor, nn
 
+from speechbrain_mamba.lobes.models.separation.dual_path_pieces import chunk_masks, compute_chunks, runs_in_pieces
 from speechbrain_mamba.nnet.attention import check_window
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
 from speechbrain_mamba.nnet.mixers import attention_layers as find_attention_layers
@@ -97,6 +98,20 @@ class DualPathModel(OwnChunks, Dual_Path_Model):
     def batched(self) -> bool:
         """Whether the examples of a padded batch run together, and not one by one."""
         return self._batched
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether :meth:`features` and :meth:`masks` know all its parts."""
+        return runs_in_pieces(self)
+
+    def features(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The first part of :meth:`forward` for inference on long recordings, with the same arguments: the chunks that
+        :func:`~speechbrain_mamba.lobes.models.separation.dual_path_pieces.compute_chunks` returns."""
+        return compute_chunks(self, mix_w, lengths)
+
+    def masks(self, features: Tensor, piece: slice) -> Tensor:
+        """The second part: masks (speakers, batch, channels, time) of some frames, of no account past the lengths."""
+        return chunk_masks(self, features, piece)
 
     def cut_chunks(self, x: Tensor, size: int) -> tuple[Tensor, int]:
         """Cut (batch, channels, time) into chunks that overlap by half, as SpeechBrain does. Returns them, (batch,

@@ -41,6 +41,8 @@ class MaskNet(nn.Module):
     """
 
     mamba_net: Any  # a module with the methods of MambaBlocksSequential
+    in_pieces = True
+    """Whether features and masks may be computed one after another, as :meth:`features` and :meth:`masks` do."""
 
     def __init__(self, N: int, B: int, C: int, mamba_net: nn.Module) -> None:
         super().__init__()
@@ -77,9 +79,9 @@ class MaskNet(nn.Module):
             When a state is asked of a bidirectional sequence model.
         """
         if state is None and not return_state:
-            return self.masks(self.features(mix_w, lengths))
+            return self._masks(self.features(mix_w, lengths))
         x, state = self.mamba_net(self._bottleneck(mix_w), lengths, state=state, return_state=True)
-        masks = self.masks(x)
+        masks = self._masks(x)
         return (masks, state) if return_state else masks
 
     def _bottleneck(self, mix_w: Tensor) -> Tensor:
@@ -99,8 +101,11 @@ class MaskNet(nn.Module):
         x = torch.cat([self._bottleneck(mix_w[..., piece]) for piece in pieces], 1)
         return self.mamba_net.run_(x, pieces, lengths)
 
-    def masks(self, x: Tensor) -> Tensor:
-        """The second part of :meth:`forward`: masks (speakers, batch, N, time) of frames of the features."""
+    def masks(self, features: Tensor, piece: slice) -> Tensor:
+        """The second part of :meth:`forward`: masks (speakers, batch, N, time) of some frames."""
+        return self._masks(features[:, piece])
+
+    def _masks(self, x: Tensor) -> Tensor:
         batch, time, _ = x.shape
         x = self.mask_conv1x1(x)  # zero past the lengths: it has no bias
         return F.relu(x).reshape(batch, time, self.num_spks, -1).permute(2, 0, 3, 1)
@@ -121,4 +126,4 @@ class MaskNet(nn.Module):
         """Estimate the masks (speakers, batch, N) of one frame (batch, N), from the state before it."""
         x = self.bottleneck_conv1x1(self.layer_norm(mix_w_t[:, None]))
         x_t, state = self.mamba_net.step(x[:, 0], state)
-        return self.masks(x_t[:, None])[..., 0], state
+        return self._masks(x_t[:, None])[..., 0], state

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.pieces import find_pieces
-from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.ops import absolute_lengths, mask_frames, valid_frames
 
 
 def check_frames(encoder: Any, decoder: Any) -> None:
@@ -108,7 +108,7 @@ def separate(
         frame_lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
 
     mix_w, pieces = encoder(mix), None
-    if hasattr(masknet, "features") and _unwrap(decoder).bias is None:
+    if getattr(masknet, "in_pieces", False) and _unwrap(decoder).bias is None:
         pieces = find_pieces(nn.ModuleList([encoder, masknet, decoder]), mix_w, mix_w.shape[-1])
     if pieces is None:
         estimate = _decode(decoder, masknet(mix_w, frame_lengths) * mix_w)
@@ -131,7 +131,10 @@ def _separate_pieces(
     features = masknet.features(mix_w, lengths)
     estimate = mix_w.new_zeros(masknet.num_spks, len(mix_w), samples)
     for piece in pieces:  # the waveforms of successive ones overlap
-        decoded = _decode(decoder, masknet.masks(features[:, piece]) * mix_w[..., piece])
+        masked = masknet.masks(features, piece) * mix_w[..., piece]
+        if lengths is not None:  # features past them may be of no account
+            masked = masked.masked_fill(~valid_frames(lengths - piece.start, masked.shape[-1])[:, None], 0)
+        decoded = _decode(decoder, masked)
         estimate[..., piece.start * stride :][..., : decoded.shape[-1]] += decoded
     return estimate
 
