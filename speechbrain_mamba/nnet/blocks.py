@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.fused_step import residual_step
 from speechbrain_mamba.nnet.mamba import MambaState
+from speechbrain_mamba.nnet.mamba_layer import BidirectionalLayer
 from speechbrain_mamba.nnet.mixers import bidirectional_form, plan_mixers
 from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, lengths_in
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -84,6 +86,15 @@ class MambaBlock(nn.Module):
             return
         for piece, y in self.mixer.outputs(lambda piece: self.norm(x[:, piece]), pieces, lengths):
             x[:, piece] += y
+
+    def absorb_norm(self) -> None:
+        """Leave the normalization to the mixer's input projection, if that makes integers of its input: called when the
+        weights of a model were reduced."""
+        in_proj = getattr(self.mixer, "in_proj", None)
+        # layers with a state project single frames by another way
+        takes_whole = isinstance(self.mixer, BidirectionalLayer) and isinstance(in_proj, ReducedLinear)
+        if takes_whole and in_proj.absorb(self.norm):  # type: ignore[union-attr]  # it is a ReducedLinear
+            self.norm = nn.Identity()
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Run the block over one frame, (batch, d_model)."""

@@ -49,6 +49,8 @@ class ReducedLinear(nn.Module):
 
     weight: Tensor | PackedWeight
     bias: Tensor | None
+    norm: Tensor | None = None
+    """Of the RMS norm that inputs go through first, see :meth:`absorb`."""
 
     def __init__(
         self, linear: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None
@@ -65,10 +67,39 @@ class ReducedLinear(nn.Module):
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         self.train(linear.training)
 
+    def absorb(self, norm: nn.Module) -> bool:
+        """Take over a norm of the layer's inputs, so that they are read once to be normalized and made of integers.
+
+        Arguments
+        ---------
+        norm : torch.nn.Module
+            The norm.
+
+        Returns
+        -------
+        bool
+            Whether it was taken over, and must not be called any more: an RMS norm, and weights of integers.
+
+        Example
+        -------
+        >>> reduced = ReducedLinear(nn.Linear(64, 64), "bf16")
+        >>> reduced.absorb(nn.RMSNorm(64))
+        False
+        """
+        if type(norm) is not nn.RMSNorm or norm.weight is None or not isinstance(self.weight, PackedWeight):
+            return False
+        epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+        self.norm = torch.cat([norm.weight.detach().float(), torch.tensor([epsilon])])
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """Project (..., in_features) to (..., out_features)."""
         cast = torch.is_autocast_enabled(x.device.type)
-        return project(x, self.weight, self.bias, torch.get_autocast_dtype(x.device.type) if cast else x.dtype)
+        dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
+        if self.norm is not None:
+            assert isinstance(self.weight, PackedWeight)
+            return self.weight.multiply(x, self.bias, dtype, self.norm)
+        return project(x, self.weight, self.bias, dtype)
 
     def extra_repr(self) -> str:
         """What ``print`` says of it."""
@@ -115,6 +146,9 @@ def reduce_linears(model: nn.Module, bits: Bits) -> int:
             made[id(layer)] = _reduced(layer, "bf16" if narrow else bits)
             count += layer.weight.numel()
         setattr(parent, name, made[id(layer)])
+    for module in model.modules():
+        if hasattr(module, "absorb_norm"):
+            module.absorb_norm()
     return count
 
 

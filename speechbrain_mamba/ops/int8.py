@@ -105,7 +105,13 @@ class PackedWeight:
         """Whether it stands for floating-point numbers: it does."""
         return True
 
-    def multiply(self, x: Tensor, bias: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def multiply(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        norm: Tensor | None = None,
+    ) -> Tensor:
         """Project rows.
 
         Arguments
@@ -116,6 +122,9 @@ class PackedWeight:
             What is added (outputs,).
         dtype : torch.dtype, optional
             Type of the output, one of the same; that of ``x`` by default.
+        norm : Tensor, optional
+            For rows that go through an RMS norm first: its weight, and what it adds to the mean square (inputs + 1,),
+            float32.
 
         Returns
         -------
@@ -146,7 +155,7 @@ class PackedWeight:
         kernels, block = _kernels(), max(32, _BLOCK_BYTES // (between.itemsize * max(outputs, 1)))
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            integers, scales = kernels.quantize_rows(rows[part])
+            integers, scales = kernels.quantize_rows(rows[part], norm)
             kernels.rescale_rows(self._factor.multiply(integers, between), scales, bias, products[part])
         return y
 

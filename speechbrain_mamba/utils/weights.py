@@ -131,12 +131,13 @@ def split_integers(
     >>> list(floats), list(integers)
     (['bias'], ['weight'])
     """
-    floats, integers = dict(state), {}
+    floats: dict[str, Tensor] = dict(state)
+    integers: dict[str, tuple[Tensor, Tensor]] = {}
     for name in [name for name in state if name.endswith(INTEGERS)]:
         own = name.removesuffix(INTEGERS)
         whole, scales = floats.pop(name), floats.pop(f"{own}{SCALES}", None)
-        fits = scales is not None and scales.shape == whole.shape[:1] and bool(scales.isfinite().all())
-        if whole.dtype != torch.int8 or not whole.dim() or not fits or scales.dtype != torch.float32:
+        fits = scales is not None and scales.shape == whole.shape[:1] and scales.dtype == torch.float32
+        if scales is None or not fits or whole.dtype != torch.int8 or not bool(scales.isfinite().all()):
             raise ValueError(
                 f"{what} holds {printable(own)} as 8-bit integers, but not with one finite scale for each output: it "
                 "is damaged."

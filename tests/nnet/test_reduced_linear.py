@@ -1,11 +1,14 @@
 """Which layers of a model are reduced, and that they stand in for those that they replace."""
 
+import copy
+
 import pytest
 import torch
 from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
-from speechbrain_mamba.nnet.mamba import BiMamba
+from speechbrain_mamba.nnet.blocks import MambaBlock
+from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear, ReducedPointwise, reduce_linears
 from tests.ops.test_int8 import needs_int8
 
@@ -56,6 +59,40 @@ def test_what_is_reduced(bits):
     kept = [model["one"][2], model["other"][1], model["other"][2], model["attention"].out_proj, model["mamba"].dt_proj]
     assert not any(isinstance(layer, ReducedLinear) for layer in kept)
     assert reduce_linears(model, bits) == 0  # there is nothing left to reduce
+
+
+@needs_int8
+@pytest.mark.parametrize("epsilon", [1e-5, None])
+@pytest.mark.parametrize("cast", [False, True])
+def test_blocks_leave_their_norm_to_projections_of_integers(epsilon, cast):
+    torch.manual_seed(0)
+    block = MambaBlock(BiMamba(64, d_state=16), nn.RMSNorm(64, eps=epsilon)).eval().requires_grad_(False)
+    block.norm.weight.normal_()
+    plain, x = copy.deepcopy(block), 3 * torch.randn(2, 40, 64)
+    plain.absorb_norm = lambda: None
+    expected = block(x)
+    for one in (block, plain):
+        assert reduce_linears(one, "int8") > 0
+        reduce_linears(one, "int8")  # changes nothing more
+    assert isinstance(block.norm, nn.Identity) and isinstance(plain.norm, nn.RMSNorm)
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        y, other = block(x), plain(x)
+    assert (y - other).norm() < 0.01 * (other - x).norm() and (y - expected).norm() < 0.03 * (expected - x).norm()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_blocks_keep_their_norm_otherwise(bits):
+    """Layers with a state project single frames by another way, and other norms are not known."""
+    blocks = [
+        MambaBlock(Mamba(64, d_state=16), nn.RMSNorm(64)),
+        MambaBlock(BiMamba(64, d_state=16), nn.LayerNorm(64)),
+        MambaBlock(BiMamba(64, d_state=16), nn.RMSNorm(64, elementwise_affine=False)),
+        *([MambaBlock(BiMamba(64, d_state=16), nn.RMSNorm(64))] if bits == "bf16" else []),
+    ]
+    for block in blocks:
+        norm = block.norm
+        reduce_linears(block, bits)
+        assert block.norm is norm
 
 
 @needs_int8

@@ -47,6 +47,26 @@ def test_rows_become_integers_and_floats_again(name, seed, rows, features, dtype
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), rows=st.integers(0, 40), features=st.integers(1, 70), dtype=st.sampled_from(DTYPES))
+def test_rows_are_normalized_before_they_become_integers(name, seed, rows, features, dtype):
+    torch.manual_seed(seed)
+    wide = (torch.randn(rows, features + 3) * torch.logspace(-3, 3, rows)[:, None]).to(dtype)
+    x, weight, epsilon = wide[:, :features], torch.randn(features), 10.0 ** -(seed % 7)
+    if rows:
+        x[rows // 2] = 0
+    norm = torch.cat([weight, torch.tensor([epsilon])])
+    with instruction_set(name):
+        integers, scales = cpu.quantize_rows(x, norm)
+    whole, same_scales = reference.quantize_rows(x, norm)
+    torch.testing.assert_close(scales, same_scales, rtol=1e-5, atol=0)
+    assert ((integers.int() - whole.int()).abs() <= 1).all()
+    exact = F.rms_norm(x.double(), (features,), weight.double(), epsilon)
+    found = (integers.double() - 128) * scales[:, None]
+    assert ((found - exact).abs() <= 0.51 * scales[:, None] + 1e-5 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_rows_that_are_zero_tiny_or_not_finite(name):
     x = torch.tensor([[0.0, 0, 0], [1e-36, 0, 0], [1, float("nan"), 2], [1, float("inf"), 2], [-3, 1, 2]])
     with instruction_set(name):
@@ -54,6 +74,10 @@ def test_rows_that_are_zero_tiny_or_not_finite(name):
     assert (integers[:2] == 128).all() and (scales[:2] == 0).all()
     assert scales[2].isnan() and scales[3].isinf()
     assert integers[4].tolist() == [1, 170, 213]
+    for quantize in (cpu.quantize_rows, reference.quantize_rows):
+        with instruction_set(name):
+            _, scales = quantize(x, torch.tensor([1.0, 2, 3, 1e-5]))
+        assert (scales[:2] == 0).all() and scales[2:4].isnan().all() and scales[4].isfinite()
 
 
 @pytest.mark.parametrize("from_dtype", [torch.float32, torch.bfloat16])

@@ -235,18 +235,21 @@ def bidirectional_ssd(
     return (0.5 * (scan(forward, False) + scan(reverse, True))).to(forward.x.dtype)
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, norm: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Each row (rows, features) in units of its scale, plus 128, as unsigned integers; and the scales (rows,).
 
     The largest magnitude of a row becomes 127. A row without any above 1e-30 is zero. Of a row that holds NaN or
-    infinity the scale is that, and the integers mean nothing.
+    infinity the scale is that, and the integers mean nothing. With ``norm`` (features + 1,), the weight of an RMS norm
+    and what it adds to the mean square, rows go through this norm first.
     """
     x = x.float()
+    rms = None if norm is None else (x.square().mean(1) + norm[-1]).sqrt()
+    x = x if norm is None else x * norm[:-1]
     largest = x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
     largest = torch.where(largest < 1e-30, 0.0, largest)
     inverse = torch.where(largest == 0, 0.0, 127 / largest)
     whole = (x * inverse[:, None]).nan_to_num().round() + 128
-    return whole.to(torch.uint8), largest / 127
+    return whole.to(torch.uint8), largest / 127 if rms is None else largest / 127 / rms
 
 
 def rescale_rows(products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor) -> None:

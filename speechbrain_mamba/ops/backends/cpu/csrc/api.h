@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 6
+#define SBM_ABI 7
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2, DTYPE_INT8 = 3 }; /* the last of weights only */
 
@@ -106,6 +106,8 @@ typedef struct {
     int64_t rows, features, threads;
     const char *x; /* (rows, features) */
     int64_t dtype, row_stride;
+    const float *norm; /* (features + 1,): weight of an RMS norm that each row goes through first, then what it adds to */
+                       /* the mean square; or NULL */
     uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
     float *scales; /* (rows,) */
 } quantize_args;

@@ -17,19 +17,43 @@ INLINE vb to_units(vf x) {
 
 INLINE int64_t rows_per_task(int64_t features) { return 1 + ROW_BYTES_PER_TASK / (4 * features + 4); }
 
-/* A row in units of its scale, which is returned. `whole` features fill vectors. */
-INLINE float quantize_row(const char *x, const int64_t dtype, int64_t features, int64_t whole, uint8_t *q) {
-    int64_t bytes = dtype_bytes[dtype];
+/* Values of a row from feature c on, times the weight of the norm, if there is one. `lanes` is W or what is left. */
+INLINE vf row_values(const char *x, const int64_t dtype, const float *weight, int64_t c, const int64_t lanes) {
+    vf values = lanes == W ? v_load_as(x + c * dtype_bytes[dtype], dtype)
+                           : v_load_lanes(x + c * dtype_bytes[dtype], dtype, lanes);
+    if (!weight) return values;
+    return values * (lanes == W ? v_load(weight + c) : v_load_lanes((const char *)(weight + c), DTYPE_FLOAT32, lanes));
+}
+
+INLINE vi larger_magnitude(vi largest, vf values) {
     /* As integers, the magnitudes of floats are in the same order, with NaN above infinity. */
-    vi largest = {0};
+    vi magnitude = (vi)values & 0x7fffffff;
+    return (vi)v_select(magnitude > largest, (vf)magnitude, (vf)largest);
+}
+
+/* One over the root of the mean square of a row. */
+INLINE float inverse_rms(const char *x, const int64_t dtype, int64_t features, int64_t whole, float epsilon) {
+    vf sum = v_zero();
     for (int64_t c = 0; c < whole; c += W) {
-        vi magnitude = (vi)v_load_as(x + c * bytes, dtype) & 0x7fffffff;
-        largest = (vi)v_select(magnitude > largest, (vf)magnitude, (vf)largest);
+        vf values = row_values(x, dtype, NULL, c, W);
+        sum += values * values;
     }
     if (whole < features) {
-        vi magnitude = (vi)v_load_lanes(x + whole * bytes, dtype, features - whole) & 0x7fffffff;
-        largest = (vi)v_select(magnitude > largest, (vf)magnitude, (vf)largest);
+        vf values = row_values(x, dtype, NULL, whole, features - whole);
+        sum += values * values;
     }
+    float total = 0;
+    for (int i = 0; i < W; i++) total += sum[i];
+    return 1 / sqrtf(total / features + epsilon);
+}
+
+/* A row in units of its scale, which is returned. `whole` features fill vectors. The mean square that the norm divides
+ * by changes the scale only. */
+INLINE float quantize_row(const char *x, const int64_t dtype, const float *norm, int64_t features, int64_t whole,
+                          uint8_t *q) {
+    vi largest = {0};
+    for (int64_t c = 0; c < whole; c += W) largest = larger_magnitude(largest, row_values(x, dtype, norm, c, W));
+    if (whole < features) largest = larger_magnitude(largest, row_values(x, dtype, norm, whole, features - whole));
     int32_t bits = 0;
     for (int i = 0; i < W; i++) bits = largest[i] > bits ? largest[i] : bits;
     float top;
@@ -37,19 +61,20 @@ INLINE float quantize_row(const char *x, const int64_t dtype, int64_t features, 
     if (top < SMALLEST) top = 0;
     vf inverse = v_set(top == 0 ? 0.0f : LARGEST_INTEGER / top);
     for (int64_t c = 0; c < whole; c += W) {
-        vb units = to_units(v_load_as(x + c * bytes, dtype) * inverse);
+        vb units = to_units(row_values(x, dtype, norm, c, W) * inverse);
         memcpy(q + c, &units, sizeof units);
     }
     if (whole < features) {
-        vb units = to_units(v_load_lanes(x + whole * bytes, dtype, features - whole) * inverse);
+        vb units = to_units(row_values(x, dtype, norm, whole, features - whole) * inverse);
         memcpy(q + whole, &units, (size_t)(features - whole));
     }
-    return top / LARGEST_INTEGER;
+    float unit = top / LARGEST_INTEGER;
+    return norm ? unit * inverse_rms(x, dtype, features, whole, norm[features]) : unit;
 }
 
 INLINE void quantize_some(const quantize_args *a, const int64_t dtype, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-        a->scales[row] = quantize_row(a->x + row * a->row_stride * dtype_bytes[dtype], dtype, a->features,
+        a->scales[row] = quantize_row(a->x + row * a->row_stride * dtype_bytes[dtype], dtype, a->norm, a->features,
                                       a->features / W * W, a->q + row * a->features);
 }
 
