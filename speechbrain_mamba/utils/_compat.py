@@ -279,7 +279,7 @@ class Marks:
             if owner.get(name) is not child:
                 return False
         for owner, name, parameter, address, version in self._parameters:
-            if owner.get(name) is not parameter or parameter._version != version or parameter.data_ptr() != address:
+            if parameter._version != version or parameter.data_ptr() != address or owner.get(name) is not parameter:
                 return False
         return True
 
