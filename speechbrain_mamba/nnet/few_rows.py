@@ -13,14 +13,14 @@ _PLAIN = (nn.Linear, ScaledLinear, ReducedLinear)
 
 
 def plain_linear(layer: nn.Module) -> Linear | None:
-    """The parameters of a linear layer, None for one that is more than those: with hooks or an adapter.
+    """The parameters of a linear layer, None for one that is more than those: with hooks, an adapter, or a norm.
 
     Example
     -------
     >>> plain_linear(nn.Linear(4, 3)).weight.shape
     torch.Size([3, 4])
     """
-    if type(layer) in _PLAIN and not has_forward_hooks(layer):
+    if type(layer) in _PLAIN and not has_forward_hooks(layer) and getattr(layer, "norm", None) is None:
         return Linear(layer.weight, layer.bias)  # type: ignore[arg-type]
     return None
 

@@ -228,11 +228,6 @@ def has_forward_hooks(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-ParameterMark = tuple[Mapping[str, Any], str, Any, Any, int]
-"""Where a module has a parameter, the parameter, its memory, which is held so that nothing else gets the address, and
-how often torch knows that it was changed."""
-
-
 class Marks:
     """Marks of modules, by which it is known later whether they still are what they were.
 
@@ -255,7 +250,8 @@ class Marks:
     def __init__(self, modules: Sequence[Any], without: Sequence[Any] = ()) -> None:
         import torch
 
-        parameters: list[ParameterMark] = []
+        self._parameters: list[tuple[Mapping[str, Any], str, Any, int, int]] = []
+        self._memory: list[Tensor] = []  # held so that nothing else gets its address
         self._children: list[tuple[Mapping[str, Any], str, Any]] = []
         self._hooks: list[Mapping] = []
         self._modes: list[tuple[Any, bool]] = []
@@ -268,22 +264,25 @@ class Marks:
                     continue
                 if type(parameter) is not torch.nn.Parameter or parameter.is_inference():
                     raise ValueError(f"The parameter {name} does not count its changes.")
-                parameters.append((part._parameters, name, parameter, parameter.detach(), parameter._version))
-        self._parameters = parameters
+                mark = (part._parameters, name, parameter, parameter.data_ptr(), parameter._version)
+                self._parameters.append(mark)
+                self._memory.append(parameter.detach())
 
     def hold(self) -> bool:
         """Whether everything is as it was, and there are no hooks."""
-        return (
-            not any(self._hooks)
-            and all(part.training is mode for part, mode in self._modes)
-            and all(owner.get(name) is child for owner, name, child in self._children)
-            and all(
-                parameter._version == version
-                and parameter.data_ptr() == memory.data_ptr()
-                and owner.get(name) is parameter
-                for owner, name, parameter, memory, version in self._parameters
-            )
-        )
+        for hooks in self._hooks:
+            if hooks:
+                return False
+        for part, mode in self._modes:
+            if part.training is not mode:
+                return False
+        for owner, name, child in self._children:
+            if owner.get(name) is not child:
+                return False
+        for owner, name, parameter, address, version in self._parameters:
+            if parameter._version != version or parameter.data_ptr() != address or owner.get(name) is not parameter:
+                return False
+        return True
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:

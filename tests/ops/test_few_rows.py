@@ -76,6 +76,7 @@ def test_few_plain_rows_are_served_without_a_gradient(served):
 
 
 OTHERS = {
+    "one bare row": lambda x, w: torch.cat([ops.few_rows_linear(row[None], w) for row in x]),
     "many rows": lambda x, w: ops.few_rows_linear(torch.cat([x] * 9), w),
     "no rows": lambda x, w: ops.few_rows_linear(x[:0], w),
     "three axes": lambda x, w: ops.few_rows_linear(x[None], w),

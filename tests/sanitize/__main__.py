@@ -22,7 +22,8 @@ FLAGS = [
     "-fno-trapping-math", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
 ]  # fmt: skip
 TESTS = [
-    "tests/ops/backends/cpu", "tests/ops/test_step.py", "tests/ops/test_few_rows.py", "tests/ops/test_int8.py",
+    "tests/ops/backends/cpu", "tests/ops/test_step.py", "tests/ops/test_block_step.py", "tests/ops/test_few_rows.py",
+    "tests/ops/test_int8.py",
     "-k", "not compiled and not child and not workers and not library",
 ]  # fmt: skip
 

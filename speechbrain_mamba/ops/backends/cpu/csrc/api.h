@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 6
+#define SBM_ABI 7
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2, DTYPE_INT8 = 3 }; /* the last of weights only */
 

@@ -209,8 +209,8 @@ static int few_rows(const few_rows_args *a) {
         if (!bytes) return STATUS_NO_MEMORY;
         float *units = (float *)(bytes + a->batch * p.byte_pitch);
         for (int64_t e = 0; e < a->batch; e++)
-            units[e] = quantize_row((const char *)(a->x + e * a->x_pitch), DTYPE_FLOAT32, w->inputs, w->inputs / W * W,
-                                    bytes + e * p.byte_pitch);
+            units[e] = quantize_row((const char *)(a->x + e * a->x_pitch), DTYPE_FLOAT32, NULL, w->inputs,
+                                    w->inputs / W * W, bytes + e * p.byte_pitch);
         p.bytes = bytes;
         p.units = units;
     }
