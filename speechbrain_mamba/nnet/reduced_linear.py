@@ -148,8 +148,9 @@ def reduce_linears(model: nn.Module, bits: Bits) -> int:
             count += layer.weight.numel()
         setattr(parent, name, made[id(layer)])
     for module in model.modules():
-        if hasattr(module, "absorb_norm"):
-            module.absorb_norm()
+        absorb_norm: Any = getattr(module, "absorb_norm", None)
+        if absorb_norm is not None:
+            absorb_norm()
     return count
 
 

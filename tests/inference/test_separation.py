@@ -315,4 +315,4 @@ def test_recordings_of_any_length_meet_few_kernels(monkeypatch):
     for samples in range(1700, 2040, 17):
         assert separator.separate_batch(torch.zeros(1, samples)).shape[1] == samples
     assert {shape[2] for shape in shapes if shape[1] == 1} == {1792, 1920, 2048}
-    assert len(shapes) <= 9  # of the encoder, the bottleneck and the masks
+    assert len(shapes) == 11  # with four of the frames, of the bottleneck and of the masks
