@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-
-from huggingface_hub import constants, get_session, try_to_load_from_cache
-from huggingface_hub.errors import LocalEntryNotFoundError
+from pathlib import Path
 
 from speechbrain_mamba.utils.hub_errors import hub_failures
 
@@ -22,7 +19,7 @@ _reached: set[str] = set()
 
 
 def refuse_unreachable_hub(
-    repository: str, file_name: str, revision: str | None = None, cache: str | os.PathLike | None = None
+    repository: str, file_name: str, revision: str | None = None, cache: str | Path | None = None
 ) -> None:
     """Refuse to ask for a file that is not on this machine while the Hub does not answer.
 
@@ -44,6 +41,9 @@ def refuse_unreachable_hub(
     huggingface_hub.errors.LocalEntryNotFoundError
         As ``hf_hub_download`` would raise later.
     """
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     address = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE or address in _reached:
         return
