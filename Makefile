@@ -63,10 +63,11 @@ $(SPEECH_TO_INTENT):
 test: $(READY)  ## run all tests and the examples of the docstrings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# What computes with torch; files, commands and texts do not depend on its version.
-OF_TORCH := codecs decoders distributed drop_in inference lobes nnet ops recipes training utils
+# What computes with torch; files, commands and texts do not depend on its version. Of the recipes tests/kills runs each
+# from start to end.
+OF_TORCH := codecs decoders drop_in inference kills lobes nnet ops training utils
 test-oldest: $(OLDEST)/.ready  ## run the fast tests of what computes with torch, with the oldest torch that is supported
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto -m "not slow" $(addprefix tests/,$(OF_TORCH))
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto -m "not slow or oldest" $(addprefix tests/,$(OF_TORCH))
 
 AREA ?= nnet
 SAMPLE ?= 100

@@ -8,9 +8,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from huggingface_hub import constants, get_session, try_to_load_from_cache
-from huggingface_hub.errors import LocalEntryNotFoundError
-
 from speechbrain_mamba.utils.hub_errors import hub_failures
 
 _SECONDS = 3.0
@@ -44,6 +41,9 @@ def refuse_unreachable_hub(
     huggingface_hub.errors.LocalEntryNotFoundError
         As ``hf_hub_download`` would raise later.
     """
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     address = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE or address in _reached:
         return

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import speechbrain.utils.distributed
+import speechbrain.utils.logger
 
 from speechbrain_mamba.utils import distributed
 
@@ -15,6 +16,7 @@ def main():
     join, leave = speechbrain.utils.distributed.ddp_init_group, distributed.leave_processes
     speechbrain.utils.distributed.ddp_init_group = lambda options: distributed.in_group() or join(options)
     distributed.leave_processes = lambda: None
+    speechbrain.utils.logger.get_environment_description = str  # as tests/conftest.py does
     for script, *arguments in json.loads(Path(sys.argv[1]).read_text()):
         sys.argv = [script, *arguments]
         sys.path.insert(0, str(Path(script).parent))

@@ -85,30 +85,33 @@ def commands(folder, run, node, **options):
         yield [str(ROOT / "recipes" / task / "train.py"), str(name), *flags, "--noprogressbar", "--device", "cpu"]
 
 
-def start(folder, name, lines, launcher=()):
-    """Start a process that runs some command lines."""
+def program(folder, name, lines):
+    """What runs some command lines."""
     listed = folder / f"{name}.json"
     listed.write_text(json.dumps(lines))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(ROOT / "tests" / "distributed" / "node.py"), str(listed)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+    return [str(ROOT / "tests" / "distributed" / "node.py"), str(listed)]
 
 
 @pytest.fixture(scope="module")
-def trained(data):
+def trained(data, forked):
     """Both recipes, trained by one process that accumulates two batches and by two nodes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [start(data, "alone", list(commands(data, "alone", "node0", grad_accumulation_factor=2)))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = []
     for node in range(2):
         rendezvous = ["--rdzv_backend", "c10d", "--rdzv_id", "7", "--rdzv_endpoint", f"127.0.0.1:{port}"]
         local = ["--rdzv_conf", f"is_host={int(node == 0)}", "--local_addr", "127.0.0.1"]
         launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", *rendezvous, *local]
         lines = commands(data, "nodes", f"node{node}", distributed_backend="gloo", grad_accumulation_factor=1)
-        processes.append(start(data, f"node{node}", list(lines), launcher))
+        command = [sys.executable, *launcher, *program(data, f"node{node}", list(lines))]
+        processes.append(subprocess.Popen(command, env=environment, **pipes))
+    lines = list(commands(data, "alone", "node0", grad_accumulation_factor=2))
+    alone = forked.start(program(data, "alone", lines), data / "alone.txt")
     try:
+        assert alone.wait() == 0, alone.said()
         for process in processes:
             said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said[-5000:]

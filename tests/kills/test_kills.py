@@ -1,28 +1,27 @@
 """Each recipe resumes exactly from a few kills, and a run that does not is found."""
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import HPARAMS
 from tests.kills.comparison import compare_runs, list_temporary
+
+CAMPAIGN = Path(__file__).with_name("__main__.py")
 
 
 @pytest.mark.slow
-def test_each_recipe_resumes_exactly(tmp_path):
+@pytest.mark.oldest
+def test_each_recipe_resumes_exactly(forked, tmp_path):
     """In a process of its own, which forks: here there may be threads."""
     pytest.importorskip("encodec", reason="the package encodec is not installed")
     from tests.kills.tiny_runs import TINY_RUNS  # makes codecs
 
-    command = [sys.executable, "-m", "tests.kills", "--kills", "2", "--by", "file", "--out", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=HPARAMS.parent, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if "kills" in line]
+    command = [CAMPAIGN, "--kills", "2", "--by", "file", "--out", tmp_path]
+    done = forked.start(command, tmp_path / "said.txt")
+    assert done.wait() == 0, done.said()
+    lines = [line for line in done.said().splitlines() if " kills (" in line]
     assert [line.partition(":")[0] for line in lines] == list(TINY_RUNS)
     assert all("2 kills (2 file)" in line and "all equal" in line for line in lines)
     assert len((tmp_path / "kills.csv").read_text().splitlines()) >= 13

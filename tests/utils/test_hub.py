@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 
-from speechbrain_mamba.utils import hub_connection
 from speechbrain_mamba.utils.hub_errors import explain_failure, is_absence
 from speechbrain_mamba.utils.pretrained import ModelFiles, fetch_pretrained
 from tests.hub_server import TOKEN
@@ -105,14 +105,14 @@ def test_a_hub_that_is_not_there_is_named(hub, monkeypatch):
 
 
 def test_a_hub_that_does_not_answer_once_is_asked_again(hub, monkeypatch):
-    asked, session = [], hub_connection.get_session()
+    asked, session = [], huggingface_hub.get_session()
 
     class Failing:
         def head(self, address, timeout):
             asked.append(address)
             return session.head(address if len(asked) > 1 else "http://127.0.0.1:1", timeout=timeout)
 
-    monkeypatch.setattr(hub_connection, "get_session", Failing)
+    monkeypatch.setattr(huggingface_hub, "get_session", Failing)
     assert ModelFiles("me/model").find("encoder.ckpt").read_bytes() == FILES["encoder.ckpt"]
     assert asked == [hub.url] * 2
     ModelFiles("me/model").find("hyperparams.yaml")

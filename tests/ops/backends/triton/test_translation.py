@@ -5,6 +5,7 @@ Each call's launches are recorded and translated, for a GPU that is not there.
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import pytest
@@ -35,8 +36,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TIMES = (1, 40, 3000)  # one chunk, and several
 
 
+@functools.cache
 def translate(launch: Launch, architecture: int = ARCHITECTURES[-1]) -> None:
-    """Let Triton read a launch's kernel: the first step of compiling it, in a fraction of the time."""
+    """Let Triton read a launch's kernel: the first step of compiling it, in a fraction of the time. Each is read once,
+    however many calls make it."""
     target = GPUTarget("cuda", architecture, 32)
     compiler, context = make_backend(target), ir.context()
     ir.load_dialects(context)
