@@ -24,8 +24,10 @@ import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,9 +149,13 @@ def run_benchmark(name: str, arguments: Sequence[str], folder: Path) -> None:
     shown = " ".join(["python", f"benchmarks/{name}.py", *arguments])
     print(shown, flush=True)
     start = time.monotonic()
-    with atomic_path(folder / f"{name}.csv") as temporary:
-        command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments, "--out", str(temporary)]
+    with tempfile.TemporaryDirectory() as made:
+        out = Path(made, f"{name}.csv")
+        command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments, "--out", str(out)]
         subprocess.run(command, check=True, cwd=ROOT)
+        for table in out.parent.glob(f"{name}*.csv"):  # some write another one, NAME_quality.csv, beside it
+            with atomic_path(folder / table.name) as temporary:
+                shutil.copyfile(table, temporary)
     facts = describe_machine() | {"command": shown, "minutes": round((time.monotonic() - start) / 60, 1)}
     with atomic_path(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

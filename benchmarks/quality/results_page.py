@@ -3,8 +3,8 @@
 A place is ``{{KIND WORDS}}``:
 
 - ``{{study NAME}}``: tables, figure, machine and command of a study, or that it has not been run;
-- ``{{differences NAME SYSTEM ...}}``: what a study says of each system, or of some, and its baseline, as sentences of a
-  list;
+- ``{{differences NAME SYSTEM ... measure=MEASURE ...}}``: what a study says of each system, or of some, and its
+  baseline, by its first measure or by others, as sentences of a list;
 - ``{{value FILE COLUMN KEY=VALUE ...}}``: a number of the one row of a CSV file in which the columns have the values;
 - ``{{thresholds FILE KEY=VALUE ...}}``: thresholds of an efficiency map as a table;
 - ``{{law FILE}}``: what a map says of the law of token resolution, as sentences of a list;
@@ -175,11 +175,17 @@ def _edges(study: Study, own: Path, settings: Iterable[tuple[str, str]]) -> list
 
 
 def _differences(folder: Path, link: str, words: list[str]) -> str:
-    name, *systems = words
+    name, *rest = words
     study, own = read_study(find_study(name), Path("OUT")), folder / name
+    measures = [word.removeprefix("measure=") for word in rest if word.startswith("measure=")]
+    systems = [word for word in rest if not word.startswith("measure=")]
     if unknown := set(systems) - {system.name for system in study.systems}:
         raise ValueError(f"The study {name} has no system {', '.join(sorted(unknown))}.")
-    return sentences_of_differences(study, own, systems) if (own / DIFFERENCES).is_file() else NOT_YET
+    if unknown := set(measures) - {measure.name for measure in study.measures}:
+        raise ValueError(f"The study {name} has no measure {', '.join(sorted(unknown))}.")
+    if not (own / DIFFERENCES).is_file():
+        return NOT_YET
+    return "\n".join(sentences_of_differences(study, own, systems, measure) for measure in measures or [""])
 
 
 def _thresholds(folder: Path, link: str, words: list[str]) -> str:

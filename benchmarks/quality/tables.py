@@ -277,10 +277,11 @@ def length_markdown(study: Study, folder: Path) -> str:
     return markdown([measure.label, *(f"{g} {study.length} ({counts[g]})" for g in groups)], lines)
 
 
-def sentences_of_differences(study: Study, folder: Path, systems: Sequence[str] = ()) -> str:
-    """What a study says of its systems, or of some, and their baselines by its first measure, a sentence of a list for
-    each, with Student's interval: a system is called better or worse only where that leaves out 0."""
-    measure = study.measures[0]
+def sentences_of_differences(study: Study, folder: Path, systems: Sequence[str] = (), measure_name: str = "") -> str:
+    """What a study says of its systems, or of some, and their baselines by a measure, the first one if none is named, a
+    sentence of a list for each, with Student's interval: a system is called better or worse only where that leaves out
+    0."""
+    measure = next(measure for measure in study.measures if measure_name in ("", measure.name))
     sign = 1 if measure.better == "higher" else -1
     name, _, unit = measure.label.rpartition(", ") if ", " in measure.label else (measure.label, "", "")
     what = f"{unit} {name}".strip()

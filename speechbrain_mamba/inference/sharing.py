@@ -209,8 +209,8 @@ def _copy(folder: Path, target: Path, safetensors_only: bool) -> None:
 def _make_integers(folder: Path) -> None:
     """Write the weights of a model again, those as 8-bit integers that can be."""
     opened = open_model(folder) if (folder / SETTINGS).is_file() else None
-    if opened is None or opened.kind is None or opened.kind not in _TRIALS:
-        kind = "codec" if opened is None else opened.kind or "model"
+    kind = "codec" if opened is None else opened.kind or "model"
+    if opened is None or kind not in _TRIALS:
         raise ValueError(
             f"The {kind} cannot be exported in int8: separators, recognizers and synthesizers can. Leave the precision "
             "out."

@@ -406,11 +406,11 @@ def _match(
             best, difference = candidate, abs(size - budget)
         if difference <= TOLERANCE / 2 * budget:
             break
-    smallest = count_parameters(build_mixer, kind, d_model, causal, **forms, **best)
-    if smallest > budget and difference > TOLERANCE * budget:
+    nearest = count_parameters(build_mixer, kind, d_model, causal, **forms, **best)
+    if nearest > budget and difference > TOLERANCE * budget:
         raise ValueError(
-            f"A {kind} layer with {best} has {smallest:,} parameters, but {budget:,} are wanted, and it cannot be "
-            f"narrower: give {_WIDTH[kind]} in mixer_config for {kind} to choose the width yourself, or a smaller "
+            f"A {kind} layer with {best} has {nearest:,} parameters, but {budget:,} are wanted, and no width comes "
+            f"nearer: give {_WIDTH[kind]} in mixer_config for {kind} to choose the width yourself, or a smaller "
             f"{'nhead' if kind == 'attention' else 'd_state'}."
         )
     return best

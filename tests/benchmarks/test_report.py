@@ -47,12 +47,12 @@ def test_every_table_of_the_page_and_benchmark_of_the_plan_is_there():
     linked = {target for target in re.findall(r"\]\(([^)#]+)", page) if not target.startswith("http")}
     assert linked and not [target for target in linked if not (ROOT / "docs" / target).exists()]
     folder = ROOT / report.FOLDER
-    measured = {path.stem for path in folder.glob("*.csv")}
+    measured = {path.stem.removesuffix("_quality") for path in folder.glob("*.csv")}
     assert measured <= {path.stem for path in folder.glob("*.json")} & {
         path.name.split(".")[0] for path in folder.glob("*.md.in")
     }
     plan = report.read_plan(folder)
-    assert {name for name in measured if not name.endswith("_quality")} <= plan.keys()
+    assert measured <= plan.keys()
 
 
 def test_places_are_filled_and_sections_that_were_not_run_are_left_out(root):
@@ -111,7 +111,9 @@ def test_benchmarks_are_run_with_the_arguments_of_the_plan(root, monkeypatch, ca
         commands.append(command[1:])
         if "scan.py" in command[1]:
             raise subprocess.CalledProcessError(3, command)
-        Path(command[-1]).write_text("name,median_ms\nours,1.5\n")
+        out = Path(command[-1])
+        out.write_text("name,median_ms\nours,1.5\n")
+        out.with_name(f"{out.stem}_quality.csv").write_text("name,score\nours,3\n")
 
     monkeypatch.setattr(report.subprocess, "run", run)
     folder = root / report.FOLDER
@@ -123,5 +125,8 @@ def test_benchmarks_are_run_with_the_arguments_of_the_plan(root, monkeypatch, ca
     facts = json.loads((folder / "model.json").read_text())
     assert facts["command"] == "python benchmarks/model.py --rounds 2 --models a"
     assert report.make_page(root).endswith("## Model\n")
+    assert sorted(path.name for path in folder.glob("*model*")) == [
+        "model.csv", "model.json", "model.md.in", "model_quality.csv",
+    ]  # fmt: skip
     with pytest.raises(SystemExit):
         report.main(["--run", "nothing"])

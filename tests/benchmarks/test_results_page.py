@@ -236,6 +236,7 @@ def test_published_costs_are_of_the_systems_of_their_study():
         ("{{value a.csv mean system=nobody}}", "has 0 rows"),
         ("{{value a.csv median system=ours}}", "with the column median"),
         ("{{differences decoders nobody}}", "has no system nobody"),
+        ("{{differences decoders measure=beauty}}", "has no measure beauty"),
         ("{{picture a.png}}", "is not one of study, differences, value"),
     ],
 )
