@@ -128,7 +128,7 @@ def block_step(x: Tensor, states: States | None, block: PackedBlock) -> tuple[Te
 
 def _serves(block: PackedBlock, x: Tensor, states: States | None) -> bool:
     """Whether the kernel takes a call."""
-    if block.packed is None or not 1 <= x.shape[0] <= MOST_ROWS or not is_plain_call(x, *(states or ())):
+    if block.packed is None or not is_plain_call(x, *(states or ())) or not 1 <= x.shape[0] <= MOST_ROWS:
         return False
     if torch.is_grad_enabled() and asks_for_gradient(*block.parameters):
         return False

@@ -67,9 +67,8 @@ def few_rows_linear(
         raise ValueError(f"few_rows_linear: activation is '{activation}', but must be relu, gelu or None.")
     device = x.device.type
     cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    bare = len(x) == 1 and cast is None and activation is None and residual is None and weight.dtype == x.dtype
-    alone = bare and isinstance(weight, Tensor)  # which PyTorch multiplies as fast, with fewer checks
-    if not alone and _is_served(x, weight, bias, residual, cast is not None):
+    bare = cast is None and activation is None and residual is None and isinstance(weight, Tensor)
+    if _is_served(x, weight, bias, residual, cast is not None, bare):
         kernel = load_backend("cpu").few_rows_linear
         if cast is None:
             return kernel(x, weight, bias, activation, residual)
@@ -84,11 +83,15 @@ def few_rows_linear(
 
 
 def _is_served(
-    x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None, residual: Tensor | None, cast: bool
+    x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None, residual: Tensor | None, cast: bool, bare: bool
 ) -> bool:
-    """Whether the kernel takes a call, under autocast or not."""
+    """Whether the kernel takes a call, under autocast or not. One of a product alone may be ``bare``."""
     tensors = (x, bias, residual) if isinstance(weight, PackedWeight) else (x, weight, bias, residual)
-    if x.dim() != 2 or not 1 <= x.shape[0] <= MOST_ROWS or not is_plain_call(*tensors):
+    if not is_plain_call(*tensors):  # first: an exported program must not depend on the number of examples
+        return False
+    if x.dim() != 2 or not 1 <= x.shape[0] <= MOST_ROWS:
+        return False
+    if bare and x.shape[0] == 1 and weight.dtype == x.dtype:  # PyTorch multiplies as fast, with fewer checks
         return False
     batch, outputs = x.shape[0], weight.shape[0]
     for tensor, shape, dtypes in (

@@ -160,3 +160,23 @@ def test_wrong_arguments_are_told():
         ops.few_rows_linear(torch.ones(1, 2), torch.ones(2, 2), activation="tanh")
     with torch.no_grad(), pytest.raises(RuntimeError, match="shape"):
         ops.few_rows_linear(torch.ones(1, 2), torch.ones(2, 3))
+
+
+class _Step(torch.nn.Module):
+    """Linear layers as steps have them: bare, and with all that may follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x):
+        hidden = ops.few_rows_linear(x, self.weight)
+        return ops.few_rows_linear(hidden, self.weight, self.weight[0], "relu", x)
+
+
+def test_an_exported_program_takes_any_number_of_examples():
+    step = _Step().requires_grad_(False)
+    program = torch.export.export(step, (torch.randn(2, 5),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    for batch in (3, 40):
+        x = torch.randn(batch, 5)
+        torch.testing.assert_close(program.module()(x), step(x))
