@@ -206,7 +206,7 @@ def test_planning_draws_no_random_numbers():
         ({"attention_window": 4}, "attention_window is 4, but no layer attends"),
         ({"mixer_config": {"mamba4": {}}}, "A key of mixer_config is 'mamba4'"),
         ({"mixer_config": {"mamba2": {"head_dim": 4}}}, "'head_dim' for mamba2.* did you mean 'headdim'"),
-        ({"mixer": "mamba2", "mixer_config": {"mamba2": {"d_state": 4096}}}, "cannot be narrower: give expand"),
+        ({"mixer": "mamba2", "mixer_config": {"mamba2": {"d_state": 4096}}}, "no width comes nearer: give expand"),
     ],
 )
 def test_bad_choices_are_named(options, message):

@@ -33,7 +33,7 @@ def evaluate_batch(brain, batch, stage, evaluate=ToyBrain.evaluate_batch):
 @atexit.register
 def tell():
     names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
-    print("ends with", *sorted(names), flush=True)
+    os.write(1, f"ends with {' '.join(sorted(names))}\n".encode())  # at once, as two processes write
 
 ToyBrain.disturb, ToyBrain.evaluate_batch = staticmethod(disturb), evaluate_batch
 run_script(lambda: run_recipe(ToyBrain))
