@@ -12,7 +12,7 @@ from tests.training.conftest import HPARAMS
 from tests.training.test_run import table
 
 SCRIPT = """
-import atexit, os, sys, time
+import atexit, contextlib, os, sys, time
 from speechbrain_mamba.training.run import run_recipe
 from speechbrain_mamba.training.script import run_script
 from tests.training.conftest import ToyBrain
@@ -32,8 +32,11 @@ def evaluate_batch(brain, batch, stage, evaluate=ToyBrain.evaluate_batch):
 
 @atexit.register
 def tell():
-    names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
-    os.write(1, f"ends with {' '.join(sorted(names))}\n".encode())  # at once, as two processes write
+    names = []
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            names.append(open(f"/proc/self/task/{task}/comm").read().strip())
+    os.write(1, f"ends with {' '.join(sorted(names))}\\n".encode())  # at once, as two processes write
 
 ToyBrain.disturb, ToyBrain.evaluate_batch = staticmethod(disturb), evaluate_batch
 run_script(lambda: run_recipe(ToyBrain))
