@@ -101,7 +101,7 @@ def export_model(
         Whether weights are written as safetensors alone. SpeechBrain's own classes read ``.ckpt``.
     precision : str
         ``fp32`` keeps the weights as they are. ``int8`` writes those as 8-bit integers of which inference in int8 would
-        make such on loading: the folder has a quarter to a third of the size, computes in int8 unless told otherwise,
+        make such on loading: the folder has about a third of the size, computes in int8 unless told otherwise,
         and only classes of this package load it.
 
     Raises
