@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from speechbrain_mamba import ops
@@ -14,6 +14,12 @@ from tests.ops.cases import bidirectional_scan_inputs, check, scan_inputs
 
 OPTIONAL = ("D", "z", "delta_bias", "initial_state")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def cancels(inputs: dict) -> bool:
+    """Whether the states nearly cancel in all frames, whatever the channel: outputs are rounding errors then."""
+    products = inputs["B"].float() * inputs["C"].float()
+    return bool((products.sum(-1).abs() < 0.01 * products.abs().sum(-1)).all())
 
 
 @st.composite
@@ -34,6 +40,7 @@ def scan_cases(draw) -> tuple[dict, dict]:
         inputs["delta"] = inputs["delta"].abs() * 0.2
         if "delta_bias" in inputs:
             inputs["delta_bias"] = inputs["delta_bias"].abs() * 0.2
+    assume(not cancels(inputs))
     return inputs, {
         "delta_softplus": softplus,
         "lengths": None if lengths is None else torch.tensor(lengths),
