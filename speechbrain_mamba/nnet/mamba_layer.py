@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.kept import KeptForSteps
 from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, lengths_in
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
 from speechbrain_mamba.ops import Filters, causal_conv1d, causal_conv1d_update, mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 from speechbrain_mamba.ops.registry import NO_TORCHSCRIPT
@@ -380,7 +381,9 @@ class BidirectionalLayer(MambaLayer):
 
     def _project_rows(self, x: Tensor, rows: slice) -> Tensor:
         """Some of the features of the input projection alone."""
-        if type(self.in_proj) is not nn.Linear:  # what replaces it, such as a quantized one, cannot be cut
+        if isinstance(self.in_proj, ReducedLinear):
+            return self.in_proj.project_rows(x, rows)
+        if type(self.in_proj) is not nn.Linear:  # what replaces it cannot be cut
             return self.in_proj(x)[..., rows]
         bias = self.in_proj.bias
         return F.linear(x, self.in_proj.weight[rows], None if bias is None else bias[rows])

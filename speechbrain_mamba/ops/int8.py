@@ -84,6 +84,18 @@ class PackedWeight:
             raise ValueError(f"The weight cannot be made of 8-bit integers: {reason}")
         self.shape, self.scales = integers.shape, scales
         self._factor = Int8Factor(integers, scales)
+        self._cut: dict[tuple[int, int], PackedWeight] = {}
+
+    def __getitem__(self, rows: slice) -> PackedWeight:
+        """The weight of consecutive outputs, packed at the first call and kept."""
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            raise ValueError(f"The outputs {rows} are not consecutive.")
+        if (start, stop) == (0, self.shape[0]):
+            return self
+        if (start, stop) not in self._cut:
+            self._cut[start, stop] = PackedWeight.of_integers(self._factor.integers()[rows], self.scales[rows])
+        return self._cut[start, stop]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
         return self  # nothing changes it

@@ -9,6 +9,7 @@ from torch import nn
 
 from speechbrain_mamba.nnet.blocks import MambaBlock
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
+from speechbrain_mamba.nnet.mamba2 import BiMamba2
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear, ReducedPointwise, reduce_linears
 from tests.ops.test_int8 import needs_int8
 
@@ -28,6 +29,20 @@ def test_linear_layers(bits, cast, bias):
     assert y.dtype == expected.dtype == (torch.bfloat16 if cast else torch.float32)
     assert (y - expected).float().norm() / expected.float().norm() < ERRORS[bits]
     assert (reduced.in_features, reduced.out_features) == (70, 90) and bits in repr(reduced)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("cls", [BiMamba, BiMamba2])
+def test_layers_in_pieces_project_each_part_once(bits, cls, monkeypatch):
+    torch.manual_seed(0)
+    block = MambaBlock(cls(64), nn.RMSNorm(64)).eval().requires_grad_(False)
+    x = torch.randn(1, 50, 64)
+    reduce_linears(block, bits)
+    expected = block(x)
+    monkeypatch.setattr(block.mixer.in_proj, "forward", lambda x: pytest.fail("all of the projection was computed"))
+    y = x.clone()
+    block.update_(y, [slice(0, 20), slice(20, 50)])
+    assert (y - expected).norm() < 0.01 * (expected - x).norm()
 
 
 @pytest.mark.parametrize("bits", BITS)
