@@ -62,6 +62,36 @@ def class_of(layer: nn.Module) -> type:
     return type(layer).__mro__[2] if isinstance(layer, _OnGrid) else type(layer)
 
 
+def pad_for(layer: nn.Module, x: Tensor, axis: int) -> Tensor:
+    """Pad an input by zeros as a convolution would, for callers that compute with its weight themselves.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        The convolution. Unless :func:`settle_convolutions` has met it, the input stays as it is.
+    x : Tensor
+        The input, of any shape.
+    axis : int
+        The axis to be padded, at its end.
+
+    Returns
+    -------
+    Tensor
+        The padded input. The caller cuts the output to the length that it has without the padding.
+
+    Example
+    -------
+    >>> conv, x = nn.Conv1d(3, 5, 4), torch.randn(2, 3, 1001)
+    >>> settle_convolutions(conv), pad_for(conv, x, 2).shape
+    (1, torch.Size([2, 3, 1024]))
+    """
+    if not isinstance(layer, _OnGrid) or not _is_eager(x):
+        return x
+    size = int(x.shape[axis])
+    missing = grid_length(size) - size
+    return F.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, missing]) if missing else x
+
+
 class _OnGrid:
     """What a class of convolutions inherits from before it does from its own."""
 
@@ -113,4 +143,4 @@ def _subclass(cls: type) -> type:
     return _subclasses[cls]
 
 
-__all__ = ["class_of", "settle_convolutions"]
+__all__ = ["class_of", "pad_for", "settle_convolutions"]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import convolution
 from speechbrain.lobes.models.transformer import Conformer
-from speechbrain.nnet.CNN import Conv2d
+from speechbrain.nnet.CNN import Conv2d, get_padding_elem
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.grid_convolutions import pad_for
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 
 
@@ -228,11 +229,34 @@ def _convolve_padded(x: Tensor, lengths: Tensor | None, conv: Conv2d) -> tuple[T
     if reflects and frames <= border:
         raise ValueError(f"A convolution has {frames} frames, but needs more than the {border} that it reflects.")
     if lengths is None:
-        return conv(x), None
+        return _convolve(x, conv), None
     if not reflects or conv.dilation[-1] != 1:
         raise ValueError("wav_lens are given, but the convolutions do not pad by reflection to the same size.")
     x = _reflect_ends(x, lengths, border)
-    return conv(x)[:, : _after_stride(frames, conv)], _after_stride(lengths, conv)
+    return _convolve(x, conv)[:, : _after_stride(frames, conv)], _after_stride(lengths, conv)
+
+
+def _convolve(x: Tensor, conv: Conv2d) -> Tensor:
+    """What ``conv`` gives for (batch, time, features[, channels]), whose memory is that of an image with channels last.
+
+    SpeechBrain's forward swaps time and channels before and after it, which copies the largest tensors of a recognizer
+    four times, in an order that caches cannot serve. Here the kernel is what changes sides.
+    """
+    if conv.padding != "same" or conv.skip_transpose or conv.swap or conv.max_norm is not None:
+        return conv(x)
+    image = (x.unsqueeze(-1) if conv.unsqueeze else x).permute(0, 3, 1, 2)
+    features, time = (
+        get_padding_elem(conv.in_channels, conv.stride[axis], conv.kernel_size[axis], conv.dilation[axis])
+        for axis in (-2, -1)
+    )
+    image = F.pad(image, (*features, *time), mode=conv.padding_mode)
+    frames = (image.shape[2] - conv.dilation[-1] * (conv.kernel_size[-1] - 1) - 1) // conv.stride[-1] + 1
+    inner = conv.conv
+    image = pad_for(inner, image, 2)
+    stride, dilation = (conv.stride[-1], conv.stride[-2]), (conv.dilation[-1], conv.dilation[-2])
+    y = F.conv2d(image, inner.weight.transpose(2, 3), inner.bias, stride, 0, dilation, inner.groups)
+    y = y.narrow(2, 0, frames).permute(0, 2, 3, 1)
+    return y.squeeze(-1) if conv.unsqueeze and y.shape[-1] == 1 else y
 
 
 def _reflect_ends(x: Tensor, lengths: Tensor, border: int) -> Tensor:
