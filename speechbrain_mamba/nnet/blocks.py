@@ -13,8 +13,7 @@ from speechbrain_mamba.nnet.fused_step import residual_step
 from speechbrain_mamba.nnet.mamba import MambaState
 from speechbrain_mamba.nnet.mamba_layer import BidirectionalLayer
 from speechbrain_mamba.nnet.mixers import bidirectional_form, plan_mixers
-from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, lengths_in
-from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
+from speechbrain_mamba.nnet.pieces import find_groups, find_pieces, join_pieces, lengths_in
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -90,10 +89,7 @@ class MambaBlock(nn.Module):
     def absorb_norm(self) -> None:
         """Leave the normalization to the mixer's input projection, if that makes integers of its input: called when the
         weights of a model were reduced."""
-        in_proj = getattr(self.mixer, "in_proj", None)
-        # layers with a state project single frames by another way
-        takes_whole = isinstance(self.mixer, BidirectionalLayer) and isinstance(in_proj, ReducedLinear)
-        if takes_whole and in_proj.absorb(self.norm):  # type: ignore[union-attr]  # it is a ReducedLinear
+        if isinstance(self.mixer, BidirectionalLayer) and self.mixer.take_norm(self.norm):
             self.norm = nn.Identity()
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -288,7 +284,7 @@ class MambaBlocksSequential(nn.Module):
         x = self._residual(mask_frames(x, lengths))
         for block in self.layers:
             block.update_(x, pieces, lengths)
-        return torch.cat([mask_frames(self.norm_f(x[:, piece]), lengths_in(piece, lengths)) for piece in pieces], 1)
+        return join_pieces(lambda piece: mask_frames(self.norm_f(x[:, piece]), lengths_in(piece, lengths)), pieces)
 
     def init_state(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.mamba_layer import ScaledLinear
+from speechbrain_mamba.nnet.plain_parts import name_of_activation
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
 from speechbrain_mamba.ops import Linear, few_rows_linear
 from speechbrain_mamba.utils._compat import has_forward_hooks
@@ -74,10 +75,3 @@ def parts_of_network(ffn: nn.Sequential) -> tuple[nn.Module, nn.Module, nn.Modul
         return None
     first, activation, _, last = ffn
     return first, activation, last
-
-
-def name_of_activation(activation: nn.Module) -> str | None:
-    """What :func:`speechbrain_mamba.ops.few_rows_linear` calls an activation, None if it does not know it."""
-    if type(activation) is nn.ReLU or (type(activation) is nn.GELU and activation.approximate == "none"):
-        return type(activation).__name__.lower()
-    return None

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from speechbrain_mamba.nnet.few_rows import feed_forward_step, name_of_activation, parts_of_network, plain_linear
+from speechbrain_mamba.nnet.few_rows import feed_forward_step, parts_of_network, plain_linear
 from speechbrain_mamba.nnet.kept import KeptForSteps
-from speechbrain_mamba.ops import FeedForwardPart, Norm, PackedBlock, block_step, pack_block
+from speechbrain_mamba.nnet.plain_parts import name_of_activation, norm_part
+from speechbrain_mamba.ops import FeedForwardPart, PackedBlock, block_step, pack_block
 
 
 class Network(NamedTuple):
@@ -56,6 +56,7 @@ def residual_step(
 
     Example
     -------
+    >>> import torch
     >>> from speechbrain_mamba.nnet.mamba import Mamba
     >>> norm, mixer, x = nn.RMSNorm(8, eps=1e-5), Mamba(8), torch.randn(2, 8)
     >>> with torch.no_grad():
@@ -80,6 +81,7 @@ def network_step(x_t: Tensor, network: Network, kept: KeptForSteps | None = None
 
     Example
     -------
+    >>> import torch
     >>> network = Network(nn.LayerNorm(4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 4)))
     >>> x = torch.randn(2, 4)
     >>> y = network_step(x, Network(network.norm, network.layers.eval()), KeptForSteps())
@@ -103,15 +105,6 @@ def _pack_network(network: Network) -> PackedBlock | None:
     part = network_part(network)
     block = None if part is None else pack_block(None, part)
     return None if block is None or block.packed is None else block
-
-
-def norm_part(norm: nn.Module) -> Norm | None:
-    """The parameters of a normalization over the channels, None for one that is more than those."""
-    if type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1:
-        return Norm("layer", norm.eps, norm.weight, norm.bias)
-    if type(norm) is nn.RMSNorm and len(norm.normalized_shape) == 1:
-        return Norm("rms", torch.finfo(torch.float32).eps if norm.eps is None else norm.eps, norm.weight)
-    return None
 
 
 def network_part(network: Network) -> FeedForwardPart | None:

@@ -365,6 +365,23 @@ class BidirectionalLayer(MambaLayer):
             y = (y + reversed_outputs.pop()).mul_(0.5)
             yield piece, self._finish_piece(y, self._mask_input(read(piece), own), own)
 
+    def take_norm(self, norm: nn.Module) -> bool:
+        """Leave a normalization of the inputs to the input projection, if that makes integers of them.
+
+        Layers with a state have no such method, as they project single frames by another way.
+
+        Arguments
+        ---------
+        norm : torch.nn.Module
+            The normalization.
+
+        Returns
+        -------
+        bool
+            Whether it was taken over, and must not be called any more.
+        """
+        return isinstance(self.in_proj, ReducedLinear) and self.in_proj.absorb(norm)
+
     def _project_scanned(self, x: Tensor) -> tuple[Tensor, ...]:
         """What both scans read of the input projection."""
         raise NotImplementedError

@@ -6,6 +6,8 @@ for one of them only, and what it carries from each to the next.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +93,30 @@ def slices(count: int, size: int) -> list[slice]:
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def join_pieces(compute: Callable[[slice], Tensor], pieces: Sequence[slice]) -> Tensor:
+    """Join what is computed of pieces of frames. Unlike ``torch.cat`` it keeps one piece at a time beside the whole.
+
+    Arguments
+    ---------
+    compute : callable
+        Gives (batch, frames, ...) of a piece.
+    pieces : sequence of slice
+        Consecutive frames, from the first one to the last.
+
+    Example
+    -------
+    >>> x = torch.randn(2, 10, 3)
+    >>> torch.equal(join_pieces(lambda piece: x[:, piece].exp(), slices(10, 4)), x.exp())
+    True
+    """
+    y = compute(pieces[0])
+    whole = y.new_empty(y.shape[0], pieces[-1].stop, *y.shape[2:])
+    whole[:, pieces[0]] = y
+    for piece in pieces[1:]:
+        whole[:, piece] = compute(piece)
+    return whole
 
 
 def _is_traced() -> bool:

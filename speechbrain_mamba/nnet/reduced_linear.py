@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.grid_convolutions import class_of
+from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
+from speechbrain_mamba.ops.rowwise import Norm
 from speechbrain_mamba.utils.processor import bf16_unavailable
 from speechbrain_mamba.utils.terminal import printable
 from speechbrain_mamba.utils.weights import INTEGERS, SCALES
@@ -50,8 +52,8 @@ class ReducedLinear(nn.Module):
 
     weight: Tensor | PackedWeight
     bias: Tensor | None
-    norm: Tensor | None = None
-    """Of the RMS norm that inputs go through first, see :meth:`absorb`."""
+    norm: Norm | None = None
+    """What inputs go through first, see :meth:`absorb`."""
 
     def __init__(
         self, linear: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None
@@ -79,7 +81,8 @@ class ReducedLinear(nn.Module):
         Returns
         -------
         bool
-            Whether it was taken over, and must not be called any more: an RMS norm, and weights of integers.
+            Whether it was taken over, and must not be called any more: a norm over the channels, and weights of
+            integers.
 
         Example
         -------
@@ -87,15 +90,25 @@ class ReducedLinear(nn.Module):
         >>> reduced.absorb(nn.RMSNorm(64))
         False
         """
-        if type(norm) is not nn.RMSNorm or norm.weight is None or not isinstance(self.weight, PackedWeight):
+        known = norm_part(norm)
+        if known is None or not isinstance(self.weight, PackedWeight):
             return False
-        epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
-        self.norm = torch.cat([norm.weight.detach().float(), torch.tensor([epsilon])])
+        self.norm = known
         return True
+
+    @property
+    def makes_integers(self) -> bool:
+        """Whether inputs become 8-bit integers, as the weight is."""
+        return isinstance(self.weight, PackedWeight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (..., in_features) to (..., out_features)."""
-        return self._project(x, self.weight, self.bias)
+        return self.run(x, self.norm)
+
+    def run(self, x: Tensor, norm: Norm | None = None, activation: str | None = None) -> Tensor:
+        """Project (..., in_features) that go through a norm first, and outputs through an activation, ``relu`` or
+        ``gelu``; for weights of integers, which have this at no cost."""
+        return self._project(x, self.weight, self.bias, norm, activation)
 
     def project_rows(self, x: Tensor, rows: slice) -> Tensor:
         """Some of the outputs alone.
@@ -119,14 +132,20 @@ class ReducedLinear(nn.Module):
         True
         """
         bias = None if self.bias is None else self.bias[rows]
-        return self._project(x, self.weight[rows], bias)
+        return self._project(x, self.weight[rows], bias, self.norm)
 
-    def _project(self, x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None) -> Tensor:
+    @staticmethod
+    def _project(
+        x: Tensor,
+        weight: Tensor | PackedWeight,
+        bias: Tensor | None,
+        norm: Norm | None = None,
+        activation: str | None = None,
+    ) -> Tensor:
         cast = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
-        if self.norm is not None:
-            assert isinstance(weight, PackedWeight)
-            return weight.multiply(x, bias, dtype, self.norm)
+        if isinstance(weight, PackedWeight):
+            return weight.multiply(x, bias, dtype, norm, activation)
         return project(x, weight, bias, dtype)
 
     def extra_repr(self) -> str:
@@ -264,7 +283,7 @@ def count_numbers(model: nn.Module) -> int:
     """
     reduced = [part for part in model.modules() if isinstance(part, ReducedLinear)]
     packed = {id(part.weight): part.weight.shape for part in reduced if isinstance(part.weight, PackedWeight)}
-    norms = [len(part.norm) - 1 for part in reduced if part.norm is not None]
+    norms = [one.numel() for part in reduced if part.norm is not None for one in part.norm[2:] if one is not None]
     return sum(one.numel() for one in model.parameters()) + sum(map(torch.Size.numel, packed.values())) + sum(norms)
 
 

@@ -8,19 +8,7 @@ from torch import Tensor
 
 from speechbrain_mamba.ops.directions import Direction
 from speechbrain_mamba.ops.int8 import PackedWeight
-
-
-class Norm(NamedTuple):
-    """A normalization over the channels."""
-
-    kind: str
-    """``rms`` or ``layer``."""
-    epsilon: float
-    """Added to the mean square or variance."""
-    weight: Tensor | None = None
-    """(channels,)"""
-    bias: Tensor | None = None
-    """(channels,)"""
+from speechbrain_mamba.ops.rowwise import Norm
 
 
 class Linear(NamedTuple):

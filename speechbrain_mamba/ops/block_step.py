@@ -11,15 +11,15 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.block_parts import FeedForwardPart, Linear, MixerPart, Norm
 from speechbrain_mamba.ops.checks import check_dims, check_shape
-from speechbrain_mamba.ops.few_rows import ACTIVATIONS, MOST_ROWS
+from speechbrain_mamba.ops.few_rows import MOST_ROWS
 from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.layer import check_parameters
 from speechbrain_mamba.ops.registry import chosen_backend, is_available, is_plain_call, load_backend
+from speechbrain_mamba.ops.rowwise import ACTIVATIONS, activate, normalize
 from speechbrain_mamba.ops.step import mamba_inner_update
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 
@@ -144,24 +144,15 @@ def _compose(x: Tensor, states: States | None, block: PackedBlock) -> tuple[Tens
     """A step from other operations."""
     if block.mixer is not None and states is not None:
         mixer = block.mixer
-        xz = _project(_normalize(x, mixer.norm), mixer.in_proj)
+        xz = _project(normalize(x, mixer.norm), mixer.in_proj)
         y, *after = mamba_inner_update(xz, *states, mixer.direction)
         y, states = _project(y, mixer.out_proj), (after[0], after[1])
         x = x + y.to(x.dtype) if mixer.adds_input else y
     if block.feed_forward is not None:
         network = block.feed_forward
-        hidden = _project(_normalize(x, network.norm), network.first)
-        hidden = hidden if network.activation is None else ACTIVATIONS[network.activation](hidden)
-        x = x + _project(hidden, network.last).to(x.dtype)
+        hidden = _project(normalize(x, network.norm), network.first)
+        x = x + _project(activate(hidden, network.activation), network.last).to(x.dtype)
     return x, states
-
-
-def _normalize(x: Tensor, norm: Norm | None) -> Tensor:
-    if norm is None:
-        return x
-    if norm.kind == "rms":
-        return F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon)
-    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.epsilon)
 
 
 def _project(x: Tensor, linear: Linear) -> Tensor:

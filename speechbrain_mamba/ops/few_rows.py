@@ -5,18 +5,16 @@ There, reading the weights takes the time: a CPU's libraries, made for large mat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.registry import chosen_backend, is_available, is_plain_call, load_backend
+from speechbrain_mamba.ops.rowwise import ACTIVATIONS, activate
 
 MOST_ROWS = 16
 """Examples up to which a backend's own product is the faster one."""
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -78,7 +76,7 @@ def few_rows_linear(
         y = F.linear(x, weight, bias)
     else:
         y = project(x, weight, bias, cast)
-    y = y if activation is None else ACTIVATIONS[activation](y)
+    y = activate(y, activation)
     return y if residual is None else residual + y
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.registry import available_backends, chosen_backend, load_backend
+from speechbrain_mamba.ops.rowwise import Norm
 from speechbrain_mamba.utils._compat import Int8Factor
 from speechbrain_mamba.utils.memory import grid_length
 
@@ -123,7 +124,8 @@ class PackedWeight:
         x: Tensor,
         bias: Tensor | None = None,
         dtype: torch.dtype | None = None,
-        norm: Tensor | None = None,
+        norm: Norm | None = None,
+        activation: str | None = None,
     ) -> Tensor:
         """Project rows.
 
@@ -135,9 +137,10 @@ class PackedWeight:
             What is added (outputs,).
         dtype : torch.dtype, optional
             Type of the output, one of the same; that of ``x`` by default.
-        norm : Tensor, optional
-            For rows that go through an RMS norm first: its weight, and what it adds to the mean square (inputs + 1,),
-            float32.
+        norm : Norm, optional
+            What rows go through first.
+        activation : str, optional
+            What the products go through last, ``relu`` or ``gelu``.
 
         Returns
         -------
@@ -170,7 +173,8 @@ class PackedWeight:
             part = slice(start, start + block)
             here = products[part]
             integers, scales = kernels.quantize_rows(rows[part], norm, grid_length(len(here)))
-            kernels.rescale_rows(self._factor.multiply(integers, between)[: len(here)], scales, bias, here)
+            found = self._factor.multiply(integers, between)[: len(here)]
+            kernels.rescale_rows(found, scales, bias, here, activation)
         return y
 
 

@@ -17,6 +17,7 @@ from speechbrain_mamba.ops.backends.recurrences import selective_recurrence, ssd
 from speechbrain_mamba.ops.directions import Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.lengths import mask_frames, valid_frames
 from speechbrain_mamba.ops.registry import Call
+from speechbrain_mamba.ops.rowwise import Norm, activate, normalize
 
 
 def unavailable() -> str | None:
@@ -235,29 +236,29 @@ def bidirectional_ssd(
     return (0.5 * (scan(forward, False) + scan(reverse, True))).to(forward.x.dtype)
 
 
-def quantize_rows(x: Tensor, norm: Tensor | None = None, room: int = 0) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, norm: Norm | None = None, room: int = 0) -> tuple[Tensor, Tensor]:
     """Each row (rows, features) in units of its scale, plus 128, as unsigned integers; and the scales (rows,).
 
     The largest magnitude of a row becomes 127. A row without any above 1e-30 is zero. Of a row that holds NaN or
-    infinity the scale is that, and the integers mean nothing. With ``norm`` (features + 1,), the weight of an RMS norm
-    and what it adds to the mean square, rows go through this norm first. There are at least ``room`` rows of integers;
-    what those hold that are too many means nothing.
+    infinity the scale is that, and the integers mean nothing. Rows go through ``norm`` first. There are at least
+    ``room`` rows of integers; what those hold that are too many means nothing.
     """
-    x = x.float()
-    rms = None if norm is None else (x.square().mean(1) + norm[-1]).sqrt()
-    x = x if norm is None else x * norm[:-1]
+    x = normalize(x.float(), norm)
     largest = x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
     largest = torch.where(largest < 1e-30, 0.0, largest)
     inverse = torch.where(largest == 0, 0.0, 127 / largest)
     whole = (x * inverse[:, None]).nan_to_num().round() + 128
     whole = F.pad(whole, (0, 0, 0, max(room - len(x), 0)))
-    return whole.to(torch.uint8), largest / 127 if rms is None else largest / 127 / rms
+    return whole.to(torch.uint8), largest / 127
 
 
-def rescale_rows(products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor) -> None:
-    """Write ``products`` (rows, features) times the rows' scales, plus a bias (features,), to ``y``."""
+def rescale_rows(
+    products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, activation: str | None = None
+) -> None:
+    """Write ``products`` (rows, features) times the rows' scales, plus a bias (features,), to ``y``, after an
+    activation."""
     products = products.float() * scales[:, None]
-    y.copy_(products if bias is None else products + bias)
+    y.copy_(activate(products if bias is None else products + bias, activation))
 
 
 def _activate(y: Tensor, activation: str | None) -> Tensor:

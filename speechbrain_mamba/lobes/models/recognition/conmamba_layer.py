@@ -12,7 +12,10 @@ from speechbrain.nnet.normalization import LayerNorm
 from torch import Tensor, nn
 
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionModule
+from speechbrain_mamba.nnet.feed_forward import feed_forward
+from speechbrain_mamba.nnet.mamba_layer import BidirectionalLayer
 from speechbrain_mamba.nnet.mixers import plan_mixers
+from speechbrain_mamba.utils._compat import has_forward_hooks
 
 
 def is_bidirectional(mamba_config: Mapping[str, Any] | None, causal: bool) -> bool:
@@ -31,6 +34,14 @@ def _feed_forward_module(
 ) -> nn.Sequential:
     ffn = PositionalwiseFeedForward(d_ffn=d_ffn, input_size=d_model, dropout=dropout, activation=activation)
     return nn.Sequential(nn.LayerNorm(d_model), ffn, nn.Dropout(dropout))
+
+
+def _run_feed_forward(module: nn.Sequential, x: Tensor) -> Tensor:
+    norm, ffn, dropout = module
+    if has_forward_hooks(module) or has_forward_hooks(ffn):
+        return module(x)
+    layers: Any = ffn.ffn
+    return dropout(feed_forward(layers, x, norm))
 
 
 class ConmambaEncoderLayer(nn.Module):
@@ -89,8 +100,14 @@ class ConmambaEncoderLayer(nn.Module):
         self.convolution_module = ConvolutionModule(d_model, kernel_size, bias, activation, dropout, causal=causal)
         self.ffn_module1 = _feed_forward_module(d_model, d_ffn, activation, dropout)
         self.ffn_module2 = _feed_forward_module(d_model, d_ffn, activation, dropout)
-        self.norm1 = LayerNorm(d_model)
+        self.norm1: Any = LayerNorm(d_model)
         self.norm2 = LayerNorm(d_model)
+
+    def absorb_norm(self) -> None:
+        """Leave the normalization before the mixer to its input projection, if that makes integers of its input: called
+        when the weights of a model were reduced."""
+        if isinstance(self.mamba, BidirectionalLayer) and self.mamba.take_norm(self.norm1.norm):
+            self.norm1 = nn.Identity()
 
     def forward(
         self,
@@ -130,8 +147,8 @@ class ConmambaEncoderLayer(nn.Module):
             return y
 
         chunks = {"chunk_size": chunk_size} if self.bidirectional else {}
-        x = x + 0.5 * self.ffn_module1(x)
+        x = x + 0.5 * _run_feed_forward(self.ffn_module1, x)
         x = x + run("mamba", self.mamba, self.norm1(x), **chunks)
         x = x + run("conv", self.convolution_module, x, chunk_size=chunk_size)
-        x = self.norm2(x + 0.5 * self.ffn_module2(x))
+        x = self.norm2(x + 0.5 * _run_feed_forward(self.ffn_module2, x))
         return (x, after) if return_state else x

@@ -14,6 +14,7 @@ from speechbrain.nnet.CNN import Conv2d, get_padding_elem
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.grid_convolutions import pad_for
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 
 
@@ -58,6 +59,7 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         if not causal and kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}, but a convolution that looks both ways needs an odd one.")
         super().__init__(input_size, kernel_size, bias, activation, dropout, causal)
+        self.layer_norm: nn.Module
 
     def forward(
         self,
@@ -100,6 +102,13 @@ class ConvolutionModule(Conformer.ConvolutionModule):
             y = self._convolve_chunks(x, time, chunk_size)
         y = mask_frames(self.after_conv(y.transpose(1, 2)), lengths)
         return (y, self._last_frames(x, lengths)) if return_state else y
+
+    def absorb_norm(self) -> None:
+        """Leave the normalization to the projection that follows, if that makes integers of its input: called when the
+        weights of a model were reduced."""
+        projection = self.bottleneck[0]
+        if isinstance(projection, ReducedLinear) and projection.absorb(self.layer_norm):
+            self.layer_norm = nn.Identity()
 
     def _convolve(self, x: Tensor) -> Tensor:
         return F.conv1d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups)

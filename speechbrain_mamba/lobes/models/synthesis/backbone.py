@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.attention import PrefixAttention, PrefixCrossAttention
 from speechbrain_mamba.nnet.cross_mamba import CROSS_KINDS, INITS
+from speechbrain_mamba.nnet.feed_forward import feed_forward
 from speechbrain_mamba.nnet.fused_step import Network, residual_step
 from speechbrain_mamba.nnet.kept import KeptForSteps
 from speechbrain_mamba.nnet.mimetic import initialize_mimetically
@@ -126,7 +127,7 @@ class CodecLanguageLayer(nn.Module):
         x = x + run("mixer", self.mixer, self.norm1(x, stage), lengths, *prefix)
         if self.text_attention is not None:
             x = x + run("text", self.text_attention, self.norm_text(x, stage), prefix_lengths, prefix_time)
-        x = x + self.dropout(self.ffn(self.norm2(x, stage)))
+        x = x + self.dropout(feed_forward(self.ffn.ffn, self.norm2(x, stage)))
         return x, state if return_state else None
 
     def step(self, x_t: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.few_rows_kernel import ACTIVATIONS, linear_fields
-from speechbrain_mamba.ops.backends.cpu.fields import DTYPES, parameter, pointer
+from speechbrain_mamba.ops.backends.cpu.few_rows_kernel import linear_fields
+from speechbrain_mamba.ops.backends.cpu.fields import ACTIVATIONS, DTYPES, norm_fields, parameter, pointer
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step
 from speechbrain_mamba.ops.block_parts import FeedForwardPart, Linear, MixerPart, Norm
 from speechbrain_mamba.ops.int8 import PackedWeight
-
-NORMS = {"rms": 1, "layer": 2}
-"""``enum norm`` in csrc/api.h."""
 
 
 class BlockWeights:
@@ -54,11 +49,9 @@ class BlockWeights:
 
     def _norm(self, norm: Norm | None) -> tuple[int, ...]:
         """Fields of the C struct ``norm_weights``."""
-        if norm is None:
-            return 0, 0, 0, 0
-        epsilon = struct.unpack("q", struct.pack("d", norm.epsilon))[0]
-        weight, bias = (self._hold(parameter(tensor)) for tensor in (norm.weight, norm.bias))
-        return NORMS[norm.kind], epsilon, pointer(weight), pointer(bias)
+        fields, held = norm_fields(norm)
+        self._held += held
+        return fields
 
     def _linear(self, linear: Linear) -> tuple[int, ...]:
         weight = linear.weight if isinstance(linear.weight, PackedWeight) else linear.weight.detach().contiguous()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import DTYPES, pointer, readable
+from speechbrain_mamba.ops.backends.cpu.fields import ACTIVATIONS, DTYPES, pointer, readable
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.int8 import PackedWeight
 
-ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2}
-"""``enum activation`` in csrc/api.h."""
 INTEGERS = 3
-"""DTYPE_INT8 there."""
+"""DTYPE_INT8 in csrc/api.h."""
 
 
 def linear_fields(weight: Tensor | PackedWeight, bias: Tensor | None) -> tuple[int, ...]:

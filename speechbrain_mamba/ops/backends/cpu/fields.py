@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from typing import overload
 
 import torch
 from torch import Tensor
 
 from speechbrain_mamba.ops.approximation import approximation
+from speechbrain_mamba.ops.rowwise import Norm
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Codes of ``enum dtype`` in csrc/api.h."""
+
+ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2}
+"""Codes of ``enum activation``."""
+
+NORMS = {"rms": 1, "layer": 2}
+"""Codes of ``enum norm``."""
 
 ABSENT = (0, 0, 0, 0)
 """Fields of a sequence that is None."""
@@ -56,6 +64,15 @@ def sequence(tensor: Tensor | None) -> tuple[int, int, int, int]:
 def pointer(tensor: Tensor | None) -> int:
     """Address of a contiguous tensor, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def norm_fields(norm: Norm | None) -> tuple[tuple[int, int, int, int], tuple[Tensor | None, ...]]:
+    """Fields of the C struct ``norm_weights``, and the tensors that they point to, which the caller holds."""
+    if norm is None:
+        return ABSENT, ()
+    epsilon = struct.unpack("q", struct.pack("d", norm.epsilon))[0]
+    weight, bias = parameter(norm.weight), parameter(norm.bias)
+    return (NORMS[norm.kind], epsilon, pointer(weight), pointer(bias)), (weight, bias)
 
 
 def approximate(tensor: Tensor) -> bool:

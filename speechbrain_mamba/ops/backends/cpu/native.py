@@ -14,7 +14,7 @@ from speechbrain_mamba.utils._compat import openmp_parallel
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
-ABI = 7
+ABI = 8
 """SBM_ABI in csrc/api.h, which the structs written here follow."""
 KERNELS = (
     "scan_forward",

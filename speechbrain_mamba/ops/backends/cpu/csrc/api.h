@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 7
+#define SBM_ABI 8
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2, DTYPE_INT8 = 3 }; /* the last of weights only */
 
@@ -101,13 +101,22 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
+/* Normalization over the channels; NORM_NONE leaves them as they are. */
+enum norm { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
+typedef struct {
+    int64_t kind;
+    double epsilon;
+    const float *weight, *bias; /* (channels,) or NULL */
+} norm_weights;
+
+enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
+
 /* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
 typedef struct {
     int64_t rows, features, threads;
     const char *x; /* (rows, features) */
     int64_t dtype, row_stride;
-    const float *norm; /* (features + 1,): weight of an RMS norm that each row goes through first, then what it adds to */
-                       /* the mean square; or NULL */
+    norm_weights norm; /* what each row goes through first */
     uint8_t *q;    /* (rows, features): the row in units of its scale, plus 128 */
     float *scales; /* (rows,) */
 } quantize_args;
@@ -120,6 +129,7 @@ typedef struct {
     const float *bias;   /* (features,) or NULL */
     char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
     int64_t to;
+    int64_t activation; /* what y goes through last */
 } rescale_args;
 
 /* One step of a Mamba layer between its projections in and out. States are contiguous, that of the scan float32. */
@@ -148,7 +158,6 @@ typedef struct {
 } linear_weights;
 
 /* A linear layer of a few examples; inputs and outputs are float32, and contiguous but for x. */
-enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
 typedef struct {
     int64_t batch, activation, threads, x_pitch;
     linear_weights weights;
@@ -156,14 +165,6 @@ typedef struct {
     const float *residual; /* (batch, outputs) or NULL: added after the activation */
     float *y;              /* (batch, outputs) */
 } few_rows_args;
-
-/* Normalization over the channels; NORM_NONE leaves them as they are. */
-enum norm { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
-typedef struct {
-    int64_t kind;
-    double epsilon;
-    const float *weight, *bias; /* (channels,) or NULL */
-} norm_weights;
 
 /* The parameters of a residual block, the same in all of its steps: a Mamba layer and a feed-forward network. Either may
  * be absent, which its first linear layer shows. */

@@ -3,27 +3,10 @@
 
 /* One example normalized over its channels, of which `whole` fill vectors. */
 INLINE void normalize_row(const norm_weights *n, const float *x, int64_t channels, int64_t whole, float *y) {
-    int64_t rest = channels - whole;
-    vf sum = v_zero(), squares = v_zero();
-    float mean = 0, square = 0;
-    if (n->kind == NORM_LAYER) {
-        for (int64_t c = 0; c < whole; c += W) sum += v_load(x + c);
-        if (rest) sum += load_channel(x, whole, rest);
-        for (int i = 0; i < W; i++) mean += sum[i];
-        mean /= (float)channels;
-    }
-    for (int64_t c = 0; c < whole; c += W) {
-        vf centered = v_load(x + c) - mean;
-        squares += centered * centered;
-    }
-    for (int64_t c = whole; c < channels; c++) square += (x[c] - mean) * (x[c] - mean);
-    for (int i = 0; i < W; i++) square += squares[i];
-    float scale = 1.0f / sqrtf(square / (float)channels + (float)n->epsilon);
+    row_norm norm = norm_of_row(n, (const char *)x, DTYPE_FLOAT32, channels, whole);
     for (int64_t c = 0; c < channels; c += W) {
         int64_t lanes = min_int(W, channels - c);
-        vf value = (load_channel(x, c, lanes) - mean) * scale;
-        if (n->weight) value *= load_channel(n->weight, c, lanes);
-        v_store_lanes((char *)(y + c), DTYPE_FLOAT32, lanes, value + load_channel(n->bias, c, lanes));
+        v_store_lanes((char *)(y + c), DTYPE_FLOAT32, lanes, row_values((const char *)x, DTYPE_FLOAT32, &norm, c, lanes));
     }
 }
 

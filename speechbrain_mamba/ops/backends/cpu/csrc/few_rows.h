@@ -8,21 +8,6 @@ enum { BYTES_AHEAD = 1 << 13 };
 /* Bytes of integers that one instruction multiplies; rows of integers are padded to whole ones. */
 enum { BYTES_AT_ONCE = 4 * W };
 
-/* x Phi(x), with the error function of Abramowitz and Stegun, 7.1.26: to within 2e-7 of the larger of |x| and 1. */
-INLINE vf v_gelu(vf x) {
-    vf a = v_abs(x) * 0.707106781f, t = 1.0f / (1.0f + 0.3275911f * a);
-    vf p = 1.061405429f * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    vf tail = 0.5f * p * t * v_exp(-a * a);
-    return x * v_select((vi)x < 0, tail, 1.0f - tail);
-}
-
-INLINE vf activate(vf x, int64_t activation) {
-    return activation == ACTIVATION_GELU ? v_gelu(x) : activation == ACTIVATION_RELU ? v_max(x, v_zero()) : x;
-}
-
 /* Whether the processor multiplies and sums groups of four bytes in one instruction (VNNI). */
 INLINE int sums_bytes(void) {
 #if W == 16
@@ -209,7 +194,7 @@ static int few_rows(const few_rows_args *a) {
         if (!bytes) return STATUS_NO_MEMORY;
         float *units = (float *)(bytes + a->batch * p.byte_pitch);
         for (int64_t e = 0; e < a->batch; e++)
-            units[e] = quantize_row((const char *)(a->x + e * a->x_pitch), DTYPE_FLOAT32, NULL, w->inputs,
+            units[e] = quantize_row((const char *)(a->x + e * a->x_pitch), DTYPE_FLOAT32, &no_norm, w->inputs,
                                     w->inputs / W * W, bytes + e * p.byte_pitch);
         p.bytes = bytes;
         p.units = units;

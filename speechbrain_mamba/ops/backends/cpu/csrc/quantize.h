@@ -17,12 +17,60 @@ INLINE vb to_units(vf x) {
 
 INLINE int64_t rows_per_task(int64_t features) { return 1 + ROW_BYTES_PER_TASK / (4 * features + 4); }
 
-/* Values of a row from feature c on, times the weight of the norm, if there is one. `lanes` is W or what is left. */
-INLINE vf row_values(const char *x, const int64_t dtype, const float *weight, int64_t c, const int64_t lanes) {
-    vf values = lanes == W ? v_load_as(x + c * dtype_bytes[dtype], dtype)
-                           : v_load_lanes(x + c * dtype_bytes[dtype], dtype, lanes);
-    if (!weight) return values;
-    return values * (lanes == W ? v_load(weight + c) : v_load_lanes((const char *)(weight + c), DTYPE_FLOAT32, lanes));
+/* Known to the compiler, which leaves out what it would do. */
+static const norm_weights no_norm = {NORM_NONE, 0, NULL, NULL};
+
+/* A normalization with what it does to one row: values are shifted and multiplied by `factor`, then by the weights. */
+typedef struct {
+    const norm_weights *weights;
+    float shift, factor;
+} row_norm;
+
+/* Values of a row from feature c on, of which there are `lanes`. */
+INLINE vf raw_values(const char *x, const int64_t dtype, int64_t c, const int64_t lanes) {
+    return v_load_lanes(x + c * dtype_bytes[dtype], dtype, lanes);
+}
+
+/* The same, normalized. */
+INLINE vf row_values(const char *x, const int64_t dtype, const row_norm *norm, int64_t c, const int64_t lanes) {
+    vf values = raw_values(x, dtype, c, lanes);
+    if (norm->weights->kind == NORM_NONE) return values;
+    values = (values - norm->shift) * norm->factor;
+    if (norm->weights->weight) values *= load_channel(norm->weights->weight, c, lanes);
+    return values + load_channel(norm->weights->bias, c, lanes);
+}
+
+INLINE float sum_of_lanes(vf x) {
+    float sum = 0;
+    for (int i = 0; i < W; i++) sum += x[i];
+    return sum;
+}
+
+/* Finds the mean of a row, of which `whole` features fill vectors, and one over the root of its variance; for an RMS norm
+ * the mean counts as zero. */
+INLINE row_norm norm_of_row(const norm_weights *weights, const char *x, const int64_t dtype, int64_t features,
+                            int64_t whole) {
+    row_norm norm = {weights, 0, 1};
+    if (weights->kind == NORM_NONE) return norm;
+    int64_t rest = features - whole;
+    if (weights->kind == NORM_LAYER) {
+        vf sum = v_zero();
+        for (int64_t c = 0; c < whole; c += W) sum += raw_values(x, dtype, c, W);
+        if (rest) sum += raw_values(x, dtype, whole, rest);
+        norm.shift = sum_of_lanes(sum) / (float)features;
+    }
+    vf squares = v_zero();
+    for (int64_t c = 0; c < whole; c += W) {
+        vf centered = raw_values(x, dtype, c, W) - norm.shift;
+        squares += centered * centered;
+    }
+    float square = sum_of_lanes(squares);
+    if (rest) {
+        vf centered = raw_values(x, dtype, whole, rest) - norm.shift;
+        for (int64_t i = 0; i < rest; i++) square += centered[i] * centered[i];
+    }
+    norm.factor = 1 / sqrtf(square / (float)features + (float)weights->epsilon);
+    return norm;
 }
 
 INLINE vi larger_magnitude(vi largest, vf values) {
@@ -31,29 +79,17 @@ INLINE vi larger_magnitude(vi largest, vf values) {
     return (vi)v_select(magnitude > largest, (vf)magnitude, (vf)largest);
 }
 
-/* One over the root of the mean square of a row. */
-INLINE float inverse_rms(const char *x, const int64_t dtype, int64_t features, int64_t whole, float epsilon) {
-    vf sum = v_zero();
-    for (int64_t c = 0; c < whole; c += W) {
-        vf values = row_values(x, dtype, NULL, c, W);
-        sum += values * values;
-    }
-    if (whole < features) {
-        vf values = row_values(x, dtype, NULL, whole, features - whole);
-        sum += values * values;
-    }
-    float total = 0;
-    for (int i = 0; i < W; i++) total += sum[i];
-    return 1 / sqrtf(total / features + epsilon);
-}
-
-/* A row in units of its scale, which is returned. `whole` features fill vectors. The mean square that the norm divides
- * by changes the scale only. */
-INLINE float quantize_row(const char *x, const int64_t dtype, const float *norm, int64_t features, int64_t whole,
-                          uint8_t *q) {
+/* A row in units of its scale, which is returned. `whole` features fill vectors. */
+INLINE float quantize_row(const char *x, const int64_t dtype, const norm_weights *weights, int64_t features,
+                          int64_t whole, uint8_t *q) {
+    row_norm norm = norm_of_row(weights, x, dtype, features, whole);
     vi largest = {0};
-    for (int64_t c = 0; c < whole; c += W) largest = larger_magnitude(largest, row_values(x, dtype, norm, c, W));
-    if (whole < features) largest = larger_magnitude(largest, row_values(x, dtype, norm, whole, features - whole));
+    for (int64_t c = 0; c < whole; c += W) largest = larger_magnitude(largest, row_values(x, dtype, &norm, c, W));
+    if (whole < features) {
+        vi rest = larger_magnitude((vi){0}, row_values(x, dtype, &norm, whole, features - whole));
+        for (int64_t i = features - whole; i < W; i++) rest[i] = 0; /* a norm shifts what is beyond the row, too */
+        largest = larger_magnitude(largest, (vf)rest);
+    }
     int32_t bits = 0;
     for (int i = 0; i < W; i++) bits = largest[i] > bits ? largest[i] : bits;
     float top;
@@ -61,21 +97,24 @@ INLINE float quantize_row(const char *x, const int64_t dtype, const float *norm,
     if (top < SMALLEST) top = 0;
     vf inverse = v_set(top == 0 ? 0.0f : LARGEST_INTEGER / top);
     for (int64_t c = 0; c < whole; c += W) {
-        vb units = to_units(row_values(x, dtype, norm, c, W) * inverse);
+        vb units = to_units(row_values(x, dtype, &norm, c, W) * inverse);
         memcpy(q + c, &units, sizeof units);
     }
     if (whole < features) {
-        vb units = to_units(row_values(x, dtype, norm, whole, features - whole) * inverse);
+        vb units = to_units(row_values(x, dtype, &norm, whole, features - whole) * inverse);
         memcpy(q + whole, &units, (size_t)(features - whole));
     }
-    float unit = top / LARGEST_INTEGER;
-    return norm ? unit * inverse_rms(x, dtype, features, whole, norm[features]) : unit;
+    return top / LARGEST_INTEGER;
 }
 
 INLINE void quantize_some(const quantize_args *a, const int64_t dtype, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++)
-        a->scales[row] = quantize_row(a->x + row * a->row_stride * dtype_bytes[dtype], dtype, a->norm, a->features,
-                                      a->features / W * W, a->q + row * a->features);
+    const int64_t features = a->features, whole = features / W * W, bytes = a->row_stride * dtype_bytes[dtype];
+    if (a->norm.kind == NORM_NONE)
+        for (int64_t row = first; row < last; row++)
+            a->scales[row] = quantize_row(a->x + row * bytes, dtype, &no_norm, features, whole, a->q + row * features);
+    else
+        for (int64_t row = first; row < last; row++)
+            a->scales[row] = quantize_row(a->x + row * bytes, dtype, &a->norm, features, whole, a->q + row * features);
 }
 
 static void quantize_task(const void *context, int64_t task, char *memory) {
@@ -100,16 +139,14 @@ INLINE void rescale_some(const rescale_args *a, const int64_t from, const int64_
         const char *x = a->x + row * a->features * from_bytes;
         char *y = a->y + row * a->features * to_bytes;
         vf scale = v_set(a->scales[row]);
-        if (a->bias)
-            for (int64_t c = 0; c < whole; c += W)
-                v_store_as(y + c * to_bytes, to, v_load_as(x + c * from_bytes, from) * scale + v_load(a->bias + c));
-        else
-            for (int64_t c = 0; c < whole; c += W)
-                v_store_as(y + c * to_bytes, to, v_load_as(x + c * from_bytes, from) * scale);
+        for (int64_t c = 0; c < whole; c += W) {
+            vf value = v_load_as(x + c * from_bytes, from) * scale;
+            if (a->bias) value += v_load(a->bias + c);
+            v_store_as(y + c * to_bytes, to, activate(value, a->activation));
+        }
         if (rest) {
-            vf bias = a->bias ? v_load_lanes((const char *)(a->bias + whole), DTYPE_FLOAT32, rest) : v_zero();
-            vf end = v_load_lanes(x + whole * from_bytes, from, rest) * scale + bias;
-            v_store_lanes(y + whole * to_bytes, to, rest, end);
+            vf end = v_load_lanes(x + whole * from_bytes, from, rest) * scale + load_channel(a->bias, whole, rest);
+            v_store_lanes(y + whole * to_bytes, to, rest, activate(end, a->activation));
         }
     }
 }

@@ -126,3 +126,18 @@ INLINE void silu_tile(vf *y, int64_t rows, int64_t approximate) {
     else
         for (int64_t t = 0; t < rows; t++) y[t] *= v_sigmoid(y[t]);
 }
+
+/* x Phi(x), with the error function of Abramowitz and Stegun, 7.1.26: to within 2e-7 of the larger of |x| and 1. */
+INLINE vf v_gelu(vf x) {
+    vf a = v_abs(x) * 0.707106781f, t = 1.0f / (1.0f + 0.3275911f * a);
+    vf p = 1.061405429f * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vf tail = 0.5f * p * t * v_exp(-a * a);
+    return x * v_select((vi)x < 0, tail, 1.0f - tail);
+}
+
+INLINE vf activate(vf x, int64_t activation) {
+    return activation == ACTIVATION_GELU ? v_gelu(x) : activation == ACTIVATION_RELU ? v_max(x, v_zero()) : x;
+}

@@ -1,0 +1,47 @@
+"""Feed-forward networks over whole sequences."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from speechbrain_mamba.nnet.few_rows import parts_of_network, plain_linear
+from speechbrain_mamba.nnet.plain_parts import name_of_activation, norm_part
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
+
+
+def feed_forward(network: nn.Sequential, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    """Run a feed-forward network. Where its first weight consists of 8-bit integers, what makes integers of the inputs
+    normalizes them too, and what makes floats of the products puts the activation on them.
+
+    Arguments
+    ---------
+    network : torch.nn.Sequential
+        Linear layer, activation, dropout and linear layer.
+    x : Tensor
+        Input (..., channels).
+    norm : torch.nn.Module, optional
+        A normalization that the input goes through first.
+
+    Returns
+    -------
+    Tensor
+        ``network(norm(x))``, up to rounding.
+
+    Example
+    -------
+    >>> import torch
+    >>> network = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 4)).eval()
+    >>> norm, x = nn.LayerNorm(4), torch.randn(2, 10, 4)
+    >>> torch.equal(feed_forward(network, x, norm), network(norm(x)))
+    True
+    """
+    parts = parts_of_network(network)
+    if parts is not None and isinstance(parts[0], ReducedLinear) and parts[0].makes_integers:
+        first, last = parts[0], parts[2]
+        known, activation = None if norm is None else norm_part(norm), name_of_activation(parts[1])
+        if activation is not None and (known is None) == (norm is None) and plain_linear(first) is not None:
+            return last(first.run(x, known, activation))
+    return network(x if norm is None else norm(x))
+
+
+__all__ = ["feed_forward"]
