@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -104,10 +104,13 @@ class DualPathModel(OwnChunks, Dual_Path_Model):
         """Whether :meth:`features` and :meth:`masks` know all its parts."""
         return runs_in_pieces(self)
 
-    def features(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The first part of :meth:`forward` for inference on long recordings, with the same arguments: the chunks that
+    def features(
+        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
+    ) -> Tensor:
+        """The first part of :meth:`forward` for inference on long recordings, with the arguments of :meth:`MaskNet's
+        <speechbrain_mamba.lobes.models.separation.mamba_tasnet.MaskNet.features>`: the chunks that
         :func:`~speechbrain_mamba.lobes.models.separation.dual_path_pieces.compute_chunks` returns."""
-        return compute_chunks(self, mix_w, lengths)
+        return compute_chunks(self, read, pieces, lengths)
 
     def masks(self, features: Tensor, piece: slice) -> Tensor:
         """The second part: masks (speakers, batch, channels, time) of some frames, of no account past the lengths."""

@@ -5,15 +5,15 @@ What grows with a recording is two tensors of chunks, which hold each frame twic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from speechbrain.lobes.models.dual_path import Dual_Computation_Block, Dual_Path_Model, SBTransformerBlock
 from torch import Tensor, nn
 
-from speechbrain_mamba.nnet import pieces
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+from speechbrain_mamba.nnet.pieces import FRAMES, slices
 
 _ALONE = (MambaBlocksSequential, SBTransformerBlock)
 """Models within and across chunks whose examples do not meet, whatever else is in a batch."""
@@ -39,15 +39,19 @@ def runs_in_pieces(model: Dual_Path_Model) -> bool:
     )
 
 
-def compute_chunks(model: Dual_Path_Model, mix_w: Tensor, lengths: Tensor | None) -> Tensor:
+def compute_chunks(
+    model: Dual_Path_Model, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None
+) -> Tensor:
     """Run a dual-path model up to its output layers.
 
     Arguments
     ---------
     model : speechbrain.lobes.models.dual_path.Dual_Path_Model
         The model.
-    mix_w : Tensor
-        Encoded mixture (batch, channels, time).
+    read : callable
+        Gives the encoded mixture (batch, channels, frames) of some frames.
+    pieces : sequence of slice
+        Consecutive frames, from the first one to the last.
     lengths : Tensor, optional
         Valid frames per example, integers (batch,).
 
@@ -57,14 +61,20 @@ def compute_chunks(model: Dual_Path_Model, mix_w: Tensor, lengths: Tensor | None
         (batch, pairs of chunks, 2, chunk size, channels), zero in chunks that an example does not have. The
         second chunk of a pair begins half a chunk after the first.
     """
-    batch, _, time = mix_w.shape
-    counts = [time] * batch if lengths is None else lengths.tolist()
+    time = pieces[-1].stop
+    mix_w = read(slice(0, time))
+    counts = [time] * len(mix_w) if lengths is None else lengths.tolist()
     channels = model.conv1d.out_channels
     dtype = torch.promote_types(mix_w.dtype, torch.float32)
-    chunks = mix_w.new_zeros(batch, _count_pairs(time, model.K), 2, model.K, channels, dtype=dtype)
-    for x, example, count in zip(chunks, mix_w, counts):
+    chunks = mix_w.new_zeros(len(mix_w), _count_pairs(time, model.K), 2, model.K, channels, dtype=dtype)
+    valid = []
+    for index, count in enumerate(counts):
         if count:  # each example alone, as if it had no padding
-            _run(model, example[:, :count], x[: _count_pairs(count, model.K)])
+            valid.append(chunks[index, : _count_pairs(count, model.K)])
+            _cut(_bottleneck(model, mix_w[index, :, :count]), valid[-1])
+    del mix_w  # the blocks need its memory
+    for x in valid:
+        _run(model, x)
     return chunks
 
 
@@ -97,9 +107,8 @@ def _count_pairs(time: int, size: int) -> int:
     return (time + size // 2) // size + 1
 
 
-def _run(model: Dual_Path_Model, mix_w: Tensor, x: Tensor) -> None:
-    """Run all blocks: x, zeros (pairs, 2, size, channels), gets the chunks of an encoded mixture (channels, time)."""
-    _cut(_bottleneck(model, mix_w), x)
+def _run(model: Dual_Path_Model, x: Tensor) -> None:
+    """Run all blocks over chunks (pairs, 2, size, channels) in place."""
     chunks, memory = x.flatten(0, 1), torch.empty_like(x).flatten(0, 1)
     result = chunks
     for block in model.dual_mdl:
@@ -112,7 +121,7 @@ def _bottleneck(model: Dual_Path_Model, mix_w: Tensor) -> Tensor:
     """The normalized and projected frames (time, channels)."""
     frames = mix_w.T
     scale, shift = _normalization(model.norm, frames)
-    cut = pieces.slices(len(frames), pieces.FRAMES)
+    cut = slices(len(frames), FRAMES)
     projected = [model.conv1d((frames[piece] * scale + shift).T[None])[0].T for piece in cut]
     return torch.cat(projected)
 
@@ -159,7 +168,7 @@ def _linear(block: Dual_Computation_Block, name: str, y: Tensor) -> Tensor:
 
 def _in_groups(run: Callable[[slice], None], examples: int, frames: int) -> None:
     """Run over groups of examples that have few frames together."""
-    for part in pieces.slices(examples, max(pieces.FRAMES // frames, 1)):
+    for part in slices(examples, max(FRAMES // frames, 1)):
         run(part)
 
 
@@ -171,7 +180,7 @@ def _normalize(norm: nn.GroupNorm, x: Tensor) -> None:
 
 def _normalization(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
     """What a normalization over all values of x (..., channels) multiplies by and adds, (channels,) each."""
-    parts = x.split(max(pieces.FRAMES * len(x) * x.shape[-1] // x.numel(), 1))
+    parts = x.split(max(FRAMES * len(x) * x.shape[-1] // x.numel(), 1))
     mean = sum(float(part.double().sum()) for part in parts) / x.numel()
     variance = sum(float((part.double() - mean).square().sum()) for part in parts) / x.numel()
     scale = norm.weight * (variance + norm.eps) ** -0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from speechbrain.lobes.models.conv_tasnet import ChannelwiseLayerNorm
 from speechbrain.nnet.CNN import Conv1d
 from torch import Tensor, nn
 
-from speechbrain_mamba.nnet.pieces import find_pieces
+from speechbrain_mamba.nnet.pieces import find_pieces, join_pieces
 
 
 class MaskNet(nn.Module):
@@ -79,7 +80,10 @@ class MaskNet(nn.Module):
             When a state is asked of a bidirectional sequence model.
         """
         if state is None and not return_state:
-            return self._masks(self.features(mix_w, lengths))
+            pieces = find_pieces(self, mix_w, mix_w.shape[2]) if hasattr(self.mamba_net, "run_") else None
+            if pieces is None:
+                return self._masks(self.mamba_net(self._bottleneck(mix_w), lengths))
+            return self._masks(self.features(lambda piece: mix_w[..., piece], pieces, lengths))
         x, state = self.mamba_net(self._bottleneck(mix_w), lengths, state=state, return_state=True)
         masks = self._masks(x)
         return (masks, state) if return_state else masks
@@ -87,19 +91,29 @@ class MaskNet(nn.Module):
     def _bottleneck(self, mix_w: Tensor) -> Tensor:
         return self.bottleneck_conv1x1(self.layer_norm(mix_w.transpose(1, 2)))
 
-    def features(self, mix_w: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The first part of :meth:`forward`, what the masks are made of, with the same arguments.
+    def features(
+        self, read: Callable[[slice], Tensor], pieces: Sequence[slice], lengths: Tensor | None = None
+    ) -> Tensor:
+        """The first part of :meth:`forward`, what the masks are made of, over pieces of frames.
+
+        Arguments
+        ---------
+        read : callable
+            Gives the encoded mixture (batch, N, frames) of a piece, once for each.
+        pieces : sequence of slice
+            Consecutive frames, from the first one to the last.
+        lengths : Tensor, optional
+            As in :meth:`forward`.
 
         Returns
         -------
         Tensor
             Output of the sequence model, (batch, time, B), zero past the lengths.
         """
-        pieces = find_pieces(self, mix_w, mix_w.shape[2]) if hasattr(self.mamba_net, "run_") else None
-        if pieces is None:
-            return self.mamba_net(self._bottleneck(mix_w), lengths)
-        x = torch.cat([self._bottleneck(mix_w[..., piece]) for piece in pieces], 1)
-        return self.mamba_net.run_(x, pieces, lengths)
+        x = join_pieces(lambda piece: self._bottleneck(read(piece)), pieces)
+        return (
+            self.mamba_net.run_(x, pieces, lengths) if hasattr(self.mamba_net, "run_") else self.mamba_net(x, lengths)
+        )
 
     def masks(self, features: Tensor, piece: slice) -> Tensor:
         """The second part of :meth:`forward`: masks (speakers, batch, N, time) of some frames."""

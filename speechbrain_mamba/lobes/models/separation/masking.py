@@ -107,34 +107,37 @@ def separate(
         mix = mask_frames(mix, lengths)
         frame_lengths = ((lengths - kernel) // stride + 1).clamp(min=0)
 
-    mix_w, pieces = encoder(mix), None
+    pieces = None
     if getattr(masknet, "in_pieces", False) and _unwrap(decoder).bias is None:
-        pieces = find_pieces(nn.ModuleList([encoder, masknet, decoder]), mix_w, mix_w.shape[-1])
+        parts = nn.ModuleList([encoder, masknet, decoder])
+        pieces = find_pieces(parts, mix, (samples - kernel) // stride + 1)
     if pieces is None:
+        mix_w = encoder(mix)
         estimate = _decode(decoder, masknet(mix_w, frame_lengths) * mix_w)
         estimate = F.pad(estimate, (0, samples - estimate.shape[-1]))
     else:
-        estimate = _separate_pieces(masknet, decoder, mix_w, frame_lengths, pieces, stride, samples)
+        estimate = _separate_pieces(encoder, masknet, decoder, mix, frame_lengths, pieces)
     return estimate.permute(1, 2, 0)
 
 
 def _separate_pieces(
-    masknet: Any,
-    decoder: nn.Module,
-    mix_w: Tensor,
-    lengths: Tensor | None,
-    pieces: Sequence[slice],
-    stride: int,
-    samples: int,
+    encoder: nn.Module, masknet: Any, decoder: nn.Module, mix: Tensor, lengths: Tensor | None, pieces: Sequence[slice]
 ) -> Tensor:
-    """Waveforms (speakers, batch, samples) of an encoded mixture, whose masks and sources are there in pieces only."""
-    features = masknet.features(mix_w, lengths)
-    estimate = mix_w.new_zeros(masknet.num_spks, len(mix_w), samples)
+    """Waveforms (speakers, batch, samples) of mixtures (batch, samples). Encoded mixture, masks and sources are there
+    in pieces only."""
+    kernel, stride = check_length(encoder, mix.shape[1], "The mixture")
+
+    def encode(piece: slice) -> Tensor:
+        return encoder(mix[:, piece.start * stride : (piece.stop - 1) * stride + kernel])
+
+    features = masknet.features(encode, pieces, lengths)
+    estimate: Any = None
     for piece in pieces:  # the waveforms of successive ones overlap
-        masked = masknet.masks(features, piece) * mix_w[..., piece]
+        masked = masknet.masks(features, piece) * encode(piece)
         if lengths is not None:  # features past them may be of no account
             masked = masked.masked_fill(~valid_frames(lengths - piece.start, masked.shape[-1])[:, None], 0)
         decoded = _decode(decoder, masked)
+        estimate = decoded.new_zeros(masknet.num_spks, *mix.shape) if estimate is None else estimate
         estimate[..., piece.start * stride :][..., : decoded.shape[-1]] += decoded
     return estimate
 
