@@ -7,8 +7,9 @@
     python benchmarks/report.py --run scan memory    # run some
 
 The plan is docs/performance/plan.yaml. A benchmark NAME gives NAME.csv; ``--run`` puts it there with NAME.json, its
-command and machine. The page is page.md.in, then NAME.md.in of each that was run, in the plan's order. README.md gets
-readme.md.in, between two comments. Their places are filled in:
+command and machine. NAME.WHERE is the same benchmark on another machine, which is run only if it is asked for. The page
+is page.md.in, then NAME.md.in of each that was run, in the plan's order. README.md gets readme.md.in, between two
+comments. Their places are filled in:
 
 - ``{{table NAME COLUMN=HEADING ... where COLUMN=VALUE ...}}``: rows of NAME.csv as a table;
 - ``{{value NAME COLUMN where COLUMN=VALUE ...}}``: a number of the one row in which the columns have the values;
@@ -146,12 +147,13 @@ _KINDS = {"table": _table, "value": _value, "command": _command}
 
 def run_benchmark(name: str, arguments: Sequence[str], folder: Path) -> None:
     """Run a benchmark into a folder, and note its command and the machine."""
-    shown = " ".join(["python", f"benchmarks/{name}.py", *arguments])
+    script = name.partition(".")[0]
+    shown = " ".join(["python", f"benchmarks/{script}.py", *arguments])
     print(shown, flush=True)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
         out = Path(made, f"{name}.csv")
-        command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments, "--out", str(out)]
+        command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *arguments, "--out", str(out)]
         subprocess.run(command, check=True, cwd=ROOT)
         for table in out.parent.glob(f"{name}*.csv"):  # some write another one, NAME_quality.csv, beside it
             with atomic_path(folder / table.name) as temporary:
@@ -174,7 +176,7 @@ def main(given: Sequence[str] | None = None) -> int:
         plan = read_plan(folder)
         if unknown := set(arguments.run) - plan.keys():
             parser.error(f"{', '.join(sorted(unknown))} is not in the plan, which has {', '.join(plan)}.")
-        for name in arguments.run or plan:
+        for name in arguments.run or (name for name in plan if "." not in name):
             try:
                 run_benchmark(name, plan[name], folder)
             except subprocess.CalledProcessError as error:

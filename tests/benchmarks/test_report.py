@@ -18,10 +18,10 @@ FACTS = {"command": "python benchmarks/scan.py", "minutes": 1.5, "date": "2026-1
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A checkout with a plan of two benchmarks, one of which was run."""
+    """A checkout with a plan of two benchmarks, one of which was run, and one for another machine."""
     folder = tmp_path / report.FOLDER
     folder.mkdir(parents=True)
-    (folder / "plan.yaml").write_text('scan: ""\nmodel: "--rounds 2 --models a"\n')
+    (folder / "plan.yaml").write_text('scan: ""\nmodel: "--rounds 2 --models a"\nmodel.small: "--rounds 1"\n')
     (folder / "page.md.in").write_text("# Performance\n")
     (folder / "readme.md.in").write_text("{{value scan median_ms where name=ours threads=2}} ms\n")
     (tmp_path / "README.md").write_text("# Us\n<!-- performance: x -->\n<!-- end of performance -->\n")
@@ -49,7 +49,7 @@ def test_every_table_of_the_page_and_benchmark_of_the_plan_is_there():
     folder = ROOT / report.FOLDER
     measured = {path.stem.removesuffix("_quality") for path in folder.glob("*.csv")}
     assert measured <= {path.stem for path in folder.glob("*.json")} & {
-        path.name.split(".")[0] for path in folder.glob("*.md.in")
+        path.name.removesuffix(".md.in") for path in folder.glob("*.md.in")
     }
     plan = report.read_plan(folder)
     assert measured <= plan.keys()
@@ -130,3 +130,7 @@ def test_benchmarks_are_run_with_the_arguments_of_the_plan(root, monkeypatch, ca
     ]  # fmt: skip
     with pytest.raises(SystemExit):
         report.main(["--run", "nothing"])
+    assert len(commands) == 2
+    assert report.main(["--run", "model.small"]) == 0
+    assert commands[2][0].endswith("model.py") and commands[2][1:-1] == ["--rounds", "1", "--out"]
+    assert (folder / "model.small.csv").is_file() and (folder / "model.small.json").is_file()
