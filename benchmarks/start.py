@@ -33,8 +33,6 @@ def imported(name):
     return lambda: __import__(name, fromlist=["_"])
 stage("import speechbrain_mamba", imported("speechbrain_mamba"))
 torch = stage("import torch", imported("torch"))
-stage("import scipy.stats, for SpeechBrain", imported("scipy.stats"))
-stage("import speechbrain and its separation", imported("speechbrain.inference.separation"))
 module = stage("import speechbrain_mamba.inference.separation", imported("speechbrain_mamba.inference.separation"))
 separator = stage("load the bundled separator", lambda: module.SpeechSeparator.from_hparams("separator"))
 mix = torch.randn(1, {samples})

@@ -1,5 +1,8 @@
 """Trained models to load and use, and how they are exported."""
 
+from speechbrain_mamba.utils._compat import spare_scipy_stats
 from speechbrain_mamba.utils.torch_pair import check_torchaudio
 
-check_torchaudio()  # before SpeechBrain is imported
+# before SpeechBrain is imported
+check_torchaudio()
+spare_scipy_stats()

@@ -7,13 +7,16 @@ each that fails, and says which, when the interface moves.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -92,6 +95,46 @@ class LoadersOfProcesses:
 
     def _train_loader_specifics(self, dataset: Any, options: dict[str, Any]) -> dict[str, Any]:
         return options
+
+
+def spare_scipy_stats() -> None:
+    """Let SpeechBrain be imported without ``scipy.stats``, which would take longer than all the rest of it.
+
+    Its samplers import one distribution, for batches of recordings of similar lengths in training. They get a stand-in
+    that becomes the distribution when it is used. For anything else, ``scipy.stats`` is imported as ever.
+    """
+    if "scipy.stats" not in sys.modules and "speechbrain.dataio.sampler" not in sys.modules:
+        sys.modules["scipy.stats"] = _ScipyStats("scipy.stats")
+
+
+class _ScipyStats(ModuleType):
+    """Stands in for ``scipy.stats`` until it is asked for something, and is forgotten then."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None, is_package=True)
+        self.__path__: Any = self  # only asked for its entries when a module inside is imported
+
+    def __iter__(self) -> Iterator[str]:
+        self._forget()
+        return iter(importlib.import_module(self.__name__).__path__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        self._forget()
+        return _Lognorm() if name == "lognorm" else getattr(importlib.import_module(self.__name__), name)
+
+    def _forget(self) -> None:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+
+class _Lognorm:
+    """The distribution ``scipy.stats.lognorm``, imported when it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("scipy.stats").lognorm, name)
 
 
 def run_option_helps() -> dict[str, tuple[Any, str]]:

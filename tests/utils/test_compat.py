@@ -1,6 +1,7 @@
 """The private interfaces that the package touches are where it expects them."""
 
 import inspect
+import subprocess
 import sys
 from importlib.metadata import version
 from typing import ClassVar
@@ -27,6 +28,32 @@ def _moved(interface):
 
 
 # ---------------------------------------------------------------------------------------------------- SpeechBrain
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import speechbrain.dataio.sampler as s; print(s.lognorm.cdf(1, 1))",
+        "from scipy.stats import norm; print(norm.cdf(0))",
+        "from scipy import stats; print(stats.norm.cdf(0))",
+        "import scipy.stats as stats; print(stats.norm.cdf(0))",
+        "import scipy.stats.distributions as inside; print(inside.norm.cdf(0))",
+        "from scipy.stats import *; print(norm.cdf(0))",
+    ],
+)
+def test_scipy_stats_is_imported_when_it_is_used(use):
+    code = f"""
+import sys
+from speechbrain_mamba.utils._compat import spare_scipy_stats
+spare_scipy_stats()
+{"import speechbrain.dataio.sampler" if "sampler" in use else ""}
+print(any(name.startswith("scipy.stats.") for name in sys.modules))
+{use}
+import scipy.stats
+print(type(scipy.stats).__name__, scipy.stats.norm.cdf(0))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "0.5", "module", "0.5"], _moved("speechbrain.dataio.sampler's scipy.stats")
 
 
 def test_the_batches_of_an_epoch_can_be_selected():
