@@ -23,6 +23,8 @@ MAIN = {
 }
 """What each panel shows, at the published duration of a token."""
 
+_MARKERS = "os^Dv<>P"
+
 
 def draw_map(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Found]) -> None:
     """Draw a panel for the time of each task's main systems, for inference and training step, and one for the
@@ -35,7 +37,7 @@ def draw_map(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Foun
     """
     costs = costs_of(rows, "seconds")
     tasks = [task for task in MAIN if any(row["task"] == task for row in rows)]
-    figure, axes = new_figure(2, len(tasks) + 1, (4.6 * (len(tasks) + 1), 7.5))
+    figure, axes = new_figure(2, len(tasks) + 1, (4.6 * (len(tasks) + 1) + 3.5, 7.5))
     for line, which in enumerate(("inference", "training step")):
         for axis, task in zip(axes[line], tasks):
             _draw_costs(axis, task, which, costs)
@@ -120,13 +122,14 @@ def _draw_thresholds(axis: Any, which: str, found: Sequence[Found]) -> None:
         y = [one.threshold.length for one in own]
         low = [max(0.0, one.threshold.length - one.threshold.low) for one in own]
         high = [max(0.0, min(one.threshold.high, 1e3) - one.threshold.length) for one in own]
-        axis.errorbar(x, y, [low, high], fmt="o", color=f"C{number % 10}", label=label, markersize=4)
+        marker, color = _MARKERS[number % len(_MARKERS)], f"C{number % 10}"
+        axis.errorbar(x, y, [low, high], fmt=marker, color=color, label=label, markersize=4)
     if shown:
         x = np.array([0.5, 80.0])
         for count in (100, 1000):
             axis.plot(x, x * count / 1000, ":", color="gray", linewidth=1)
             axis.annotate(f"{count} tokens", (x[0], x[0] * count / 1000), fontsize=7, color="gray")
         axis.set(xscale="log", yscale="log")
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     axis.set(title=f"thresholds, {which}", xlabel="ms per token", ylabel="s of speech")
     axis.grid(alpha=0.3)

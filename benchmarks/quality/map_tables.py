@@ -53,9 +53,9 @@ def law_sentences(rows: Sequence[Row]) -> str:
             verdict = "agrees" if low <= 1 <= high else "does not agree"
             said = f"95 % interval {low:.2f} to {high:.2f}, which {verdict} with a slope of 1"
         what = "all pairs of systems" if row["task"] == "all" else row["comparison"]
-        lines.append(
-            f"- {what}, {row['attention']}, {row['pass']}: slope {slope:.2f} over {row['points']} thresholds, {said}."
-        )
+        form = f", {row['attention']}"
+        pair = what.removesuffix(form) + form
+        lines.append(f"- {pair}, {row['pass']}: slope {slope:.2f} over {row['points']} thresholds, {said}.")
     return "\n".join(lines)
 
 
