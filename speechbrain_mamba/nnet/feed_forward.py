@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from speechbrain.nnet.attention import PositionalwiseFeedForward
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.few_rows import parts_of_network, plain_linear
 from speechbrain_mamba.nnet.plain_parts import name_of_activation, norm_part
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
+from speechbrain_mamba.utils._compat import has_forward_hooks
 
 
-def feed_forward(network: nn.Sequential, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+def feed_forward(network: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
     """Run a feed-forward network. Where its first weight consists of 8-bit integers, what makes integers of the inputs
     normalizes them too, and what makes floats of the products puts the activation on them.
 
     Arguments
     ---------
-    network : torch.nn.Sequential
-        Linear layer, activation, dropout and linear layer.
+    network : torch.nn.Module
+        SpeechBrain's ``PositionalwiseFeedForward``, or any other network, which is called.
     x : Tensor
         Input (..., channels).
     norm : torch.nn.Module, optional
@@ -30,12 +32,13 @@ def feed_forward(network: nn.Sequential, x: Tensor, norm: nn.Module | None = Non
     Example
     -------
     >>> import torch
-    >>> network = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 4)).eval()
+    >>> network = PositionalwiseFeedForward(8, input_size=4, activation=nn.GELU).eval()
     >>> norm, x = nn.LayerNorm(4), torch.randn(2, 10, 4)
     >>> torch.equal(feed_forward(network, x, norm), network(norm(x)))
     True
     """
-    parts = parts_of_network(network)
+    plain = type(network) is PositionalwiseFeedForward and not has_forward_hooks(network)
+    parts = parts_of_network(network.ffn) if plain else None  # type: ignore[arg-type]  # a Sequential
     if parts is not None and isinstance(parts[0], ReducedLinear) and parts[0].makes_integers:
         first, last = parts[0], parts[2]
         known, activation = None if norm is None else norm_part(norm), name_of_activation(parts[1])

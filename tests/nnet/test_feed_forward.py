@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from speechbrain.nnet.attention import PositionalwiseFeedForward
 from torch import nn
 
 from speechbrain_mamba.lobes.models.recognition.conmamba_layer import ConmambaEncoderLayer
@@ -13,9 +14,9 @@ from speechbrain_mamba.ops.int8 import PackedWeight
 from tests.ops.test_int8 import needs_int8
 
 
-def build(activation: nn.Module, norm: nn.Module) -> tuple[nn.Sequential, nn.Module]:
+def build(activation: nn.Module, norm: nn.Module) -> tuple[PositionalwiseFeedForward, nn.Module]:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(64, 96), activation, nn.Dropout(0.1), nn.Linear(96, 64)).eval()
+    network = PositionalwiseFeedForward(96, input_size=64, dropout=0.1, activation=lambda: activation).eval()
     for weight in norm.parameters():
         nn.init.normal_(weight)
     return network.requires_grad_(False), norm.requires_grad_(False)
@@ -45,19 +46,35 @@ def test_norm_and_activation_are_part_of_the_product(monkeypatch):
         return multiply(self, x, bias, dtype, norm, activation)
 
     monkeypatch.setattr(PackedWeight, "multiply", watch)
-    feed_forward(network, torch.randn(3, 64), norm)
+    feed_forward(network, torch.randn(2, 3, 64), norm)
     assert seen == [("layer", "gelu"), (None, None)]
 
 
 @needs_int8
-@pytest.mark.parametrize("part", ["norm", 0, 1, 3])
+@pytest.mark.parametrize("part", ["norm", "network", 0, 1, 3])
 def test_hooks_are_called(part):
     network, norm = build(nn.GELU(), nn.LayerNorm(64))
     reduce_linears(network, "int8")
     called = []
-    (norm if part == "norm" else network[part]).register_forward_hook(lambda *_: called.append(part))
-    feed_forward(network, torch.randn(3, 64), norm)
+    modules = {"norm": norm, "network": network}
+    (network.ffn[part] if isinstance(part, int) else modules[part]).register_forward_hook(
+        lambda *_: called.append(part)
+    )
+    feed_forward(network, torch.randn(2, 3, 64), norm)
     assert called == [part]
+
+
+@needs_int8
+def test_dropout_is_at_work_in_training():
+    network, norm = build(nn.GELU(), nn.LayerNorm(64))
+    reduce_linears(network, "int8")
+    x = torch.randn(2, 3, 64)
+    assert not torch.equal(feed_forward(network.train(), x, norm), feed_forward(network, x, norm))
+
+
+def test_another_network_is_called():
+    network, x = nn.Sequential(nn.Linear(8, 8)), torch.randn(3, 8)
+    assert torch.equal(feed_forward(network, x, nn.Tanh()), network(x.tanh()))
 
 
 @needs_int8

@@ -37,11 +37,10 @@ def _feed_forward_module(
 
 
 def _run_feed_forward(module: nn.Sequential, x: Tensor) -> Tensor:
-    norm, ffn, dropout = module
-    if has_forward_hooks(module) or has_forward_hooks(ffn):
+    if has_forward_hooks(module):
         return module(x)
-    layers: Any = ffn.ffn
-    return dropout(feed_forward(layers, x, norm))
+    norm, network, dropout = module
+    return dropout(feed_forward(network, x, norm))
 
 
 class ConmambaEncoderLayer(nn.Module):

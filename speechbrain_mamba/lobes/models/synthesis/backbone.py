@@ -127,7 +127,7 @@ class CodecLanguageLayer(nn.Module):
         x = x + run("mixer", self.mixer, self.norm1(x, stage), lengths, *prefix)
         if self.text_attention is not None:
             x = x + run("text", self.text_attention, self.norm_text(x, stage), prefix_lengths, prefix_time)
-        x = x + self.dropout(feed_forward(self.ffn.ffn, self.norm2(x, stage)))
+        x = x + self.dropout(feed_forward(self.ffn, self.norm2(x, stage)))
         return x, state if return_state else None
 
     def step(self, x_t: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
