@@ -39,7 +39,7 @@ SYSTEMS = {"separation/mambatasnet_M": 4.0, "asr/conmamba_ctc": 30.0}
 """Seconds of audio by system."""
 PRODUCTS = ((4000, 256, 1024), (1, 1024, 4096))
 """Rows, inputs and outputs of single products: one of Mamba-TasNet M, and one of a step of VALL-M."""
-CORPUS = {"speakers": (1, 1, 8), "sentences": 12, "digit_strings": 2}
+CORPUS = {"speakers": (1, 1, 16), "sentences": 40, "digit_strings": 2}
 
 
 def precisions() -> list[str]:
