@@ -111,8 +111,9 @@ class MaskNet(nn.Module):
             Output of the sequence model, (batch, time, B), zero past the lengths.
         """
         x = join_pieces(lambda piece: self._bottleneck(read(piece)), pieces)
-        run = getattr(self.mamba_net, "run_", None)
-        return self.mamba_net(x, lengths) if run is None else run(x, pieces, lengths)
+        if hasattr(self.mamba_net, "run_"):
+            return self.mamba_net.run_(x, pieces, lengths)
+        return self.mamba_net(x, lengths)
 
     def masks(self, features: Tensor, piece: slice) -> Tensor:
         """The second part of :meth:`forward`: masks (speakers, batch, N, time) of some frames."""
