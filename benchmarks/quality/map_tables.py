@@ -50,8 +50,9 @@ def law_sentences(rows: Sequence[Row]) -> str:
         if not (math.isfinite(low) and math.isfinite(high)):
             said = "no interval"
         else:
-            verdict = "agrees" if low <= 1 <= high else "does not agree"
-            said = f"95 % interval {low:.2f} to {high:.2f}, which {verdict} with a slope of 1"
+            agrees = "agrees" if low <= 1 <= high else "does not agree"
+            verdict = "is too wide to tell" if low <= 0 and high >= 1 else f"{agrees} with a slope of 1"
+            said = f"95 % interval {low:.2f} to {high:.2f}, which {verdict}"
         what = "all pairs of systems" if row["task"] == "all" else row["comparison"]
         form = f", {row['attention']}"
         pair = what.removesuffix(form) + form

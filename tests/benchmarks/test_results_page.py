@@ -128,11 +128,16 @@ def test_thresholds_and_laws_are_told_as_people_read_them(tmp_path):
         law | {"task": "all", "low": 1.05, "high": 1.3},
         law | {"measure": "peak memory"},
         law | {"low": "nan"},
+        law | {"comparison": "a against b, sdpa", "low": -0.2, "high": 1.5},
     ]
     write_csv(tmp_path / "l.csv", laws, list(law))
-    first, second, third = results_page.fill_page("{{law l.csv}}", tmp_path, "x").splitlines()
+    first, second, third, last = results_page.fill_page("{{law l.csv}}", tmp_path, "x").splitlines()
     assert first.endswith("slope 0.90 over 3 thresholds, 95 % interval 0.70 to 1.10, which agrees with a slope of 1.")
     assert second.startswith("- all pairs of systems, sdpa") and "does not agree" in second and "no interval" in third
+    assert last == (
+        "- a against b, sdpa, inference: slope 0.90 over 3 thresholds, 95 % interval -0.20 to 1.50, which is too wide "
+        "to tell."
+    )
 
 
 @pytest.mark.parametrize(
