@@ -63,12 +63,12 @@ def class_of(layer: nn.Module) -> type:
 
 
 def pad_for(layer: nn.Module, x: Tensor, axis: int) -> Tensor:
-    """Pad an input by zeros as a convolution would, for callers that compute with its weight themselves.
+    """Pad an input with zeros as a settled convolution does, for callers that compute with its weight themselves.
 
     Arguments
     ---------
     layer : torch.nn.Module
-        The convolution. Unless :func:`settle_convolutions` has met it, the input stays as it is.
+        The convolution. If :func:`settle_convolutions` was not applied to it, the input is returned unchanged.
     x : Tensor
         The input, of any shape.
     axis : int

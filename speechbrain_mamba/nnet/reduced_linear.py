@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.nnet.grid_convolutions import class_of
 from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
-from speechbrain_mamba.ops.rowwise import Norm
+from speechbrain_mamba.ops.rowwise import Norm, activate, normalize
 from speechbrain_mamba.utils.processor import bf16_unavailable
 from speechbrain_mamba.utils.terminal import printable
 from speechbrain_mamba.utils.weights import INTEGERS, SCALES
@@ -106,8 +106,8 @@ class ReducedLinear(nn.Module):
         return self.run(x, self.norm)
 
     def run(self, x: Tensor, norm: Norm | None = None, activation: str | None = None) -> Tensor:
-        """Project (..., in_features) that go through a norm first, and outputs through an activation, ``relu`` or
-        ``gelu``; for weights of integers, which have this at no cost."""
+        """Project (..., in_features) after a norm, and put an activation on the outputs, ``relu`` or ``gelu``. With
+        weights of integers this is one pass over inputs and outputs."""
         return self._project(x, self.weight, self.bias, norm, activation)
 
     def project_rows(self, x: Tensor, rows: slice) -> Tensor:
@@ -146,7 +146,7 @@ class ReducedLinear(nn.Module):
         dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
         if isinstance(weight, PackedWeight):
             return weight.multiply(x, bias, dtype, norm, activation)
-        return project(x, weight, bias, dtype)
+        return activate(project(normalize(x, norm), weight, bias, dtype), activation)
 
     def extra_repr(self) -> str:
         """What ``print`` says of it."""

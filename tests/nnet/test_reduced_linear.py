@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
 from speechbrain_mamba.nnet.blocks import MambaBlock
 from speechbrain_mamba.nnet.mamba import BiMamba, Mamba
 from speechbrain_mamba.nnet.mamba2 import BiMamba2
+from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear, ReducedPointwise, reduce_linears
 from tests.ops.test_int8 import needs_int8
 
@@ -43,6 +45,16 @@ def test_layers_in_pieces_project_each_part_once(bits, cls, monkeypatch):
     y = x.clone()
     block.update_(y, [slice(0, 20), slice(20, 50)])
     assert (y - expected).norm() < 0.01 * (expected - x).norm()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_norm_and_activation_around_a_projection(bits):
+    torch.manual_seed(0)
+    linear, norm, x = nn.Linear(64, 96), nn.LayerNorm(64), 3 * torch.randn(2, 5, 64) + 1
+    with torch.no_grad():
+        expected = F.gelu(linear(norm(x)))
+        y = ReducedLinear(linear, bits).run(x, norm_part(norm), "gelu")
+    assert (y - expected).norm() < ERRORS[bits] * expected.norm()
 
 
 @pytest.mark.parametrize("bits", BITS)

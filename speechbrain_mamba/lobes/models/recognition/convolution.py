@@ -47,6 +47,8 @@ class ConvolutionModule(Conformer.ConvolutionModule):
     True
     """
 
+    layer_norm: nn.Module
+
     def __init__(
         self,
         input_size: int,
@@ -59,7 +61,6 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         if not causal and kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}, but a convolution that looks both ways needs an odd one.")
         super().__init__(input_size, kernel_size, bias, activation, dropout, causal)
-        self.layer_norm: nn.Module
 
     def forward(
         self,
