@@ -79,16 +79,16 @@ def costs(systems: Sequence[tuple[str, System]], lengths: Sequence[float], limit
         for which in PASSES:
             for length in lengths:
                 cell, tokens = Cell(system, which, length), 1000 * length / system.token_ms
-                for _, said in measure_apart(network, [cell], torch.device("cpu"), torch.float32, limits):
-                    done = said["status"] == DONE
-                    yield {
-                        "system": name, "label": system.label, "pass": which, "length": length,
-                        "token_ms": system.token_ms, "tokens": round(tokens), "status": said["status"],
-                        **{key: said[key] for key in ("seconds", "peak_mb", "saved_mb")},
-                        "tokens_per_second": tokens / said["seconds"] if done else "",
-                        "parameters": network.parameters, "reason": said["reason"], **made,
-                    }  # fmt: skip
-                    print(".", end="", flush=True)
+                said = measure_apart(network, cell, torch.float32, limits)
+                done = said["status"] == DONE
+                yield {
+                    "system": name, "label": system.label, "pass": which, "length": length,
+                    "token_ms": system.token_ms, "tokens": round(tokens), "status": said["status"],
+                    **{key: said[key] for key in ("seconds", "peak_mb", "saved_mb")},
+                    "tokens_per_second": tokens / said["seconds"] if done else "",
+                    "parameters": network.parameters, "reason": said["reason"], **made,
+                }  # fmt: skip
+                print(".", end="", flush=True)
                 if said["status"] != DONE:
                     break  # longer ones would fail, too
     print()

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from crossings.catalog import COMPARISONS, TASKS, Comparison
-from crossings.cell import DONE, FAILED, Limits, measure_apart
+from crossings.cell import DONE, FAILED, Limits, measure_apart, measure_here
 from crossings.figure import draw_layers, draw_map
 from crossings.networks import NetworkCache
 from crossings.results import as_written, check_machine, machine_name, read_rows, table_path, write_rows
@@ -79,9 +79,11 @@ def sweep(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
             print("All of it is measured.")
             return
         network = networks.get(cells[0].system)
-        # on a CPU a process for each, for its peak of memory; on a GPU starting one takes longer than measuring
-        batch = cells[:1] if device.type == "cpu" else cells
-        for cell, said in measure_apart(network, batch, device, dtype, limits):
+        for cell in cells:
+            if device.type == "cpu":
+                said = measure_apart(network, cell, dtype, limits)
+            else:
+                said = measure_here(network, cell, device, dtype, limits)
             system = cell.system
             row = {
                 "task": arguments.task, "system": system.label, "attention": system.form, "pass": cell.passed,
@@ -98,6 +100,11 @@ def sweep(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
                 + (f" ({said['reason']})" if said["status"] == FAILED else ""),
                 flush=True,
             )
+            if "CUDA error" in said["reason"]:
+                raise RuntimeError("The GPU cannot be used by this process any more; the same command goes on.")
+            # a call that fails or takes too long is the last of its series, and on a CPU another system is next
+            if device.type == "cpu" or said["status"] != DONE or said["seconds"] > limits.call:
+                break
             if spent(device) - start >= arguments.budget:
                 break
     print("The budget is spent; the same command resumes.")
@@ -174,7 +181,7 @@ def main(given: Sequence[str] | None = None) -> None:
         report(arguments.out, arguments.device, rows)
         if arguments.publish:
             publish(arguments.out, arguments.device, arguments.publish)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         parser.error(str(error))
 
 

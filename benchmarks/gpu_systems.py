@@ -113,7 +113,7 @@ def main(given: list[str] | None = None) -> list[dict]:
     rows = []
     for name in arguments.systems or (SMALL if arguments.small else SYSTEMS):
         rows += measure(name, arguments)
-    write_table(rows, arguments.csv)
+        write_table(rows, arguments.csv)  # the table so far, so that nothing is lost if the run is stopped
     return rows
 
 

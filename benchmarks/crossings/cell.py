@@ -1,7 +1,8 @@
-"""One measurement of the map: time and memory of a pass of a system over a length, in a process of its own.
+"""One measurement of the map: time and memory of a pass of a system over a length.
 
-On a CPU, time is that of the processor, which other programs on the machine do not change, with one thread. The
-process ends with it, so that its peak of memory is that of the pass. On a GPU one process measures many.
+On a CPU it has a process of its own, so that its peak of memory is that of the pass. Time is that of the processor,
+with one thread, which other programs on the machine do not change. On a GPU one process measures all: PyTorch counts
+the memory of each pass, and a process that was forked could not use a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
 from multiprocessing.connection import Connection
@@ -90,8 +91,8 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-SHORTEST = 0.12
-"""Seconds that are timed at least, since some systems count processor time in steps of 4 ms."""
+SHORTEST = {"cpu": 0.12, "cuda": 0.02}
+"""Seconds that are timed at least. Some systems count processor time in steps of 4 ms; a GPU's clock is finer."""
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:
@@ -132,6 +133,7 @@ def measure(network: Network, cell: Cell, device: torch.device, dtype: torch.dty
         what was there before; and of a training step ``saved_mb``, what it keeps for the backward pass.
     """
     model, training, cuda = network.model, cell.passed != "inference", device.type == "cuda"
+    shortest = SHORTEST[device.type]
     model.train(training)
     timed = gpu_seconds if cuda else cpu_seconds
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -149,9 +151,9 @@ def measure(network: Network, cell: Cell, device: torch.device, dtype: torch.dty
         with counting_saved(model) as kept:
             run()
         group = 1
-        while (total := timed(repeated(run, group))) < SHORTEST:
+        while (total := timed(repeated(run, group))) < shortest:
             # a coarse clock may say 0 for a short call
-            group *= max(2, min(8, math.ceil(1.2 * SHORTEST / max(total, 1e-3))))
+            group *= max(2, min(8, math.ceil(1.2 * shortest / max(total, 1e-3))))
         seconds = [total / group]
         while len(seconds) < limits.repeats and sum(seconds) * group < limits.budget:
             seconds.append(timed(repeated(run, group)) / group)
@@ -163,55 +165,51 @@ def measure(network: Network, cell: Cell, device: torch.device, dtype: torch.dty
     }  # fmt: skip
 
 
-def measure_apart(
-    network: Network, cells: Sequence[Cell], device: torch.device, dtype: torch.dtype, limits: Limits
-) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Measure cells of one system in a process of its own, and yield each with what :func:`measure` returns.
+def measure_apart(network: Network, cell: Cell, dtype: torch.dtype, limits: Limits) -> dict[str, Any]:
+    """Measure on the CPU in a process of its own; returns what :func:`measure_here` does.
 
-    A cell that fails has a ``status`` and a ``reason`` instead of figures, and ends the series: so does one that takes
-    longer than a call may. The process must not have used autograd or the GPU before.
+    The system ends a process that computes for too long, whatever else the machine does. This process must not have
+    used autograd before.
     """
     release_memory()
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, network, cells, device, dtype, limits), daemon=True)
+    process = context.Process(target=_work, args=(theirs, network, cell, dtype, limits), daemon=True)
     process.start()
     theirs.close()
     try:
-        for cell in cells:
-            try:
-                # On a CPU the system ends a process that computes for too long, whatever else the machine does.
-                said = ours.recv() if device.type == "cpu" or ours.poll(30 * limits.call) else _without(TOO_LONG)
-            except EOFError:
-                process.join()
-                said = _cause_of_death(process.exitcode)
-            yield cell, said
-            if said["status"] != DONE or said["seconds"] > limits.call:
-                return
+        return ours.recv()
+    except EOFError:
+        process.join()
+        return _cause_of_death(process.exitcode)
     finally:
         process.kill()
         process.join()
 
 
-def _work(
-    pipe: Connection, network: Network, cells: Sequence[Cell], device: torch.device, dtype: torch.dtype, limits: Limits
-) -> None:
+def _work(pipe: Connection, network: Network, cell: Cell, dtype: torch.dtype, limits: Limits) -> None:
     """What the process does."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    if device.type == "cpu":
-        seconds = 2 + round(4 * len(cells) * limits.call)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # the second limit kills without a reason
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + round(limits.memory),) * 2)
-    for cell in cells:
-        try:
-            network.model.to(device)
-            with attention_form(network.model, cell.system.form):
-                said = measure(network, cell, device, dtype, limits)
-        except (RuntimeError, MemoryError, ValueError) as error:
-            missing = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
-            said = _without(NO_MEMORY if missing else FAILED, f"{type(error).__name__}: {error}")
-        pipe.send(said)
+    seconds = 2 + round(4 * limits.call)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # the second limit kills without a reason
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + round(limits.memory),) * 2)
+    pipe.send(measure_here(network, cell, torch.device("cpu"), dtype, limits))
+
+
+def measure_here(
+    network: Network, cell: Cell, device: torch.device, dtype: torch.dtype, limits: Limits
+) -> dict[str, Any]:
+    """What :func:`measure` returns; for a cell that fails, a ``status`` and a ``reason`` instead of figures."""
+    try:
+        network.model.to(device)
+        with attention_form(network.model, cell.system.form):
+            return measure(network, cell, device, dtype, limits)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        missing = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+        reason = f"{type(error).__name__}: {error}"
+    network.model.zero_grad(set_to_none=True)
+    return _without(NO_MEMORY if missing else FAILED, reason)
 
 
 def _without(status: str, reason: str = "") -> dict[str, Any]:

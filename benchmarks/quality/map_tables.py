@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from crossings.catalog import PASSES
+from crossings.schedule import length_at, step_near
 from crossings.thresholds import describe
 from quality.tables import markdown
 
@@ -37,6 +39,48 @@ def thresholds_markdown(rows: Sequence[Row]) -> str:
         lines.append([key[0], *token, *(describe(_numbers(own[c])) if c in own else "-" for c in columns)])
     header = ["comparison", *(["token"] if in_time else []), *(f"{measure}, {which}" for which, measure in columns)]
     return markdown(header, lines)
+
+
+def brackets_markdown(rows: Sequence[Row]) -> str:
+    """A table with a line for each comparison and token duration: the two measured lengths between which Mamba becomes
+    faster, without a fit, and the longest that both were measured at.
+
+    On a GPU a short call takes as long as its launches, which vary, and no sum of powers of the length fits that.
+
+    Arguments
+    ---------
+    rows : sequence of mapping
+        Rows of ``thresholds_DEVICE.csv``.
+
+    Returns
+    -------
+    str
+        The table in Markdown.
+    """
+    rows = [row for row in rows if row["measure"] == TIME]
+    passes = [which for which in PASSES if any(row["pass"] == which for row in rows)]
+    lines = []
+    for key in dict.fromkeys((row["comparison"], row["token_ms"], row["unit"]) for row in rows):
+        own = {row["pass"]: row for row in rows if (row["comparison"], row["token_ms"], row["unit"]) == key}
+        token = f"{float(key[1]):.3g} ms" if float(key[1]) else "-"
+        lines.append([key[0], token, *(_bracket(own[which]) if which in own else "-" for which in passes)])
+    return markdown(["comparison", "token", *passes], lines)
+
+
+def _bracket(row: Row) -> str:
+    """Between which measured lengths Mamba becomes faster, in words."""
+    dearer, cheaper, unit = float(row["longest_dearer"]), float(row["next_cheaper"]), row["unit"]
+    if math.isinf(cheaper):
+        return f"not up to {_length(float(row['longest']))} {unit}"
+    if not dearer:
+        return f"at all lengths from {_length(cheaper)} {unit}"
+    return f"between {_length(dearer)} and {_length(cheaper)} {unit}"
+
+
+def _length(value: float) -> str:
+    """A length of the grid, of which the table has four digits."""
+    exact = length_at(step_near(value))
+    return f"{exact:.0f}" if exact >= 100 else f"{exact:.3g}"
 
 
 def law_sentences(rows: Sequence[Row]) -> str:

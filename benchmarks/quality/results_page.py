@@ -7,6 +7,7 @@ A place is ``{{KIND WORDS}}``:
   baseline, by its first measure or by others, as sentences of a list;
 - ``{{value FILE COLUMN KEY=VALUE ...}}``: a number of the one row of a CSV file in which the columns have the values;
 - ``{{thresholds FILE KEY=VALUE ...}}``: thresholds of an efficiency map as a table;
+- ``{{brackets FILE KEY=VALUE ...}}``: the measured lengths between which the times of a map cross, as a table;
 - ``{{law FILE}}``: what a map says of the law of token resolution, as sentences of a list;
 - ``{{csv FILE}}``: all of a CSV file as a table, or that it is not there;
 - ``{{figure FILE ALT}}``: a picture, nothing if it is not there;
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from quality.figures import FIGURE
 from quality.machine import MACHINE
-from quality.map_tables import law_sentences, thresholds_markdown
+from quality.map_tables import brackets_markdown, law_sentences, thresholds_markdown
 from quality.publishing import RUNS, TRIALS
 from quality.study_file import Study, find_study, read_study
 from quality.tables import (
@@ -189,12 +190,21 @@ def _differences(folder: Path, link: str, words: list[str]) -> str:
 
 
 def _thresholds(folder: Path, link: str, words: list[str]) -> str:
-    file, *conditions = words
-    if not (folder / file).is_file():
-        return NOT_YET
-    wanted = dict(condition.split("=", 1) for condition in conditions)
-    rows = [row for row in read_rows(folder / file) if all(row.get(key) == value for key, value in wanted.items())]
+    rows = _rows_with(folder, *words)
     return thresholds_markdown(rows) if rows else NOT_YET
+
+
+def _brackets(folder: Path, link: str, words: list[str]) -> str:
+    rows = _rows_with(folder, *words)
+    return brackets_markdown(rows) if rows else NOT_YET
+
+
+def _rows_with(folder: Path, file: str, *conditions: str) -> list[dict[str, str]]:
+    """The rows of a table in which columns have the values; none if there is no such file."""
+    if not (folder / file).is_file():
+        return []
+    wanted = dict(condition.split("=", 1) for condition in conditions)
+    return [row for row in read_rows(folder / file) if all(row.get(key) == value for key, value in wanted.items())]
 
 
 def _law(folder: Path, link: str, words: list[str]) -> str:
@@ -260,6 +270,6 @@ def _text(folder: Path, link: str, words: list[str]) -> str:
 
 
 _KINDS: dict[str, Callable[[Path, str, list[str]], str]] = {
-    "study": _study, "differences": _differences, "value": _value, "thresholds": _thresholds, "law": _law, "csv": _csv,
-    "figure": _figure, "machine": _machine_of, "text": _text,
+    "study": _study, "differences": _differences, "value": _value, "thresholds": _thresholds, "brackets": _brackets,
+    "law": _law, "csv": _csv, "figure": _figure, "machine": _machine_of, "text": _text,
 }  # fmt: skip

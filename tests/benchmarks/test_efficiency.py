@@ -264,9 +264,7 @@ ONCE = Limits(repeats=1)
 
 
 def said_of(do, limits=ONCE):
-    cells = [Cell(SMALL.mamba, "inference", 1.0)]
-    ((_, said),) = cell.measure_apart(Fake(do), cells, CPU, torch.float32, limits)
-    return said
+    return cell.measure_apart(Fake(do), Cell(SMALL.mamba, "inference", 1.0), torch.float32, limits)
 
 
 def test_what_a_process_dies_of_is_told():
@@ -290,6 +288,22 @@ def test_a_limit_of_memory_holds_for_what_comes_on_top():
 
     assert said_of(take, Limits(repeats=1, memory=2e9))["status"] == "done"
     assert said_of(take, Limits(repeats=1, memory=2e7))["status"] == "out of memory"
+
+
+@pytest.mark.usefixtures("small_task")
+def test_a_gpu_that_failed_ends_the_run_with_the_reason_in_the_table(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nfurther lines")
+
+    monkeypatch.setattr(cell, "measure", fail)
+    monkeypatch.setattr(efficiency, "measure_apart", lambda net, *rest: cell.measure_here(net, rest[0], CPU, *rest[1:]))
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--budget", "100")
+    assert "The GPU cannot be used by this process any more; the same command goes on." in capsys.readouterr().err
+    with open(tmp_path / "efficiency_cpu.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["status"] == "failed"
+    assert row["reason"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
 
 
 def test_networks_that_were_used_longest_ago_give_way():
@@ -355,13 +369,17 @@ def small_task(monkeypatch):
     monkeypatch.setitem(COMPARISONS, "layer", lambda: iter([SMALL]))
 
 
-def run(out, *more):
-    efficiency.main(["--task", "layer", "--device", "cpu", "--out", str(out), *more])
+def run(out, *more, device="cpu"):
+    efficiency.main(["--task", "layer", "--device", device, "--out", str(out), *more])
 
 
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.usefixtures("small_task")
-def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cell, "SHORTEST", 0.01)
+def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys, device):
+    monkeypatch.setitem(cell.SHORTEST, "cpu", 0.01)
     monkeypatch.setattr(efficiency, "find_thresholds", partial(thresholds.find_thresholds, draws=5))
     for name, value in {
         "LONGEST": 1024,
@@ -369,12 +387,12 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
         "WIDE": 0,
     }.items():  # lengths of 16, 64, 256 and 1024, and a crossing
         monkeypatch.setattr(schedule, name, value)
-    run(tmp_path, "--budget", "1e-9", "--repeats", "1")
+    run(tmp_path, "--budget", "1e-9", "--repeats", "1", device=device)
     assert "The budget is spent" in capsys.readouterr().out
-    run(tmp_path, "--budget", "100", "--repeats", "1")
+    run(tmp_path, "--budget", "100", "--repeats", "1", device=device)
     said = capsys.readouterr().out
     assert "All of it is measured." in said
-    with open(tmp_path / "efficiency_cpu.csv", newline="") as file:
+    with open(tmp_path / f"efficiency_{device}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["status"] for row in rows} == {"done"}
     assert all(float(row["seconds"]) >= 0 and float(row["peak_mb"]) > 0 for row in rows)
@@ -383,14 +401,14 @@ def test_a_map_is_measured_resumed_and_reported(tmp_path, monkeypatch, capsys):
     assert len(lines) == 1 and "mamba, 16 against attention, 16: " in lines[0]
     assert {float(row["length"]) for row in rows} >= {16, 64, 256, 1024}
     assert said.rstrip().splitlines()[-1].startswith("threshold ")
-    assert (tmp_path / "thresholds_cpu.csv").exists() and (tmp_path / "token_law_cpu.csv").exists()
-    assert (tmp_path / "efficiency_cpu.png").stat().st_size > 10_000
-    assert (tmp_path / "layer_cpu.png").stat().st_size > 10_000
-    before = (tmp_path / "efficiency_cpu.csv").read_bytes()
-    run(tmp_path, "--budget", "100", "--repeats", "1", "--publish", str(tmp_path / "docs"))
+    assert (tmp_path / f"thresholds_{device}.csv").exists() and (tmp_path / f"token_law_{device}.csv").exists()
+    assert (tmp_path / f"efficiency_{device}.png").stat().st_size > 10_000
+    assert (tmp_path / f"layer_{device}.png").stat().st_size > 10_000
+    before = (tmp_path / f"efficiency_{device}.csv").read_bytes()
+    run(tmp_path, "--budget", "100", "--repeats", "1", "--publish", str(tmp_path / "docs"), device=device)
     published = {path.name for path in (tmp_path / "docs").iterdir()}
     assert published == {path.name for path in tmp_path.iterdir() if path.is_file()} and len(published) == 5
-    assert (tmp_path / "efficiency_cpu.csv").read_bytes() == before, "nothing is measured again"
+    assert (tmp_path / f"efficiency_{device}.csv").read_bytes() == before, "nothing is measured again"
     places = [(row["system"], row["pass"], row["length"]) for row in rows]
     assert len(places) == len(set(places)), "nothing is measured twice"
 

@@ -102,6 +102,34 @@ def test_nothing_is_said_without_its_evidence(tmp_path):
     assert made == "Made on 2026-11-25 to 2026-11-26 with M; torch 2.11."
 
 
+@pytest.mark.parametrize(
+    ("dearer", "cheaper", "said"),
+    [
+        ("4", "16", "between 4 and 16 s"),
+        ("0", "0.0625", "at all lengths from 0.0625 s"),
+        ("32", "inf", "not up to 32 s"),
+    ],
+)
+def test_measured_lengths_between_which_times_cross(tmp_path, dearer, cheaper, said):
+    row = {"comparison": "a against b", "pass": "inference", "measure": "time", "token_ms": "0.5", "unit": "s",
+           "longest_dearer": dearer, "next_cheaper": cheaper, "longest": "32"}  # fmt: skip
+    step = row | {
+        "pass": "training step",
+        "longest_dearer": "4096",
+        "next_cheaper": "1.638e+04",
+        "unit": "tokens",
+        "token_ms": "0",
+    }
+    write_csv(tmp_path / "t.csv", [row, row | {"measure": "peak memory"}, step], list(row))
+    lines = results_page.fill_page("{{brackets t.csv}}", tmp_path, "x").splitlines()
+    assert lines[0] == "| comparison | token | inference | training step |"
+    assert lines[2:] == [
+        f"| a against b | 0.5 ms | {said} | - |",
+        "| a against b | - | - | between 4096 and 16384 tokens |",
+    ]
+    assert results_page.fill_page("{{brackets none.csv}}", tmp_path, "x") == "Not measured yet."
+
+
 def test_thresholds_and_laws_are_told_as_people_read_them(tmp_path):
     row = {"task": "asr", "comparison": "a against b", "attention": "sdpa", "pass": "inference", "measure": "time",
            "token_ms": 40.0, "unit": "s", "threshold": 8.2, "low": 7.9, "high": 8.8, "tokens": 205.0, "shortest": 0.5,
@@ -121,6 +149,8 @@ def test_thresholds_and_laws_are_told_as_people_read_them(tmp_path):
     assert page.splitlines()[::2] == [
         "| comparison | time, training step |", "| a against b | 500 tokens (400 to no crossing) |"
     ]  # fmt: skip
+    page = results_page.fill_page("{{brackets t.csv task=asr}}", tmp_path, "x")
+    assert page.splitlines()[::2] == ["| comparison | token | inference |", "| a against b | 40 ms | not up to 32 s |"]
     law = {"task": "asr", "comparison": "a against b", "attention": "sdpa", "pass": "inference", "measure": "time",
            "points": 3, "slope": 0.9, "low": 0.7, "high": 1.1}  # fmt: skip
     laws = [
