@@ -251,7 +251,8 @@ def _value(folder: Path, link: str, words: list[str]) -> str:
     rows = [row for row in read_rows(path) if all(row.get(key) == value for key, value in wanted.items())]
     if len(rows) != 1 or column not in rows[0]:
         raise ValueError(f"'{path}' has {len(rows)} rows with {wanted}, but must have one, with the column {column}.")
-    return rounded(rows[0][column])
+    value = rows[0][column]
+    return value if value.isdigit() else rounded(value)
 
 
 def _csv(folder: Path, link: str, words: list[str]) -> str:

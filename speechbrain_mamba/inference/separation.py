@@ -28,6 +28,7 @@ from speechbrain_mamba.lobes.models.separation.masking import check_length, sepa
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
 from speechbrain_mamba.utils.cuda_graphs import GraphedFunction
 from speechbrain_mamba.utils.hparams import select_hparams
+from speechbrain_mamba.utils.pretrained import fetch_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -374,6 +375,8 @@ class SpeechSeparator(Pretrained, SepformerSeparation):
         source, name = split_path(str(path))
         if "://" not in str(path) and (os.path.isdir(source) or not source or os.path.isabs(path)):
             return path  # which names the file that is not there
+        if "://" not in str(path):
+            return fetch_pretrained(source, name, savedir)
         return fetch(name, source=source, savedir=savedir, local_strategy=LocalStrategy.SYMLINK)
 
 

@@ -92,6 +92,8 @@ def test_nothing_is_said_without_its_evidence(tmp_path):
     assert results_page.fill_page(text, tmp_path, "x") == "a\nno b\nd\n"
     (tmp_path / "b.csv").write_text("system,mean\nours,1.5\n")
     assert results_page.fill_page(text, tmp_path, "x") == "a\nb 1.50\nd\n"
+    (tmp_path / "b.csv").write_text("system,mean\nours,16\n")
+    assert results_page.fill_page("{{value b.csv mean system=ours}}", tmp_path, "x") == "16"
     assert results_page.fill_page("{{figure a.png An alt}}|{{machine a.csv}}", tmp_path, "x") == "|"
     for kind in ("thresholds t.csv task=layer", "law t.csv", "differences decoders"):
         assert results_page.fill_page(f"{{{{{kind}}}}}", tmp_path, "x") == "Not measured yet."

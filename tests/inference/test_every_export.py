@@ -24,9 +24,8 @@ QUICK = {"mini_mambatasnet", "mini_conmamba_ctc_streaming", "mini_conmambamamba_
 
 
 def files(task):
-    for path in sorted((HPARAMS / task).glob("*.yaml")):
-        marks = () if path.stem in QUICK else pytest.mark.slow
-        yield pytest.param(path.stem, marks=marks, id=path.stem)
+    paths = sorted((HPARAMS / task).glob("*.yaml"))
+    return [pytest.param(p.stem, marks=() if p.stem in QUICK else pytest.mark.slow, id=p.stem) for p in paths]
 
 
 def is_older(folder, name):

@@ -14,6 +14,7 @@ from speechbrain_mamba.lobes.models.separation.masking import separate
 from speechbrain_mamba.utils.hparams import load_hparams, read_hparams
 from tests.conftest import HPARAMS
 from tests.errors import relative_error
+from tests.hub_server import TOKEN
 from tests.odd_recordings import IGNORED, READ, write_odd_recordings
 
 SIZES = {"N_encoder_out": 16, "out_channels": 8}
@@ -61,6 +62,20 @@ def fitted(estimates, mix):
     """Estimates (samples, speakers), scaled so that they add up to the mixture as well as they can."""
     gains = torch.linalg.lstsq(estimates.double(), mix.double()[:, None]).solution[:, 0]
     return estimates * gains.float()
+
+
+def test_a_recording_on_the_hub(separator, local_hub, tmp_path):
+    write_audio(tmp_path / "mix.wav", 0.1 * torch.randn(8000), 8000)
+    local_hub.add("me/model", {"mix.wav": (tmp_path / "mix.wav").read_bytes()}, private=True)
+    with pytest.raises(FileNotFoundError, match=r"the Hub gave no mix\.wav"):
+        separator.separate_file("me/model/mix.wav")
+    (tmp_path / "hub_home").mkdir(exist_ok=True)
+    (tmp_path / "hub_home" / "token").write_text(TOKEN)  # as after hf auth login
+    estimates = separator.separate_file("me/model/mix.wav", savedir=tmp_path / "kept")
+    torch.testing.assert_close(estimates, separator.separate_file(tmp_path / "mix.wav"))
+    assert (tmp_path / "kept" / "mix.wav").samefile(next((tmp_path / "hub_home").rglob("snapshots/*/mix.wav")))
+    with pytest.raises(FileNotFoundError, match=r"the Hub gave no other\.wav"):
+        separator.separate_file("me/model/other.wav")
 
 
 def test_the_estimates_of_a_file_add_up_to_it(separator, tmp_path):
