@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.lobes.models.separation.dual_path_pieces import chunk_masks, compute_chunks, runs_in_pieces
 from speechbrain_mamba.nnet.attention import check_window
 from speechbrain_mamba.nnet.blocks import MambaBlocksSequential
+from speechbrain_mamba.nnet.group_norm import OneGroupNorm
 from speechbrain_mamba.nnet.mixers import attention_layers as find_attention_layers
 from speechbrain_mamba.nnet.self_attention import SelfAttention
 from speechbrain_mamba.ops import lengths_on, valid_frames
@@ -87,6 +88,7 @@ class DualPathModel(OwnChunks, Dual_Path_Model):
             for name in ("intra_mdl", "inter_mdl"):
                 setattr(self.dual_mdl[i], name, _with_attention(name, getattr(self.dual_mdl[i], name)))
         self._limit_attention(attention_window)
+        self._share_out_norms()
         block = self.dual_mdl[0]
         takes_lengths = all(
             "lengths" in inspect.signature(model.forward).parameters for model in (block.intra_mdl, block.inter_mdl)
@@ -139,6 +141,13 @@ class DualPathModel(OwnChunks, Dual_Path_Model):
         first, second = (whole[:, :, :, i].reshape(batch, channels, pairs * size) for i in (0, 1))
         time = pairs * size - hop - gap
         return first.narrow(2, hop, time) + second.narrow(2, 0, time)
+
+    def _share_out_norms(self) -> None:
+        """Let a GPU compute the norms over all channels and frames of an example with more than one multiprocessor."""
+        for module in [*self.modules()]:
+            for name, norm in [*module.named_children()]:
+                if type(norm) is nn.GroupNorm and norm.num_groups == 1 and norm.affine:
+                    setattr(module, name, OneGroupNorm.taking(norm))
 
     def _limit_attention(self, window: int | None) -> None:
         if window is None:
