@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 from triton.runtime.jit import JITFunction
 
-from benchmarks.memory_account import layer_tensors
+from memory_account import layer_tensors
 from speechbrain_mamba.ops import Direction
 from speechbrain_mamba.ops.backends.triton import launch
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward

@@ -13,6 +13,8 @@ from speechbrain_mamba.dataio.audio import write_audio
 from tests.forked import ForkServer
 from tests.hub_server import LocalHub
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, which import each other by their names
+
 GOLDEN = Path(__file__).parent / "golden"
 HPARAMS = Path(__file__).parent.parent / "hparams"
 collect_ignore = ["golden"]  # among others SpeechBrain's recipes, two of which have one name

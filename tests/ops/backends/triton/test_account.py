@@ -12,9 +12,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.host_time import idle_kernels, time_layer
-from benchmarks.kernel_resources import Launch, recorded
-from benchmarks.memory_account import account_layer
+from host_time import idle_kernels, time_layer
+from kernel_resources import Launch, recorded
+from memory_account import account_layer
 from speechbrain_mamba.ops.backends.triton import launch
 from speechbrain_mamba.ops.backends.triton.layer_launch import layer_backward, layer_forward
 from speechbrain_mamba.ops.backends.triton.layer_products import Packed

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.kernel_resources import launches_of, resources
+from kernel_resources import launches_of, resources
 from speechbrain_mamba.ops.backends import triton as backend
 from tests.ops.cases import layer_inputs, mapped
 

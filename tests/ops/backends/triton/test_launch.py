@@ -94,7 +94,7 @@ def test_kinds_are_at_least_as_fine_as_those_of_triton():
     """For any two lists of arguments that Triton tells apart, the kinds differ."""
     tensors = [torch.zeros(64), torch.zeros(64)[1:], torch.zeros(64, dtype=torch.float16), None]
     numbers = [1, 3, 16, 17, 2**31]
-    from benchmarks.kernel_resources import _launch
+    from kernel_resources import _launch
 
     seen = {}
     for x in tensors[:3]:

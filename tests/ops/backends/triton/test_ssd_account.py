@@ -10,8 +10,8 @@ pytest.importorskip("triton")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.kernel_resources import Launch, launches_of, recorded, resources
-from benchmarks.memory_account import account_ssd
+from kernel_resources import Launch, launches_of, recorded, resources
+from memory_account import account_ssd
 from speechbrain_mamba.ops import SsdInputs
 from speechbrain_mamba.ops.backends import triton as backend
 from speechbrain_mamba.ops.backends.triton.plan import LARGEST_BACKWARD, SMALL_BACKWARD_BYTES

@@ -17,7 +17,7 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 
-from benchmarks.kernel_resources import ARCHITECTURES, Launch, launches_of
+from kernel_resources import ARCHITECTURES, Launch, launches_of
 from speechbrain_mamba.ops.backends import triton as backend
 from tests.ops.cases import (
     OVER_TIME,
