@@ -43,7 +43,7 @@ def thresholds_markdown(rows: Sequence[Row]) -> str:
 
 def brackets_markdown(rows: Sequence[Row]) -> str:
     """A table with a line for each comparison and token duration: the two measured lengths between which Mamba becomes
-    faster, without a fit, and the longest that both were measured at.
+    faster, without a fit, or the longest at which it was not.
 
     On a GPU a short call takes as long as its launches, which vary, and no sum of powers of the length fits that.
 
