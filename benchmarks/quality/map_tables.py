@@ -45,17 +45,8 @@ def brackets_markdown(rows: Sequence[Row]) -> str:
     """A table with a line for each comparison and token duration: the two measured lengths between which Mamba becomes
     faster, without a fit, or the longest at which it was not.
 
-    On a GPU a short call takes as long as its launches, which vary, and no sum of powers of the length fits that.
-
-    Arguments
-    ---------
-    rows : sequence of mapping
-        Rows of ``thresholds_DEVICE.csv``.
-
-    Returns
-    -------
-    str
-        The table in Markdown.
+    On a GPU a short call takes as long as its launches, which vary, and no sum of powers of the length fits that. The
+    rows are those that :func:`thresholds_markdown` takes.
     """
     rows = [row for row in rows if row["measure"] == TIME]
     passes = [which for which in PASSES if any(row["pass"] == which for row in rows)]
