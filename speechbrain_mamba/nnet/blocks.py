@@ -87,8 +87,8 @@ class MambaBlock(nn.Module):
             x[:, piece] += y
 
     def absorb_norm(self) -> None:
-        """Leave the normalization to the mixer's input projection, if that makes integers of its input: called when the
-        weights of a model were reduced."""
+        """Leave the normalization to the mixer's input projection, if that was reduced: called when a model's weights
+        were."""
         if isinstance(self.mixer, BidirectionalLayer) and self.mixer.take_norm(self.norm):
             self.norm = nn.Identity()
 

@@ -12,8 +12,8 @@ from speechbrain_mamba.utils._compat import has_forward_hooks
 
 
 def feed_forward(network: nn.Module, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-    """Run a feed-forward network. Where its first weight consists of 8-bit integers, what makes integers of the inputs
-    normalizes them too, and what makes floats of the products puts the activation on them.
+    """Run a feed-forward network. Where its first weight was reduced to fewer bits, what rounds the inputs to them
+    normalizes them too; with 8-bit integers, what makes floats of the products puts the activation on them.
 
     Arguments
     ---------
@@ -39,7 +39,7 @@ def feed_forward(network: nn.Module, x: Tensor, norm: nn.Module | None = None) -
     """
     plain = type(network) is PositionalwiseFeedForward and not has_forward_hooks(network)
     parts = parts_of_network(network.ffn) if plain else None  # type: ignore[arg-type]  # a Sequential
-    if parts is not None and isinstance(parts[0], ReducedLinear) and parts[0].makes_integers:
+    if parts is not None and isinstance(parts[0], ReducedLinear):
         first, last = parts[0], parts[2]
         known, activation = None if norm is None else norm_part(norm), name_of_activation(parts[1])
         if activation is not None and (known is None) == (norm is None) and plain_linear(first) is not None:

@@ -366,7 +366,7 @@ class BidirectionalLayer(MambaLayer):
             yield piece, self._finish_piece(y, self._mask_input(read(piece), own), own)
 
     def take_norm(self, norm: nn.Module) -> bool:
-        """Leave a normalization of the inputs to the input projection, if that makes integers of them.
+        """Leave a normalization of the inputs to the input projection, if its weight was reduced.
 
         Layers with a state have no such method, as they project single frames by another way.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.nnet.grid_convolutions import class_of
 from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
-from speechbrain_mamba.ops.rowwise import Norm, activate, normalize
+from speechbrain_mamba.ops.rowwise import Norm, activate, normalize_to
 from speechbrain_mamba.utils.processor import bf16_unavailable
 from speechbrain_mamba.utils.terminal import printable
 from speechbrain_mamba.utils.weights import INTEGERS, SCALES
@@ -52,7 +52,7 @@ class ReducedLinear(nn.Module):
 
     weight: Tensor | PackedWeight
     bias: Tensor | None
-    norm: Norm | None = None
+    norm: nn.Module | None
     """What inputs go through first, see :meth:`absorb`."""
 
     def __init__(
@@ -68,10 +68,11 @@ class ReducedLinear(nn.Module):
         else:
             self.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.norm = None
         self.train(linear.training)
 
     def absorb(self, norm: nn.Module) -> bool:
-        """Take over a norm of the layer's inputs, so that they are read once to be normalized and made of integers.
+        """Take over a norm of the layer's inputs, so that they are read once to be normalized and reduced.
 
         Arguments
         ---------
@@ -81,33 +82,27 @@ class ReducedLinear(nn.Module):
         Returns
         -------
         bool
-            Whether it was taken over, and must not be called any more: a norm over the channels, and weights of
-            integers.
+            Whether it was taken over, and must not be called any more: it is a plain norm over the channels.
 
         Example
         -------
-        >>> reduced = ReducedLinear(nn.Linear(64, 64), "bf16")
-        >>> reduced.absorb(nn.RMSNorm(64))
-        False
+        >>> reduced, x = ReducedLinear(nn.Linear(64, 64), "bf16"), torch.randn(2, 64)
+        >>> y = reduced(nn.functional.rms_norm(x, (64,)))
+        >>> reduced.absorb(nn.RMSNorm(64)), torch.allclose(reduced(x), y, atol=0.02)
+        (True, True)
         """
-        known = norm_part(norm)
-        if known is None or not isinstance(self.weight, PackedWeight):
-            return False
-        self.norm = known
-        return True
-
-    @property
-    def makes_integers(self) -> bool:
-        """Whether inputs become 8-bit integers, as the weight is."""
-        return isinstance(self.weight, PackedWeight)
+        known = norm_part(norm) is not None
+        if known:
+            self.norm = norm
+        return known
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (..., in_features) to (..., out_features)."""
-        return self.run(x, self.norm)
+        return self.run(*self._normalized(x))
 
     def run(self, x: Tensor, norm: Norm | None = None, activation: str | None = None) -> Tensor:
-        """Project (..., in_features) after a norm, and put an activation on the outputs, ``relu`` or ``gelu``. With
-        weights of integers this is one pass over inputs and outputs."""
+        """Project (..., in_features) after a norm, and put an activation on the outputs, ``relu`` or ``gelu``. The norm
+        and the rounding of the inputs are one pass; with weights of integers the activation is part of one too."""
         return self._project(x, self.weight, self.bias, norm, activation)
 
     def project_rows(self, x: Tensor, rows: slice) -> Tensor:
@@ -131,8 +126,15 @@ class ReducedLinear(nn.Module):
         >>> torch.allclose(reduced.project_rows(x, slice(32)), reduced(x)[:, :32], atol=0.02)
         True
         """
-        bias = None if self.bias is None else self.bias[rows]
-        return self._project(x, self.weight[rows], bias, self.norm)
+        x, norm = self._normalized(x)
+        return self._project(x, self.weight[rows], None if self.bias is None else self.bias[rows], norm)
+
+    def _normalized(self, x: Tensor) -> tuple[Tensor, Norm | None]:
+        """The input and what is left to do to it of the norm: nothing if its module got hooks, and is called."""
+        if self.norm is None:
+            return x, None
+        known = norm_part(self.norm)
+        return (self.norm(x), None) if known is None else (x, known)
 
     @staticmethod
     def _project(
@@ -146,7 +148,8 @@ class ReducedLinear(nn.Module):
         dtype = torch.get_autocast_dtype(x.device.type) if cast else x.dtype
         if isinstance(weight, PackedWeight):
             return weight.multiply(x, bias, dtype, norm, activation)
-        return activate(project(normalize(x, norm), weight, bias, dtype), activation)
+        x = x if norm is None else normalize_to(x, norm, dtype)
+        return activate(project(x, weight, bias, dtype), activation)
 
     def extra_repr(self) -> str:
         """What ``print`` says of it."""
@@ -283,8 +286,7 @@ def count_numbers(model: nn.Module) -> int:
     """
     reduced = [part for part in model.modules() if isinstance(part, ReducedLinear)]
     packed = {id(part.weight): part.weight.shape for part in reduced if isinstance(part.weight, PackedWeight)}
-    norms = [one.numel() for part in reduced if part.norm is not None for one in part.norm[2:] if one is not None]
-    return sum(one.numel() for one in model.parameters()) + sum(map(torch.Size.numel, packed.values())) + sum(norms)
+    return sum(one.numel() for one in model.parameters()) + sum(map(torch.Size.numel, packed.values()))
 
 
 def _reduced(layer: nn.Linear | nn.Conv1d, bits: Bits, integers: tuple[Tensor, Tensor] | None = None) -> ReducedLinear:

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import functools
 import platform
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.ops.registry import available_backends, chosen_backend, load_backend
-from speechbrain_mamba.ops.rowwise import Norm
+from speechbrain_mamba.ops.rowwise import DTYPES, Norm, row_kernels
 from speechbrain_mamba.utils._compat import Int8Factor
 from speechbrain_mamba.utils.memory import grid_length
 
 LARGEST_INTEGER, ZERO_POINT = 127, 128
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK_BYTES = 1 << 21
 """Of a block of products, which stays in a core's own cache until it is scaled."""
 
@@ -168,7 +165,7 @@ class PackedWeight:
         bias = None if bias is None else bias.float().contiguous()
         # half the memory, and a rounding that is small beside that to integers
         between = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-        kernels, block = _kernels(), max(32, _BLOCK_BYTES // (between.itemsize * max(outputs, 1)))
+        kernels, block = row_kernels(), max(32, _BLOCK_BYTES // (between.itemsize * max(outputs, 1)))
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
             here = products[part]
@@ -244,12 +241,6 @@ def project(
         return weight.multiply(x, bias, dtype)
     dtype = dtype or x.dtype
     return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-
-
-def _kernels() -> ModuleType:
-    """The backend that turns rows into integers, and products of integers into floats."""
-    native = chosen_backend() in ("auto", "cpu") and "cpu" in available_backends()
-    return load_backend("cpu" if native else "reference")
 
 
 @functools.cache

@@ -252,6 +252,11 @@ def quantize_rows(x: Tensor, norm: Norm | None = None, room: int = 0) -> tuple[T
     return whole.to(torch.uint8), largest / 127
 
 
+def normalize_rows(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
+    """Rows (rows, features) after a normalization, in a type of their own."""
+    return normalize(x.float(), norm).to(dtype)
+
+
 def rescale_rows(
     products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, activation: str | None = None
 ) -> None:

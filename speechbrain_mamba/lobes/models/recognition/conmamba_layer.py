@@ -103,8 +103,8 @@ class ConmambaEncoderLayer(nn.Module):
         self.norm2 = LayerNorm(d_model)
 
     def absorb_norm(self) -> None:
-        """Leave the normalization before the mixer to its input projection, if that makes integers of its input: called
-        when the weights of a model were reduced."""
+        """Leave the normalization before the mixer to its input projection, if that was reduced: called when a model's
+        weights were."""
         norm = getattr(self.norm1, "norm", self.norm1)  # SpeechBrain's module, or what replaced it in an earlier call
         if isinstance(self.mamba, BidirectionalLayer) and self.mamba.take_norm(norm):
             self.norm1 = nn.Identity()

@@ -105,8 +105,8 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         return (y, self._last_frames(x, lengths)) if return_state else y
 
     def absorb_norm(self) -> None:
-        """Leave the normalization to the projection that follows, if that makes integers of its input: called when the
-        weights of a model were reduced."""
+        """Leave the normalization to the projection that follows, if that was reduced: called when a model's weights
+        were."""
         projection = self.bottleneck[0]
         if isinstance(projection, ReducedLinear) and projection.absorb(self.layer_norm):
             self.layer_norm = nn.Identity()

@@ -14,7 +14,7 @@ from speechbrain_mamba.utils._compat import openmp_parallel
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
-ABI = 8
+ABI = 9
 """SBM_ABI in csrc/api.h, which the structs written here follow."""
 KERNELS = (
     "scan_forward",
@@ -27,6 +27,7 @@ KERNELS = (
     "conv_backward",
     "quantize_rows",
     "rescale_rows",
+    "normalize_rows",
 )
 
 

@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 8
+#define SBM_ABI 9
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2, DTYPE_INT8 = 3 }; /* the last of weights only */
 
@@ -35,7 +35,8 @@ typedef struct {
     int64_t reverse;
 } scan_direction;
 
-/* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h. */
+/* One scan, or two that share their gate z and are averaged. `approximate`: by the short forms of vmath.h, and the first
+ * of two outputs is rounded to the type of y before they are averaged. */
 typedef struct {
     int64_t batch, time, channels, state, softplus, approximate, threads, directions;
     int64_t head_channels;    /* 0; or of Mamba-2, whose channels share steps by heads: `delta` is (batch, time, heads), */
@@ -108,6 +109,16 @@ typedef struct {
     double epsilon;
     const float *weight, *bias; /* (channels,) or NULL */
 } norm_weights;
+
+/* Rows of floats, normalized, to rows of another type or the same. */
+typedef struct {
+    int64_t rows, features, threads;
+    const char *x; /* (rows, features) */
+    int64_t from, row_stride;
+    norm_weights norm;
+    char *y; /* (rows, features), contiguous */
+    int64_t to;
+} normalize_args;
 
 enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
 
@@ -213,6 +224,7 @@ typedef struct {
     int (*conv_backward)(const conv_backward_args *);
     int (*quantize_rows)(const quantize_args *);
     int (*rescale_rows)(const rescale_args *);
+    int (*normalize_rows)(const normalize_args *);
 } kernel_table;
 
 extern const kernel_table kernels_portable;

@@ -11,6 +11,7 @@
 #include "scan_backward.h"
 #include "scan_step.h"
 #include "layer_step.h"
+#include "row_norms.h"
 #include "quantize.h"
 #include "few_rows.h"
 #include "block_step.h"
@@ -18,5 +19,5 @@
 
 const kernel_table KERNELS = {
     KERNELS_NAME, scan_forward, scan_backward, scan_step,     layer_step,    few_rows,
-    block_step,   conv_forward, conv_backward, quantize_rows, rescale_rows,
+    block_step,   conv_forward, conv_backward, quantize_rows, rescale_rows, normalize_rows,
 };

@@ -6,71 +6,13 @@
 
 typedef uint8_t vb __attribute__((vector_size(W), may_alias));
 
-enum { ROW_BYTES_PER_TASK = 1 << 15, LARGEST_INTEGER = 127, ZERO_POINT = 128 };
+enum { LARGEST_INTEGER = 127, ZERO_POINT = 128 };
 /* Of smaller values the inverse would overflow. */
 #define SMALLEST 1e-30f
 
 /* Adding 1.5 * 2^23 rounds to the nearest whole number and leaves it in the low bits. */
 INLINE vb to_units(vf x) {
     return __builtin_convertvector((vu)(x + (12582912.0f + ZERO_POINT)) & 0xff, vb);
-}
-
-INLINE int64_t rows_per_task(int64_t features) { return 1 + ROW_BYTES_PER_TASK / (4 * features + 4); }
-
-/* Known to the compiler, which leaves out what it would do. */
-static const norm_weights no_norm = {NORM_NONE, 0, NULL, NULL};
-
-/* A normalization with what it does to one row: values are shifted and multiplied by `factor`, then by the weights. */
-typedef struct {
-    const norm_weights *weights;
-    float shift, factor;
-} row_norm;
-
-/* Values of a row from feature c on, of which there are `lanes`. */
-INLINE vf raw_values(const char *x, const int64_t dtype, int64_t c, const int64_t lanes) {
-    return v_load_lanes(x + c * dtype_bytes[dtype], dtype, lanes);
-}
-
-/* The same, normalized. */
-INLINE vf row_values(const char *x, const int64_t dtype, const row_norm *norm, int64_t c, const int64_t lanes) {
-    vf values = raw_values(x, dtype, c, lanes);
-    if (norm->weights->kind == NORM_NONE) return values;
-    values = (values - norm->shift) * norm->factor;
-    if (norm->weights->weight) values *= load_channel(norm->weights->weight, c, lanes);
-    return values + load_channel(norm->weights->bias, c, lanes);
-}
-
-INLINE float sum_of_lanes(vf x) {
-    float sum = 0;
-    for (int i = 0; i < W; i++) sum += x[i];
-    return sum;
-}
-
-/* Finds the mean of a row, of which `whole` features fill vectors, and one over the root of its variance; for an RMS norm
- * the mean counts as zero. */
-INLINE row_norm norm_of_row(const norm_weights *weights, const char *x, const int64_t dtype, int64_t features,
-                            int64_t whole) {
-    row_norm norm = {weights, 0, 1};
-    if (weights->kind == NORM_NONE) return norm;
-    int64_t rest = features - whole;
-    if (weights->kind == NORM_LAYER) {
-        vf sum = v_zero();
-        for (int64_t c = 0; c < whole; c += W) sum += raw_values(x, dtype, c, W);
-        if (rest) sum += raw_values(x, dtype, whole, rest);
-        norm.shift = sum_of_lanes(sum) / (float)features;
-    }
-    vf squares = v_zero();
-    for (int64_t c = 0; c < whole; c += W) {
-        vf centered = raw_values(x, dtype, c, W) - norm.shift;
-        squares += centered * centered;
-    }
-    float square = sum_of_lanes(squares);
-    if (rest) {
-        vf centered = raw_values(x, dtype, whole, rest) - norm.shift;
-        for (int64_t i = 0; i < rest; i++) square += centered[i] * centered[i];
-    }
-    norm.factor = 1 / sqrtf(square / (float)features + (float)weights->epsilon);
-    return norm;
 }
 
 INLINE vi larger_magnitude(vi largest, vf values) {

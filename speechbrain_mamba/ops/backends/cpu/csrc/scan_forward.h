@@ -27,12 +27,13 @@ typedef struct {
     int64_t rank;   /* of the steps' factor, 0 where the steps themselves are given */
     int64_t factor_pitch;
     const sequence *summed; /* over the directions: y, or in the backward pass the gradient of the gate */
+    int summed_apart;       /* whether the first direction's part waits in float32 elsewhere */
 } scan_plan;
 
 /* What a thread works with: per block, and for the chunk and block at hand. */
 typedef struct {
     vf *A, *h, *D, *bias, *weight;
-    vf *total; /* (time, blocks), if `summed` is not float32 itself: the first of two directions */
+    vf *total; /* (time, blocks) where the first of two directions waits, if it does so apart from `summed` */
     vf *B, *C, *factor, *delta, *u, *du, *z, *y, *first;
 } scan_scratch;
 
@@ -195,12 +196,12 @@ static void store_group_states(const scan_plan *p, const vf *states, float *to, 
 }
 
 /* Sum a tile over two directions; says whether the sum is complete. The first direction leaves its part where the sum
- * will be, if that does not round it. */
+ * will be, if that does not round it, or if the caller wants speed. */
 INLINE int sum_directions(const scan_plan *p, int64_t index, const walk *w, int64_t step, int64_t rows, int64_t block,
                           int64_t c, int64_t lanes, const scan_scratch *s, vf *tile) {
     if (p->args->directions == 1) return 1;
     sequence part = *p->summed;
-    if (part.dtype != DTYPE_FLOAT32) part = (sequence){(char *)s->total, DTYPE_FLOAT32, 0, p->blocks * W}, c = block * W;
+    if (p->summed_apart) part = (sequence){(char *)s->total, DTYPE_FLOAT32, 0, p->blocks * W}, c = block * W;
     if (index == 0) {
         store_tile(tile, 1, &part, w, step, rows, c, lanes);
         return 0;
@@ -281,6 +282,8 @@ static scan_plan plan_scan(const scan_args *a, const sequence *summed, int64_t g
     p.pitch = (a->state + W - 1) / W;
     p.rank = a->direction[0].delta_weight ? a->direction[0].delta_rank : 0;
     p.factor_pitch = (p.rank + W - 1) / W;
+    int rounds = summed->dtype != DTYPE_FLOAT32, hidden = a->approximate && summed == &a->y;
+    p.summed_apart = a->directions == 2 && rounds && !hidden;
     return p;
 }
 
@@ -300,8 +303,7 @@ static size_t scan_forward_scratch(const scan_plan *p, scan_scratch *s, char *me
     s->z = take(&k, CHUNK);
     s->y = take(&k, CHUNK);
     s->first = take(&k, CHUNK);
-    int summed_elsewhere = p->args->directions == 2 && p->summed->dtype != DTYPE_FLOAT32;
-    s->total = take(&k, summed_elsewhere ? p->args->time * p->blocks : 0);
+    s->total = take(&k, p->summed_apart ? p->args->time * p->blocks : 0);
     return k.used;
 }
 

@@ -134,25 +134,35 @@ INLINE void prefetch_row(const prefetcher *f, int64_t row) {
     for (int i = 0; i < f->count; i++) __builtin_prefetch(f->row[i] + row * f->stride[i]);
 }
 
-/* rows steps of `lanes` features into tile[0], tile[pitch], ... */
+INLINE void load_rows(vf *restrict tile, int64_t pitch, const char *p, int64_t stride, int64_t rows, const int64_t dtype,
+                      const int64_t lanes) {
+    for (int64_t r = 0; r < rows; r++, p += stride) tile[r * pitch] = v_load_lanes(p, dtype, lanes);
+}
+
+INLINE void store_rows(const vf *restrict tile, int64_t pitch, char *p, int64_t stride, int64_t rows,
+                       const int64_t dtype, const int64_t lanes) {
+    for (int64_t r = 0; r < rows; r++, p += stride) v_store_lanes(p, dtype, lanes, tile[r * pitch]);
+}
+
+/* rows steps of `lanes` features into tile[0], tile[pitch], ... Whole vectors have a loop for each type. */
 static void load_tile(vf *restrict tile, int64_t pitch, const sequence *s, const walk *w, int64_t step, int64_t rows,
                       int64_t feature, int64_t lanes) {
     const char *p = address(s, w, step, feature);
     int64_t stride = w->sign * s->time_stride * dtype_bytes[s->dtype];
-    if (s->dtype == DTYPE_FLOAT32 && lanes >= W)
-        for (int64_t r = 0; r < rows; r++, p += stride) tile[r * pitch] = v_load(p);
-    else
-        for (int64_t r = 0; r < rows; r++, p += stride) tile[r * pitch] = v_load_lanes(p, s->dtype, lanes);
+    if (lanes < W) load_rows(tile, pitch, p, stride, rows, s->dtype, lanes);
+    else if (s->dtype == DTYPE_FLOAT32) load_rows(tile, pitch, p, stride, rows, DTYPE_FLOAT32, W);
+    else if (s->dtype == DTYPE_BFLOAT16) load_rows(tile, pitch, p, stride, rows, DTYPE_BFLOAT16, W);
+    else load_rows(tile, pitch, p, stride, rows, DTYPE_FLOAT16, W);
 }
 
 static void store_tile(const vf *restrict tile, int64_t pitch, const sequence *s, const walk *w, int64_t step,
                        int64_t rows, int64_t feature, int64_t lanes) {
     char *p = address(s, w, step, feature);
     int64_t stride = w->sign * s->time_stride * dtype_bytes[s->dtype];
-    if (s->dtype == DTYPE_FLOAT32 && lanes >= W)
-        for (int64_t r = 0; r < rows; r++, p += stride) v_store(p, tile[r * pitch]);
-    else
-        for (int64_t r = 0; r < rows; r++, p += stride) v_store_lanes(p, s->dtype, lanes, tile[r * pitch]);
+    if (lanes < W) store_rows(tile, pitch, p, stride, rows, s->dtype, lanes);
+    else if (s->dtype == DTYPE_FLOAT32) store_rows(tile, pitch, p, stride, rows, DTYPE_FLOAT32, W);
+    else if (s->dtype == DTYPE_BFLOAT16) store_rows(tile, pitch, p, stride, rows, DTYPE_BFLOAT16, W);
+    else store_rows(tile, pitch, p, stride, rows, DTYPE_FLOAT16, W);
 }
 
 /* All features of rows steps, `pitch` vectors per step, as for B and C. */
