@@ -11,7 +11,8 @@ comparison, system, seed and test item, OUT/runs.csv one for each training, OUT/
 From them come summary.csv (mean and spread over the seeds), differences.csv (from the baseline, with intervals),
 by_length.csv and figure.png; they are printed too.
 
-The same command again goes on where it was stopped, by --budget or otherwise. Options after -- go to the trainings,
+The same command again goes on where it was stopped, by --budget or otherwise. At the same time in a second terminal it
+shares the work: each process trains what the other has not begun. Options after -- go to the trainings,
 such as --device cuda. benchmarks/studies/README.md lists the studies, and says how to write one.
 """
 

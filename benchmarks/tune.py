@@ -10,14 +10,15 @@ first two, one is in the upper half of each range and one in the lower. A key th
 dropout, varies for these alone. Options after -- go to the recipes.
 
 OUT/trials.csv gets a row for each trial and seed. The same command again goes on where it was: finished trials are not
-run again, and one that was interrupted resumes. A trial that fails, such as one whose loss is not finite any more, has
-a sentence in the table instead of a score.
+run again, and one that was interrupted resumes. At the same time in a second terminal it shares the work. A trial that
+fails, such as one whose loss is not finite any more, has a sentence in the table instead of a score.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import signal
 import statistics
@@ -27,18 +28,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from torch.quasirandom import SobolEngine
 
-from speechbrain_mamba.utils.files import write_csv
+from sharing import OutOfTime, work_through
+from speechbrain_mamba.utils.files import write_csv, write_json
 from speechbrain_mamba.utils.hparams import read_hparams
 
 ROOT = Path(__file__).parents[1]
 SPACE = ["lr=3e-4:6e-3:log", "n_warmup_steps=50:800:log", "dropout=0,0.1,0.2"]
 SCORES = {"valid_si_snr": 1, "greedy_WER": -1, "TER": -1, "valid_EER": -1, "EER": -1, "valid_mel": -1, "valid_loss": -1}
 """Columns of ``training.csv`` to go by, the first that is there, and whether more is better."""
+TABLE, ROW = "trials.csv", "trial.json"
+"""The table in the folder of all trials, and its row in the folder of one."""
 POLL = 0.5
 """Seconds between two looks at a training."""
 
@@ -262,56 +266,122 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parsed
 
 
-def run_trials(parsed: argparse.Namespace, set_up: Callable[[Path], None] = lambda folder: None) -> bool:
-    """Run the trials that are missing; returns whether all are there now.
+class Trial(NamedTuple):
+    """A training of a system with some values."""
 
-    ``set_up`` is called with the output folder of each training before it starts.
+    number: int
+    seed: int
+    file: Path
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What names its row in the table."""
+        return self.file.stem, self.number, self.seed
+
+
+class Trials:
+    """The trials of a command line.
+
+    Arguments
+    ---------
+    parsed : argparse.Namespace
+        What :func:`parse_arguments` gives.
+    set_up : callable
+        Called with the output folder of each training before it starts.
     """
-    keys = [part.key for part in parsed.space]
-    own = {file: own_values(file, parsed.space) for file in parsed.hparams}
-    check_keys(own, parsed.space)
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    table, start = parsed.out / "trials.csv", time.monotonic()
-    rows: list[dict[str, Any]] = list(read_rows(table))
-    known = {(row["system"], int(row["trial"]), int(row["seed"])): row for row in rows}
-    # trial by trial, so that all systems have as many when the time is over
-    for trial in range(parsed.trials):
-        for seed in parsed.seeds:
-            for file in parsed.hparams:
-                drawn = trial_values(parsed.space, trial)
-                values = {key: drawn.get(key, value) for key, value in own[file].items()}
-                before = known.get((file.stem, trial, seed))
-                if before is not None:
-                    same = all(before.get(key, "") == str(values.get(key, "")) for key in keys)
-                    if not same or before["epochs"] != str(parsed.epochs):
-                        raise SystemExit(f"error: {table} has other values for trial {trial}: give another --out.")
-                    continue
-                left = 60 * parsed.minutes - (time.monotonic() - start)
-                if left <= 0:
-                    return False
-                task = file.resolve().parent.name
-                folder = parsed.out / file.stem / f"trial_{trial}" / str(seed)
-                command = [sys.executable, str(ROOT / "recipes" / task / "train.py"), str(file.resolve())]
-                changed = values if trial else {}
-                command += [part for key, value in changed.items() for part in (f"--{key}", str(value))]
-                command += ["--seed", str(seed), "--number_of_epochs", str(parsed.epochs)]
-                command += ["--output_folder", str(folder.resolve()), *parsed.options]
-                set_up(folder)
-                result = run_trial(command, folder, parsed.epochs, 60 * parsed.trial_minutes)
-                row = {"system": file.stem, "trial": trial, "seed": seed, "epochs": parsed.epochs}
-                row |= {key: values.get(key, "") for key in keys} | result
-                rows.append(row)
-                write_csv(table, rows, list(rows[0]))
-                print(f"{file.stem}, trial {trial}, seed {seed}: {row['reason'] or row['score']}", flush=True)
-    return True
+
+    def __init__(self, parsed: argparse.Namespace, set_up: Callable[[Path], None] = lambda folder: None) -> None:
+        self.parsed, self.set_up = parsed, set_up
+        self.own = {file: own_values(file, parsed.space) for file in parsed.hparams}
+        check_keys(self.own, parsed.space)
+        self.end = time.monotonic() + 60 * parsed.minutes
+        numbers = range(parsed.trials)
+        # trial by trial, so that all systems have as many when the time is over
+        self.all = [Trial(n, seed, file) for n in numbers for seed in parsed.seeds for file in parsed.hparams]
+
+    def run(self) -> None:
+        """Run those that are missing, together with other processes that do so.
+
+        Raises
+        ------
+        OutOfTime
+            When the minutes are over before all are there.
+        """
+        work_through(self.missing, self.run_one, self.claim_of, self.check_time)
+
+    def check_time(self) -> None:
+        """End what is not begun yet."""
+        if time.monotonic() > self.end:
+            raise OutOfTime
+
+    def folder(self, trial: Trial) -> Path:
+        """Where a trial's training is."""
+        return self.parsed.out / trial.file.stem / f"trial_{trial.number}" / str(trial.seed)
+
+    def claim_of(self, trial: Trial) -> Path:
+        """What a process claims that runs a trial."""
+        return self.parsed.out / "claims" / "_".join(map(str, trial.key))
+
+    def values(self, trial: Trial) -> dict[str, Any]:
+        """The values of the keys that a trial's system has."""
+        drawn = trial_values(self.parsed.space, trial.number)
+        return {key: drawn.get(key, value) for key, value in self.own[trial.file].items()}
+
+    def known(self) -> dict[tuple[str, int, int], dict[str, Any]]:
+        """The rows of what is done: those of the table, and of trials that have ended since it was written."""
+        table = read_rows(self.parsed.out / TABLE)
+        found: dict[tuple[str, int, int], dict[str, Any]] = {
+            (row["system"], int(row["trial"]), int(row["seed"])): dict(row) for row in table
+        }
+        for trial in self.all:
+            path = self.folder(trial) / ROW
+            if trial.key not in found and path.is_file():
+                found[trial.key] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def missing(self) -> list[Trial]:
+        """What is not done, in order."""
+        known, keys = self.known(), [part.key for part in self.parsed.space]
+        for trial in self.all:
+            row, values = known.get(trial.key), self.values(trial)
+            if row is None:
+                continue
+            same = all(str(row.get(key, "")) == str(values.get(key, "")) for key in keys)
+            if not same or str(row["epochs"]) != str(self.parsed.epochs):
+                table = self.parsed.out / TABLE
+                raise SystemExit(f"error: {table} has other values for trial {trial.number}: give another --out.")
+        return [trial for trial in self.all if trial.key not in known]
+
+    def run_one(self, trial: Trial) -> None:
+        """Run a trial, and write its row."""
+        folder, values, task = self.folder(trial), self.values(trial), trial.file.resolve().parent.name
+        command = [sys.executable, str(ROOT / "recipes" / task / "train.py"), str(trial.file.resolve())]
+        changed = values if trial.number else {}
+        command += [part for key, value in changed.items() for part in (f"--{key}", str(value))]
+        command += ["--seed", str(trial.seed), "--number_of_epochs", str(self.parsed.epochs)]
+        command += ["--output_folder", str(folder.resolve()), *self.parsed.options]
+        self.set_up(folder)
+        result = run_trial(command, folder, self.parsed.epochs, 60 * self.parsed.trial_minutes)
+        row = {"system": trial.file.stem, "trial": trial.number, "seed": trial.seed, "epochs": self.parsed.epochs}
+        row |= {part.key: values.get(part.key, "") for part in self.parsed.space} | result
+        write_json(folder / ROW, row)  # first, for other processes that write the table
+        known = self.known()
+        places = {each.key: place for place, each in enumerate(self.all)}
+        ordered = [known[key] for key in sorted(known, key=lambda key: places.get(key, len(places)))]
+        write_csv(self.parsed.out / TABLE, ordered, list(row))
+        print(
+            f"{trial.file.stem}, trial {trial.number}, seed {trial.seed}: {row['reason'] or row['score']}", flush=True
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the trials that are missing, and print the best ones."""
     parsed = parse_arguments(arguments)
-    if not run_trials(parsed):
+    try:
+        Trials(parsed).run()
+    except OutOfTime:
         print(f"The {parsed.minutes:g} minutes are over; the same command goes on.")
-    print_best(read_rows(parsed.out / "trials.csv"), [part.key for part in parsed.space], len(parsed.seeds))
+    print_best(read_rows(parsed.out / TABLE), [part.key for part in parsed.space], len(parsed.seeds))
 
 
 if __name__ == "__main__":

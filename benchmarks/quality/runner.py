@@ -1,4 +1,5 @@
-"""Runs what a study needs, in an order in which all systems have had the same when the time is over."""
+"""Runs what a study needs, in an order in which all systems have had the same when the time is over. Several processes
+may run one study: each takes what no other one has begun."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from quality.items import READERS
 from quality.machine import MACHINE, describe_machine
 from quality.study_file import ROOT, Study, System
 from quality.training_run import Outcome, read_outcome, run_training
+from sharing import OutOfTime, work_through
 from speechbrain_mamba.utils.files import atomic_path, write_csv, write_json
 from speechbrain_mamba.utils.hparams import read_hparams, select_hparams
 
@@ -33,10 +35,6 @@ RUN_COLUMNS = [
     "comparison", "system", "seed", "with", "status", "reason", "parameters", "epochs", "seconds_per_epoch", "clock",
     "score_name", "score", "settings",
 ]  # fmt: skip
-
-
-class OutOfTime(Exception):
-    """The budget is used up; the same command goes on."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,11 @@ class Runner:
         self.study, self.out, self.options = study, out, list(options)
         self.end = time.monotonic() + budget
         self.parameters: dict[str, int] = {}
+
+    @property
+    def claims(self) -> Path:
+        """The folder in which processes claim their tasks."""
+        return self.out / "claims"
 
     @property
     def left(self) -> float:
@@ -142,8 +145,6 @@ class Runner:
 
     def prepare(self) -> None:
         """Run the commands that prepare data, once, and the data that all runs share."""
-        done = self.out / "prepared.json"
-        finished = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else []
         commands = [[sys.executable, str(ROOT / words[0]), *words[1:]] for words in map(str.split, self.study.prepare)]
         if self.study.shared_data is not None:
             first = self.study.systems[0]
@@ -151,18 +152,26 @@ class Runner:
             command = [sys.executable, str(self.study.recipe), str(self.hparams(first)), "--data_prep_only", "True"]
             command += ["--output_folder", str(self.data), *(p for k, v in data.items() for p in (f"--{k}", str(v)))]
             commands.append([*command, *self.options])
-        for command in commands:
-            if command in finished:
-                continue
-            self.check_time()
-            print(f"Preparing: {' '.join(command[1:])}", flush=True)
-            log = self.out / "preparation.txt"
-            with open(log, "w", encoding="utf-8") as file:
-                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode
-            if code:
-                raise RuntimeError(f"The preparation failed. {tune.last_sentence(log, code)}")
-            finished.append(command)
-            write_json(done, finished)
+
+        def missing() -> list[list[str]]:
+            return [command for command in commands if command not in self.prepared()][:1]  # one needs those before it
+
+        work_through(missing, self.run_preparation, lambda command: self.claims / "preparation", self.check_time)
+
+    def prepared(self) -> list[list[str]]:
+        """The commands of the preparation that are done."""
+        done = self.out / "prepared.json"
+        return json.loads(done.read_text(encoding="utf-8")) if done.is_file() else []
+
+    def run_preparation(self, command: list[str]) -> None:
+        """Run a command of the preparation."""
+        print(f"Preparing: {' '.join(command[1:])}", flush=True)
+        log = self.out / "preparation.txt"
+        with open(log, "w", encoding="utf-8") as file:
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode
+        if code:
+            raise RuntimeError(f"The preparation failed. {tune.last_sentence(log, code)}")
+        write_json(self.out / "prepared.json", [*self.prepared(), command])
 
     @property
     def data(self) -> Path:
@@ -194,8 +203,7 @@ class Runner:
             minutes=self.left / 60, trial_minutes=math.inf, out=self.out / "tuning",
             options=self.run_options(self.study.repeats[0][1]),
         )  # fmt: skip
-        if not tune.run_trials(parsed, self.set_up):
-            raise OutOfTime
+        tune.Trials(parsed, self.set_up).run()
 
     def best_options(self, system: str) -> dict[str, str]:
         """The values of a system's best trial."""
@@ -241,27 +249,39 @@ class Runner:
     def train(self, comparison: str) -> None:
         """Run the trainings of a comparison that are missing."""
         runs = list(self.runs(comparison))
-        missing = [run for run in runs if (read_outcome(run.folder) or Outcome("")).status not in ("done", "failed")]
-        for number, run in enumerate(missing, start=1):
-            self.check_time()
-            name = f"{comparison}, run {number} of {len(missing)} left: {run.label}"
-            self.set_up(run.folder)
-            command = [sys.executable, str(self.study.recipe), str(self.hparams(self.study.system(run.system)))]
-            values = self.best_options(run.system)
-            command += [part for key, value in values.items() for part in (f"--{key}", value)]
-            command += ["--seed", str(run.seed), "--number_of_epochs", str(run.epochs)]
-            command += ["--output_folder", str(run.folder.absolute()), *self.run_options(run.repeated_with)]
 
-            def tell(epoch: int, seconds: float | None, name: str = name, run: Run = run) -> None:
-                spent = f", {seconds:.0f} s per epoch" if seconds else ""
-                print(f"{name}: epoch {epoch} of {run.epochs}{spent}, {self.left / 60:.0f} min left", flush=True)
+        def missing() -> list[Run]:
+            over = ("done", "failed")
+            return [run for run in runs if (read_outcome(run.folder) or Outcome("")).status not in over]
 
-            outcome = run_training(command, run.folder, run.epochs, self.left, self.on_gpu, tell)
-            print(f"{name}: {outcome.status}{outcome.reason and ': ' + outcome.reason}", flush=True)
-            self.collect()
-            write_json(self.out / MACHINE, describe_machine())
-            if outcome.status == "stopped":
-                raise OutOfTime
+        def train(run: Run) -> None:
+            self.train_one(run, f"{comparison}, {len(missing())} of {len(runs)} runs left: {run.label}")
+
+        def claimed(run: Run) -> Path:
+            return self.claims / "_".join(run.folder.relative_to(self.out).parts)
+
+        work_through(missing, train, claimed, self.check_time)
+        self.collect()
+
+    def train_one(self, run: Run, name: str) -> None:
+        """Run one training, or resume it; ``name`` is what it is called in messages."""
+        self.set_up(run.folder)
+        command = [sys.executable, str(self.study.recipe), str(self.hparams(self.study.system(run.system)))]
+        values = self.best_options(run.system)
+        command += [part for key, value in values.items() for part in (f"--{key}", value)]
+        command += ["--seed", str(run.seed), "--number_of_epochs", str(run.epochs)]
+        command += ["--output_folder", str(run.folder.absolute()), *self.run_options(run.repeated_with)]
+
+        def tell(epoch: int, seconds: float | None) -> None:
+            spent = f", {seconds:.0f} s per epoch" if seconds else ""
+            print(f"{name}: epoch {epoch} of {run.epochs}{spent}, {self.left / 60:.0f} min left", flush=True)
+
+        outcome = run_training(command, run.folder, run.epochs, self.left, self.on_gpu, tell)
+        print(f"{name}: {outcome.status}{outcome.reason and ': ' + outcome.reason}", flush=True)
+        self.collect()
+        write_json(self.out / MACHINE, describe_machine())
+        if outcome.status == "stopped":
+            raise OutOfTime
 
     @property
     def on_gpu(self) -> bool:

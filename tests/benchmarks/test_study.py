@@ -6,11 +6,13 @@ import csv
 import json
 import signal
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+import sharing
 import study
 import tune
 from quality import clock, items, runner, study_file, tables, training_run
@@ -150,6 +152,31 @@ def test_a_budget_stops_a_training_and_the_same_command_resumes_it(toy, tmp_path
     assert all(0 < value < 1 for value in seconds), seconds
     assert len(rows_of(out / "items.csv")) == len(runs) * 12
     assert len(rows_of(out / "tuning" / "trials.csv")) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(toy, tmp_path, monkeypatch):
+    """Two threads, which claim as processes do: no command is run twice, and both end with all results."""
+    monkeypatch.setattr(sharing, "POLL", 0.02)
+    toy.write_text(STUDY.replace("epochs: 4", "epochs: 2\nequal_time: false"))
+    out, started, popen = tmp_path / "out", [], training_run.subprocess.Popen
+    monkeypatch.setattr(
+        training_run.subprocess, "Popen", lambda command, **k: started.append(command) or popen(command, **k)
+    )
+    found = study_file.read_study(toy, out, {"speech": str(tmp_path)})
+    complete = []
+    threads = [threading.Thread(target=lambda: complete.append(runner.Runner(found, out, 60).work())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert complete == [True, True]
+    folders = [command[command.index("--output_folder") + 1] for command in started]
+    assert len(folders) == len(set(folders)) == 1 + 4 + 4  # data, trials, runs
+    assert [row["status"] for row in rows_of(out / "runs.csv")] == ["done"] * 4
+    trials = rows_of(out / "tuning" / "trials.csv")
+    assert [(row["system"], row["trial"]) for row in trials] == [(s, t) for t in "01" for s in ("quick", "slow")]
+    assert not (out / "claims").exists() and not (out / "tuning" / "claims").exists()
 
 
 def test_seeds_are_repeated_with_options(toy, tmp_path, monkeypatch):
