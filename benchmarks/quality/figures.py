@@ -11,6 +11,8 @@ from quality.tables import BY_LENGTH, COSTS, SUMMARY, read_rows
 from speechbrain_mamba.utils.files import atomic_path
 
 FIGURE = "figure.png"
+MOST_NAMED = 8
+"""Systems whose names fit beside their points; of more the legend tells."""
 
 
 def draw_figure(study: Study, folder: Path) -> Path | None:
@@ -49,7 +51,7 @@ def draw_figure(study: Study, folder: Path) -> Path | None:
         )
         more[0].set(ylabel=measure.label)
     for index, system in enumerate(study.systems):
-        color = f"C{index % 10}"
+        color = color_of(index, len(study.systems))
         for row in (row for row in summary if row["system"] == system.name and row["minutes"]):
             marker = "o" if row["comparison"] == summary[0]["comparison"] else "s"
             cost.errorbar(float(row["minutes"]), float(row["mean"]), spread_of(row), fmt=marker, color=color, capsize=3)
@@ -85,10 +87,19 @@ def _draw_inference(axis: Any, study: Study, summary: list[dict[str, str]], cost
     for index, system in enumerate(study.systems):
         for row in (row for row in summary if row["system"] == system.name and system.name in seconds):
             place = seconds[system.name], float(row["mean"])
-            axis.errorbar(*place, spread_of(row), fmt="o", color=f"C{index % 10}", capsize=3)
-            axis.annotate(system.label, place, (4, 4), textcoords="offset points", fontsize="x-small")
+            color = color_of(index, len(study.systems))
+            axis.errorbar(*place, spread_of(row), fmt="o", color=color, capsize=3)
+            if len(study.systems) <= MOST_NAMED:
+                axis.annotate(system.label, place, (4, 4), textcoords="offset points", fontsize="x-small")
     axis.set_xlim(0, 1.2 * max(seconds.values(), default=1))
     axis.set(xlabel=f"seconds of inference for {longest:g} s of speech, one thread")
+
+
+def color_of(index: int, count: int) -> Any:
+    """The color of one of so many systems, which no other one has up to twenty."""
+    from matplotlib import colormaps
+
+    return f"C{index}" if count <= 10 else colormaps["tab20"](index % 20)
 
 
 def spread_of(row: dict[str, str]) -> float:
