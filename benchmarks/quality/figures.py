@@ -96,7 +96,7 @@ def _draw_inference(axis: Any, study: Study, summary: list[dict[str, str]], cost
 
 
 def color_of(index: int, count: int) -> Any:
-    """The color of one of so many systems, which no other one has up to twenty."""
+    """The color of a system, which no other one of up to twenty has."""
     from matplotlib import colormaps
 
     return f"C{index}" if count <= 10 else colormaps["tab20"](index % 20)
