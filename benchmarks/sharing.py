@@ -22,24 +22,24 @@ class OutOfTime(Exception):
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[bool]:
-    """Keep other processes from a task while one does it; gives whether they are kept from it, and not this one.
+    """Claim a task, so that no other process does it; yields whether this process got it.
 
     Arguments
     ---------
     folder : Path
-        Stands for the task. It is removed at the end, and so is the one that it is in, if nothing else is there.
+        Stands for the task. It is removed at the end, and its parent too if that is empty then.
     """
-    lock = FolderLock(folder)
+    lock, ours = FolderLock(folder), True
     try:
         lock.acquire()
-    except (FolderInUseError, FileNotFoundError):  # or the folder has just been removed by whom it kept away
-        yield False
-        return
+    except (FolderInUseError, FileNotFoundError):  # or the process that had it removes the folder now
+        ours = False
     try:
-        yield True
+        yield ours
     finally:
-        lock.release()
-        with contextlib.suppress(OSError):  # others are in it
+        if ours:
+            lock.release()
+        with contextlib.suppress(OSError):  # another process uses it, and will remove it
             folder.rmdir()
             folder.parent.rmdir()
 
@@ -55,9 +55,9 @@ def work_through(
     Arguments
     ---------
     missing : callable
-        Gives the tasks that are not done, first those that come first.
+        Returns the tasks that are not done, in order.
     do : callable
-        Does one; then it is not missing any more.
+        Does one task, which is not missing afterwards.
     claimed : callable
         The folder of a task, see :func:`claim`.
     check_time : callable

@@ -12,7 +12,7 @@ from speechbrain_mamba.utils.files import atomic_path
 
 FIGURE = "figure.png"
 MOST_NAMED = 8
-"""Systems whose names fit beside their points; of more the legend tells."""
+"""The most systems whose names fit beside their points. With more, only the legend names them."""
 
 
 def draw_figure(study: Study, folder: Path) -> Path | None:
