@@ -9,14 +9,20 @@ from speechbrain_mamba.ops.rowwise import Norm
 from speechbrain_mamba.utils._compat import has_forward_hooks
 
 
-def norm_part(norm: nn.Module) -> Norm | None:
-    """The parameters of a normalization over the channels, None for one that is more than those.
+def norm_part(norm: nn.Module, activation: nn.Module | None = None) -> Norm | None:
+    """The parameters of a normalization over the channels, with an activation that follows it if there is one; None
+    where either is more than what operations know.
 
     Example
     -------
     >>> norm_part(nn.RMSNorm(4, eps=1e-5)).kind, norm_part(nn.GroupNorm(1, 4))
     ('rms', None)
+    >>> norm_part(nn.LayerNorm(4), nn.GELU()).activation, norm_part(nn.LayerNorm(4), nn.Tanh())
+    ('gelu', None)
     """
+    if activation is not None:
+        known, name = norm_part(norm), name_of_activation(activation)
+        return None if known is None or name is None else known._replace(activation=name)
     if type(norm) not in (nn.LayerNorm, nn.RMSNorm) or has_forward_hooks(norm):
         return None
     if len(norm.normalized_shape) != 1:  # type: ignore[arg-type]  # both have a tuple

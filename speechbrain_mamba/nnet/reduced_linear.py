@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechbrain_mamba.nnet.grid_convolutions import class_of
 from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.ops.int8 import PackedWeight, project, quantize_weight
-from speechbrain_mamba.ops.rowwise import Norm, activate, normalize_to
+from speechbrain_mamba.ops.rowwise import Norm, finish_product, normalize_to
 from speechbrain_mamba.utils.processor import bf16_unavailable
 from speechbrain_mamba.utils.terminal import printable
 from speechbrain_mamba.utils.weights import INTEGERS, SCALES
@@ -102,7 +102,7 @@ class ReducedLinear(nn.Module):
 
     def run(self, x: Tensor, norm: Norm | None = None, activation: str | None = None) -> Tensor:
         """Project (..., in_features) after a norm, and put an activation on the outputs, ``relu`` or ``gelu``. The norm
-        and the rounding of the inputs are one pass; with weights of integers the activation is part of one too."""
+        and the rounding of the inputs are one pass; so is what is done to the products."""
         return self._project(x, self.weight, self.bias, norm, activation)
 
     def project_rows(self, x: Tensor, rows: slice) -> Tensor:
@@ -149,7 +149,9 @@ class ReducedLinear(nn.Module):
         if isinstance(weight, PackedWeight):
             return weight.multiply(x, bias, dtype, norm, activation)
         x = x if norm is None else normalize_to(x, norm, dtype)
-        return activate(project(x, weight, bias, dtype), activation)
+        if activation is None:
+            return project(x, weight, bias, dtype)
+        return finish_product(project(x, weight, None, dtype), bias, activation)
 
     def extra_repr(self) -> str:
         """What ``print`` says of it."""

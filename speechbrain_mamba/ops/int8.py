@@ -171,7 +171,7 @@ class PackedWeight:
             here = products[part]
             integers, scales = kernels.quantize_rows(rows[part], norm, grid_length(len(here)))
             found = self._factor.multiply(integers, between)[: len(here)]
-            kernels.rescale_rows(found, scales, bias, here, activation)
+            kernels.finish_rows(found, scales, bias, here, activation)
         return y
 
 

@@ -31,10 +31,12 @@ class Norm(NamedTuple):
     """(channels,)"""
     bias: Tensor | None = None
     """(channels,)"""
+    activation: str | None = None
+    """What the normalized values go through, one of :data:`ACTIVATIONS`."""
 
 
 def normalize(x: Tensor, norm: Norm | None) -> Tensor:
-    """Normalize (..., channels); None leaves it as it is.
+    """Normalize (..., channels), and put the norm's activation on it; None leaves it as it is.
 
     Example
     -------
@@ -44,8 +46,10 @@ def normalize(x: Tensor, norm: Norm | None) -> Tensor:
     if norm is None:
         return x
     if norm.kind == "rms":
-        return F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon)
-    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.epsilon)
+        y = F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon)
+    else:
+        y = F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.epsilon)
+    return activate(y, norm.activation)
 
 
 def normalize_to(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
@@ -56,10 +60,31 @@ def normalize_to(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
     >>> normalize_to(torch.tensor([[1.0, 3.0]]), Norm("layer", 0.0), torch.bfloat16)
     tensor([[-1.,  1.]], dtype=torch.bfloat16)
     """
-    seen = torch.compiler.is_compiling() or is_transforming() or asks_for_gradient(x, *norm)
-    if seen or x.device.type != "cpu" or x.dtype not in DTYPES or dtype not in DTYPES:
+    if dtype not in DTYPES or not _may_use_kernels(x, norm.weight, norm.bias):
         return normalize(x, norm).to(dtype)
     return row_kernels().normalize_rows(x.reshape(-1, x.shape[-1]), norm, dtype).view(x.shape)
+
+
+def finish_product(y: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """Put a bias and an activation on a product (..., channels), in one pass on a CPU where no gradient is asked for,
+    which overwrites it.
+
+    Example
+    -------
+    >>> finish_product(torch.tensor([[1.0, 3.0]]), torch.tensor([-2.0, 2.0]), "relu")
+    tensor([[0., 5.]])
+    """
+    if not (y.is_contiguous() and _may_use_kernels(y, bias)):
+        return activate(y if bias is None else y + bias.to(y.dtype), activation)
+    rows = y.view(-1, y.shape[-1])
+    row_kernels().finish_rows(rows, None, None if bias is None else bias.float().contiguous(), rows, activation)
+    return y
+
+
+def _may_use_kernels(x: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether kernels for rows take this input: nothing records what happens to it."""
+    seen = torch.compiler.is_compiling() or is_transforming() or asks_for_gradient(x, *parameters)
+    return not seen and x.device.type == "cpu" and x.dtype in DTYPES
 
 
 def row_kernels() -> ModuleType:
@@ -79,4 +104,4 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
     return x if activation is None else ACTIVATIONS[activation](x)
 
 
-__all__ = ["ACTIVATIONS", "DTYPES", "Norm", "activate", "normalize", "normalize_to", "row_kernels"]
+__all__ = ["ACTIVATIONS", "DTYPES", "Norm", "activate", "finish_product", "normalize", "normalize_to", "row_kernels"]

@@ -77,10 +77,10 @@ def test_another_network_is_called():
     assert torch.equal(feed_forward(network, x, nn.Tanh()), network(x.tanh()))
 
 
-@needs_int8
+@pytest.mark.parametrize("bits", ["bf16", pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("cast", [False, True])
-def test_layers_of_conmamba_with_integers(causal, cast):
+def test_reduced_layers_of_conmamba(bits, causal, cast):
     torch.manual_seed(0)
     layer = ConmambaEncoderLayer(64, 128, kernel_size=5, activation=nn.GELU, causal=causal).eval().requires_grad_(False)
     for norm in (module for module in layer.modules() if isinstance(module, nn.LayerNorm)):
@@ -88,12 +88,12 @@ def test_layers_of_conmamba_with_integers(causal, cast):
         nn.init.normal_(norm.bias, 0.0, 0.2)
     x, lengths = torch.randn(2, 30, 64), torch.tensor([30, 17])
     expected = layer(x, lengths)
-    reduce_linears(layer, "int8")
-    reduce_linears(layer, "int8")  # changes nothing more
+    reduce_linears(layer, bits)
+    reduce_linears(layer, bits)  # changes nothing more
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
         y = layer(x, lengths)
         alone = layer(x[1:, :17])
     assert isinstance(layer.convolution_module.layer_norm, nn.Identity)
     assert isinstance(layer.norm1, nn.Identity) is not causal  # a step projects single frames by another way
     assert (y[0] - expected[0]).norm() < 0.03 * expected[0].norm()
-    assert (y[1, :17] - alone[0]).norm() < 2e-3 * alone.norm()
+    assert (y[1, :17] - alone[0]).norm() < (2e-3 if bits == "int8" else 8e-3) * alone.norm()

@@ -257,12 +257,12 @@ def normalize_rows(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
     return normalize(x.float(), norm).to(dtype)
 
 
-def rescale_rows(
-    products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, activation: str | None = None
+def finish_rows(
+    products: Tensor, scales: Tensor | None, bias: Tensor | None, y: Tensor, activation: str | None = None
 ) -> None:
     """Write ``products`` (rows, features) times the rows' scales, plus a bias (features,), to ``y``, after an
     activation."""
-    products = products.float() * scales[:, None]
+    products = products.float() if scales is None else products.float() * scales[:, None]
     y.copy_(activate(products if bias is None else products + bias, activation))
 
 

@@ -1,15 +1,20 @@
 """SpeechBrain's convolutions with lengths, chunks and a state."""
 
+import copy
+
 import pytest
 import torch
 from speechbrain.lobes.models import convolution as speechbrain_convolution
 from speechbrain.lobes.models.transformer import Conformer
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import nn
 
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd, ConvolutionModule
+from speechbrain_mamba.nnet.reduced_linear import reduce_linears
 from tests.errors import relative_error
 from tests.nnet.test_mamba import scramble
+from tests.ops.test_int8 import needs_int8
 
 FRONT_ENDS = {
     "published": dict(num_blocks=2, num_layers_per_block=1, out_channels=(8, 4), kernel_sizes=(3, 3), strides=(2, 2),
@@ -196,3 +201,26 @@ def test_the_fewest_frames_are_those_that_a_front_end_takes(name):
     assert frontend(torch.randn(1, frontend.min_frames, 80)).shape[1] > 0
     with pytest.raises(ValueError, match="but needs more than"):
         frontend(torch.randn(1, frontend.min_frames - 1, 80))
+
+
+@pytest.mark.parametrize("bits", ["bf16", pytest.param("int8", marks=needs_int8)])
+@pytest.mark.parametrize("activation", [nn.GELU, nn.Tanh])
+def test_what_follows_the_convolution_is_part_of_a_reduced_product(bits, activation):
+    """Unless somebody watches one of its modules, or training drops values."""
+    torch.manual_seed(0)
+    module = ConvolutionModule(64, kernel_size=5, activation=activation, dropout=0.5).eval().requires_grad_(False)
+    nn.init.normal_(module.after_conv[0].weight)
+    x = torch.randn(2, 30, 64)
+    exact = module(x)
+    reduce_linears(module, bits)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bits == "bf16"):
+        found = module(x)
+        assert not torch.equal(copy.deepcopy(module).train()(x), found)
+        for part in (module.after_conv, *module.after_conv):
+            called = []
+            handle = part.register_forward_hook(lambda *_, called=called: called.append(True))
+            watched = module(x)
+            handle.remove()
+            assert called == [True]
+            assert (watched - found).norm() < 0.01 * exact.norm()
+    assert (found - exact).norm() < 0.03 * exact.norm()

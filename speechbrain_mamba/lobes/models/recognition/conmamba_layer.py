@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from speechbrain.nnet.activations import Swish
 from speechbrain.nnet.attention import PositionalwiseFeedForward
 from speechbrain.nnet.normalization import LayerNorm
@@ -147,8 +148,8 @@ class ConmambaEncoderLayer(nn.Module):
             return y
 
         chunks = {"chunk_size": chunk_size} if self.bidirectional else {}
-        x = x + 0.5 * _run_feed_forward(self.ffn_module1, x)
+        x = torch.add(x, _run_feed_forward(self.ffn_module1, x), alpha=0.5)
         x = x + run("mamba", self.mamba, self.norm1(x), **chunks)
         x = x + run("conv", self.convolution_module, x, chunk_size=chunk_size)
-        x = self.norm2(x + 0.5 * _run_feed_forward(self.ffn_module2, x))
+        x = self.norm2(torch.add(x, _run_feed_forward(self.ffn_module2, x), alpha=0.5))
         return (x, after) if return_state else x

@@ -13,9 +13,12 @@ from speechbrain.lobes.models.transformer import Conformer
 from speechbrain.nnet.CNN import Conv2d, get_padding_elem
 from torch import Tensor, nn
 
+from speechbrain_mamba.nnet.few_rows import plain_linear
 from speechbrain_mamba.nnet.grid_convolutions import pad_for
+from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
 from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.utils._compat import has_forward_hooks
 
 
 class ConvolutionModule(Conformer.ConvolutionModule):
@@ -93,6 +96,9 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         time = x.shape[1]
         x = self.bottleneck(self.layer_norm(x).transpose(1, 2))
         x = mask_frames(x.transpose(1, 2), lengths).transpose(1, 2)
+        streams = self.causal or return_state or state is not None
+        if not streams and chunk_size is None:
+            return mask_frames(self._finish(self._convolve(F.pad(x, (self.padding, self.padding)))), lengths)
         left = x.new_zeros(*x.shape[:2], self.padding) if state is None else state.to(x.dtype)
         x = torch.cat([left, x], -1)
         if self.causal:
@@ -101,7 +107,7 @@ class ConvolutionModule(Conformer.ConvolutionModule):
             y = self._convolve(F.pad(x, (0, self.padding)))
         else:
             y = self._convolve_chunks(x, time, chunk_size)
-        y = mask_frames(self.after_conv(y.transpose(1, 2)), lengths)
+        y = mask_frames(self._finish(y), lengths)
         return (y, self._last_frames(x, lengths)) if return_state else y
 
     def absorb_norm(self) -> None:
@@ -113,6 +119,16 @@ class ConvolutionModule(Conformer.ConvolutionModule):
 
     def _convolve(self, x: Tensor) -> Tensor:
         return F.conv1d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """What follows the convolution, (batch, channels, time) to (batch, time, channels): normalization, activation
+        and projection. Where the projection's weight was reduced, what rounds its inputs does the others too."""
+        x = x.transpose(1, 2)
+        norm, activation, projection, dropout = self.after_conv
+        known = norm_part(norm, activation) if isinstance(projection, ReducedLinear) else None
+        if known is None or plain_linear(projection) is None or has_forward_hooks(self.after_conv):
+            return self.after_conv(x)
+        return dropout(projection.run(x, known))
 
     def _convolve_chunks(self, x: Tensor, time: int, chunk_size: int) -> Tensor:
         """Convolve (batch, channels, padding + time): each chunk sees the frames before it, and zeros after it."""

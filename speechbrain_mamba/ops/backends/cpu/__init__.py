@@ -20,9 +20,9 @@ from speechbrain_mamba.ops.backends.cpu.layer_kernel import (
     layer_kept,
 )
 from speechbrain_mamba.ops.backends.cpu.native import PATH, library
-from speechbrain_mamba.ops.backends.cpu.norm_kernel import normalize_rows as normalize_rows
 from speechbrain_mamba.ops.backends.cpu.quantize_kernel import quantize_rows as quantize_rows
-from speechbrain_mamba.ops.backends.cpu.quantize_kernel import rescale_rows as rescale_rows
+from speechbrain_mamba.ops.backends.cpu.rows_kernel import finish_rows as finish_rows
+from speechbrain_mamba.ops.backends.cpu.rows_kernel import normalize_rows as normalize_rows
 from speechbrain_mamba.ops.backends.cpu.scan_kernel import scan_backward, scan_forward, scan_kept, scan_step
 from speechbrain_mamba.ops.backends.cpu.ssd_kernel import ssd_forward
 from speechbrain_mamba.ops.backends.cpu.step_kernel import pack_step as pack_step

@@ -23,6 +23,9 @@ NORMS = {"rms": 1, "layer": 2}
 ABSENT = (0, 0, 0, 0)
 """Fields of a sequence that is None."""
 
+SHORT = {"gelu": 3}
+"""Codes of activations that have a short form, see csrc/vmath.h."""
+
 
 @overload
 def readable(tensor: Tensor) -> Tensor: ...
@@ -66,13 +69,20 @@ def pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def norm_fields(norm: Norm | None) -> tuple[tuple[int, int, int, int], tuple[Tensor | None, ...]]:
-    """Fields of the C struct ``norm_weights``, and the tensors that they point to, which the caller holds."""
+def activation_code(activation: str | None, short: bool) -> int:
+    """The code of an activation, of its short form where it has one and that will do."""
+    return SHORT[activation] if short and activation in SHORT else ACTIVATIONS[activation]
+
+
+def norm_fields(norm: Norm | None, short: bool = False) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
+    """Fields of the C struct ``norm_weights``, and the tensors that they point to, which the caller holds. ``short``
+    says whether the short form of an activation will do."""
     if norm is None:
-        return ABSENT, ()
+        return (0, 0, 0, 0, 0), ()
     epsilon = struct.unpack("q", struct.pack("d", norm.epsilon))[0]
     weight, bias = parameter(norm.weight), parameter(norm.bias)
-    return (NORMS[norm.kind], epsilon, pointer(weight), pointer(bias)), (weight, bias)
+    code = activation_code(norm.activation, short)
+    return (NORMS[norm.kind], epsilon, pointer(weight), pointer(bias), code), (weight, bias)
 
 
 def approximate(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from speechbrain_mamba.utils._compat import openmp_parallel
 
 ENVIRONMENT_VARIABLE = "SPEECHBRAIN_MAMBA_CPU_ISA"
 PATH = Path(__file__).parent / "_kernels.so"
-ABI = 9
+ABI = 10
 """SBM_ABI in csrc/api.h, which the structs written here follow."""
 KERNELS = (
     "scan_forward",
@@ -26,7 +26,7 @@ KERNELS = (
     "conv_forward",
     "conv_backward",
     "quantize_rows",
-    "rescale_rows",
+    "finish_rows",
     "normalize_rows",
 )
 

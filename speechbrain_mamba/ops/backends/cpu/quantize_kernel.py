@@ -1,11 +1,11 @@
-"""Rows to 8-bit integers, and products of integers to floats, on the native kernels."""
+"""Rows to 8-bit integers, on the native kernels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from speechbrain_mamba.ops.backends.cpu.fields import ACTIVATIONS, DTYPES, norm_fields, pointer, readable
+from speechbrain_mamba.ops.backends.cpu.fields import DTYPES, approximate, norm_fields, readable
 from speechbrain_mamba.ops.backends.cpu.native import library
 from speechbrain_mamba.ops.rowwise import Norm
 
@@ -16,17 +16,7 @@ def quantize_rows(x: Tensor, norm: Norm | None = None, room: int = 0) -> tuple[T
     x = readable(x)
     q = x.new_empty(max(len(x), room), x.shape[1], dtype=torch.uint8)
     scales = x.new_empty(len(x), dtype=torch.float32)
-    normalization, _held = norm_fields(norm)
+    normalization, _held = norm_fields(norm, approximate(x))
     fields = (*x.shape, torch.get_num_threads(), x.data_ptr(), DTYPES[x.dtype], x.stride(0), *normalization)
     library().call("quantize_rows", *fields, q.data_ptr(), scales.data_ptr())
     return q, scales
-
-
-def rescale_rows(
-    products: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, activation: str | None = None
-) -> None:
-    """Write ``products`` (rows, features) times the rows' scales, plus a bias (features,), to ``y``, contiguous, after
-    an activation."""
-    fields = (*products.shape, torch.get_num_threads(), products.data_ptr(), DTYPES[products.dtype])
-    output = y.data_ptr(), DTYPES[y.dtype], ACTIVATIONS[activation]
-    library().call("rescale_rows", *fields, scales.data_ptr(), pointer(bias), *output)

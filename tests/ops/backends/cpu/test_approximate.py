@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from speechbrain_mamba import ops
+from speechbrain_mamba.ops.backends import cpu
 from speechbrain_mamba.ops.backends.cpu.native import instruction_set
 from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
 from tests.ops.cases import bidirectional_scan_inputs, run, scan_inputs
 
 STATED = 6e-4
-"""Relative error of rates, softplus and SiLU, as csrc/vmath.h states it; that of a decay itself is 4e-4."""
+"""Relative error of rates, softplus and SiLU, as csrc/vmath.h states it, and the error of GELU relative to its input;
+that of a decay itself is 4e-4."""
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +81,18 @@ def test_softplus_and_silu_are_within_the_stated_error(name):
     torch.testing.assert_close(steps, torch.logaddexp(exact, torch.zeros_like(exact)), rtol=STATED, atol=1e-34)
     for found in (gates, silu):
         torch.testing.assert_close(found, exact / (1 + (-exact).exp()), rtol=STATED, atol=1e-34)
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_gelu_is_within_the_stated_error(name):
+    x = torch.cat([torch.linspace(-9, 9, 8001), torch.tensor([-1e3, 1e3, 1e-20, -1e-20])])[None]
+    y = torch.empty_like(x)
+    with instruction_set(name), ops.approximate_exponentials():
+        cpu.finish_rows(x, None, None, y, "gelu")
+        cpu.finish_rows(torch.tensor([[torch.nan, torch.inf, 0]]), None, None, ends := torch.empty(1, 3), "gelu")
+    exact = torch.nn.functional.gelu(x.double())
+    assert ((y.double() - exact).abs() <= STATED * x.double().abs()).all()
+    assert ends[0, 0].isnan() and ends[0, 1] == torch.inf and ends[0, 2] == 0
 
 
 def test_who_gets_the_short_form():

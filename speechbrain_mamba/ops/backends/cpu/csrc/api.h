@@ -11,7 +11,7 @@
 
 /* Raised with every change of a struct or function below: Python refuses a library of another one, as an editable
  * installation may have kept. */
-#define SBM_ABI 9
+#define SBM_ABI 10
 
 enum dtype { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1, DTYPE_FLOAT16 = 2, DTYPE_INT8 = 3 }; /* the last of weights only */
 
@@ -102,12 +102,16 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
+/* The last by the short forms of vmath.h, of rows only. */
+enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2, ACTIVATION_GELU_SHORT = 3 };
+
 /* Normalization over the channels; NORM_NONE leaves them as they are. */
 enum norm { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
 typedef struct {
     int64_t kind;
     double epsilon;
     const float *weight, *bias; /* (channels,) or NULL */
+    int64_t activation;         /* what the values go through last, of rows only */
 } norm_weights;
 
 /* Rows of floats, normalized, to rows of another type or the same. */
@@ -120,9 +124,7 @@ typedef struct {
     int64_t to;
 } normalize_args;
 
-enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2 };
-
-/* Rows of floats to integers of 8 bits, and the products of such rows to floats. */
+/* Rows of floats to integers of 8 bits. */
 typedef struct {
     int64_t rows, features, threads;
     const char *x; /* (rows, features) */
@@ -132,16 +134,17 @@ typedef struct {
     float *scales; /* (rows,) */
 } quantize_args;
 
+/* Products of rows, which lack their scale, their bias and an activation. */
 typedef struct {
     int64_t rows, features, threads;
     const char *x; /* (rows, features) */
     int64_t from;
-    const float *scales; /* (rows,) */
+    const float *scales; /* (rows,) or NULL */
     const float *bias;   /* (features,) or NULL */
     char *y;             /* (rows, features): x * scale + bias; may be x if the types are the same */
     int64_t to;
     int64_t activation; /* what y goes through last */
-} rescale_args;
+} finish_args;
 
 /* One step of a Mamba layer between its projections in and out. States are contiguous, that of the scan float32. */
 typedef struct {
@@ -223,7 +226,7 @@ typedef struct {
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_backward_args *);
     int (*quantize_rows)(const quantize_args *);
-    int (*rescale_rows)(const rescale_args *);
+    int (*finish_rows)(const finish_args *);
     int (*normalize_rows)(const normalize_args *);
 } kernel_table;
 

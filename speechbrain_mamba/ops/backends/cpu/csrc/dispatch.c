@@ -56,5 +56,5 @@ int sbm_block_step(const block_step_args *args) { return chosen->block_step(args
 int sbm_conv_forward(const conv_args *args) { return chosen->conv_forward(args); }
 int sbm_conv_backward(const conv_backward_args *args) { return chosen->conv_backward(args); }
 int sbm_quantize_rows(const quantize_args *args) { return chosen->quantize_rows(args); }
-int sbm_rescale_rows(const rescale_args *args) { return chosen->rescale_rows(args); }
+int sbm_finish_rows(const finish_args *args) { return chosen->finish_rows(args); }
 int sbm_normalize_rows(const normalize_args *args) { return chosen->normalize_rows(args); }

@@ -13,11 +13,12 @@
 #include "layer_step.h"
 #include "row_norms.h"
 #include "quantize.h"
+#include "finish_rows.h"
 #include "few_rows.h"
 #include "block_step.h"
 #include "conv.h"
 
 const kernel_table KERNELS = {
     KERNELS_NAME, scan_forward, scan_backward, scan_step,     layer_step,    few_rows,
-    block_step,   conv_forward, conv_backward, quantize_rows, rescale_rows, normalize_rows,
+    block_step,   conv_forward, conv_backward, quantize_rows, finish_rows,   normalize_rows,
 };

@@ -1,4 +1,4 @@
-/* What stands around a product of 8-bit integers: rows become integers, and the products of rows become floats.
+/* What stands before a product of 8-bit integers: rows become integers.
  *
  * Each row has a scale of its own, so that a frame does not depend on what stands beside it in a batch. A row without a
  * value above SMALLEST is zero. A row that holds NaN or infinity has that as its scale, and its products are not finite.
@@ -72,40 +72,4 @@ static void quantize_task(const void *context, int64_t task, char *memory) {
 static int quantize_rows(const quantize_args *a) {
     int64_t each = rows_per_task(a->features), threads = worthwhile_threads(a->threads, a->rows, 4 * each);
     return parallel_tasks((a->rows + each - 1) / each, threads, 0, quantize_task, a);
-}
-
-INLINE void rescale_some(const rescale_args *a, const int64_t from, const int64_t to, int64_t first, int64_t last) {
-    int64_t whole = a->features / W * W, rest = a->features - whole;
-    int64_t from_bytes = dtype_bytes[from], to_bytes = dtype_bytes[to];
-    for (int64_t row = first; row < last; row++) {
-        const char *x = a->x + row * a->features * from_bytes;
-        char *y = a->y + row * a->features * to_bytes;
-        vf scale = v_set(a->scales[row]);
-        for (int64_t c = 0; c < whole; c += W) {
-            vf value = v_load_as(x + c * from_bytes, from) * scale;
-            if (a->bias) value += v_load(a->bias + c);
-            v_store_as(y + c * to_bytes, to, activate(value, a->activation));
-        }
-        if (rest) {
-            vf end = v_load_lanes(x + whole * from_bytes, from, rest) * scale + load_channel(a->bias, whole, rest);
-            v_store_lanes(y + whole * to_bytes, to, rest, activate(end, a->activation));
-        }
-    }
-}
-
-static void rescale_task(const void *context, int64_t task, char *memory) {
-    (void)memory;
-    const rescale_args *a = context;
-    int64_t first = task * rows_per_task(a->features), last = min_int(first + rows_per_task(a->features), a->rows);
-    if (a->from == DTYPE_FLOAT32 && a->to == DTYPE_FLOAT32)
-        rescale_some(a, DTYPE_FLOAT32, DTYPE_FLOAT32, first, last);
-    else if (a->from == DTYPE_BFLOAT16 && a->to == DTYPE_BFLOAT16)
-        rescale_some(a, DTYPE_BFLOAT16, DTYPE_BFLOAT16, first, last);
-    else
-        rescale_some(a, a->from, a->to, first, last);
-}
-
-static int rescale_rows(const rescale_args *a) {
-    int64_t each = rows_per_task(a->features), threads = worthwhile_threads(a->threads, a->rows, 4 * each);
-    return parallel_tasks((a->rows + each - 1) / each, threads, 0, rescale_task, a);
 }

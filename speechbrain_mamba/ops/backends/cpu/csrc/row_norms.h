@@ -5,7 +5,7 @@ enum { ROW_BYTES_PER_TASK = 1 << 15 };
 INLINE int64_t rows_per_task(int64_t features) { return 1 + ROW_BYTES_PER_TASK / (4 * features + 4); }
 
 /* Known to the compiler, which leaves out what it would do. */
-static const norm_weights no_norm = {NORM_NONE, 0, NULL, NULL};
+static const norm_weights no_norm = {NORM_NONE, 0, NULL, NULL, ACTIVATION_NONE};
 
 /* A normalization with what it does to one row: values are shifted and multiplied by `factor`, then by the weights. */
 typedef struct {
@@ -18,13 +18,13 @@ INLINE vf raw_values(const char *x, const int64_t dtype, int64_t c, const int64_
     return v_load_lanes(x + c * dtype_bytes[dtype], dtype, lanes);
 }
 
-/* The same, normalized. */
+/* The same, normalized, after the norm's activation. */
 INLINE vf row_values(const char *x, const int64_t dtype, const row_norm *norm, int64_t c, const int64_t lanes) {
     vf values = raw_values(x, dtype, c, lanes);
     if (norm->weights->kind == NORM_NONE) return values;
     values = (values - norm->shift) * norm->factor;
     if (norm->weights->weight) values *= load_channel(norm->weights->weight, c, lanes);
-    return values + load_channel(norm->weights->bias, c, lanes);
+    return activate(values + load_channel(norm->weights->bias, c, lanes), norm->weights->activation);
 }
 
 INLINE float sum_of_lanes(vf x) {
