@@ -34,7 +34,7 @@ def test_rows_are_normalized_and_rounded(name, seed, rows, features, dtype, to, 
     torch.manual_seed(seed)
     wide = (torch.randn(rows, features + 3) * torch.logspace(-2, 2, rows)[:, None]).to(dtype)
     x, norm = wide[:, :features], draw_norm(kind, features, weighted, biased)._replace(activation=activation)
-    with instruction_set(name):
+    with instruction_set(name), approximate_exponentials(False):
         found = cpu.normalize_rows(x, norm, to)
     assert found.dtype == to and found.is_contiguous()
     weights = (None if one is None else one.double() for one in norm[2:4])
@@ -85,7 +85,7 @@ def test_products_get_a_bias_and_an_activation(name, seed, shape, features, dtyp
         found = finish_product(y, bias, activation)
     assert found.dtype == dtype and found.shape == y.shape
     error, allowed = (found.double() - exact).abs(), ROUNDING[dtype] * exact.abs() + 1e-6
-    assert (error <= allowed + (6e-4 if short and activation == "gelu" else 0) * sums.abs()).all()
+    assert (error <= allowed + (3e-4 if short and activation == "gelu" else 0) * sums.abs()).all()
     with use_backend("reference"):
         expected = finish_product(before, bias, activation)
     assert ((expected.double() - exact).abs() <= allowed).all()

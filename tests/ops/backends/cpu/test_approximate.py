@@ -14,8 +14,7 @@ from tests.ops.backends.cpu.instruction_sets import INSTRUCTION_SETS
 from tests.ops.cases import bidirectional_scan_inputs, run, scan_inputs
 
 STATED = 6e-4
-"""Relative error of rates, softplus and SiLU, as csrc/vmath.h states it, and the error of GELU relative to its input;
-that of a decay itself is 4e-4."""
+"""Relative error of rates, softplus and SiLU, as csrc/vmath.h states it; that of a decay itself is 4e-4."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +90,7 @@ def test_gelu_is_within_the_stated_error(name):
         cpu.finish_rows(x, None, None, y, "gelu")
         cpu.finish_rows(torch.tensor([[torch.nan, torch.inf, 0]]), None, None, ends := torch.empty(1, 3), "gelu")
     exact = torch.nn.functional.gelu(x.double())
-    assert ((y.double() - exact).abs() <= STATED * x.double().abs()).all()
+    assert ((y.double() - exact).abs() <= 3e-4 * x.double().abs()).all()  # of the input, as csrc/vmath.h states it
     assert ends[0, 0].isnan() and ends[0, 1] == torch.inf and ends[0, 2] == 0
 
 
