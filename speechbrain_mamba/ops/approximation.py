@@ -15,9 +15,10 @@ def approximate_exponentials(allowed: bool = True) -> Iterator[None]:
 
     For models whose weights or activations are rounded to 8 or 16 bits already, which hides the difference: decays are
     those of a rate that is off by at most 6e-4 of itself, steps and SiLU are off by as much, and a GELU around a
-    product by half as much of its input. Of two scans that are averaged, the first one's output is rounded to the output's type before
-    they are. On a CPU this takes a quarter to a third of the time off a scan. By default bfloat16 tensors get the short
-    form, others the accuracy of their type. Only the backend ``cpu`` has a short form; others compute as before.
+    product by half as much of its input. Of two scans that are averaged, the first one's output is rounded to the
+    output's type before they are. On a CPU this takes a quarter to a third of the time off a scan. By default bfloat16
+    tensors get the short form, others the accuracy of their type. Only the backend ``cpu`` has a short form; others
+    compute as before.
 
     Arguments
     ---------
