@@ -230,11 +230,16 @@ def differences_markdown(study: Study, folder: Path) -> str:
     lines = [
         [row["comparison"], f"{study.system(row['system']).label} - {study.system(row['baseline']).label}",
          labels[row["measure"]], rounded(row["difference"]), f"{rounded(row['low'])} to {rounded(row['high'])}",
-         _interval(row, "student"), *([_interval(row, "people")] if known else []), rounded(row["holm_p"], 3)]
+         _interval(row, "student"), *([_interval(row, "people")] if known else []), _probability(row["holm_p"])]
         for row in rows
     ]  # fmt: skip
     people = [f"Student, people ({rows[0]['people']})"] if known else []
     return markdown(["comparison", "difference", "measure", "mean", "bootstrap", "Student", *people, "p"], lines)
+
+
+def _probability(text: str) -> str:
+    """A p value for people; a small one is not shown as zero."""
+    return "below 0.001" if text and float(text) < 0.001 else rounded(text, 3)
 
 
 def _interval(row: Mapping[str, str], kind: str) -> str:
