@@ -11,7 +11,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from speechbrain_mamba.lobes.models.recognition.convolution import ConvolutionFrontEnd, ConvolutionModule
-from speechbrain_mamba.nnet.reduced_linear import reduce_linears
+from speechbrain_mamba.nnet.reduced_linear import ReducedLinear, reduce_linears
 from tests.errors import relative_error
 from tests.nnet.test_mamba import scramble
 from tests.ops.test_int8 import needs_int8
@@ -205,16 +205,19 @@ def test_the_fewest_frames_are_those_that_a_front_end_takes(name):
 
 @pytest.mark.parametrize("bits", ["bf16", pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("activation", [nn.GELU, nn.Tanh])
-def test_what_follows_the_convolution_is_part_of_a_reduced_product(bits, activation):
-    """Unless somebody watches one of its modules, or training drops values."""
+def test_what_follows_the_convolution_is_part_of_a_reduced_product(monkeypatch, bits, activation):
+    """Unless the activation is one that no kernel knows, somebody watches a module, or training drops values."""
     torch.manual_seed(0)
     module = ConvolutionModule(64, kernel_size=5, activation=activation, dropout=0.5).eval().requires_grad_(False)
     nn.init.normal_(module.after_conv[0].weight)
     x = torch.randn(2, 30, 64)
     exact = module(x)
     reduce_linears(module, bits)
+    norms, run = [], ReducedLinear.run
+    monkeypatch.setattr(ReducedLinear, "run", lambda self, x, norm=None: norms.append(norm) or run(self, x, norm))
     with torch.autocast("cpu", torch.bfloat16, enabled=bits == "bf16"):
         found = module(x)
+        assert [norm.activation for norm in norms if norm] == [None] + ["gelu"] * (activation is nn.GELU)
         assert not torch.equal(copy.deepcopy(module).train()(x), found)
         for part in (module.after_conv, *module.after_conv):
             called = []

@@ -102,7 +102,7 @@ typedef struct {
     float *state_after;        /* (batch, channels, state) */
 } scan_step_args;
 
-/* The last by the short forms of vmath.h, of rows only. */
+/* The last in the short form of vmath.h. */
 enum activation { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2, ACTIVATION_GELU_SHORT = 3 };
 
 /* Normalization over the channels; NORM_NONE leaves them as they are. */
@@ -111,7 +111,7 @@ typedef struct {
     int64_t kind;
     double epsilon;
     const float *weight, *bias; /* (channels,) or NULL */
-    int64_t activation;         /* what the values go through last, of rows only */
+    int64_t activation;         /* what the normalized values go through */
 } norm_weights;
 
 /* Rows of floats, normalized, to rows of another type or the same. */

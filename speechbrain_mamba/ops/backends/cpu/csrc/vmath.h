@@ -3,7 +3,8 @@
  * The short forms are for callers whose tensors have been rounded to 8 or 16 bits already. Their errors, which
  * tests/ops/backends/cpu/test_approximate.py checks: a decay 2^x is that of a rate x which is off by at most 6e-4 of
  * itself (so that a slow decay, applied thousands of times over, stays right), and off by at most 4e-4 of itself for
- * any x above -126; v_softplus_short and v_sigmoid_short are off by at most 6e-4 of themselves, v_gelu_short by 3e-4 of |x|.
+ * any x above -126; v_softplus_short and v_sigmoid_short are off by at most 6e-4 of themselves, v_gelu_short by 3e-4 of
+ * |x|.
  */
 #include <math.h>
 
