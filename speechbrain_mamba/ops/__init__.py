@@ -11,6 +11,7 @@ from speechbrain_mamba.ops.block_step import (
     pack_block,
 )
 from speechbrain_mamba.ops.conv import bidirectional_causal_conv1d, causal_conv1d, causal_conv1d_update
+from speechbrain_mamba.ops.depthwise import depthwise_conv1d
 from speechbrain_mamba.ops.directions import Direction, Filters, ScanInputs, SsdInputs
 from speechbrain_mamba.ops.few_rows import few_rows_linear
 from speechbrain_mamba.ops.layer import bidirectional_mamba_inner, mamba_inner, scan_arguments
@@ -41,6 +42,7 @@ __all__ = [
     "block_step",
     "causal_conv1d",
     "causal_conv1d_update",
+    "depthwise_conv1d",
     "few_rows_linear",
     "lengths_on",
     "mamba_inner",

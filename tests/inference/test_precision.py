@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from speechbrain_mamba.corpora.mini.samples import SAMPLES
+from speechbrain_mamba.evaluation.word_errors import WordErrors
 from speechbrain_mamba.inference import precision
 from speechbrain_mamba.inference.precision import ReducedPrecision, check_precision
 from speechbrain_mamba.inference.recognition import Recognizer
@@ -108,12 +109,27 @@ def test_a_bundled_separator_loses_little(bf16, caplog, name, there):
 
 @needs_int8
 def test_a_bundled_recognizer_hears_the_same():
+    """But for a word that it is unsure of: the first recording has a digit of which one frame decides, 53 to 47."""
     exact, model = (
         Recognizer.from_hparams("recognizer-digits", run_opts={"precision": name}) for name in ("fp32", "int8")
     )
     assert len(reduced(model)) > 10 and model.precision == "int8"
+    errors = WordErrors()
     for sample in SAMPLES:
-        assert model.transcribe_file(str(sample.path)) == exact.transcribe_file(str(sample.path))
+        (expected, words), (found, heard) = (listen(one, str(sample.path)) for one in (exact, model))
+        assert (found - expected).norm() < 0.05 * expected.norm()
+        errors.add(sample.path.name, heard, words)
+    wrong, said = errors.counts()
+    assert wrong <= 1 and said == 14
+
+
+def listen(recognizer, path):
+    """Probabilities of tokens over the frames of a recording, and the words."""
+    found = []
+    watch = recognizer.mods.proj_enc.register_forward_hook(lambda _, x, y: found.append(y.float().softmax(-1)))
+    words = recognizer.transcribe_file(path)
+    watch.remove()
+    return torch.cat(found, 1), words
 
 
 @needs_int8

@@ -45,9 +45,9 @@ class TestSeeds:
             torch.testing.assert_close(batch.wavs[place, : len(alone.wav)], alone.wav, rtol=1e-3, atol=1e-4)
         assert not torch.equal(say(synthesizer, seed=8).wav, say(synthesizer, seed=7).wav)
         every = synthesizer.synthesize_batch(["one"] * 2, VOICE.expand(2, -1), prompt_texts=[SAID] * 2, seed=7)
-        assert torch.equal(every.wavs[0], every.wavs[1]) and torch.equal(
-            every.wavs[0], batch.wavs[0, : every.wavs.shape[1]]
-        )
+        assert torch.equal(every.wavs[0], every.wavs[1])
+        # a processor's libraries may sum the codec's products in another order for another number of examples
+        torch.testing.assert_close(every.wavs[0], batch.wavs[0, : every.wavs.shape[1]], rtol=1e-3, atol=1e-4)
 
     def test_global_random_numbers_are_left_alone(self, synthesizer):
         torch.manual_seed(1)

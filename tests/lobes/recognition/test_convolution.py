@@ -42,6 +42,24 @@ def test_module_is_speechbrains(options):
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(2, 23, 12)
     assert relative_error(ours(x), theirs(x)) < 1e-5
+    dy = torch.randn(2, 23, 12)
+    for module in (ours, theirs):
+        module(x).backward(dy)
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters()):
+        assert relative_error(one.grad, other.grad) < 1e-4, name
+
+
+def test_parts_of_the_module_are_called_where_they_are_more_than_they_were():
+    module, x = ConvolutionModule(12, 5), torch.randn(2, 23, 12)
+    y = module(x)
+    for part in (module.bottleneck, *module.bottleneck):
+        called = []
+        handle = part.register_forward_hook(lambda *_, called=called: called.append(True))
+        watched = module(x)
+        handle.remove()
+        assert called == [True] and torch.allclose(watched, y, atol=1e-6)
+    module.bottleneck[1] = nn.Sequential(nn.GLU(dim=1), nn.Tanh())
+    assert not torch.allclose(module(x), y, atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}])
@@ -125,6 +143,17 @@ def test_front_end_is_speechbrains(name):
     x = torch.randn(2, 50, 80)
     assert relative_error(ours(x), theirs(x)) < 1e-6
     assert relative_error(ours(x, torch.ones(2)), theirs(x)) < 1e-6
+
+
+def test_front_end_pads_in_the_type_of_autocast(monkeypatch):
+    """A second convolution gets bfloat16: padding in float32 would copy the largest tensor of a recognizer twice."""
+    frontend, x = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]).eval(), torch.randn(2, 41, 80)
+    padded, pad = [], nn.functional.pad
+    monkeypatch.setattr(nn.functional, "pad", lambda x, *a, **k: padded.append(pad(x, *a, **k)) or padded[-1])
+    with torch.autocast("cpu", torch.bfloat16):
+        y = frontend(x)
+    assert [one.dtype for one in padded] == [torch.float32, torch.bfloat16] and y.dtype == torch.bfloat16
+    assert relative_error(y, frontend(x)) < 0.02
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)

@@ -14,10 +14,10 @@ from speechbrain.nnet.CNN import Conv2d, get_padding_elem
 from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.few_rows import plain_linear
-from speechbrain_mamba.nnet.grid_convolutions import pad_for
+from speechbrain_mamba.nnet.grid_convolutions import class_of, pad_for
 from speechbrain_mamba.nnet.plain_parts import norm_part
 from speechbrain_mamba.nnet.reduced_linear import ReducedLinear
-from speechbrain_mamba.ops import absolute_lengths, mask_frames
+from speechbrain_mamba.ops import absolute_lengths, depthwise_conv1d, mask_frames
 from speechbrain_mamba.utils._compat import has_forward_hooks
 
 
@@ -94,17 +94,14 @@ class ConvolutionModule(Conformer.ConvolutionModule):
             Output like ``x``; and with ``return_state`` the state.
         """
         time = x.shape[1]
-        x = self.bottleneck(self.layer_norm(x).transpose(1, 2))
-        x = mask_frames(x.transpose(1, 2), lengths).transpose(1, 2)
+        x = mask_frames(self._widen(self.layer_norm(x)), lengths)
         streams = self.causal or return_state or state is not None
         if not streams and chunk_size is None:
-            return mask_frames(self._finish(self._convolve(F.pad(x, (self.padding, self.padding)))), lengths)
-        left = x.new_zeros(*x.shape[:2], self.padding) if state is None else state.to(x.dtype)
-        x = torch.cat([left, x], -1)
-        if self.causal:
-            y = self._convolve(x)
-        elif chunk_size is None:
-            y = self._convolve(F.pad(x, (0, self.padding)))
+            return mask_frames(self._finish(self._convolve(x, self.padding, self.padding)), lengths)
+        left = x.new_zeros(x.shape[0], self.padding, x.shape[2]) if state is None else state.to(x.dtype).transpose(1, 2)
+        x = torch.cat([left, x], 1)
+        if self.causal or chunk_size is None:
+            y = self._convolve(x, 0, 0 if self.causal else self.padding)
         else:
             y = self._convolve_chunks(x, time, chunk_size)
         y = mask_frames(self._finish(y), lengths)
@@ -117,13 +114,20 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         if isinstance(projection, ReducedLinear) and projection.absorb(self.layer_norm):
             self.layer_norm = nn.Identity()
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups)
+    def _widen(self, x: Tensor) -> Tensor:
+        """The first projection and its gate. On a CPU the convolution of width 1 is a product of rows as they lie."""
+        pointwise, gate = self.bottleneck
+        known = class_of(pointwise) is nn.Conv1d and type(gate) is nn.GLU and x.device.type == "cpu"
+        if known and not any(map(has_forward_hooks, self.bottleneck.modules())):
+            return F.glu(F.linear(x, pointwise.weight.squeeze(2), pointwise.bias), -1)
+        return self.bottleneck(x.transpose(1, 2)).transpose(1, 2)
+
+    def _convolve(self, x: Tensor, before: int, after: int) -> Tensor:
+        return depthwise_conv1d(x, self.conv.weight, self.conv.bias, before=before, after=after)
 
     def _finish(self, x: Tensor) -> Tensor:
-        """What follows the convolution, (batch, channels, time) to (batch, time, channels): normalization, activation
-        and projection. Where the projection's weight was reduced, what rounds its inputs does the others too."""
-        x = x.transpose(1, 2)
+        """What follows the convolution: normalization, activation and projection. Where the projection's weight was
+        reduced, what rounds its inputs does the others too."""
         norm, activation, projection, dropout = self.after_conv
         known = norm_part(norm, activation) if isinstance(projection, ReducedLinear) else None
         if known is None or plain_linear(projection) is None or has_forward_hooks(self.after_conv):
@@ -131,19 +135,18 @@ class ConvolutionModule(Conformer.ConvolutionModule):
         return dropout(projection.run(x, known))
 
     def _convolve_chunks(self, x: Tensor, time: int, chunk_size: int) -> Tensor:
-        """Convolve (batch, channels, padding + time): each chunk sees the frames before it, and zeros after it."""
-        batch, channels = x.shape[:2]
-        x = F.pad(x, (0, -time % chunk_size)).unfold(2, self.padding + chunk_size, chunk_size)
-        x = F.pad(x, (0, self.padding)).transpose(1, 2).flatten(0, 1)
-        y = self._convolve(x).unflatten(0, (batch, -1)).transpose(1, 2)
-        return y.reshape(batch, channels, -1).narrow(2, 0, time)  # a slice would ask whether all is taken
+        """Convolve (batch, padding + time, channels): each chunk sees the frames before it, and zeros after it."""
+        batch, _, channels = x.shape
+        x = F.pad(x, (0, 0, 0, -time % chunk_size)).unfold(1, self.padding + chunk_size, chunk_size)
+        y = self._convolve(x.flatten(0, 1).transpose(1, 2), 0, self.padding)
+        return y.reshape(batch, -1, channels).narrow(1, 0, time)  # a slice would ask whether all is taken
 
     def _last_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Take the last valid frames of (batch, channels, padding + time) that the convolution looks back on."""
+        """Take the last valid frames of (batch, padding + time, channels) that the convolution looks back on."""
         if lengths is None:
-            return x[..., x.shape[-1] - self.padding :]
-        index = lengths.to(x.device)[:, None, None] + torch.arange(self.padding, device=x.device)
-        return x.gather(2, index.expand(-1, x.shape[1], -1))
+            return x[:, x.shape[1] - self.padding :].transpose(1, 2)
+        index = lengths.to(x.device)[:, None] + torch.arange(self.padding, device=x.device)
+        return x.gather(1, index[..., None].expand(-1, -1, x.shape[2])).transpose(1, 2)
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -275,7 +278,8 @@ def _convolve(x: Tensor, conv: Conv2d) -> Tensor:
         get_padding_elem(conv.in_channels, conv.stride[axis], conv.kernel_size[axis], conv.dilation[axis])
         for axis in (-2, -1)
     )
-    image = F.pad(image, (*features, *time), mode=conv.padding_mode)
+    with torch.autocast(image.device.type, enabled=False):  # it would pad in float32, by two copies of the image
+        image = F.pad(image, (*features, *time), mode=conv.padding_mode)
     frames = (image.shape[2] - conv.dilation[-1] * (conv.kernel_size[-1] - 1) - 1) // conv.stride[-1] + 1
     inner = conv.conv
     image = pad_for(inner, image, 2)

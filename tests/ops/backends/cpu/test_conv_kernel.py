@@ -20,7 +20,7 @@ def conv_cases(draw) -> tuple[dict, dict]:
     """Inputs and options of a convolution."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     batch, time = draw(st.integers(1, 3)), draw(st.integers(1, 20) | st.integers(21, 300))
-    channels, width = draw(st.integers(1, 80)), draw(st.just(4) | st.integers(1, 7))
+    channels, width = draw(st.integers(1, 80)), draw(st.just(4) | st.integers(1, 7) | st.integers(8, 33))
     inputs = {
         "x": torch.randn(batch, time, 2 * channels)[..., channels:].to(draw(st.sampled_from(DTYPES))),
         "weight": torch.randn(channels, width),

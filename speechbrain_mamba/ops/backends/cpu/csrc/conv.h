@@ -6,7 +6,7 @@
  * fixed order.
  */
 
-enum { PIECE = 64, PIECE_RUNS = 32 };
+enum { PIECE = 64, PIECE_RUNS = 32, SIDE_BY_SIDE = 8 };
 
 typedef struct {
     const conv_args *args;
@@ -30,13 +30,24 @@ static void load_inputs(vf *x, const conv_args *a, const conv_direction *d, cons
     if (start < to) load_tile(x + (start - from), 1, &a->x, w, start, to - start, c, lanes);
 }
 
-/* y[i] = bias + sum over k of weight[k] x[i + k]; the width is a constant where it is the common one. */
-INLINE void filter(vf *y, const vf *x, const vf *weight, vf bias, int64_t width, int64_t rows) {
-    for (int64_t i = 0; i < rows; i++) {
-        vf sum = bias;
-        for (int64_t k = 0; k < width; k++) sum += weight[k] * x[i + k];
-        y[i] = sum;
+/* y[i] = bias + sum over k of weight[k] x[i + k], `side` rows side by side, as many as there are: a sum waits for its own
+ * last product. Returns the next row. */
+INLINE int64_t filter_rows(vf *y, const vf *x, const vf *weight, vf bias, int64_t width, int64_t i, int64_t rows,
+                           const int side) {
+    for (; i + side <= rows; i += side) {
+        vf sum[SIDE_BY_SIDE];
+        for (int j = 0; j < side; j++) sum[j] = bias;
+        for (int64_t k = 0; k < width; k++)
+            for (int j = 0; j < side; j++) sum[j] += weight[k] * x[i + k + j];
+        for (int j = 0; j < side; j++) y[i + j] = sum[j];
     }
+    return i;
+}
+
+/* All rows; the width is a constant where it is the common one. */
+INLINE void filter(vf *y, const vf *x, const vf *weight, vf bias, int64_t width, int64_t rows) {
+    int64_t i = filter_rows(y, x, weight, bias, width, 0, rows, SIDE_BY_SIDE);
+    filter_rows(y, x, weight, bias, width, i, rows, 1);
 }
 
 static void filter_any(vf *y, const vf *x, const vf *weight, vf bias, int64_t width, int64_t rows) {
@@ -44,6 +55,24 @@ static void filter_any(vf *y, const vf *x, const vf *weight, vf bias, int64_t wi
         filter(y, x, weight, bias, 4, rows);
     else
         filter(y, x, weight, bias, width, rows);
+}
+
+/* sums[k] += sum over i of g[i] x[i + k], `side` taps side by side, as many as there are; returns the next one. */
+INLINE int64_t add_taps(vf *sums, const vf *g, const vf *x, int64_t k, int64_t width, int64_t rows, const int side) {
+    for (; k + side <= width; k += side) {
+        vf sum[SIDE_BY_SIDE];
+        for (int j = 0; j < side; j++) sum[j] = sums[k + j];
+        for (int64_t i = 0; i < rows; i++)
+            for (int j = 0; j < side; j++) sum[j] += g[i] * x[i + k + j];
+        for (int j = 0; j < side; j++) sums[k + j] = sum[j];
+    }
+    return k;
+}
+
+static void add_all_taps(vf *sums, const vf *g, const vf *x, int64_t width, int64_t rows) {
+    int64_t k = add_taps(sums, g, x, 0, width, rows, SIDE_BY_SIDE);
+    k = add_taps(sums, g, x, k, width, rows, 4);
+    add_taps(sums, g, x, k, width, rows, 1);
 }
 
 /* The last width - 1 inputs of an example, and in the backward pass what their gradients add to the inputs'. */
@@ -180,8 +209,7 @@ static void conv_back_piece(const conv_plan *p, int64_t index, int64_t example, 
     for (int64_t i = w.length - kept - at.from < 0 ? 0 : w.length - kept - at.from; i < at.rows && g->dfinal_state; i++)
         s->dx[i] += final_gradient(a, g->dfinal_state, &w, at.from + i, c, lanes);
     for (int64_t i = 0; i < at.rows; i++) s->total[w.sign > 0 ? i : at.rows - 1 - i] += s->dx[i];
-    for (int64_t k = 0; k < a->width; k++)
-        for (int64_t i = 0; i < at.rows; i++) sums[k] += s->g[i] * s->x[i + k];
+    add_all_taps(sums, s->g, s->x, a->width, at.rows);
     for (int64_t i = 0; i < at.rows; i++) sums[a->width] += s->g[i];
 }
 
