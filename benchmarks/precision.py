@@ -144,7 +144,7 @@ def quality(model: str, precision: str, what: str, unit: str, score: float) -> d
 def main():
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--corpora", type=Path, default=Path("results/precision_voices"), help="where voices are kept")
     parser.add_argument("--only", choices=["speed", "quality"], help="what is measured; by default both")
