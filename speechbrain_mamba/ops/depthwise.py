@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.conv import causal_conv1d
-from speechbrain_mamba.ops.registry import chosen_backend, is_available
+from speechbrain_mamba.ops.registry import cpu_kernels_serve
 from speechbrain_mamba.ops.rowwise import DTYPES
 from speechbrain_mamba.utils._compat import is_transforming
 
@@ -45,20 +45,18 @@ def depthwise_conv1d(
     >>> torch.allclose(y, conv(x.transpose(1, 2)).transpose(1, 2), atol=1e-6)
     True
     """
-    device, seen_before = x.device.type, weight.shape[-1] - 1 - before
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if not _kernels_serve(x, dtype):
+    if not _kernels_serve(x):
         y = F.conv1d(F.pad(x.transpose(1, 2), (before, after)), weight, bias, groups=x.shape[2])
         return y.transpose(1, 2)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     later: Any = causal_conv1d(F.pad(x.to(dtype), (0, 0, 0, after)), weight[:, 0], bias)  # it returns no state
-    return later.narrow(1, seen_before, later.shape[1] - seen_before)
+    early = weight.shape[-1] - 1 - before
+    return later.narrow(1, early, later.shape[1] - early)
 
 
-def _kernels_serve(x: Tensor, dtype: torch.dtype) -> bool:
+def _kernels_serve(x: Tensor) -> bool:
     seen = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transforming()
-    if seen or x.device.type != "cpu" or dtype not in DTYPES:
-        return False
-    return chosen_backend() in ("auto", "cpu") and is_available("cpu")
+    return not seen and x.device.type == "cpu" and x.dtype in DTYPES and cpu_kernels_serve()
 
 
 __all__ = ["depthwise_conv1d"]

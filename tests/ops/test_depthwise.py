@@ -67,3 +67,4 @@ def test_kernels_serve_where_nothing_else_is_asked_for(monkeypatch):
         assert torch.allclose(depthwise_conv1d(x, conv.weight, conv.bias), y, atol=1e-6)
     double = depthwise_conv1d(x.double(), conv.weight.double(), conv.bias.double())
     assert torch.allclose(double, y.double(), atol=1e-6) and called == [torch.float32]
+    assert depthwise_conv1d(x.to("meta"), conv.weight.to("meta")).shape == y.shape

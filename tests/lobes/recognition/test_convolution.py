@@ -145,6 +145,13 @@ def test_front_end_is_speechbrains(name):
     assert relative_error(ours(x, torch.ones(2)), theirs(x)) < 1e-6
 
 
+def test_shapes_are_known_without_memory():
+    with torch.device("meta"):
+        frontend, module = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]), ConvolutionModule(12, 5)
+        assert frontend(torch.empty(2, 41, 80)).shape == (2, 11, 20, 4)
+        assert module(torch.empty(2, 41, 12)).shape == (2, 41, 12)
+
+
 def test_front_end_pads_in_the_type_of_autocast(monkeypatch):
     """A second convolution gets bfloat16: padding in float32 would copy the largest tensor of a recognizer twice."""
     frontend, x = ConvolutionFrontEnd((8, 10, 80), **FRONT_ENDS["published"]).eval(), torch.randn(2, 41, 80)

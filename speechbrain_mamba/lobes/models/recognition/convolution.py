@@ -278,7 +278,7 @@ def _convolve(x: Tensor, conv: Conv2d) -> Tensor:
         get_padding_elem(conv.in_channels, conv.stride[axis], conv.kernel_size[axis], conv.dilation[axis])
         for axis in (-2, -1)
     )
-    with torch.autocast(image.device.type, enabled=False):  # it would pad in float32, by two copies of the image
+    with torch.autocast("cpu", enabled=False):  # it would pad in float32, by two copies of the image
         image = F.pad(image, (*features, *time), mode=conv.padding_mode)
     frames = (image.shape[2] - conv.dilation[-1] * (conv.kernel_size[-1] - 1) - 1) // conv.stride[-1] + 1
     inner = conv.conv
