@@ -18,7 +18,7 @@ from speechbrain_mamba.ops.checks import check_dims, check_shape
 from speechbrain_mamba.ops.few_rows import MOST_ROWS
 from speechbrain_mamba.ops.int8 import PackedWeight, project
 from speechbrain_mamba.ops.layer import check_parameters
-from speechbrain_mamba.ops.registry import chosen_backend, is_available, is_plain_call, load_backend
+from speechbrain_mamba.ops.registry import chosen_backend, cpu_kernels_serve, is_plain_call, load_backend
 from speechbrain_mamba.ops.rowwise import ACTIVATIONS, activate, normalize
 from speechbrain_mamba.ops.step import mamba_inner_update
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
@@ -75,7 +75,7 @@ def pack_block(mixer: MixerPart | None, feed_forward: FeedForwardPart | None = N
     tensors = _check_parts(mixer, feed_forward)
     block = PackedBlock(mixer, feed_forward, None, None)
     on_cpu = all(tensor.is_cpu and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
-    if not on_cpu or chosen_backend() not in ("auto", "cpu") or not is_available("cpu"):
+    if not on_cpu or not cpu_kernels_serve():
         return block
     backend = load_backend("cpu")
     packed = backend.pack_block(mixer, feed_forward)

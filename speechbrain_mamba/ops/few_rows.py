@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.ops.int8 import PackedWeight, project
-from speechbrain_mamba.ops.registry import chosen_backend, is_available, is_plain_call, load_backend
+from speechbrain_mamba.ops.registry import cpu_kernels_serve, is_plain_call, load_backend
 from speechbrain_mamba.ops.rowwise import ACTIVATIONS, activate
 
 MOST_ROWS = 16
@@ -101,4 +101,4 @@ def _is_served(
         # of other shapes, PyTorch says what is wrong, or broadcasts
         if tensor is not None and (tensor.dtype not in dtypes or not tensor.is_cpu or tensor.shape != shape):
             return False
-    return x.shape[1] == weight.shape[1] and chosen_backend() in ("auto", "cpu") and is_available("cpu")
+    return x.shape[1] == weight.shape[1] and cpu_kernels_serve()

@@ -262,6 +262,11 @@ def chosen_backend() -> str:
     return name
 
 
+def cpu_kernels_serve() -> bool:
+    """Whether kernels of the backend ``cpu`` are there, and no other backend was asked for."""
+    return chosen_backend() in ("auto", "cpu") and is_available("cpu")
+
+
 def is_plain_call(*tensors: Tensor | None) -> bool:
     """Whether nothing has to see an operation on tensors as one of torch's: no gradient, compiler, tracer,
     transformation or stand-in for tensors."""

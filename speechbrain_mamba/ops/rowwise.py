@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechbrain_mamba.ops.registry import chosen_backend, is_available, load_backend
+from speechbrain_mamba.ops.registry import cpu_kernels_serve, load_backend
 from speechbrain_mamba.ops.torch_ops import asks_for_gradient
 from speechbrain_mamba.utils._compat import is_transforming
 
@@ -89,8 +89,7 @@ def _may_use_kernels(x: Tensor, *parameters: Tensor | None) -> bool:
 
 def row_kernels() -> ModuleType:
     """The backend that works on rows on a CPU: ``cpu``, or ``reference`` where that is not there or not wanted."""
-    native = chosen_backend() in ("auto", "cpu") and is_available("cpu")
-    return load_backend("cpu" if native else "reference")
+    return load_backend("cpu" if cpu_kernels_serve() else "reference")
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
