@@ -22,11 +22,20 @@ def process_seconds(pid: int) -> float | None:
 class EpochClock:
     """Seconds of each epoch of a training that is watched from outside.
 
-    The first epoch that is seen in a process is left out if there are others: imports and the start are in it.
+    What a process needs up to the first epoch that is seen is left out if there are others: imports and the start
+    are in it.
+
+    Arguments
+    ---------
+    seconds : sequence of float
+        Of the epochs that were seen in earlier processes of the training.
+    done : int
+        The epochs that the training had ended before the process started.
     """
 
-    def __init__(self, seconds: Sequence[float] = ()) -> None:
+    def __init__(self, seconds: Sequence[float] = (), done: int = 0) -> None:
         self.seconds = list(seconds)
+        self._done = done
         self._first: float | None = None
         self._last = 0.0
         self._epoch: int | None = None
@@ -36,7 +45,7 @@ class EpochClock:
         if self._epoch is not None and epoch > self._epoch:
             self.seconds += [(now - self._last) / (epoch - self._epoch)] * (epoch - self._epoch)
         elif self._epoch is None:
-            self._first = now
+            self._first = now / max(1, epoch - self._done)
         self._epoch, self._last = epoch, now
 
     def per_epoch(self) -> float | None:

@@ -93,7 +93,7 @@ def run_training(
         try:
             name = CPU if not on_gpu and process_seconds(process.pid) is not None else WALL
             same = before is not None and before.clock == name
-            clock, spent = EpochClock(before.seconds if same else []), before.spent if same else 0.0
+            clock, spent = EpochClock(before.seconds if same else [], done=seen), before.spent if same else 0.0
             while process.poll() is None:
                 time.sleep(POLL)
                 best = tune.read_best(folder)

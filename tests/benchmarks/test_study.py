@@ -303,6 +303,12 @@ def test_epochs_are_timed_without_the_start_of_a_process():
     assert watch.seconds == [10, 10, 10] and watch.per_epoch() == 10
 
 
+def test_epochs_that_nobody_watched_share_their_time():
+    watch = clock.EpochClock(done=2)
+    watch.see(5, 60.0)  # who watched was stopped meanwhile
+    assert watch.seconds == [] and watch.per_epoch() == 20
+
+
 def test_words_and_characters_are_counted(tmp_path):
     folder = tmp_path / "test" / "digits"
     folder.mkdir(parents=True)
