@@ -36,9 +36,14 @@ def thresholds_markdown(rows: Sequence[Row]) -> str:
     for key in dict.fromkeys((row["comparison"], row["token_ms"]) for row in rows):
         own = {(row["pass"], row["measure"]): row for row in rows if (row["comparison"], row["token_ms"]) == key}
         token = [f"{float(key[1]):.3g} ms"] if in_time else []
-        lines.append([key[0], *token, *(describe(_numbers(own[c])) if c in own else "-" for c in columns)])
+        lines.append([key[0], *token, *(threshold_words(own[c]) if c in own else "-" for c in columns)])
     header = ["comparison", *(["token"] if in_time else []), *(f"{measure}, {which}" for which, measure in columns)]
     return markdown(header, lines)
+
+
+def threshold_words(row: Row) -> str:
+    """What a row of ``thresholds_DEVICE.csv`` says."""
+    return describe(_numbers(row))
 
 
 def brackets_markdown(rows: Sequence[Row]) -> str:

@@ -6,6 +6,7 @@ A place is ``{{KIND WORDS}}``:
 - ``{{differences NAME SYSTEM ... measure=MEASURE ...}}``: what a study says of each system, or of some, and its
   baseline, by its first measure or by others, as sentences of a list;
 - ``{{value FILE COLUMN KEY=VALUE ...}}``: a number of the one row of a CSV file in which the columns have the values;
+- ``{{threshold FILE KEY=VALUE ...}}``: the one threshold of an efficiency map in whose row the columns have the values;
 - ``{{thresholds FILE KEY=VALUE ...}}``: thresholds of an efficiency map as a table;
 - ``{{brackets FILE KEY=VALUE ...}}``: the measured lengths between which the times of a map cross, as a table;
 - ``{{law FILE}}``: what a map says of the law of token resolution, as sentences of a list;
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from quality.figures import FIGURE
 from quality.machine import MACHINE
-from quality.map_tables import brackets_markdown, law_sentences, thresholds_markdown
+from quality.map_tables import brackets_markdown, law_sentences, threshold_words, thresholds_markdown
 from quality.publishing import RUNS, TRIALS
 from quality.study_file import Study, find_study, read_study
 from quality.tables import (
@@ -246,13 +247,22 @@ def _machine(own: Path) -> str:
 
 def _value(folder: Path, link: str, words: list[str]) -> str:
     file, column, *conditions = words
-    wanted = dict(condition.split("=", 1) for condition in conditions)
-    path = folder / file
-    rows = [row for row in read_rows(path) if all(row.get(key) == value for key, value in wanted.items())]
-    if len(rows) != 1 or column not in rows[0]:
-        raise ValueError(f"'{path}' has {len(rows)} rows with {wanted}, but must have one, with the column {column}.")
-    value = rows[0][column]
-    return value if value.isdigit() else rounded(value)
+    row = _row_with(folder, file, *conditions)
+    if column not in row:
+        raise ValueError(f"'{folder / file}' has no column {column}, but {', '.join(row)}.")
+    return row[column] if row[column].isdigit() else rounded(row[column])
+
+
+def _threshold(folder: Path, link: str, words: list[str]) -> str:
+    return threshold_words(_row_with(folder, *words))
+
+
+def _row_with(folder: Path, file: str, *conditions: str) -> dict[str, str]:
+    """The one row of a table in which columns have the values."""
+    rows = _rows_with(folder, file, *conditions)
+    if len(rows) != 1:
+        raise ValueError(f"'{folder / file}' has {len(rows)} rows with {' '.join(conditions)}, but must have one.")
+    return rows[0]
 
 
 def _csv(folder: Path, link: str, words: list[str]) -> str:
@@ -271,6 +281,6 @@ def _text(folder: Path, link: str, words: list[str]) -> str:
 
 
 _KINDS: dict[str, Callable[[Path, str, list[str]], str]] = {
-    "study": _study, "differences": _differences, "value": _value, "thresholds": _thresholds, "brackets": _brackets,
-    "law": _law, "csv": _csv, "figure": _figure, "machine": _machine_of, "text": _text,
+    "study": _study, "differences": _differences, "value": _value, "threshold": _threshold, "thresholds": _thresholds,
+    "brackets": _brackets, "law": _law, "csv": _csv, "figure": _figure, "machine": _machine_of, "text": _text,
 }  # fmt: skip

@@ -151,6 +151,8 @@ def test_thresholds_and_laws_are_told_as_people_read_them(tmp_path):
     assert page.splitlines()[::2] == [
         "| comparison | time, training step |", "| a against b | 500 tokens (400 to no crossing) |"
     ]  # fmt: skip
+    words = results_page.fill_page("{{threshold t.csv task=layer}}", tmp_path, "x")
+    assert words == "500 tokens (400 to no crossing)"
     page = results_page.fill_page("{{brackets t.csv task=asr}}", tmp_path, "x")
     assert page.splitlines()[::2] == ["| comparison | token | inference |", "| a against b | 40 ms | not up to 32 s |"]
     law = {"task": "asr", "comparison": "a against b", "attention": "sdpa", "pass": "inference", "measure": "time",
@@ -271,7 +273,8 @@ def test_published_costs_are_of_the_systems_of_their_study():
     [
         ("{{if a.csv}} and no end", "has {{if}} without what belongs to it"),
         ("{{value a.csv mean system=nobody}}", "has 0 rows"),
-        ("{{value a.csv median system=ours}}", "with the column median"),
+        ("{{threshold a.csv mean=2}}", "has 0 rows with mean=2, but must have one"),
+        ("{{value a.csv median system=ours}}", "has no column median, but system, mean"),
         ("{{differences decoders nobody}}", "has no system nobody"),
         ("{{differences decoders measure=beauty}}", "has no measure beauty"),
         ("{{picture a.png}}", "is not one of study, differences, value"),
