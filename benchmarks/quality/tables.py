@@ -220,12 +220,17 @@ def summary_markdown(study: Study, folder: Path) -> str:
 
 
 def differences_markdown(study: Study, folder: Path) -> str:
-    """The differences from the baseline with their intervals."""
+    """The differences from the baseline with their intervals, but for measures in which there are none: these are named
+    below the table."""
     path = folder / DIFFERENCES
     if not path.is_file():
         return ""
     labels = {measure.name: measure.label for measure in study.measures}
     rows = read_rows(path)
+    measured = {row["measure"] for row in rows}
+    differing = {row["measure"] for row in rows if any(float(row[key]) for key in ("difference", "low", "high"))}
+    equal = [measure.label for measure in study.measures if measure.name in measured - differing]
+    rows = [row for row in rows if row["measure"] in differing]
     known = any(row.get("people_low") for row in rows)
     lines = [
         [row["comparison"], f"{study.system(row['system']).label} - {study.system(row['baseline']).label}",
@@ -234,7 +239,8 @@ def differences_markdown(study: Study, folder: Path) -> str:
         for row in rows
     ]  # fmt: skip
     people = [f"Student, people ({rows[0]['people']})"] if known else []
-    return markdown(["comparison", "difference", "measure", "mean", "bootstrap", "Student", *people, "p"], lines)
+    table = markdown(["comparison", "difference", "measure", "mean", "bootstrap", "Student", *people, "p"], lines)
+    return "\n\n".join([table] * bool(lines) + [f"There is none in {', '.join(equal)}."] * bool(equal))
 
 
 def _probability(text: str) -> str:

@@ -158,6 +158,20 @@ def test_groups_of_lengths_end_with_their_edge():
     assert [name for name, _ in length_groups([1, 5], [])] == ["all"]
 
 
+def test_measures_without_differences_take_no_lines(tmp_path):
+    systems = (System("a", Path(), {}, "A"), System("b", Path(), {}, "B"))
+    other = Measure("loudness", "loudness, dB", "higher")
+    study = Study("s", "S", "?", "toy", systems, "b", 1, (SCORE, other))
+    row = {"comparison": "equal steps", "system": "a", "baseline": "b", "p": 0.1, "holm_p": 0.1}
+    differing = row | {"measure": SCORE.name} | dict.fromkeys(("difference", "low", "high"), 0.5)
+    equal = row | {"measure": other.name} | dict.fromkeys(("difference", "low", "high"), 0)
+    write_csv(tmp_path / "differences.csv", [differing, equal], list(equal))
+    table, said = differences_markdown(study, tmp_path).split("\n\n")
+    assert len(table.splitlines()) == 3 and said == "There is none in loudness, dB."
+    write_csv(tmp_path / "differences.csv", [equal], list(equal))
+    assert differences_markdown(study, tmp_path) == said
+
+
 def test_people_stand_in_the_tables_and_in_what_is_published(tmp_path):
     systems = (System("a", Path(), {}, "A"), System("b", Path(), {}, "B"))
     study = Study("s", "S", "?", "toy", systems, "b", 1, (SCORE,), people=People(pattern="^[a-z]+"))
