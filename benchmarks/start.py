@@ -15,9 +15,13 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import torch
+
+from speechbrain_mamba.dataio.audio import write_audio
 from timing import write_table
 
 SECONDS, RATE = 4, 8000
@@ -65,6 +69,11 @@ def measure(threads: int) -> list[tuple[str, float, float]]:
     rows = json.loads(run([sys.executable, "-c", code], threads)[0].splitlines()[-1])
     for option in ("--help", "separate --help"):
         rows.append((f"speechbrain-mamba {option}", *run(command_line(option), threads)[1:]))
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Path(folder, "talk.wav")
+        write_audio(recording, 0.1 * torch.randn(SECONDS * RATE), RATE)
+        command = [*command_line("separate"), str(recording), "--out", folder, "--quiet"]
+        rows.append((f"speechbrain-mamba separate, {SECONDS} s", *run(command, threads)[1:]))
     return [*rows, ("process from nothing to two separations", *whole)]
 
 

@@ -10,6 +10,7 @@ import click
 from speechbrain_mamba import __version__
 from speechbrain_mamba.cli.program import HELP, NAME, Program, program_name
 from speechbrain_mamba.cli.signals import interrupted_by_signals
+from speechbrain_mamba.utils.memory import collect_as_usual, collect_rarely
 from speechbrain_mamba.utils.mistakes import MISTAKES, is_full, is_mistake, words_of
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     ...
     """
     received: list[int] = []
+    collect_rarely()
     try:
         with interrupted_by_signals() as received:
             run = program.main(arguments, prog_name=program_name(), standalone_mode=False)
@@ -71,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
         logger.debug("Where it came from:", exc_info=True)
         advice = ": free some space, and give the same command again." if is_full(error) else ""
         end(f"{words_of(error)}{advice}", 1)
+    finally:
+        collect_as_usual()
     if callable(run):  # what a command leaves to be done after it, whose errors are shown as they are
         run()
 

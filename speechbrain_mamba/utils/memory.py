@@ -1,8 +1,10 @@
-"""What the process keeps: memory that was freed, and kernels that were made for sizes of tensors."""
+"""What the process keeps: memory that was freed, kernels that were made for sizes of tensors, and modules."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import platform
 
@@ -83,7 +85,36 @@ def grid_length(length: int) -> int:
     return -(-length // step) * step
 
 
+_USUAL = gc.get_threshold()
+_RARE = (100_000, *_USUAL[1:])
+
+
+def collect_rarely() -> None:
+    """Let Python look for garbage rarely while a program imports its modules, and never when it ends.
+
+    Torch and SpeechBrain make hundreds of thousands of objects that stay; Python goes through them again and again,
+    to find cycles that nobody needs any more. That is a seventh of the time of a short command. For programs, as their
+    first step. :func:`collect_as_usual` takes it back before they work, since what is garbage may hold large tensors.
+
+    Example
+    -------
+    >>> collect_rarely()
+    >>> collect_as_usual()
+    """
+    if gc.get_threshold() == _USUAL:
+        gc.set_threshold(*_RARE)
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)  # what is frozen is not gone through
+
+
+def collect_as_usual() -> None:
+    """Let Python look for garbage as it did before :func:`collect_rarely`."""
+    if gc.get_threshold() == _RARE:
+        gc.set_threshold(*_USUAL)
+
+
 def settle_memory() -> None:
-    """Make both settings: for programs, before they compute anything."""
+    """Make all settings: for programs, when all is imported, before they compute anything."""
+    collect_as_usual()
     keep_freed_memory()
     limit_kernels()

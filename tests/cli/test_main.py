@@ -1,5 +1,7 @@
 """The command line."""
 
+import contextlib
+import gc
 import logging
 import os
 import subprocess
@@ -52,6 +54,14 @@ def test_help_of_all_commands_comes_without_heavy_imports():
     assert result.returncode == 0
     assert result.stderr.splitlines()[-1] == "[]"
     assert result.stdout.count("Usage: python -m speechbrain_mamba") == len(HELP)
+
+
+@pytest.mark.parametrize("arguments", [["recipes"], ["no-command"]], ids=" ".join)
+def test_a_command_leaves_the_collector_of_garbage_as_it_was(arguments, capsys):
+    usual = gc.get_threshold()
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    assert gc.get_threshold() == usual
 
 
 @pytest.mark.parametrize("arguments", HELP, ids=" ".join)

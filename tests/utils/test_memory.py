@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -10,7 +11,14 @@ import sys
 
 import pytest
 
-from speechbrain_mamba.utils.memory import KERNELS, keep_freed_memory, limit_kernels, settle_memory
+from speechbrain_mamba.utils.memory import (
+    KERNELS,
+    collect_as_usual,
+    collect_rarely,
+    keep_freed_memory,
+    limit_kernels,
+    settle_memory,
+)
 
 SCRIPT = """
 import resource, torch
@@ -117,6 +125,30 @@ def test_the_cache_of_kernels_that_the_user_wants_holds(monkeypatch, name):
     monkeypatch.setenv(name, "7")
     assert limit_kernels() is False
     assert [os.environ.get(other) for other in NAMES] == ["7" if other == name else None for other in NAMES]
+
+
+@pytest.fixture
+def usual():
+    """The thresholds of Python's collector, which are put back."""
+    usual = gc.get_threshold()
+    yield usual
+    gc.set_threshold(*usual)
+
+
+@pytest.mark.parametrize("settle", [collect_as_usual, settle_memory])
+def test_garbage_is_looked_for_rarely_until_a_program_works(usual, settle, told, monkeypatch):
+    monkeypatch.setenv(NAMES[0], "7")
+    collect_rarely()
+    assert gc.get_threshold()[0] > 10 * usual[0]
+    settle()
+    assert gc.get_threshold() == usual
+
+
+def test_thresholds_of_the_user_stay(usual):
+    gc.set_threshold(50, 5, 5)
+    for change in (collect_rarely, collect_as_usual):
+        change()
+        assert gc.get_threshold() == (50, 5, 5)
 
 
 CONVOLUTIONS = """
