@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from speechbrain_mamba.nnet.few_rows import linear_step
 from speechbrain_mamba.nnet.mamba import ScaledLinear
+from speechbrain_mamba.nnet.single_query import attend_from_one, keep_for_steps
 from speechbrain_mamba.nnet.text_blocks import take_frames
 from speechbrain_mamba.ops import valid_frames
 
@@ -98,7 +99,7 @@ class MultiHeadProjections(nn.Module):
         """As :meth:`_attend` from one frame to those that are valid, (batch, keys)."""
         dropout = self.dropout if self.training else 0.0
         query = self._heads_of_frame(self.q_proj, x_t)
-        y = F.scaled_dot_product_attention(query, key, value, valid[:, None, None], dropout)
+        y = attend_from_one(query, key, value, valid[:, None, None], dropout)
         return linear_step(self.out_proj, y.flatten(1))
 
 
@@ -179,6 +180,7 @@ class PrefixAttention(MultiHeadProjections):
         y = self._attend(x, key, value, self._mask(valid, blocks))
         if not return_state:
             return y
+        key, value = keep_for_steps(key), keep_for_steps(value)
         if self.window is not None:
             return y, _keep_window(key, value, valid & (blocks > 0), lengths, self.window)
         return y, GrowingCache(key=key, value=value, valid=valid, used=time)
@@ -236,6 +238,10 @@ class PrefixAttention(MultiHeadProjections):
         seen = used + 1
         y = self._attend_from_frame(x_t, key[:, :, :seen], value[:, :, :seen], valid[:, :seen])
         return y, GrowingCache(key=key, value=value, valid=valid, used=seen)
+
+
+def _prefix_cache(key: Tensor, value: Tensor, valid: Tensor) -> PrefixCache:
+    return PrefixCache(key=keep_for_steps(key), value=keep_for_steps(value), valid=valid)
 
 
 def check_window(window: int | None) -> None:
@@ -315,7 +321,7 @@ class PrefixCrossAttention(MultiHeadProjections):
         key, value = self._heads(self.k_proj(prefix)), self._heads(self.v_proj(prefix))
         valid = valid_frames(prefix_lengths, prefix_time)
         y = self._attend(x, key, value, valid[:, None, None])
-        return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
+        return (y, _prefix_cache(key, value, valid)) if return_state else y
 
     def _attend_to_blocks(
         self, x: Tensor, blocks: Tensor, text_time: int, return_state: bool
@@ -328,7 +334,7 @@ class PrefixCrossAttention(MultiHeadProjections):
         nothing = ~seen.any(2, keepdim=True)
         y = self._attend(x, key, value, (seen | nothing)[:, None])  # a softmax over nothing would be NaN
         y = y.masked_fill(nothing, 0.0)
-        return (y, PrefixCache(key=key, value=value, valid=valid)) if return_state else y
+        return (y, _prefix_cache(key, value, valid)) if return_state else y
 
     def step(self, x_t: Tensor, state: PrefixCache) -> tuple[Tensor, PrefixCache]:
         """Run the layer over one frame, as :meth:`PrefixAttention.step` does; the state is not changed."""

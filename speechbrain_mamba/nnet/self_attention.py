@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechbrain_mamba.nnet.attention import MultiHeadProjections, check_window
+from speechbrain_mamba.nnet.single_query import attend_from_one, keep_for_steps
 from speechbrain_mamba.ops import mask_frames
 from speechbrain_mamba.ops.checks import check_lengths
 
@@ -176,6 +177,8 @@ class SelfAttention(MultiHeadProjections):
             positions = seen[:, None] + torch.arange(time, device=x.device)
             query, key = rotate(query, positions), rotate(key, positions)
         if state is not None:
+            if time == 1:
+                key, value = keep_for_steps(key), keep_for_steps(value)
             key = torch.cat([state["key"].to(key.dtype), key], 1)
             value = torch.cat([state["value"].to(value.dtype), value], 1)
         y = self._attend_to_visible(query, key, value, lengths, None if self.causal else chunk_size, seen)
@@ -218,6 +221,8 @@ class SelfAttention(MultiHeadProjections):
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         mask = None if mask is None else mask[:, None]
         dropout = self.dropout if self.training else 0.0
+        if query.shape[2] == 1:
+            return attend_from_one(query, key, value, mask, dropout).transpose(1, 2)
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal).transpose(1, 2)
 
     def _visible(
