@@ -11,8 +11,6 @@ from quality.tables import BY_LENGTH, COSTS, SUMMARY, read_rows
 from speechbrain_mamba.utils.files import atomic_path
 
 FIGURE = "figure.png"
-MOST_NAMED = 8
-"""The most systems whose names fit beside their points. With more, only the legend names them."""
 
 
 def draw_figure(study: Study, folder: Path) -> Path | None:
@@ -86,12 +84,9 @@ def _draw_inference(axis: Any, study: Study, summary: list[dict[str, str]], cost
     }  # fmt: skip
     for index, system in enumerate(study.systems):
         for row in (row for row in summary if row["system"] == system.name and system.name in seconds):
-            place = seconds[system.name], float(row["mean"])
             color = color_of(index, len(study.systems))
-            axis.errorbar(*place, spread_of(row), fmt="o", color=color, capsize=3)
-            if len(study.systems) <= MOST_NAMED:
-                axis.annotate(system.label, place, (4, 4), textcoords="offset points", fontsize="x-small")
-    axis.set_xlim(0, 1.2 * max(seconds.values(), default=1))
+            axis.errorbar(seconds[system.name], float(row["mean"]), spread_of(row), fmt="o", color=color, capsize=3)
+    axis.set_xlim(0, 1.1 * max(seconds.values(), default=1))
     axis.set(xlabel=f"seconds of inference for {longest:g} s of speech, one thread")
 
 
