@@ -4,12 +4,13 @@
 
 ``whole``: separators with random weights separate mixtures of some lengths, such as ``mambatasnet_S:mamba2``, the file
 and its mixer; the peak is resident memory beyond that of the process before the call. ``pieces`` is the way that is
-taken, ``at once`` the one of trainings; both have the same mean level of estimates. ``many calls``: the bundled
-separator on mixtures of changing lengths; growth is resident memory beyond that after ten calls. A ``program`` limits
-oneDNN's kernels, a ``library`` does not; ``every length`` is a library whose convolutions are not filled up to lengths
-of a grid. ``code_mb`` is the growth of compiled kernels among it, ``in_use_mb`` that of memory that malloc has given
-out, kernels' tables included; the rest are gaps between what is in use, which are used again. Linux only, as the system
-has to tell the peak.
+taken, ``at once`` the one of trainings; both have the same mean level of estimates. Peaks are medians of processes,
+with the least and the most: how many gaps the heap gets depends on the addresses that a process is given. ``many
+calls``: the bundled separator on mixtures of changing lengths; growth is resident memory beyond that after ten calls. A
+``program`` limits oneDNN's kernels, a ``library`` does not; ``every length`` is a library whose convolutions are not
+filled up to lengths of a grid. ``code_mb`` is the growth of compiled kernels among it, ``in_use_mb`` that of memory
+that malloc has given out, kernels' tables included; the rest are gaps between what is in use, which are used again.
+Linux only, as the system has to tell the peak.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import ctypes
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -136,6 +138,16 @@ def many_calls(counts: list[int], way: str) -> list[dict[str, Any]]:
     return rows
 
 
+def summarize(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """The median of each figure of several processes, and the least and the largest peak."""
+    row = {name: statistics.median(r[name] for r in rows) if isinstance(value, float) else value
+           for name, value in rows[0].items()}  # fmt: skip
+    if "peak_mb" in row:
+        peaks = [r["peak_mb"] for r in rows]
+        row |= {"least_peak_mb": min(peaks), "most_peak_mb": max(peaks)}
+    return row
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,6 +155,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0])
     parser.add_argument("--calls", type=int, nargs="+", default=[300, 1000, 2000])
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser.add_argument("--rounds", type=int, default=3, help="processes for each peak")
     parser.add_argument("--out", type=Path, help="a CSV file for the figures")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -160,8 +173,11 @@ def main() -> None:
         for what, way in [*found, *(("calls", way) for way in CALLS)]:
             command = [sys.executable, __file__, *sys.argv[1:], "--threads", str(threads), "--measure", what, way]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-            rows += [{**row, "threads": threads} for row in json.loads(output.splitlines()[-1])]
+            rounds = []
+            for _ in range(1 if what == "calls" else arguments.rounds):
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+                rounds.append(json.loads(output.splitlines()[-1]))
+            rows += [{**summarize(processes), "threads": threads} for processes in zip(*rounds)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_table([{name: row.get(name, "") for name in columns} for row in rows], arguments.out)
 
