@@ -42,10 +42,13 @@ def test_outputs_and_gradients_are_those_of_pytorch(device, dtype, shape, mean, 
     exact = [part.detach().double().cpu().requires_grad_() for part in given_to]
     eps = 1e-2  # a single value has no variance
     y, right = normalize_whole(*given_to, eps), F.group_norm(exact[0], 1, *exact[1:], eps)
-    assert y.dtype == dtype and relative_error(y.cpu(), right) < ALLOWED[dtype]
+    # x and its mean are scaled and then subtracted, as PyTorch's own kernels do: of a single value nothing is left
+    steepest = exact[1].abs().max() * torch.rsqrt(exact[0].flatten(1).var(1, correction=0).min() + eps)
+    largest = float(torch.maximum(right.abs().max(), steepest * exact[0].abs().max()).detach())
+    assert y.dtype == dtype and float((y.double().cpu() - right).abs().max()) < ALLOWED[dtype] * largest
     found = torch.autograd.grad((y.double().cpu() * towards).sum(), given_to)
     expected = torch.autograd.grad((right * towards).sum(), exact)
-    size = max(float(part.abs().max()) for part in expected)
+    size = max(float(part.abs().max()) for part in (*expected, towards))  # sums of them may cancel out
     for one, other in zip(found, expected):
         assert float((one.double().cpu() - other).abs().max()) <= 20 * ALLOWED[dtype] * size
 
