@@ -5,12 +5,11 @@
 ``whole``: separators with random weights separate mixtures of some lengths, such as ``mambatasnet_S:mamba2``, the file
 and its mixer; the peak is resident memory beyond that of the process before the call. ``pieces`` is the way that is
 taken, ``at once`` the one of trainings; both have the same mean level of estimates. Peaks are medians of processes,
-with the least and the most: how many gaps the heap gets depends on the addresses that a process is given. ``many
-calls``: the bundled separator on mixtures of changing lengths; growth is resident memory beyond that after ten calls. A
-``program`` limits oneDNN's kernels, a ``library`` does not; ``every length`` is a library whose convolutions are not
-filled up to lengths of a grid. ``code_mb`` is the growth of compiled kernels among it, ``in_use_mb`` that of memory
-that malloc has given out, kernels' tables included; the rest are gaps between what is in use, which are used again.
-Linux only, as the system has to tell the peak.
+with the least and the most, as equal processes differ. ``many calls``: the bundled separator on mixtures of changing
+lengths; growth is resident memory beyond that after ten calls. A ``program`` limits oneDNN's kernels, a ``library``
+does not; ``every length`` is a library whose convolutions are not filled up to lengths of a grid. ``code_mb`` is the
+growth of compiled kernels among it, ``in_use_mb`` that of memory that malloc has given out, kernels' tables included;
+the rest are gaps between what is in use, which are used again. Linux only, as the system has to tell the peak.
 """
 
 from __future__ import annotations
