@@ -12,8 +12,8 @@ from speechbrain_mamba.utils.processor import processor_flags
 def keep_for_steps(x: Tensor) -> Tensor:
     """Keys or values as a state keeps them for single queries.
 
-    On a CPU without AMX, PyTorch multiplies one query by keys of 16 bits up to seven times slower than by float32. There
-    they become float32.
+    On a CPU without AMX, PyTorch multiplies one query by keys of 16 bits up to seven times slower than by float32.
+    There they become float32.
 
     Arguments
     ---------
